@@ -1,0 +1,83 @@
+// Package auth answers one question for the SMTP session: who is this?
+//
+// The session knows only [Provider] and [Exchange]. A provider offers SASL
+// mechanisms (RFC 4422) and runs their conversations. There are two kinds of
+// providers: [Local], which runs the mechanisms itself and asks stores
+// ([PasswordVerifier] and its siblings) for what each mechanism really needs,
+// and backends that speak SASL themselves and proxy the whole exchange.
+//
+// Mechanisms are not stores: a store that can only check passwords never has
+// to pretend that it knows SCRAM keys. To add a store, write a package below
+// this one that implements PasswordVerifier, and name it in the table of
+// cmd/postern/backends.go.
+//
+// An answer "no" is a [*Failure]. Every other error means that nobody could
+// tell, and the client is asked to come back later: a broken backend is never
+// "yes" and never "wrong password".
+package auth
+
+import (
+	"context"
+	"crypto/tls"
+	"net/netip"
+
+	"github.com/emersion/go-sasl"
+)
+
+// A Provider is all that a session knows of authentication. Its methods are
+// called by many sessions at once.
+type Provider interface {
+	// Mechanisms names what EHLO offers to p, in the order of preference. The
+	// list may depend on p.TLS; an empty list means that AUTH is not offered.
+	Mechanisms(p *Peer) []string
+
+	// Start begins an exchange with one of the mechanisms that Mechanisms
+	// named; mech is in upper case. It returns [ErrMechanism] for any other.
+	// ctx lives until the exchange is closed.
+	Start(ctx context.Context, p *Peer, mech string) (Exchange, error)
+}
+
+// An Exchange is one SASL conversation. It is used by one goroutine at a time,
+// except for Close, which may come from another one while Next is running.
+type Exchange interface {
+	// Next takes the client's response; nil is a missing initial response
+	// and an empty slice an empty one (RFC 4954, section 4: "=").
+	sasl.Server
+
+	// Identity is valid once Next has reported done without an error.
+	Identity() Identity
+
+	// Close is called exactly once, however the exchange ended: done,
+	// cancelled with "*", refused, or with the client gone.
+	Close() error
+}
+
+// A Peer is the client as the transport shows it. It is not changed once it
+// has been handed out.
+type Peer struct {
+	Remote, Local netip.AddrPort
+	Helo          string               // as the client gave it; not to be trusted
+	TLS           *tls.ConnectionState // nil on clear text
+	Session       string               // the session id of the log
+
+	// Known says that the login under examination has succeeded from this
+	// address before. Where a store has to queue, such a client goes first.
+	Known bool
+}
+
+// An Identity is the outcome of a successful exchange.
+type Identity struct {
+	User      string // canonical name: feeds the sender rules, the limits and the log
+	As        string // whom User acts as; the same as User unless a store allows more
+	Mechanism string
+	Store     string // who vouched for it
+}
+
+// A PasswordVerifier serves PLAIN and LOGIN. It is called by many sessions at
+// once, and ctx bounds the call.
+type PasswordVerifier interface {
+	// VerifyPassword returns the canonical name of the user. Two users never
+	// share one. "No" is a *Failure; any other error is temporary. The
+	// password is never empty: the caller has refused that already.
+	VerifyPassword(ctx context.Context, p *Peer, login, password string) (user string, err error)
+}
