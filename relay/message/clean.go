@@ -1,0 +1,173 @@
+package message
+
+import (
+	"bytes"
+	"encoding/binary"
+)
+
+// maxLine bounds a line without its CRLF. RFC 5321, section 4.5.3.1.6 allows
+// 998 bytes; real generators emit lines of some 200 KB, and Postfix takes them.
+const maxLine = 1 << 20
+
+var crlf = []byte("\r\n")
+
+// A cleaner passes on a stream of bytes in which CR and LF occur only together
+// and NUL does not occur. What it passes on does not depend on how the stream
+// was cut into blocks.
+//
+// Runs of CR directly before an LF are one line end with it, as in Postfix: the
+// mark of programs that turn LF into CRLF twice. Any other CR becomes a space.
+type cleaner struct {
+	reject bool // answer ErrBareNewline instead of mending
+	crs    int  // CRs that ended the last block and are not passed on yet
+	line   int  // bytes of the unfinished line passed on so far
+}
+
+// write takes a block and gives what is clean to keep, in pieces that point
+// into p.
+func (c *cleaner) write(p []byte, keep func([]byte) error) error {
+	if bytes.IndexByte(p, 0) >= 0 {
+		return ErrNUL
+	}
+	p, err := c.resume(p, keep)
+	if err != nil {
+		return err
+	}
+	start, i := 0, 0 // p[start:i] is clean and not passed on yet
+	for i < len(p) {
+		n := bytes.IndexByte(p[i:], '\n')
+		if n < 0 {
+			break
+		}
+		line := p[i : i+n]
+		if cr := bytes.IndexByte(line, '\r'); cr < 0 || cr != n-1 {
+			if err := pass(p[start:i], keep); err != nil {
+				return err
+			}
+			if err := c.mend(line, keep); err != nil {
+				return err
+			}
+			start = i + n + 1
+		} else if c.tooLong(n) {
+			return ErrLongLine
+		}
+		c.line = 0
+		i += n + 1
+	}
+	if err := pass(p[start:i], keep); err != nil {
+		return err
+	}
+	return c.partial(p[i:], keep)
+}
+
+// resume settles the CRs at the end of the last block, now that the byte
+// behind them is known.
+func (c *cleaner) resume(p []byte, keep func([]byte) error) ([]byte, error) {
+	if c.crs == 0 || len(p) == 0 {
+		return p, nil
+	}
+	rest := bytes.TrimLeft(p, "\r")
+	c.crs += len(p) - len(rest)
+	switch {
+	case c.tooLong(c.crs):
+		return nil, ErrLongLine
+	case c.reject && (c.crs > 1 || len(rest) > 0 && rest[0] != '\n'):
+		return nil, ErrBareNewline
+	case len(rest) == 0:
+		return nil, nil
+	case rest[0] == '\n':
+		c.crs, c.line = 0, 0
+		return rest[1:], keep(crlf)
+	}
+	err := c.text(bytes.Repeat([]byte{'\r'}, c.crs), keep)
+	c.crs = 0
+	return rest, err
+}
+
+// mend passes on a line, given without its LF, that has no CR at its end or
+// one elsewhere.
+func (c *cleaner) mend(line []byte, keep func([]byte) error) error {
+	if c.reject {
+		return ErrBareNewline
+	}
+	if c.tooLong(len(line)) {
+		return ErrLongLine
+	}
+	if err := c.text(bytes.TrimRight(line, "\r"), keep); err != nil {
+		return err
+	}
+	return keep(crlf)
+}
+
+// partial passes on the beginning of a line whose end has not arrived.
+func (c *cleaner) partial(p []byte, keep func([]byte) error) error {
+	text := bytes.TrimRight(p, "\r")
+	c.crs += len(p) - len(text)
+	if c.reject && c.crs > 1 {
+		return ErrBareNewline
+	}
+	if c.tooLong(len(text) + c.crs) {
+		return ErrLongLine
+	}
+	return c.text(text, keep)
+}
+
+// tooLong says whether the line gets too long with n bytes more, of which the
+// last may be the CR of its end.
+func (c *cleaner) tooLong(n int) bool { return c.line+n > maxLine+1 }
+
+// text passes on a part of a line, with a space for every CR in it.
+func (c *cleaner) text(p []byte, keep func([]byte) error) error {
+	if c.line += len(p); c.line > maxLine {
+		return ErrLongLine
+	}
+	for {
+		i := bytes.IndexByte(p, '\r')
+		if i < 0 {
+			return pass(p, keep)
+		}
+		if c.reject {
+			return ErrBareNewline
+		}
+		if err := pass(p[:i], keep); err != nil {
+			return err
+		}
+		if err := keep([]byte{' '}); err != nil {
+			return err
+		}
+		p = p[i+1:]
+	}
+}
+
+// finish ends the stream, with a CRLF if it has none at its end. A CR there
+// counts as half of one.
+func (c *cleaner) finish(keep func([]byte) error) error {
+	if c.line == 0 && c.crs == 0 {
+		return nil
+	}
+	if c.reject && c.crs > 0 {
+		return ErrBareNewline
+	}
+	c.line, c.crs = 0, 0
+	return keep(crlf)
+}
+
+func pass(p []byte, keep func([]byte) error) error {
+	if len(p) == 0 {
+		return nil
+	}
+	return keep(p)
+}
+
+// lastHigh returns the index of the last byte beyond US-ASCII, or -1.
+func lastHigh(p []byte) int {
+	for len(p) >= 8 && binary.NativeEndian.Uint64(p[len(p)-8:])&0x8080808080808080 == 0 {
+		p = p[:len(p)-8]
+	}
+	for i := len(p) - 1; i >= 0; i-- {
+		if p[i] >= 0x80 {
+			return i
+		}
+	}
+	return -1
+}

@@ -1,0 +1,223 @@
+package message
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+const (
+	maxHeader = 1 << 20 // bytes of all fields together
+	maxFields = 5000
+)
+
+// A Field is one header field. It is a plain value; its bytes are never
+// changed.
+type Field struct {
+	Name string // as spelt in the message, without blanks
+	Raw  []byte // the whole field: name, colon, value with its folding, final CRLF
+}
+
+// Is compares the name without regard to case.
+func (f Field) Is(name string) bool { return strings.EqualFold(f.Name, name) }
+
+// Value returns what stands between the colon and the final CRLF, blanks and
+// folding included.
+func (f Field) Value() []byte {
+	return bytes.TrimSuffix(f.Raw[bytes.IndexByte(f.Raw, ':')+1:], crlf)
+}
+
+// WithValue returns the field with another value and the same spelling of the
+// name up to the colon. The value is as Value returns it, and its folding is
+// checked as ParseField does.
+func (f Field) WithValue(value []byte) (Field, error) {
+	colon := bytes.IndexByte(f.Raw, ':') + 1
+	return ParseField(bytes.Join([][]byte{f.Raw[:colon], value, crlf}, nil))
+}
+
+// NewField makes a field of a name and a value, which may be folded with CRLF
+// and a blank.
+func NewField(name, value string) (Field, error) {
+	return ParseField([]byte(name + ": " + value + "\r\n"))
+}
+
+var errField = errors.New("message: not one well-formed header field")
+
+// ParseField takes the bytes of one whole field, final CRLF included. It
+// refuses whatever would become more or less than one field in a message.
+func ParseField(raw []byte) (Field, error) {
+	name := fieldName(raw)
+	if name == "" || !bytes.HasSuffix(raw, crlf) || bytes.IndexByte(raw, 0) >= 0 {
+		return Field{}, fmt.Errorf("%w: %.40q", errField, raw)
+	}
+	for rest := raw[:len(raw)-2]; ; {
+		i := bytes.IndexAny(rest, "\r\n")
+		if i < 0 {
+			return Field{Name: name, Raw: raw}, nil
+		}
+		if !bytes.HasPrefix(rest[i:], crlf) || i+2 == len(rest) || !isBlank(rest[i+2]) {
+			return Field{}, fmt.Errorf("%w: %.40q", errField, raw)
+		}
+		rest = rest[i+2:]
+	}
+}
+
+// fieldName returns the name of the field that begins with line, or "" if line
+// begins none. The rule is that of Postfix's cleanup: printable US-ASCII
+// without blanks, then perhaps blanks (RFC 5322, section 4.5), then a colon.
+func fieldName(line []byte) string {
+	n := 0
+	for n < len(line) && line[n] > ' ' && line[n] < 0x7f && line[n] != ':' {
+		n++
+	}
+	end := n
+	for end < len(line) && isBlank(line[end]) {
+		end++
+	}
+	if n == 0 || end == len(line) || line[end] != ':' {
+		return ""
+	}
+	return string(line[:n])
+}
+
+func isBlank(c byte) bool { return c == ' ' || c == '\t' }
+
+// parsed is what was found at the beginning of a message.
+type parsed struct {
+	fields []Field
+	head   []byte // the fields and the empty line, if they stand so in the message
+	body   int64  // where the body begins
+}
+
+// readHeader finds the header at the beginning of s. It reads no more than
+// about twice what the header needs.
+func readHeader(s *store) (*parsed, error) {
+	for n := int64(16 << 10); ; n *= 2 {
+		b, err := s.first(n)
+		if err != nil {
+			return nil, err
+		}
+		h, err := split(b, int64(len(b)) == s.size)
+		if err != nil {
+			return nil, err
+		}
+		if h != nil {
+			if s.file != nil {
+				s.charge(len(b))
+			}
+			return h, nil
+		}
+	}
+}
+
+// split finds the header at the beginning of b, which is the whole message or
+// only its first part; nil means that more of it is needed.
+//
+// As in Postfix's cleanup, a line that is neither a field nor the continuation
+// of one ends the header, and the body begins with it.
+func split(b []byte, whole bool) (*parsed, error) {
+	h := &parsed{}
+	off, asIs := 0, true
+	for {
+		n := fieldLen(b[off:], whole)
+		if n < 0 && len(b) <= maxHeader {
+			return nil, nil
+		}
+		if n < 0 || off > maxHeader || len(h.fields) > maxFields {
+			return nil, ErrHeaderTooLarge
+		}
+		raw := b[off : off+n : off+n]
+		if name := fieldName(raw); name != "" {
+			h.fields = append(h.fields, Field{Name: name, Raw: raw})
+		} else if off == 0 && isMailboxLine(raw) {
+			h.fields = append(h.fields, mailboxLine(raw))
+			asIs = false
+		} else {
+			break
+		}
+		off += n
+	}
+	h.body = int64(off)
+	if bytes.HasPrefix(b[off:], crlf) {
+		h.body += 2
+		if asIs {
+			h.head = b[:h.body:h.body]
+		}
+	}
+	return h, nil
+}
+
+// fieldLen returns the length of the first line of b with the lines that
+// continue it, or -1 if b is not whole and ends before their end is known. It
+// is 0 at the end of the message, and 2 at an empty line.
+func fieldLen(b []byte, whole bool) int {
+	for n := 0; ; {
+		i := bytes.IndexByte(b[n:], '\n')
+		if i < 0 {
+			if whole {
+				return len(b) // 0, since every line of a message has an end
+			}
+			return -1
+		}
+		n += i + 1
+		switch {
+		case n == 2:
+			return n
+		case n == len(b) && !whole:
+			return -1
+		case n == len(b) || !isBlank(b[n]):
+			return n
+		}
+	}
+}
+
+// isMailboxLine recognises the line that begins a message in an mbox file.
+// Clients that send such a file as it is lose their header otherwise.
+func isMailboxLine(line []byte) bool {
+	line = bytes.TrimLeft(line, ">")
+	return len(line) > 5 && bytes.EqualFold(line[:5], []byte("From "))
+}
+
+// mailboxLine makes a field of that line, as Postfix's smtpd does.
+func mailboxLine(line []byte) Field {
+	const name = "X-Mailbox-Line"
+	return Field{Name: name, Raw: append([]byte(name+": "), line...)}
+}
+
+// Edit is a change of a header, made in one pass.
+type Edit struct {
+	Top []Field // above everything else, in this order: trace fields, signatures
+	// Each returns what stands in the place of a field, and false for a field
+	// that is to go. Nil keeps all.
+	Each   func(Field) (Field, bool)
+	Bottom []Field // below the last field
+}
+
+func (e *Edit) apply(fields []Field) []Field {
+	out := make([]Field, 0, len(e.Top)+len(fields)+len(e.Bottom))
+	out = append(out, e.Top...)
+	for _, f := range fields {
+		keep := true
+		if e.Each != nil {
+			f, keep = e.Each(f)
+		}
+		if keep {
+			out = append(out, f)
+		}
+	}
+	return append(out, e.Bottom...)
+}
+
+// join puts fields and the empty line together.
+func join(fields []Field) []byte {
+	n := len(crlf)
+	for _, f := range fields {
+		n += len(f.Raw)
+	}
+	head := make([]byte, 0, n)
+	for _, f := range fields {
+		head = append(head, f.Raw...)
+	}
+	return append(head, crlf...)
+}

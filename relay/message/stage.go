@@ -1,0 +1,175 @@
+package message
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+)
+
+// Why a message is not taken. All but a StorageError are the message's own
+// fault and permanent.
+var (
+	ErrBareNewline    = errors.New("message: bare CR or LF")
+	ErrNUL            = errors.New("message: NUL byte")
+	ErrLongLine       = errors.New("message: line too long")
+	ErrHeaderTooLarge = errors.New("message: header too large")
+	ErrClosed         = errors.New("message: writer is closed")
+)
+
+// A StorageError means that the message could not be kept: disk full, folder
+// missing or not writable. It is temporary and no fault of the message.
+type StorageError struct{ Err error }
+
+func (e *StorageError) Error() string { return fmt.Sprintf("message: cannot stage: %v", e.Err) }
+func (e *StorageError) Unwrap() error { return e.Err }
+
+// BareNewlines says what becomes of a CR or LF that stands alone.
+type BareNewlines uint8
+
+const (
+	Normalize BareNewlines = iota // as Postfix: bare LF becomes CRLF, bare CR a space
+	Reject                        // ErrBareNewline
+)
+
+// UnmarshalText reads the spelling of the configuration.
+func (b *BareNewlines) UnmarshalText(text []byte) error {
+	switch string(text) {
+	case "normalize":
+		*b = Normalize
+	case "reject":
+		*b = Reject
+	default:
+		return fmt.Errorf("%q is neither \"normalize\" nor \"reject\"", text)
+	}
+	return nil
+}
+
+// MarshalText is the reverse of UnmarshalText.
+func (b BareNewlines) MarshalText() ([]byte, error) { return []byte(b.String()), nil }
+
+func (b BareNewlines) String() string {
+	if b == Reject {
+		return "reject"
+	}
+	return "normalize"
+}
+
+// A Stage is where messages are kept while they arrive and until they have
+// been sent. It may be used by many goroutines at once.
+type Stage struct {
+	dir     string
+	budget  budget
+	buffers sync.Pool // *bufio.Writer, in use only while a Write runs
+}
+
+// NewStage keeps up to memory bytes of messages in memory, over all messages
+// together, and what is more in unnamed files in dir; an empty dir is the
+// system's folder for temporary files.
+func NewStage(dir string, memory int64) *Stage {
+	if dir == "" {
+		dir = os.TempDir()
+	}
+	s := &Stage{dir: dir, budget: budget{limit: memory}}
+	s.buffers.New = func() any { return bufio.NewWriterSize(nil, 32<<10) }
+	return s
+}
+
+// InMemory is the number of bytes that staged messages hold in memory now.
+func (s *Stage) InMemory() int64 { return s.budget.used.Load() }
+
+// Options say how a message is taken.
+type Options struct {
+	BareNewlines BareNewlines
+}
+
+// New begins a message. The caller ends it with Message or Abort.
+func (s *Stage) New(o Options) *Writer {
+	return &Writer{
+		store:   &store{stage: s},
+		cleaner: cleaner{reject: o.BareNewlines == Reject},
+	}
+}
+
+// A Writer takes the bytes of one message as they arrive, without dot-stuffing,
+// and cleans them. It is used by one goroutine at a time.
+type Writer struct {
+	store    *store
+	cleaner  cleaner
+	received int64
+	high     int64 // offset behind the last byte >= 0x80
+	err      error // why nothing more is taken
+}
+
+// Write takes the next bytes. An error is final for the message: what was
+// staged is given back at once, and every later call returns the same error.
+func (w *Writer) Write(p []byte) (int, error) {
+	if w.err != nil {
+		return 0, w.err
+	}
+	w.received += int64(len(p))
+	err := w.cleaner.write(p, w.keep)
+	if ferr := w.store.flush(); err == nil {
+		err = ferr
+	}
+	if err != nil {
+		w.fail(err)
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// Received is the number of bytes given to Write, as the client sent them.
+func (w *Writer) Received() int64 { return w.received }
+
+// Message ends the writing and returns the message, which the caller closes.
+// After an error there is nothing left to close.
+func (w *Writer) Message() (*Message, error) {
+	if w.err != nil {
+		return nil, w.err
+	}
+	m, err := w.message()
+	if err != nil {
+		w.fail(err)
+		return nil, err
+	}
+	w.err = ErrClosed // the store is the message's now
+	return m, nil
+}
+
+func (w *Writer) message() (*Message, error) {
+	if err := w.cleaner.finish(w.keep); err != nil {
+		return nil, err
+	}
+	if err := w.store.flush(); err != nil {
+		return nil, err
+	}
+	h, err := readHeader(w.store)
+	if err != nil {
+		return nil, err
+	}
+	s := &stored{store: w.store, start: h.body, high: w.high > h.body}
+	return view(s, h.fields, h.head), nil
+}
+
+// Abort throws away what has arrived. It may be called at any time and more
+// than once; after Message it does nothing.
+func (w *Writer) Abort() {
+	if w.err == nil {
+		w.fail(ErrClosed)
+	}
+}
+
+func (w *Writer) fail(err error) {
+	w.err = err
+	w.store.Close()
+}
+
+// keep stores clean bytes.
+func (w *Writer) keep(p []byte) error {
+	if i := lastHigh(p); i >= 0 {
+		w.high = w.store.size + int64(i) + 1
+	}
+	return w.store.append(p)
+}
