@@ -76,8 +76,10 @@ type Identity struct {
 // A PasswordVerifier serves PLAIN and LOGIN. It is called by many sessions at
 // once, and ctx bounds the call.
 type PasswordVerifier interface {
-	// VerifyPassword returns the canonical name of the user. Two users never
-	// share one. "No" is a *Failure; any other error is temporary. The
-	// password is never empty: the caller has refused that already.
-	VerifyPassword(ctx context.Context, p *Peer, login, password string) (user string, err error)
+	// VerifyPassword says who the user is: Identity.User is the canonical
+	// name, which two users never share, and Identity.Store the name of the
+	// store that vouches; the caller fills in the rest. "No" is a *Failure; any
+	// other error is temporary. The password is never empty and the login
+	// has no control characters: the caller has refused those already.
+	VerifyPassword(ctx context.Context, p *Peer, login, password string) (Identity, error)
 }

@@ -1,6 +1,11 @@
 package auth
 
-import "errors"
+import (
+	"errors"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
 
 // ErrMechanism is returned by Provider.Start for a mechanism that is not
 // offered (RFC 4954, section 4: 504 5.5.4).
@@ -9,6 +14,10 @@ var ErrMechanism = errors.New("auth: mechanism not offered")
 // ErrMalformed is returned by Exchange.Next for a response that does not have
 // the form that the mechanism asks for (501 5.5.2). It counts as an attempt.
 var ErrMalformed = errors.New("auth: malformed response")
+
+// ErrPenalty is the cause of a temporary error (454 4.7.0): so many logins from
+// the client's address have failed that this one would have to wait too long.
+var ErrPenalty = errors.New("auth: too many failed logins from this address")
 
 // FailureKind says why a login was refused, as far as the store knows.
 type FailureKind uint8
@@ -32,6 +41,7 @@ func (k FailureKind) String() string { return kindNames[k] }
 type Failure struct {
 	Kind   FailureKind
 	Store  string
+	Login  string // as the client gave it, made safe for a log line by the mechanism
 	Reason string // more than Kind says, or empty
 	Err    error
 }
@@ -48,3 +58,45 @@ func (f *Failure) Error() string {
 }
 
 func (f *Failure) Unwrap() error { return f.Err }
+
+// Unavailable is a temporary error (454 4.7.0) together with what the log wants
+// to know: nobody could tell whether the login is right. A store may return
+// any other error instead; the exchanges of [Local] put it into this type.
+type Unavailable struct {
+	Store string // empty if no store was asked
+	Login string // as the client gave it, made safe for a log line by the mechanism
+	Err   error
+}
+
+func (u *Unavailable) Error() string {
+	s := "auth: no answer"
+	if u.Store != "" {
+		s += " (" + u.Store + ")"
+	}
+	return s + ": " + u.Err.Error()
+}
+
+func (u *Unavailable) Unwrap() error { return u.Err }
+
+// maxLogName is more than any address that mail can have (RFC 5321, section
+// 4.5.3.1: 64 + 1 + 255 octets) needs in practice, and little in a log line.
+const maxLogName = 128
+
+// logName makes a login fit for a log line: bounded in length, and nothing in it
+// that ends the line, moves the cursor or turns the direction of writing.
+func logName(login string) string {
+	safe := strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, login)
+	if len(safe) <= maxLogName {
+		return safe
+	}
+	cut := maxLogName
+	for !utf8.RuneStart(safe[cut]) {
+		cut--
+	}
+	return safe[:cut] + "..."
+}
