@@ -1,0 +1,256 @@
+package test
+
+import (
+	"bufio"
+	"crypto/tls"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A tlsMode is one of the two ports, in the words of the configuration.
+type tlsMode string
+
+const (
+	startTLS    tlsMode = "starttls"
+	implicitTLS tlsMode = "tls"
+)
+
+// Every user of the tests has one password, hashed at bcrypt's lowest cost:
+// what is under test here is not the hash.
+const (
+	password = "correct-horse"
+	hash     = "$2a$04$taimqevPWDCjXXtr.KTyPOMt/Cf5/KeK7.YAi2njRhbQlN/3P2WlO"
+	users    = "alice:" + hash + "\nbob:" + hash + "\ncarol:" + hash + "\n"
+)
+
+// nobody is whom postern runs as where the tests run as root.
+const nobody = 65534
+
+// posternOptions says in what a test's postern differs from the default one.
+type posternOptions struct {
+	NextHop string
+
+	// Sections are lines to add to sections of the configuration.
+	Sections map[string]string
+
+	// Plain is postern without the race detector, to be measured.
+	Plain bool
+
+	// Root starts it as root; [server] has to name whom it becomes.
+	Root bool
+}
+
+// A postern is the server under test, running in a folder of its own.
+type postern struct {
+	dir   string
+	ca    *ca
+	ports map[tlsMode]int
+	opts  posternOptions
+	cmd   *exec.Cmd
+	ended chan error
+}
+
+// startPostern starts the server and waits until both ports answer. At the
+// end of the test it has to stop cleanly, and to have logged neither a panic
+// nor a data race.
+func startPostern(t *testing.T, opts posternOptions) *postern {
+	t.Helper()
+	p := &postern{
+		dir:   openFolder(t),
+		ports: map[tlsMode]int{startTLS: freePort(t), implicitTLS: freePort(t)},
+		opts:  opts,
+		ended: make(chan error, 1),
+	}
+	p.ca = newCA(t, p.dir)
+	p.newCertificate(t, 100)
+	write(t, p.file("users"), users)
+	p.configure(t, "")
+	p.own(t)
+	p.run(t)
+	return p
+}
+
+func (p *postern) file(name string) string { return filepath.Join(p.dir, name) }
+
+func (p *postern) addr(mode tlsMode) string { return loopback(p.ports[mode]) }
+
+// newCertificate writes a pair; only its serial number tells it from others.
+func (p *postern) newCertificate(t *testing.T, serial int64) {
+	t.Helper()
+	p.ca.issue(t, serial, p.file("cert.pem"), p.file("key.pem"))
+	p.own(t)
+}
+
+// configure writes the configuration file. broken goes in front of it.
+func (p *postern) configure(t *testing.T, broken string) {
+	t.Helper()
+	var b strings.Builder
+	b.WriteString(broken)
+	for _, mode := range []tlsMode{startTLS, implicitTLS} {
+		fmt.Fprintf(&b, "[[listener]]\nname = %q\naddress = [%q]\nmode = %[1]q\n", mode, p.addr(mode))
+	}
+	sections := map[string]string{
+		"server": `hostname = "postern.example.org"`,
+		"tls":    fmt.Sprintf("certificates = [{ cert = %q, key = %q }]", p.file("cert.pem"), p.file("key.pem")),
+		"auth":   fmt.Sprintf("stores = [{ type = \"userfile\", path = %q }]", p.file("users")),
+		"relay":  fmt.Sprintf("next_hops = [%q]", p.opts.NextHop),
+	}
+	for name, lines := range p.opts.Sections {
+		sections[name] += "\n" + lines
+	}
+	for name, lines := range sections {
+		fmt.Fprintf(&b, "[%s]\n%s\n", name, lines)
+	}
+	write(t, p.file("config.toml"), b.String())
+}
+
+// own hands the folder to the user that postern will be.
+func (p *postern) own(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		return
+	}
+	files, err := filepath.Glob(p.file("*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		if err := os.Chown(file, nobody, nobody); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func (p *postern) run(t *testing.T) {
+	t.Helper()
+	p.cmd = p.command(t, "serve", "--config", p.file("config.toml"))
+	log, err := os.OpenFile(p.file("log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	p.cmd.Stdout, p.cmd.Stderr = log, log
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.finish(t) })
+	go func() { p.ended <- p.cmd.Wait() }()
+	for _, mode := range []tlsMode{startTLS, implicitTLS} {
+		eventually(t, 20*time.Second, "postern at "+p.addr(mode), func() bool { return p.answers(t, mode) })
+	}
+}
+
+// command is postern with a subcommand, as the user who owns its files.
+func (p *postern) command(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	build := program
+	if p.opts.Plain {
+		build = plainProgram
+	}
+	file, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(file, args...)
+	cmd.Dir = p.dir
+	if os.Geteuid() == 0 && !p.opts.Root {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	}
+	return cmd
+}
+
+// answers says whether a client could get as far as EHLO inside TLS. A server
+// that has ended never will.
+func (p *postern) answers(t *testing.T, mode tlsMode) bool {
+	select {
+	case err := <-p.ended:
+		p.ended <- err
+		t.Fatalf("postern has ended: %v\n%s", err, p.log())
+	default:
+	}
+	c, err := p.connect(mode, nil)
+	if err != nil {
+		return false
+	}
+	c.close()
+	return true
+}
+
+// finish stops what still runs and looks at how it ended.
+func (p *postern) finish(t *testing.T) {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case err := <-p.ended:
+		if err != nil {
+			t.Errorf("postern ended with %v", err)
+		}
+	case <-time.After(time.Minute):
+		_ = p.cmd.Process.Kill()
+		t.Errorf("postern did not stop: %v", <-p.ended)
+	}
+	p.inspectLog(t)
+	if t.Failed() {
+		t.Logf("log of postern:\n%s", p.log())
+	}
+}
+
+// kill ends the server as a power cut would.
+func (p *postern) kill(t *testing.T) {
+	t.Helper()
+	if err := p.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-p.ended
+	p.ended <- nil // finish has nothing to object to
+}
+
+func (p *postern) signal(t *testing.T, s os.Signal) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (p *postern) inspectLog(t *testing.T) {
+	for _, sign := range []string{"WARNING: DATA RACE", "panic:", "panic=", "fatal error:", password} {
+		if strings.Contains(p.log(), sign) {
+			t.Errorf("the log of postern contains %q", sign)
+		}
+	}
+}
+
+func (p *postern) log() string {
+	text, _ := os.ReadFile(p.file("log"))
+	return string(text)
+}
+
+// logLines returns the lines that contain all of words.
+func (p *postern) logLines(words ...string) []string {
+	var found []string
+	lines := bufio.NewScanner(strings.NewReader(p.log()))
+	for lines.Scan() {
+		if containsAll(lines.Text(), words) {
+			found = append(found, lines.Text())
+		}
+	}
+	return found
+}
+
+func containsAll(s string, words []string) bool {
+	for _, word := range words {
+		if !strings.Contains(s, word) {
+			return false
+		}
+	}
+	return true
+}
+
+func (p *postern) tlsConfig() *tls.Config {
+	return &tls.Config{RootCAs: p.ca.Pool, ServerName: "localhost"}
+}

@@ -1,0 +1,127 @@
+#!/usr/bin/env bash
+# Run every check and every test of the project, those against real peers
+# included. As root it installs the Debian packages that are missing;
+# otherwise it names them and fails. Nothing is written into the tree.
+#
+#   test/run.sh
+#
+# The analysers and the npm package are pinned here, and nowhere else.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+readonly STATICCHECK=honnef.co/go/tools/cmd/staticcheck@v0.8.2
+readonly GOVULNCHECK=golang.org/x/vuln/cmd/govulncheck@v1.9.0
+readonly NODEMAILER=nodemailer@10.6.0
+readonly PACKAGES=(
+  ca-certificates curl fail2ban libnet-ssleay-perl msmtp opendkim-tools openssl
+  postfix procps python3 python3-dkim s-nail swaks systemd
+)
+
+scratch=$(mktemp -d)
+policy=/usr/sbin/policy-rc.d
+made_policy=
+trap 'rm -rf "$scratch"; [ -z "$made_policy" ] || rm -f "$policy"' EXIT
+
+step() { printf '\n== %s\n' "$*"; }
+fail() { printf 'test/run.sh: %s\n' "$*" >&2; exit 1; }
+
+missing_packages() {
+  local package
+  for package in "${PACKAGES[@]}"; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || echo "$package"
+  done
+}
+
+# The tests start what they need themselves: no package may start a service.
+install_packages() {
+  local missing
+  mapfile -t missing < <(missing_packages)
+  [ ${#missing[@]} -gt 0 ] || return 0
+  [ "$(id -u)" = 0 ] || fail "these Debian packages are missing: ${missing[*]}"
+  if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+    made_policy=yes
+  fi
+  echo 'postfix postfix/main_mailer_type select No configuration' | debconf-set-selections
+  apt-get update -q
+  DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+}
+
+install_nodemailer() {
+  local home=${XDG_CACHE_HOME:-$HOME/.cache}/postern-test/$NODEMAILER
+  if [ ! -d "$home/node_modules/nodemailer" ]; then
+    mkdir -p "$home"
+    npm install --prefix "$home" --no-audit --no-fund --ignore-scripts "$NODEMAILER"
+  fi
+  export POSTERN_TEST_NODE_PATH=$home/node_modules
+}
+
+check_format() {
+  local files
+  files=$(gofmt -l .)
+  [ -z "$files" ] || fail "gofmt would change: $files"
+}
+
+# A finding fails. A database that cannot be reached does not: that is said,
+# and is all that can be said.
+check_vulnerabilities() {
+  local log=$scratch/govulncheck status=0
+  go run "$GOVULNCHECK" ./... >"$log" 2>&1 || status=$?
+  cat "$log"
+  case $status in
+    0) ;;
+    1) grep -q 'vuln\.go\.dev' "$log" || fail "govulncheck did not run"
+       echo "The vulnerability database cannot be reached from here: not checked." ;;
+    *) fail "govulncheck found something (status $status)" ;;
+  esac
+}
+
+# The line that makes a release binary; README.md shows the same.
+build_release() {
+  local version arch
+  version=$(git describe --tags --always --dirty 2>/dev/null || echo unknown)
+  for arch in amd64 arm64; do
+    CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -trimpath \
+      -ldflags "-s -w -X main.version=$version" -o "$scratch/postern-$arch" ./cmd/postern
+  done
+  "$scratch/postern-$(go env GOHOSTARCH)" version
+}
+
+verify_units() {
+  # The unit names a path where no program is installed on this machine.
+  mkdir "$scratch/units"
+  sed "s|^ExecStart=[^ ]*|ExecStart=$scratch/postern-$(go env GOHOSTARCH)|" docs/systemd/postern.service \
+    >"$scratch/units/postern.service"
+  systemd-analyze verify --recursive-errors=no "$scratch/units/postern.service"
+}
+
+step "packages"
+install_packages
+install_nodemailer
+
+step "gofmt"
+check_format
+
+step "go mod"
+go mod tidy -diff
+go mod verify
+
+step "go vet"
+go vet ./...
+
+step "staticcheck"
+go run "$STATICCHECK" ./...
+
+step "govulncheck"
+check_vulnerabilities
+
+step "build"
+build_release
+
+step "systemd unit"
+verify_units
+
+step "tests"
+export POSTERN_TEST_REQUIRE_PEERS=1
+go test -race -timeout 10m ./...

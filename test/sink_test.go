@@ -1,0 +1,172 @@
+package test
+
+import (
+	"bufio"
+	"bytes"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// A delivery is one message as it came over the wire.
+type delivery struct {
+	From string
+	To   []string
+	Data []byte // dot-stuffing taken off, nothing else
+}
+
+// A sink is the mail server where everything ends. It speaks just enough SMTP
+// for Postfix and for postern, trusts nobody's line ends, and shares no code
+// with the servers under test.
+type sink struct {
+	Addr string
+	port int
+
+	mu       sync.Mutex
+	arrived  []delivery
+	conns    map[net.Conn]bool
+	listener net.Listener
+	handlers sync.WaitGroup
+}
+
+func startSink(t *testing.T) *sink {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &sink{
+		Addr:     l.Addr().String(),
+		port:     l.Addr().(*net.TCPAddr).Port,
+		conns:    map[net.Conn]bool{},
+		listener: l,
+	}
+	s.handlers.Go(s.accept)
+	t.Cleanup(s.stop)
+	return s
+}
+
+func (s *sink) stop() {
+	s.listener.Close()
+	s.mu.Lock()
+	for c := range s.conns {
+		c.Close()
+	}
+	s.mu.Unlock()
+	s.handlers.Wait()
+}
+
+func (s *sink) accept() {
+	for {
+		c, err := s.listener.Accept()
+		if err != nil {
+			return
+		}
+		s.mu.Lock()
+		s.conns[c] = true
+		s.mu.Unlock()
+		s.handlers.Go(func() { s.serve(c) })
+	}
+}
+
+// serve is one SMTP dialogue.
+func (s *sink) serve(c net.Conn) {
+	defer func() {
+		c.Close()
+		s.mu.Lock()
+		delete(s.conns, c)
+		s.mu.Unlock()
+	}()
+	in := bufio.NewReader(c)
+	say := func(line string) { _, _ = c.Write([]byte(line + "\r\n")) }
+	var d delivery
+	say("220 sink.example.net ESMTP")
+	for {
+		line, err := in.ReadString('\n')
+		if err != nil {
+			return
+		}
+		verb, rest, _ := strings.Cut(strings.TrimRight(line, "\r\n"), " ")
+		switch strings.ToUpper(verb) {
+		case "EHLO":
+			say("250-sink.example.net\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250 ENHANCEDSTATUSCODES")
+		case "MAIL":
+			d = delivery{From: path(rest)}
+			say("250 2.1.0 Ok")
+		case "RCPT":
+			d.To = append(d.To, path(rest))
+			say("250 2.1.5 Ok")
+		case "DATA":
+			say("354 End data with <CR><LF>.<CR><LF>")
+			if d.Data, err = readData(in); err != nil {
+				return
+			}
+			s.mu.Lock()
+			s.arrived = append(s.arrived, d)
+			s.mu.Unlock()
+			say("250 2.0.0 Ok: kept by the sink")
+		case "RSET", "NOOP":
+			say("250 2.0.0 Ok")
+		case "QUIT":
+			say("221 2.0.0 Bye")
+			return
+		default:
+			say("502 5.5.1 Not here")
+		}
+	}
+}
+
+// path takes the address out of FROM:<...> and TO:<...>.
+func path(arg string) string {
+	_, after, _ := strings.Cut(arg, "<")
+	addr, _, _ := strings.Cut(after, ">")
+	return addr
+}
+
+// readData reads up to CRLF.CRLF and nothing that looks like it.
+func readData(in *bufio.Reader) ([]byte, error) {
+	var data []byte
+	fresh := true // the line before ended in CRLF
+	for {
+		line, err := in.ReadBytes('\n')
+		if err != nil {
+			return nil, err
+		}
+		if fresh && string(line) == ".\r\n" {
+			return data, nil
+		}
+		if fresh && line[0] == '.' {
+			line = line[1:]
+		}
+		data = append(data, line...)
+		fresh = bytes.HasSuffix(line, []byte("\r\n"))
+	}
+}
+
+// deliveries returns what has arrived so far and contains mark.
+func (s *sink) deliveries(mark string) []delivery {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var found []delivery
+	for _, d := range s.arrived {
+		if bytes.Contains(d.Data, []byte(mark)) {
+			found = append(found, d)
+		}
+	}
+	return found
+}
+
+// wait returns the one message that contains mark, once it is there.
+func (s *sink) wait(t *testing.T, mark string) delivery {
+	t.Helper()
+	eventually(t, 30*time.Second, "the message "+mark+" at the sink", func() bool {
+		return len(s.deliveries(mark)) > 0
+	})
+	found := s.deliveries(mark)
+	if len(found) != 1 {
+		t.Fatalf("%d copies of %s arrived, want one", len(found), mark)
+	}
+	return found[0]
+}
