@@ -1,0 +1,283 @@
+package server
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"postern/policy"
+	"postern/relay/message"
+)
+
+// Config is the [server] section.
+type Config struct {
+	Hostname         string               `toml:"hostname"`           // name in greeting and Received; empty: the machine's
+	Origin           string               `toml:"origin"`             // domain for addresses without one; empty: Hostname
+	User             string               `toml:"user"`               // whom to become after binding as root
+	HideClient       bool                 `toml:"hide_client"`        // leave client address and EHLO name out of Received
+	MessageSizeLimit Size                 `toml:"message_size_limit"` // bytes of a message as the client sends it
+	BareNewline      message.BareNewlines `toml:"bare_newline"`       // what to do with bare CR and LF in the content
+	StageDir         string               `toml:"stage_dir"`          // folder for large messages in transit; empty: the system's
+	StageMemory      Size                 `toml:"stage_memory"`       // bytes of messages held in memory, all together
+	ProxyTrusted     []netip.Prefix       `toml:"proxy_trusted"`      // networks that must send a PROXY header
+	ShutdownTimeout  time.Duration        `toml:"shutdown_timeout"`   // how long transactions in flight may go on
+	Limits           Limits               `toml:"limits"`
+}
+
+// Limits bound what clients may take. In [server.limits] they hold for the
+// whole server; in a listener's own limits, a value of zero inherits the
+// server's, and connection counts hold for that listener in addition.
+type Limits struct {
+	Connections          int           `toml:"connections"`            // open at once
+	ConnectionsPerClient int           `toml:"connections_per_client"` // of one IPv4 address or IPv6 /64
+	Unauthenticated      int           `toml:"unauthenticated"`        // open at once that have not logged in
+	Recipients           int           `toml:"recipients"`             // per message
+	Messages             int           `toml:"messages"`               // per session
+	RefusedCommands      int           `toml:"refused_commands"`       // per session, then 421
+	CommandTimeout       time.Duration `toml:"command_timeout"`        // for the next command line
+	LoginCommandTimeout  time.Duration `toml:"login_command_timeout"`  // the same before authentication
+	LoginTime            time.Duration `toml:"login_time"`             // from connect to a successful AUTH
+	DataTimeout          time.Duration `toml:"data_timeout"`           // for the next block of a message
+}
+
+// Listener is one [[listener]]: what a service line in master.cf is.
+type Listener struct {
+	Name        string         `toml:"name"`
+	Address     []string       `toml:"address"`
+	Mode        Mode           `toml:"mode"`
+	RequireAuth bool           `toml:"require_auth"`
+	Policy      *policy.Config `toml:"policy"` // lists that replace those of [policy]
+	Limits      Limits         `toml:"limits"`
+}
+
+// Defaults returns the configuration of an empty file.
+func Defaults() Config {
+	return Config{
+		HideClient:       true,
+		MessageSizeLimit: 50 << 20,
+		StageMemory:      64 << 20,
+		ShutdownTimeout:  30 * time.Second,
+		Limits: Limits{
+			Connections:          10_000,
+			ConnectionsPerClient: 50,
+			Unauthenticated:      1_000,
+			Recipients:           1_000,
+			Messages:             1_000,
+			RefusedCommands:      20,
+			CommandTimeout:       5 * time.Minute,
+			LoginCommandTimeout:  time.Minute,
+			LoginTime:            3 * time.Minute,
+			DataTimeout:          3 * time.Minute,
+		},
+	}
+}
+
+// DefaultListeners returns the listeners of a file that names none.
+func DefaultListeners() []Listener {
+	return []Listener{
+		{Name: "submission", Address: []string{":587"}, Mode: STARTTLS, RequireAuth: true},
+		{Name: "submissions", Address: []string{":465"}, Mode: TLS, RequireAuth: true},
+	}
+}
+
+// NewListener returns what a [[listener]] is before its own keys are read.
+func NewListener() Listener { return Listener{Mode: STARTTLS, RequireAuth: true} }
+
+// hostname returns the configured name or the machine's own.
+func (c *Config) hostname() string {
+	if c.Hostname != "" {
+		return c.Hostname
+	}
+	if name, err := os.Hostname(); err == nil && name != "" {
+		return name
+	}
+	return "localhost"
+}
+
+func (c *Config) origin() string {
+	if c.Origin != "" {
+		return c.Origin
+	}
+	return c.hostname()
+}
+
+// over returns l with the values that it leaves open taken from base.
+func (l Limits) over(base Limits) Limits {
+	for _, v := range []struct{ own, base *int }{
+		{&l.Recipients, &base.Recipients}, {&l.Messages, &base.Messages}, {&l.RefusedCommands, &base.RefusedCommands},
+	} {
+		if *v.own == 0 {
+			*v.own = *v.base
+		}
+	}
+	for _, v := range []struct{ own, base *time.Duration }{
+		{&l.CommandTimeout, &base.CommandTimeout}, {&l.LoginCommandTimeout, &base.LoginCommandTimeout},
+		{&l.LoginTime, &base.LoginTime}, {&l.DataTimeout, &base.DataTimeout},
+	} {
+		if *v.own == 0 {
+			*v.own = *v.base
+		}
+	}
+	return l
+}
+
+// Validate reports every value that cannot work. key is relative to [server].
+func (c *Config) Validate(bad func(key, why string)) {
+	for key, name := range map[string]string{"hostname": c.Hostname, "origin": c.Origin} {
+		if strings.ContainsAny(name, " \t\r\n<>()@") {
+			bad(key, "is not a domain name; write it like mail.example.org")
+		}
+	}
+	if c.MessageSizeLimit < 64<<10 {
+		bad("message_size_limit", "is below 64KiB; RFC 5321 4.5.3.1.7 asks for at least that")
+	}
+	if c.StageMemory < 1<<20 {
+		bad("stage_memory", "is below 1MiB; give it at least that")
+	}
+	if c.ShutdownTimeout <= 0 {
+		bad("shutdown_timeout", "must be longer than zero, such as \"30s\"")
+	}
+	if c.StageDir != "" && !strings.HasPrefix(c.StageDir, "/") {
+		bad("stage_dir", "must be an absolute path")
+	}
+	c.Limits.validate(1, func(key, why string) { bad("limits."+key, why) })
+}
+
+// validate reports limits below least: 1 for the server's own, 0 where zero
+// inherits.
+func (l *Limits) validate(least int, bad func(key, why string)) {
+	for key, v := range map[string]int{
+		"connections": l.Connections, "connections_per_client": l.ConnectionsPerClient,
+		"unauthenticated": l.Unauthenticated, "recipients": l.Recipients,
+		"messages": l.Messages, "refused_commands": l.RefusedCommands,
+	} {
+		if v < least {
+			bad(key, fmt.Sprintf("must be at least %d", least))
+		}
+	}
+	// RFC 5321, section 4.5.3.1.8: at least 100 recipients.
+	if l.Recipients != 0 && l.Recipients < 100 {
+		bad("recipients", "must be at least 100 (RFC 5321 4.5.3.1.8)")
+	}
+	for key, v := range map[string]time.Duration{
+		"command_timeout": l.CommandTimeout, "login_command_timeout": l.LoginCommandTimeout,
+		"login_time": l.LoginTime, "data_timeout": l.DataTimeout,
+	} {
+		if v < time.Duration(least)*time.Second {
+			bad(key, fmt.Sprintf("must be at least %ds", least))
+		}
+	}
+}
+
+// Validate reports what is wrong with one listener; names that are used twice
+// are the caller's to find. key is relative to the [[listener]].
+func (l *Listener) Validate(bad func(key, why string)) {
+	if l.Name == "" || strings.ContainsFunc(l.Name, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		bad("name", "must be a short name without blanks, such as \"submission\"")
+	}
+	if len(l.Address) == 0 {
+		bad("address", "is missing; write for example address = [\":587\"]")
+	}
+	for _, a := range l.Address {
+		if why := badAddress(a); why != "" {
+			bad("address", fmt.Sprintf("%q %s", a, why))
+		}
+	}
+	l.Limits.validate(0, func(key, why string) { bad("limits."+key, why) })
+	if l.Policy != nil {
+		l.Policy.Validate(func(key, why string) { bad("policy."+key, why) })
+	}
+}
+
+func badAddress(a string) string {
+	host, port, err := net.SplitHostPort(a)
+	if err != nil {
+		return "is not an address with a port; write \":587\", \"192.0.2.1:587\" or \"[2001:db8::1]:587\""
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return "has no port between 0 and 65535"
+	}
+	if host != "" {
+		if _, err := netip.ParseAddr(host); err != nil {
+			return "does not start with an IP address; leave it empty to listen on all"
+		}
+	}
+	return ""
+}
+
+// Mode says how a listener comes to TLS.
+type Mode uint8
+
+const (
+	STARTTLS Mode = iota // clear text that has to be upgraded: port 587
+	TLS                  // TLS from the first byte: port 465 (RFC 8314, section 3.3)
+)
+
+var modeNames = [...]string{"starttls", "tls"}
+
+func (m Mode) String() string { return modeNames[m] }
+
+func (m Mode) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+func (m *Mode) UnmarshalText(text []byte) error {
+	i, err := oneOf(string(text), modeNames[:])
+	*m = Mode(i)
+	return err
+}
+
+func oneOf(s string, names []string) (int, error) {
+	for i, name := range names {
+		if s == name {
+			return i, nil
+		}
+	}
+	return 0, fmt.Errorf("%q is not one of %q", s, names)
+}
+
+// Size is a number of bytes, written as 52428800 or "50MiB".
+type Size int64
+
+var units = []struct {
+	suffix string
+	bytes  Size
+}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"B", 1}, {"", 1}}
+
+func (s Size) String() string {
+	for i := 2; i >= 0; i-- {
+		if u := units[i]; s != 0 && s%u.bytes == 0 {
+			return strconv.FormatInt(int64(s/u.bytes), 10) + u.suffix
+		}
+	}
+	return strconv.FormatInt(int64(s), 10)
+}
+
+func (s *Size) UnmarshalText(text []byte) error {
+	for _, u := range units {
+		digits, found := strings.CutSuffix(string(text), u.suffix)
+		if !found {
+			continue
+		}
+		n, err := strconv.ParseInt(strings.TrimSpace(digits), 10, 40)
+		if err != nil || n < 0 {
+			break
+		}
+		*s = Size(n) * u.bytes
+		return nil
+	}
+	return fmt.Errorf("%q is not a size; write bytes, or a number with KiB, MiB or GiB", text)
+}
+
+// UnmarshalTOML takes a plain number as well as a string.
+func (s *Size) UnmarshalTOML(value any) error {
+	switch v := value.(type) {
+	case int64:
+		return s.UnmarshalText([]byte(strconv.FormatInt(v, 10)))
+	case string:
+		return s.UnmarshalText([]byte(v))
+	}
+	return fmt.Errorf("%v is not a size; write bytes, or a string such as \"50MiB\"", value)
+}
