@@ -1,0 +1,124 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/emersion/go-smtp"
+
+	"postern/policy"
+	"postern/relay"
+	"postern/server/auth"
+)
+
+// mailLog is the vocabulary of the server's log: one method per event, one
+// line per outcome. docs/log.md lists the events and their keys, and a test
+// holds them stable, since fail2ban and people's scripts read them. Values go
+// to slog as attributes, never into the message, so that no client can break
+// or forge a line.
+type mailLog struct{ *slog.Logger }
+
+// forSession returns a log whose lines all carry the session's id and client.
+func (l mailLog) forSession(id, listener string, client netip.Addr) mailLog {
+	return mailLog{l.With("session", id, "listener", listener, "client", client.String())}
+}
+
+func (l mailLog) connected() { l.Debug("connected") }
+
+func (l mailLog) disconnected(after time.Duration, messages int) {
+	l.Debug("disconnected", "after", after.Round(time.Millisecond), "messages", messages)
+}
+
+// turnedAway is a connection that was refused before anything was said.
+func (l mailLog) turnedAway(listener string, client netip.Addr, reason string) {
+	l.Warn("connection refused", "listener", listener, "client", client.String(), "reason", reason)
+}
+
+func (l mailLog) acceptFailed(listener string, err error, pause time.Duration) {
+	l.Error("cannot accept connections", "listener", listener, "err", err, "pause", pause)
+}
+
+func (l mailLog) listening(listener, address string, mode Mode) {
+	l.Info("listening", "listener", listener, "address", address, "mode", mode.String())
+}
+
+func (l mailLog) authOK(id auth.Identity, state *tls.ConnectionState) {
+	l.Info("auth ok", "user", id.User, "mech", id.Mechanism, "store", id.Store, "tls", tlsVersion(state))
+}
+
+// authError is an exchange that did not succeed. Only "auth failed" is the
+// client's guess at a password, and what fail2ban reads.
+func (l mailLog) authError(mech string, err error) {
+	var failure *auth.Failure
+	var unavailable *auth.Unavailable
+	switch {
+	case errors.As(err, &failure):
+		l.authFailed(mech, failure)
+	case errors.Is(err, auth.ErrMalformed):
+		l.Warn("auth malformed", "mech", mech)
+	case errors.As(err, &unavailable):
+		l.Error("auth unavailable", "user", unavailable.Login, "mech", mech, "store", unavailable.Store, "err", unavailable.Err)
+	default:
+		l.Error("auth unavailable", "user", "", "mech", mech, "store", "", "err", err)
+	}
+}
+
+func (l mailLog) authFailed(mech string, f *auth.Failure) {
+	reason := f.Kind.String()
+	if f.Reason != "" {
+		reason += ": " + f.Reason
+	}
+	l.Warn("auth failed", "user", f.Login, "mech", mech, "store", f.Store, "reason", reason)
+}
+
+// refused is a command that was answered with 4xx or 5xx by us or the hop.
+func (l mailLog) refused(command string, t *transaction, rcpt string, reply *smtp.SMTPError, cause error) {
+	attrs := []slog.Attr{slog.String("command", command), slog.Int("code", reply.Code), slog.String("reply", reply.Message)}
+	if t != nil {
+		attrs = append(attrs, slog.String("user", t.envelope.Login), slog.String("from", t.envelope.Sender))
+	}
+	if rcpt != "" {
+		attrs = append(attrs, slog.String("to", rcpt))
+	}
+	if cause != nil {
+		attrs = append(attrs, slog.Any("err", cause))
+	}
+	l.LogAttrs(context.Background(), slog.LevelWarn, "refused", attrs...)
+}
+
+// warned is what warn_if_reject would have refused.
+func (l mailLog) warned(r *policy.Request, v policy.Verdict) {
+	for _, w := range v.Warnings {
+		l.Warn("reject warning", "from", r.Sender, "to", r.Recipient, "user", r.Login, "reason", w)
+	}
+}
+
+// accepted is a message that the next hop has taken.
+func (l mailLog) accepted(t *transaction, size int64, receipt relay.Receipt, took time.Duration) {
+	l.Info("accepted", "message", t.id, "user", t.envelope.Login, "from", t.envelope.Sender,
+		"to", strings.Join(t.recipients[:min(len(t.recipients), loggedRecipients)], ","), "nrcpt", len(t.recipients),
+		"size", size, "hop", receipt.Hop, "queue_id", queueID(receipt.Text), "reply", receipt.Text,
+		"took", took.Round(time.Millisecond))
+}
+
+// loggedRecipients is how many recipients the line of a message names.
+const loggedRecipients = 20
+
+// queueID finds the id in "2.0.0 Ok: queued as 4ZxY1b2c3d".
+func queueID(text string) string {
+	_, id, _ := strings.Cut(text, "queued as ")
+	id, _, _ = strings.Cut(id, " ")
+	return id
+}
+
+func tlsVersion(state *tls.ConnectionState) string {
+	if state == nil {
+		return ""
+	}
+	return strings.ReplaceAll(tls.VersionName(state.Version), " ", "")
+}

@@ -1,0 +1,265 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/emersion/go-smtp"
+
+	"postern/policy"
+	"postern/relay"
+	"postern/server/auth"
+)
+
+// replyBound is the time within which every command is answered. RFC 6409,
+// section 5.3, asks for two minutes, DATA included.
+const replyBound = 110 * time.Second
+
+// A session is what go-smtp asks about one client between EHLO and the end of
+// its connection; STARTTLS ends one and begins another (RFC 3207, section 4.2).
+//
+// go-smtp calls it from one goroutine, but for two cases: with BDAT, Data runs
+// in a goroutine of its own while Reset or Logout may come, and Logout may
+// come at any time when the server is closed. What they share is the
+// transaction, behind the lock.
+type session struct {
+	*service
+	smtp  *smtp.Conn
+	conn  *conn
+	tls   *tls.ConnectionState // nil on clear text
+	log   mailLog              // the session's own
+	begun time.Time
+
+	ctx    context.Context // ends with the session
+	cancel context.CancelFunc
+
+	identity auth.Identity
+	loggedIn bool
+	attempts int // AUTH exchanges begun and not brought to success
+	messages int
+
+	mu       sync.Mutex
+	exchange *exchange    // the AUTH that is under way
+	mail     *transaction // from MAIL to the end of data or RSET
+	arriving *arrival     // the Data that is running, or ran last in this transaction
+
+	refusals atomic.Int32 // BDAT's goroutine counts too
+	over     atomic.Bool  // our 421 is said or about to be
+}
+
+var _ smtp.AuthSession = (*session)(nil)
+
+// A transaction is one message from MAIL on.
+type transaction struct {
+	id         string
+	begun      time.Time
+	envelope   *relay.Envelope
+	hop        relay.Transaction
+	recipients []string // accepted ones, as they went to the hop
+}
+
+// newSession is called by go-smtp at the first EHLO, and at the first one
+// after STARTTLS.
+func (s *service) newSession(c *smtp.Conn) (smtp.Session, error) {
+	top := c.Conn()
+	n := &session{service: s, smtp: c, begun: time.Now()}
+	if secure, ok := top.(*tls.Conn); ok {
+		state := secure.ConnectionState()
+		n.tls = &state
+		n.conn = secure.NetConn().(*conn)
+	} else {
+		n.conn = top.(*conn)
+	}
+	n.conn.setTop(top)
+	if n.tls != nil && !s.listener.RequireAuth {
+		n.conn.login() // the limits for strangers are not meant here
+	}
+	n.log = n.conn.log
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	return n, nil
+}
+
+// Mail begins a transaction.
+func (s *session) Mail(from string, opts *smtp.MailOptions) error {
+	t, refusal := s.begin(from, opts)
+	if refusal != nil {
+		return s.refuse("MAIL", nil, "", refusal, nil)
+	}
+	s.mu.Lock()
+	s.mail = t
+	s.mu.Unlock()
+	s.conn.busy.Store(true)
+	return nil
+}
+
+// begin checks MAIL in the order in which a client can do something about it.
+func (s *session) begin(from string, opts *smtp.MailOptions) (*transaction, *smtp.SMTPError) {
+	switch {
+	case s.over.Load():
+		return nil, replyClosing
+	case s.tls == nil:
+		return nil, replyNeedTLS
+	case !s.loggedIn && s.listener.RequireAuth:
+		return nil, replyNeedAuth
+	case s.current() != nil:
+		return nil, replyNestedMail
+	case s.messages >= s.limits.Messages:
+		s.hangUp(tooManyMessages)
+		return nil, replyMailMax
+	}
+	sender := ""
+	if from != "" {
+		var refusal *smtp.SMTPError
+		if sender, refusal = wireAddress(from, opts.UTF8, replyBadSender); refusal != nil {
+			return nil, refusal
+		}
+	}
+	s.messages++
+	return s.transaction(sender, opts), nil
+}
+
+func (s *session) transaction(sender string, opts *smtp.MailOptions) *transaction {
+	return &transaction{
+		id:    s.conn.id + "." + strconv.Itoa(s.messages),
+		begun: time.Now(),
+		envelope: &relay.Envelope{
+			Session:   s.conn.id,
+			Listener:  s.listener.Name,
+			Remote:    s.conn.remote,
+			Helo:      s.smtp.Hostname(),
+			Login:     s.identity.User,
+			Mechanism: s.identity.Mechanism,
+			Sender:    sender,
+			// Auth stays behind: RFC 4954, section 5, lets it on only between
+			// servers that trust each other.
+			Options: smtp.MailOptions{
+				Body: opts.Body, Size: opts.Size, UTF8: opts.UTF8,
+				Return: opts.Return, EnvelopeID: opts.EnvelopeID,
+			},
+		},
+	}
+}
+
+// Rcpt asks the policy and then the next hop, so that the client hears the
+// hop's own refusal for the very address.
+func (s *session) Rcpt(to string, opts *smtp.RcptOptions) error {
+	t := s.current()
+	if s.over.Load() || t == nil {
+		return replyClosing
+	}
+	rcpt, refusal := wireAddress(to, t.envelope.Options.UTF8, replyBadRecipient)
+	if refusal != nil {
+		return s.refuse("RCPT", t, "", refusal, nil)
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, replyBound)
+	defer cancel()
+	r := s.request(t, rcpt, t.envelope.Options.Size)
+	if err := s.ask("RCPT", t, r, s.policy.AtRcpt(ctx, r)); err != nil {
+		return err
+	}
+	if err := s.askHop(ctx, t, rcpt, opts); err != nil {
+		return s.refuse("RCPT", t, rcpt, relayReply(err), cause(err))
+	}
+	t.recipients = append(t.recipients, rcpt)
+	return nil
+}
+
+func (s *session) askHop(ctx context.Context, t *transaction, rcpt string, opts *smtp.RcptOptions) error {
+	if t.hop == nil {
+		hop, err := s.hop.Begin(ctx, t.envelope)
+		if err != nil {
+			return err
+		}
+		t.hop = hop
+	}
+	return t.hop.Rcpt(ctx, rcpt, &smtp.RcptOptions{
+		Notify:                opts.Notify,
+		OriginalRecipientType: opts.OriginalRecipientType,
+		OriginalRecipient:     opts.OriginalRecipient,
+	})
+}
+
+// ask turns the verdict of a list into the reply: nil to go on.
+func (s *session) ask(command string, t *transaction, r *policy.Request, v policy.Verdict) error {
+	s.log.warned(r, v)
+	if v.Reply == nil {
+		return nil
+	}
+	return s.refuse(command, t, r.Recipient, v.Reply, v.Cause)
+}
+
+func (s *session) request(t *transaction, rcpt string, size int64) *policy.Request {
+	r := &policy.Request{
+		Session: s.conn.id, Listener: s.listener.Name,
+		Remote: s.conn.remote, Local: s.conn.local, Helo: s.smtp.Hostname(),
+		Login: s.identity.User, Mechanism: s.identity.Mechanism,
+		Sender: t.envelope.Sender, Recipient: rcpt, Recipients: len(t.recipients), Size: size,
+	}
+	if s.tls != nil {
+		r.TLS = policy.TLS{Version: tls.VersionName(s.tls.Version), Cipher: tls.CipherSuiteName(s.tls.CipherSuite)}
+	}
+	return r
+}
+
+// refuse logs a refusal, counts it, and hangs up when there have been too
+// many, as Postfix does with smtpd_hard_error_limit.
+func (s *session) refuse(command string, t *transaction, rcpt string, reply *smtp.SMTPError, cause error) error {
+	s.log.refused(command, t, rcpt, reply, cause)
+	if int(s.refusals.Add(1)) >= s.limits.RefusedCommands {
+		s.hangUp(tooManyErrors)
+	}
+	return reply
+}
+
+// hangUp ends the session with line behind the reply that is being made.
+// Commands that the client has pipelined are still run: they find over set.
+func (s *session) hangUp(line string) {
+	s.over.Store(true)
+	s.conn.hangUp(line)
+}
+
+func (s *session) current() *transaction {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mail
+}
+
+// Reset ends the transaction: after RSET, EHLO, the end of data, or in the
+// middle of a BDAT message.
+func (s *session) Reset() {
+	s.closeExchange()
+	s.mu.Lock()
+	t, a := s.mail, s.arriving
+	s.mail, s.arriving = nil, nil
+	s.mu.Unlock()
+	if a != nil {
+		a.settle()
+	}
+	if t != nil && t.hop != nil {
+		_ = t.hop.Close()
+	}
+	s.conn.receiving.Store(false)
+	s.conn.busy.Store(false)
+}
+
+// Logout ends the session; go-smtp calls it once.
+func (s *session) Logout() error {
+	s.cancel()
+	s.Reset()
+	s.log.disconnected(time.Since(s.begun), s.messages)
+	return nil
+}
+
+// cause is what the log has to know beyond the reply.
+func cause(err error) error {
+	var e *smtp.SMTPError
+	if errors.As(err, &e) && err == error(e) {
+		return nil
+	}
+	return err
+}
