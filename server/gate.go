@@ -1,0 +1,86 @@
+package server
+
+import (
+	"net/netip"
+	"sync"
+)
+
+// A gate counts connections and keeps the counts below their limits. It is
+// used by many goroutines at once.
+type gate struct {
+	mu        sync.Mutex
+	open      int
+	strangers int // not logged in
+	clients   map[netip.Prefix]int
+}
+
+// A ticket is one connection's place behind a gate.
+type ticket struct {
+	gate     *gate
+	client   netip.Prefix
+	stranger bool
+	gone     bool
+}
+
+// enter admits a connection, or says which limit is in the way. A limit of
+// zero is none.
+func (g *gate) enter(client netip.Prefix, l Limits) (t *ticket, reason string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case over(g.open, l.Connections):
+		return nil, "too many connections"
+	case over(g.strangers, l.Unauthenticated):
+		return nil, "too many connections that have not logged in"
+	case over(g.clients[client], l.ConnectionsPerClient):
+		return nil, "too many connections from this client"
+	}
+	if g.clients == nil {
+		g.clients = make(map[netip.Prefix]int)
+	}
+	g.open++
+	g.strangers++
+	g.clients[client]++
+	return &ticket{gate: g, client: client, stranger: true}, ""
+}
+
+func over(n, limit int) bool { return limit > 0 && n >= limit }
+
+// login says that the connection is no stranger any more.
+func (t *ticket) login() {
+	t.gate.mu.Lock()
+	defer t.gate.mu.Unlock()
+	if t.stranger && !t.gone {
+		t.gate.strangers--
+	}
+	t.stranger = false
+}
+
+// leave gives the place back; a second call does nothing.
+func (t *ticket) leave() {
+	g := t.gate
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if t.gone {
+		return
+	}
+	t.gone = true
+	g.open--
+	if t.stranger {
+		g.strangers--
+	}
+	if g.clients[t.client]--; g.clients[t.client] == 0 {
+		delete(g.clients, t.client)
+	}
+}
+
+// clientPrefix is what counts as one client: an IPv4 address, or the /64 that
+// one IPv6 customer has at the least.
+func clientPrefix(a netip.Addr) netip.Prefix {
+	bits := 32
+	if a.Is6() {
+		bits = 64
+	}
+	p, _ := a.Prefix(bits) // of the zero Addr: the zero Prefix
+	return p
+}

@@ -1,0 +1,226 @@
+// Package server is the submission server (RFC 6409): it takes messages from
+// authenticated clients and hands them to the next hop.
+//
+// The protocol itself is spoken by github.com/emersion/go-smtp. This package
+// adds what that leaves open: listeners, limits and draining (server.go,
+// listener.go, gate.go), the connection beneath it (conn.go), and the session
+// above it (session.go for MAIL and RCPT, sasl.go for AUTH, data.go for the
+// message). reply.go is the one place where an error becomes a text for the
+// client, maillog.go the one where it becomes a line of the log.
+//
+// The server knows nothing of files and formats: cmd/postern builds the parts
+// and hands them over.
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"postern/policy"
+	"postern/relay"
+	"postern/relay/message"
+	"postern/server/auth"
+)
+
+// Parts is all that a server is made of.
+type Parts struct {
+	Config       Config
+	Listeners    []Listener
+	TLS          *tls.Config
+	Auth         auth.Provider
+	AuthFailures int                    // AUTH attempts per connection before 421
+	Policies     map[string]*policy.Set // by listener name
+	Hop          relay.NextHop
+	Stage        *message.Stage
+	Log          *slog.Logger
+}
+
+// A Server accepts clients. Its methods may be called by any goroutine: Listen
+// once, then Serve once, Reload and Shutdown at any time after Listen.
+type Server struct {
+	log  mailLog
+	gate gate
+
+	mu      sync.Mutex
+	doors   []*door
+	conns   map[*conn]struct{}
+	empty   chan struct{} // closed when stopping and no connection is left
+	stopped bool
+	accepts sync.WaitGroup
+}
+
+// New makes a server of its parts. It opens nothing yet.
+func New(p Parts) (*Server, error) {
+	s := &Server{log: mailLog{p.Log}, conns: make(map[*conn]struct{}), empty: make(chan struct{})}
+	for i := range p.Listeners {
+		service, err := newService(&p, &p.Listeners[i])
+		if err != nil {
+			return nil, err
+		}
+		d := &door{server: s, listener: p.Listeners[i]}
+		d.service.Store(service)
+		s.doors = append(s.doors, d)
+	}
+	return s, nil
+}
+
+func newService(p *Parts, l *Listener) (*service, error) {
+	set := p.Policies[l.Name]
+	if set == nil {
+		return nil, fmt.Errorf("server: listener %q has no policy", l.Name)
+	}
+	return &service{
+		config:       &p.Config,
+		listener:     l,
+		limits:       l.Limits.over(p.Config.Limits),
+		authFailures: p.AuthFailures,
+		tls:          p.TLS,
+		auth:         p.Auth,
+		policy:       set,
+		hop:          p.Hop,
+		stage:        p.Stage,
+		log:          mailLog{p.Log},
+	}, nil
+}
+
+// Listen binds every address. It is apart from Serve so that root can be given
+// up in between.
+func (s *Server) Listen() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.doors {
+		if err := d.listen(); err != nil {
+			for _, d := range s.doors {
+				d.close()
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// Addrs returns the bound addresses by listener name.
+func (s *Server) Addrs() map[string][]net.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	addrs := make(map[string][]net.Addr)
+	for _, d := range s.doors {
+		for _, l := range d.sockets {
+			addrs[d.listener.Name] = append(addrs[d.listener.Name], l.Addr())
+		}
+	}
+	return addrs
+}
+
+// Serve accepts clients until Shutdown, and then returns nil.
+func (s *Server) Serve() error {
+	s.mu.Lock()
+	for _, d := range s.doors {
+		for _, l := range d.sockets {
+			s.log.listening(d.listener.Name, l.Addr().String(), d.listener.Mode)
+			s.accepts.Go(func() { d.accept(l) })
+		}
+	}
+	s.mu.Unlock()
+	s.accepts.Wait()
+	return nil
+}
+
+// Reload lets new parts serve the connections that come from now on; those
+// that are open keep the old ones. The sockets stay: what would need others is
+// logged.
+func (s *Server) Reload(p Parts) error {
+	fresh := make(map[string]*service)
+	for i := range p.Listeners {
+		service, err := newService(&p, &p.Listeners[i])
+		if err != nil {
+			return err
+		}
+		fresh[p.Listeners[i].Name] = service
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.doors {
+		service := fresh[d.listener.Name]
+		delete(fresh, d.listener.Name)
+		if service == nil || !slices.Equal(service.listener.Address, d.listener.Address) || service.listener.Mode != d.listener.Mode {
+			s.log.Warn("restart needed", "listener", d.listener.Name, "reason", "its address or mode has changed, or it is gone")
+		}
+		if service != nil && service.listener.Mode == d.listener.Mode {
+			d.service.Swap(service).retire()
+		}
+	}
+	for name := range fresh {
+		s.log.Warn("restart needed", "listener", name, "reason", "it is new")
+	}
+	return nil
+}
+
+// Shutdown closes the listeners, says 421 to every idle client, and waits for
+// transactions in flight until ctx ends; then it cuts what is left. The error
+// is ctx's if something had to be cut.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.stopAccepting()
+	s.mu.Lock()
+	for c := range s.conns {
+		go c.drain(shuttingDown) // may have to wait for a client that does not read
+	}
+	s.mu.Unlock()
+	select {
+	case <-s.empty:
+		return nil
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	for c := range s.conns {
+		_ = c.Conn.Close()
+	}
+	s.mu.Unlock()
+	select {
+	case <-s.empty:
+	case <-time.After(5 * time.Second):
+	}
+	return ctx.Err()
+}
+
+func (s *Server) stopAccepting() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		return
+	}
+	s.stopped = true
+	for _, d := range s.doors {
+		d.close()
+		d.service.Load().retire()
+	}
+	if len(s.conns) == 0 {
+		close(s.empty)
+	}
+}
+
+// add keeps account of an open connection; it reports false when the server
+// is stopping.
+func (s *Server) add(c *conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.stopped {
+		s.conns[c] = struct{}{}
+	}
+	return !s.stopped
+}
+
+func (s *Server) remove(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+	if s.stopped && len(s.conns) == 0 {
+		close(s.empty)
+	}
+}
