@@ -152,11 +152,9 @@ func (s *session) deliver(t *transaction, m *message.Message, size int64) error 
 
 // fixUps says how the header of t's message is put in order.
 func (s *session) fixUps(t *transaction) fixUps {
-	now := time.Now()
 	return fixUps{
 		Sender: t.envelope.Sender,
 		Origin: s.config.origin(),
-		Now:    now,
 		NewID:  func() string { return newID() + newID() },
 		Trace: trace{
 			Hide:     s.config.HideClient,
@@ -168,7 +166,7 @@ func (s *session) fixUps(t *transaction) fixUps {
 			Login:    s.loggedIn,
 			Hostname: s.config.hostname(),
 			ID:       t.id,
-			Now:      now,
+			Now:      time.Now(),
 		},
 	}
 }
