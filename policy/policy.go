@@ -4,16 +4,26 @@
 //	permit_sasl_authenticated, reject
 //
 // A [Restriction] is a small immutable value that looks at a [Request] and
-// returns a [Verdict]. A [List] asks its restrictions in order, and a [Set]
-// holds the lists of all stages and asks them when Postfix would with
-// smtpd_delay_reject = yes.
+// returns a [Verdict]. A [List] is asked in order, and a [Set] holds the lists
+// of all stages and asks them when Postfix would with smtpd_delay_reject = yes.
+// Names, codes and texts are those of Postfix's smtpd(8) and postconf(5).
 //
-// To add a restriction, write its Check in the file of the stage that it
-// belongs to (client.go, helo.go, sender.go, recipient.go, ...) and add one
-// line to the table in table.go.
+// The lists come from a [Config]. [Config.Lint] tells what is allowed but can
+// hardly be meant, and [Set.OpenRelay] what must not be started.
+//
+// To add a restriction, write its type in the file of the fact that it looks
+// at (client.go, helo.go, sender.go, recipient.go; general.go if it looks at
+// none), add one line to the table in table.go and its questions and answers
+// to testdata.
 //
 // A restriction cannot fail, it can only defer: a lookup that gives no answer
-// is a Defer with the Cause in the verdict.
+// is a deferral with the Cause in the verdict.
+//
+// Left out are access tables, DNS block lists, policy servers and restriction
+// classes.
+//
+// RFCs: 5321 and 6409 for what the restrictions ask for, 3463 and 7505 for
+// their codes, 6531 and 5891 for domains beyond ASCII.
 package policy
 
 import (
@@ -36,11 +46,13 @@ const (
 	DeferIfReject               // go on, but a later reject becomes a 4xx
 )
 
-// A Verdict is the answer of a restriction or a list.
+// A Verdict is the answer of a restriction or, from the methods of a [Set],
+// the final one: then its Action is Permit, Reject or Defer.
 type Verdict struct {
 	Action Action
 	Reply  *smtp.SMTPError // for the client; set for Reject and Defer..., else nil
-	// Restriction is the spelling of the restriction that decided, for the log.
+	// Restriction is the spelling of the restriction that decided, for the
+	// log. It is empty where a list ended without one. The lists fill it in.
 	Restriction string
 	Warnings    []string // what warn_if_reject would have refused, for the log
 	Cause       error    // for the log only
@@ -50,6 +62,7 @@ type Verdict struct {
 // many sessions at once; String is its spelling in the configuration.
 type Restriction interface {
 	fmt.Stringer
+	// Check looks at r and changes nothing of it. ctx bounds the lookups.
 	Check(ctx context.Context, r *Request) Verdict
 }
 

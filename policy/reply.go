@@ -1,0 +1,47 @@
+package policy
+
+import (
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/emersion/go-smtp"
+)
+
+// maxText bounds a reply's text, so that the line fits into the 512 octets of
+// RFC 5321, section 4.5.3.1.5, with its codes and CRLF.
+const maxText = 500
+
+// refuse is the verdict of a restriction that says no: Reject for a 5xx code,
+// Defer for a 4xx.
+func refuse(code int, enhanced smtp.EnhancedCode, text string) Verdict {
+	v := Verdict{Action: Reject, Reply: reply(code, enhanced, text)}
+	if v.Reply.Temporary() {
+		v.Action = Defer
+	}
+	return v
+}
+
+// rejected words a refusal as Postfix does: who, what, why.
+func rejected(subject, class, why string) string {
+	return "<" + subject + ">: " + class + " rejected: " + why
+}
+
+func reply(code int, enhanced smtp.EnhancedCode, text string) *smtp.SMTPError {
+	return &smtp.SMTPError{Code: code, EnhancedCode: enhanced, Message: printable(text)}
+}
+
+// printable keeps a client's bytes from breaking a reply or a log line: the
+// text of a refusal repeats what the client has sent.
+func printable(text string) string {
+	if len(text) > maxText {
+		text = text[:maxText]
+	}
+	text = strings.ToValidUTF8(text, "?")
+	return strings.Map(func(c rune) rune {
+		if unicode.IsControl(c) || c == utf8.RuneError || unicode.In(c, unicode.Zl, unicode.Zp) {
+			return ' '
+		}
+		return c
+	}, text)
+}
