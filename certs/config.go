@@ -1,0 +1,84 @@
+package certs
+
+import (
+	"crypto/tls"
+	"fmt"
+)
+
+// Config is the section [tls].
+type Config struct {
+	// Certificates are the pairs to choose from. The first one serves clients
+	// that name no host or one that no certificate is for.
+	Certificates []Pair `toml:"certificates"`
+
+	// MinVersion is the oldest TLS version that is spoken: "1.2" or "1.3".
+	MinVersion Version `toml:"min_version"`
+}
+
+// A Pair names the two PEM files of one certificate: [[tls.certificates]].
+type Pair struct {
+	Cert string `toml:"cert"` // the certificate and its chain
+	Key  string `toml:"key"`  // its private key, not encrypted
+}
+
+// Defaults is the configuration of an empty section. The file names are those
+// of certbot.
+func Defaults() Config {
+	return Config{
+		Certificates: []Pair{{
+			Cert: "/etc/postern/tls/fullchain.pem",
+			Key:  "/etc/postern/tls/privkey.pem",
+		}},
+		MinVersion: tls.VersionTLS12,
+	}
+}
+
+// Validate tells bad what is wrong with c, key by key.
+func (c *Config) Validate(bad func(key, why string)) {
+	if len(c.Certificates) == 0 {
+		bad("certificates", "is empty, but nobody may log in without TLS; "+
+			"name at least one pair in [[tls.certificates]], or leave it out for the default")
+	}
+	seen := make(map[Pair]bool)
+	for i, p := range c.Certificates {
+		at := fmt.Sprintf("certificates[%d]", i)
+		p.validate(func(key, why string) { bad(at+key, why) })
+		if seen[p] {
+			bad(at, "names the same pair as an earlier one; remove one of them")
+		}
+		seen[p] = true
+	}
+}
+
+func (p Pair) validate(bad func(key, why string)) {
+	if p.Cert == "" {
+		bad(".cert", "is missing; name the PEM file with the certificate and its chain")
+	}
+	if p.Key == "" {
+		bad(".key", "is missing; name the PEM file with the private key")
+	}
+}
+
+// A Version is a TLS version as crypto/tls counts them.
+type Version uint16
+
+// UnmarshalText reads "1.2" or "1.3".
+func (v *Version) UnmarshalText(text []byte) error {
+	switch string(text) {
+	case "1.2":
+		*v = tls.VersionTLS12
+	case "1.3":
+		*v = tls.VersionTLS13
+	default:
+		// RFC 8996 took TLS 1.0 and 1.1 out of service.
+		return fmt.Errorf(`%q is no TLS version that is spoken here; write "1.2" or "1.3"`, text)
+	}
+	return nil
+}
+
+func (v Version) String() string {
+	if v == tls.VersionTLS13 {
+		return "1.3"
+	}
+	return "1.2"
+}

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"reflect"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+
+	"postern/certs"
+	"postern/policy"
+	"postern/relay"
+	"postern/server"
+	"postern/server/auth"
+)
+
+// Config is the whole file. The type of each section belongs to the package
+// that obeys it.
+type Config struct {
+	Server    server.Config     `toml:"server"`
+	Listeners []server.Listener `toml:"listener"`
+	TLS       certs.Config      `toml:"tls"`
+	Auth      auth.Config       `toml:"auth"`
+	Policy    policy.Config     `toml:"policy"`
+	Relay     relay.Config      `toml:"relay"`
+	Log       logConfig         `toml:"log"`
+}
+
+// newConfig is the configuration of an empty file.
+func newConfig() *Config {
+	return &Config{
+		Server:    server.Defaults(),
+		Listeners: server.DefaultListeners(),
+		TLS:       certs.Defaults(),
+		Auth:      auth.Defaults(),
+		Policy:    policy.Defaults(),
+		Relay:     relay.Defaults(),
+		Log:       logDefaults(),
+	}
+}
+
+// newElement is what an element of an array of tables is before its own keys
+// are read.
+func newElement(t reflect.Type) reflect.Value {
+	switch t {
+	case reflect.TypeFor[server.Listener]():
+		return reflect.ValueOf(server.NewListener())
+	}
+	return reflect.Zero(t)
+}
+
+// maxConfigSize keeps a path such as /dev/zero from being read for ever.
+const maxConfigSize = 1 << 20 // bytes
+
+// loadConfig reads the file over the defaults. What is wrong in it comes back
+// as one *configError that shows every place.
+func loadConfig(path string) (*Config, error) {
+	text, err := readConfig(path)
+	if err != nil {
+		return nil, err
+	}
+	return parseConfig(path, text)
+}
+
+func readConfig(path string) (string, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("there is no configuration %s; copy config.toml.example to it "+
+			"(an empty file is valid and means the defaults), or name another one with --config", path)
+	}
+	if err != nil {
+		return "", explainUnreadable(err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxConfigSize+1))
+	if err != nil {
+		return "", fmt.Errorf("cannot read the configuration: %w", err)
+	}
+	if len(text) > maxConfigSize {
+		return "", fmt.Errorf("%s is larger than %d bytes, so it is hardly a configuration", path, maxConfigSize)
+	}
+	return strings.TrimPrefix(string(text), "\ufeff"), nil
+}
+
+// parseConfig is loadConfig with the file read.
+func parseConfig(path, text string) (*Config, error) {
+	cfg := newConfig()
+	var t table
+	meta, err := toml.Decode(text, &t)
+	if err != nil {
+		return nil, &configError{file: path, text: text, problems: []problem{syntaxProblem(text, err)}}
+	}
+	d := &decoder{meta: meta}
+	d.table("", t, reflect.ValueOf(cfg).Elem())
+	if len(d.problems) == 0 { // half a section would be reported twice
+		cfg.validate(func(path, why string) { d.bad(path, why, "") })
+	}
+	if len(d.problems) > 0 {
+		return nil, newConfigError(path, text, d.problems)
+	}
+	return cfg, nil
+}
+
+// validate looks at what no single value can know.
+func (c *Config) validate(bad func(path, why string)) {
+	in := func(section string) func(key, why string) {
+		return func(key, why string) { bad(join(section, key), why) }
+	}
+	c.Server.Validate(in("server"))
+	c.validateListeners(bad)
+	c.TLS.Validate(in("tls"))
+	c.Auth.Validate(in("auth"))
+	c.Policy.Validate(in("policy"))
+	c.Relay.Validate(in("relay"))
+	c.Log.Validate(in("log"))
+}
+
+func (c *Config) validateListeners(bad func(path, why string)) {
+	if len(c.Listeners) == 0 {
+		bad("listener", "no listener: nobody could connect; leave it out for the ports 587 and 465")
+	}
+	seen := make(map[string]bool)
+	for i := range c.Listeners {
+		l, at := &c.Listeners[i], fmt.Sprintf("listener[%d]", i)
+		l.Validate(func(key, why string) { bad(join(at, key), why) })
+		if seen[l.Name] {
+			bad(at+".name", fmt.Sprintf("%q is the name of an earlier listener; give each a name of its own", l.Name))
+		}
+		seen[l.Name] = true
+	}
+}

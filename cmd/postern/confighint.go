@@ -1,0 +1,148 @@
+package main
+
+import (
+	"fmt"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// hintForKey says what an unknown key may have been meant to be: a key of the
+// same section, a key of another one, or a parameter of Postfix.
+func hintForKey(path, key string, known []string) string {
+	if near := nearest(key, known); near != "" {
+		return fmt.Sprintf("did you mean %q?", near)
+	}
+	if home := homeOf(key); home != "" {
+		return fmt.Sprintf("%q belongs in %s", key, home)
+	}
+	if ours := oursForPostfix[key]; ours != "" {
+		return fmt.Sprintf("that is Postfix's name; here it is %s", ours)
+	}
+	return fmt.Sprintf("%s takes %s", sectionOrFile(path), strings.Join(known, ", "))
+}
+
+func sectionOrFile(path string) string {
+	if path == "" {
+		return "the file"
+	}
+	return section(path)
+}
+
+// homeOf finds the sections that know key.
+func homeOf(key string) string {
+	var homes []string
+	for _, path := range allKeys() {
+		if at, last := cutLast(path); last == key {
+			homes = append(homes, section(at))
+		}
+	}
+	return strings.Join(homes, " or ")
+}
+
+// allKeys lists the path of every key that a file can have. Arrays of tables
+// have [] behind their names.
+func allKeys() []string {
+	keys := keysOf("", reflect.TypeFor[Config]())
+	slices.Sort(keys)
+	return keys
+}
+
+func keysOf(path string, t reflect.Type) (keys []string) {
+	switch {
+	case isLeaf(t):
+		return []string{path}
+	case t.Kind() == reflect.Pointer:
+		return keysOf(path, t.Elem())
+	case t.Kind() == reflect.Slice:
+		return keysOf(path+"[]", t.Elem())
+	}
+	for key, f := range fieldsOf(reflect.New(t).Elem()) {
+		keys = append(keys, keysOf(join(path, key), f.Type())...)
+	}
+	return keys
+}
+
+func cutLast(path string) (before, last string) {
+	i := strings.LastIndexByte(path, '.')
+	return path[:max(i, 0)], path[i+1:]
+}
+
+// nearest finds the word that differs least from s, if it differs little
+// enough to be a slip.
+func nearest(s string, words []string) string {
+	best, bestDistance := "", 1+max(1, min(len(s)/3, 3))
+	for _, w := range words {
+		if d := distance(strings.ToLower(s), w); d < bestDistance {
+			best, bestDistance = w, d
+		}
+	}
+	return best
+}
+
+// distance counts the letters to insert, delete, replace or swap with their
+// neighbour that make b of a (optimal string alignment).
+func distance(a, b string) int {
+	var before, last []int
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		before, last, row = last, row, make([]int, len(b)+1)
+		row[0] = i + 1
+		for j := range len(b) {
+			row[j+1] = min(last[j+1]+1, row[j]+1, last[j]+differ(a[i], b[j]))
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				row[j+1] = min(row[j+1], before[j-1]+1)
+			}
+		}
+	}
+	return row[len(b)]
+}
+
+func differ(a, b byte) int {
+	if a == b {
+		return 0
+	}
+	return 1
+}
+
+var (
+	bareText   = regexp.MustCompile(`^\s*[\w."-]+\s*=\s*([A-Za-z/][^"#]*)`)
+	colonPair  = regexp.MustCompile(`^\s*[\w.-]+\s*:`)
+	openTable  = regexp.MustCompile(`^\s*\[[^\]]*$`)
+	iniComment = regexp.MustCompile(`^\s*;`)
+	noEquals   = regexp.MustCompile(`^[^=#]*$`)
+)
+
+// hintForSyntax looks at a line that is not TOML for what people write
+// instead.
+func hintForSyntax(line string) string {
+	switch {
+	case iniComment.MatchString(line):
+		return "a comment begins with #"
+	case colonPair.MatchString(line):
+		return "a key and its value have = between them, not a colon"
+	case openTable.MatchString(line):
+		return "the name of a section ends with ]"
+	case bareText.MatchString(line):
+		return `text stands in quotes, as in key = "value"`
+	case strings.Count(line, `"`)%2 == 1:
+		return `a quote (") is missing or one too many`
+	case noEquals.MatchString(line):
+		return `a line is key = value, or [section]`
+	}
+	return ""
+}
+
+// oursForPostfix tells those who write what they know from main.cf where it
+// has gone.
+var oursForPostfix = map[string]string{
+	"smtpd_tls_cert_file":           "cert in [[tls.certificates]]",
+	"smtpd_tls_key_file":            "key in [[tls.certificates]]",
+	"smtpd_tls_chain_files":         "cert and key in [[tls.certificates]]",
+	"smtpd_tls_protocols":           "min_version in [tls]",
+	"smtpd_tls_mandatory_protocols": "min_version in [tls]",
+}
