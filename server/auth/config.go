@@ -1,0 +1,94 @@
+package auth
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+)
+
+// Config is the section [auth] of the configuration. The stores, [[auth.stores]],
+// are read by the program that knows their kinds.
+type Config struct {
+	// FailuresPerConnection is how many failed logins a connection may have
+	// before it is closed with 421.
+	FailuresPerConnection int `toml:"failures_per_connection"`
+
+	// HashWait is how long a login waits for its turn to have its password
+	// hashed, while as many hashes as there are processors are being computed.
+	// Then it gets 454 4.7.0.
+	HashWait time.Duration `toml:"hash_wait"`
+
+	// PenaltyWait is how long a login waits where others from its address have
+	// failed: one at a time, 2, 4, 8, then 15 seconds apart. One whose turn
+	// would come later gets 454 4.7.0 instead.
+	PenaltyWait time.Duration `toml:"penalty_wait"`
+
+	// PenaltyExempt lists the networks whose failed logins slow nobody down:
+	// webmail, the office behind one address.
+	PenaltyExempt []Network `toml:"penalty_exempt"`
+}
+
+// Defaults returns the values that apply where the file says nothing.
+func Defaults() Config {
+	return Config{
+		FailuresPerConnection: 3,
+		HashWait:              10 * time.Second,
+		PenaltyWait:           30 * time.Second,
+	}
+}
+
+// Validate reports each value that makes no sense, with its key relative to the
+// section.
+func (c *Config) Validate(bad func(key, why string)) {
+	if c.FailuresPerConnection < 1 || c.FailuresPerConnection > 20 {
+		bad("failures_per_connection", "must be between 1 and 20; without a limit one connection could guess for ever")
+	}
+	// RFC 6409, section 5.3: a client gets its answer within two minutes. The
+	// two waits follow each other.
+	if c.HashWait < time.Second || c.HashWait > 30*time.Second {
+		bad("hash_wait", `must be between "1s" and "30s", so that a client is still there when it is its turn`)
+	}
+	if c.PenaltyWait < 15*time.Second || c.PenaltyWait > time.Minute {
+		bad("penalty_wait", `must be between "15s" (the longest penalty) and "1m", so that a client is still there when it is its turn`)
+	}
+}
+
+// A Network is an address ("192.0.2.1") or a block of them ("192.0.2.0/24",
+// "2001:db8::/32") in the configuration.
+type Network netip.Prefix
+
+// Contains reports whether addr is in the network. An IPv4 address that came in
+// over an IPv6 socket counts as IPv4.
+func (n Network) Contains(addr netip.Addr) bool {
+	return netip.Prefix(n).Contains(addr.Unmap().WithZone(""))
+}
+
+func (n Network) String() string { return netip.Prefix(n).String() }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (n *Network) UnmarshalText(text []byte) error {
+	s := string(text)
+	if !strings.Contains(s, "/") {
+		addr, err := netip.ParseAddr(s)
+		if err != nil || addr.Zone() != "" {
+			return fmt.Errorf("%q is not an address or a network; write it as 192.0.2.1 or 192.0.2.0/24 or 2001:db8::/32", s)
+		}
+		addr = addr.Unmap()
+		*n = Network(netip.PrefixFrom(addr, addr.BitLen()))
+		return nil
+	}
+	p, err := netip.ParsePrefix(s)
+	if err != nil || p.Addr().Is4In6() {
+		return fmt.Errorf("%q is not a network; write it as 192.0.2.0/24 or 2001:db8::/32", s)
+	}
+	if p != p.Masked() {
+		return fmt.Errorf("%q has bits set behind its prefix; %s is the network, %s/%d the address alone",
+			s, p.Masked(), p.Addr(), p.Addr().BitLen())
+	}
+	*n = Network(p)
+	return nil
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (n Network) MarshalText() ([]byte, error) { return netip.Prefix(n).MarshalText() }

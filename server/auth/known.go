@@ -1,0 +1,70 @@
+package auth
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	knownFor      = 30 * 24 * time.Hour
+	knownLogins   = 1 << 15 // logins remembered; at the worst 40 MiB
+	knownPerLogin = 16      // addresses remembered for each
+	knownMistakes = 10      // different wrong passwords that a pair may try
+)
+
+// knownPairs remembers which login has succeeded from which address. Only a
+// right password adds a pair, and each login has room for a few addresses of
+// its own: somebody who has one account can displace nobody else's pairs.
+type knownPairs struct {
+	logins *lru[string, []knownPair]
+}
+
+type knownPair struct {
+	from     netip.Prefix
+	last     time.Time
+	mistakes int // different wrong passwords since last
+}
+
+func newKnownPairs() knownPairs {
+	return knownPairs{newLRU[string, []knownPair](knownLogins)}
+}
+
+// pairKey makes one of the spellings that stores take for the same login.
+func pairKey(login string) string { return strings.ToLower(login) }
+
+func (k knownPairs) has(login string, from netip.Prefix, now time.Time) bool {
+	pairs, _ := k.logins.get(pairKey(login))
+	i := indexPair(pairs, from)
+	return i >= 0 && now.Sub(pairs[i].last) < knownFor
+}
+
+// succeeded remembers the pair, in place of the oldest if there is no room.
+func (k knownPairs) succeeded(login string, from netip.Prefix, now time.Time) {
+	pairs, _ := k.logins.get(pairKey(login))
+	if i := indexPair(pairs, from); i >= 0 {
+		pairs = slices.Delete(pairs, i, i+1)
+	}
+	if len(pairs) == knownPerLogin {
+		pairs = slices.Delete(pairs, 0, 1)
+	}
+	k.logins.put(pairKey(login), append(pairs, knownPair{from: from, last: now}))
+}
+
+// mistaken counts a wrong password. A pair that goes on guessing is forgotten,
+// or the neighbour of a user could guess without ever having to wait.
+func (k knownPairs) mistaken(login string, from netip.Prefix) {
+	pairs, _ := k.logins.get(pairKey(login))
+	i := indexPair(pairs, from)
+	if i < 0 {
+		return
+	}
+	if pairs[i].mistakes++; pairs[i].mistakes >= knownMistakes {
+		k.logins.put(pairKey(login), slices.Delete(pairs, i, i+1))
+	}
+}
+
+func indexPair(pairs []knownPair, from netip.Prefix) int {
+	return slices.IndexFunc(pairs, func(p knownPair) bool { return p.from == from })
+}

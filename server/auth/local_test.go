@@ -1,0 +1,337 @@
+package auth
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// fakeStore is a store with one user for each entry, whose password is the value.
+// It counts the questions that reach it.
+type fakeStore struct {
+	users map[string]string
+	asked int
+	err   error
+}
+
+func (s *fakeStore) VerifyPassword(_ context.Context, _ *Peer, login, password string) (Identity, error) {
+	s.asked++
+	if s.err != nil {
+		return Identity{}, s.err
+	}
+	want, ok := s.users[login]
+	switch {
+	case !ok:
+		return Identity{}, &Failure{Kind: NoSuchUser, Store: "fake"}
+	case password != want:
+		return Identity{}, &Failure{Kind: BadPassword, Store: "fake"}
+	}
+	return Identity{User: strings.ToLower(login), Store: "fake"}, nil
+}
+
+func tlsPeer() *Peer {
+	return &Peer{Remote: netip.MustParseAddrPort("192.0.2.1:50000"), TLS: &tls.ConnectionState{Version: tls.VersionTLS13}}
+}
+
+func TestLocalOffersNothingOnClearText(t *testing.T) {
+	clear := tlsPeer()
+	clear.TLS = nil
+	l := Local{Passwords: &fakeStore{}}
+	if got := l.Mechanisms(clear); len(got) != 0 {
+		t.Errorf("offers %v on clear text", got)
+	}
+	if _, err := l.Start(t.Context(), clear, "PLAIN"); !errors.Is(err, ErrMechanism) {
+		t.Errorf("PLAIN on clear text: %v", err)
+	}
+}
+
+func TestLocalOffersWhatItsStoresServe(t *testing.T) {
+	if got := (Local{}).Mechanisms(tlsPeer()); len(got) != 0 {
+		t.Errorf("without stores: %v", got)
+	}
+	got := Local{Passwords: &fakeStore{}}.Mechanisms(tlsPeer())
+	if want := []string{"PLAIN", "LOGIN"}; !slices.Equal(got, want) {
+		t.Errorf("offers %v, want %v", got, want)
+	}
+	for _, mech := range []string{"CRAM-MD5", "plain", ""} {
+		if _, err := (Local{Passwords: &fakeStore{}}).Start(t.Context(), tlsPeer(), mech); !errors.Is(err, ErrMechanism) {
+			t.Errorf("%q: %v, want ErrMechanism", mech, err)
+		}
+	}
+}
+
+// converse plays the client's responses; "<nil>" is a missing initial response.
+// It returns what the server said, and the exchange when it was done.
+func converse(t *testing.T, l Local, mech string, responses ...string) (challenges []string, x Exchange, err error) {
+	t.Helper()
+	x, err = l.Start(t.Context(), tlsPeer(), mech)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { x.Close() })
+	for i, r := range responses {
+		response := []byte(r)
+		if r == "<nil>" {
+			response = nil
+		}
+		challenge, done, err := x.Next(response)
+		if err != nil {
+			return challenges, x, err
+		}
+		if done {
+			if i != len(responses)-1 {
+				t.Fatalf("done after %d of %d responses", i+1, len(responses))
+			}
+			return challenges, x, nil
+		}
+		challenges = append(challenges, string(challenge))
+	}
+	return challenges, x, errNotDone
+}
+
+var errNotDone = errors.New("the server wants to hear more")
+
+func TestConversations(t *testing.T) {
+	long := strings.Repeat("x", maxName+1)
+	longPassword := strings.Repeat("x", maxPassword+1)
+	tests := []struct {
+		name, mech string
+		responses  []string
+		challenges []string
+		user       string
+		err        error // ErrMalformed, errNotDone
+		fail       string
+	}{
+		{"initial response", "PLAIN", []string{"\x00Alice\x00secret"}, nil, "alice", nil, ""},
+		{"asked for", "PLAIN", []string{"<nil>", "\x00Alice\x00secret"}, []string{""}, "alice", nil, ""},
+		{"authzid is the login", "PLAIN", []string{"Alice\x00Alice\x00secret"}, nil, "alice", nil, ""},
+		{"authzid is the canonical name", "PLAIN", []string{"alice\x00Alice\x00secret"}, nil, "alice", nil, ""},
+		{"authzid of somebody else", "PLAIN", []string{"bob\x00Alice\x00secret"}, nil, "", nil, "auth: not allowed (fake): wanted to act as bob"},
+		{"authzid of somebody else and wrong password", "PLAIN", []string{"bob\x00Alice\x00no"}, nil, "", nil, "auth: wrong password (fake)"},
+		{"wrong password", "PLAIN", []string{"\x00Alice\x00no"}, nil, "", nil, "auth: wrong password (fake)"},
+		{"unknown user", "PLAIN", []string{"\x00eve\x00secret"}, nil, "", nil, "auth: no such user (fake)"},
+		{"empty password", "PLAIN", []string{"\x00Alice\x00"}, nil, "", nil, "auth: wrong password: empty password"},
+		{"line feed in the name", "PLAIN", []string{"\x00a\nb\x00secret"}, nil, "", nil, "auth: no such user: control character in the name"},
+		{"tab in the name", "PLAIN", []string{"\x00a\tlocal\x00secret"}, nil, "", nil, "auth: no such user: control character in the name"},
+		{"no NUL", "PLAIN", []string{"Alice secret"}, nil, "", ErrMalformed, ""},
+		{"one NUL", "PLAIN", []string{"Alice\x00secret"}, nil, "", ErrMalformed, ""},
+		{"three NULs", "PLAIN", []string{"\x00Alice\x00secret\x00"}, nil, "", ErrMalformed, ""},
+		{"empty", "PLAIN", []string{""}, nil, "", ErrMalformed, ""},
+		{"empty name", "PLAIN", []string{"\x00\x00secret"}, nil, "", ErrMalformed, ""},
+		{"not UTF-8", "PLAIN", []string{"\x00Alice\x00\xff\xfe"}, nil, "", ErrMalformed, ""},
+		{"long name", "PLAIN", []string{"\x00" + long + "\x00secret"}, nil, "", ErrMalformed, ""},
+		{"long authzid", "PLAIN", []string{long + "\x00Alice\x00secret"}, nil, "", ErrMalformed, ""},
+		{"long password", "PLAIN", []string{"\x00Alice\x00" + longPassword}, nil, "", ErrMalformed, ""},
+		{"no response twice", "PLAIN", []string{"<nil>", "<nil>"}, []string{""}, "", ErrMalformed, ""},
+
+		{"prompts", "LOGIN", []string{"<nil>", "Alice", "secret"}, []string{"Username:", "Password:"}, "alice", nil, ""},
+		{"initial response", "LOGIN", []string{"Alice", "secret"}, []string{"Password:"}, "alice", nil, ""},
+		{"empty initial response", "LOGIN", []string{"", "Alice", "secret"}, []string{"Username:", "Password:"}, "alice", nil, ""},
+		{"wrong password", "LOGIN", []string{"Alice", "no"}, []string{"Password:"}, "", nil, "auth: wrong password (fake)"},
+		{"empty password", "LOGIN", []string{"Alice", ""}, []string{"Password:"}, "", nil, "auth: wrong password: empty password"},
+		{"password in Latin-1", "LOGIN", []string{"bob", "caf\xe9"}, []string{"Password:"}, "bob", nil, ""},
+		{"empty name", "LOGIN", []string{"<nil>", ""}, []string{"Username:"}, "", ErrMalformed, ""},
+		{"name not UTF-8", "LOGIN", []string{"\xff"}, nil, "", ErrMalformed, ""},
+		{"NUL in the name", "LOGIN", []string{"Al\x00ice"}, nil, "", ErrMalformed, ""},
+		{"NUL in the password", "LOGIN", []string{"Alice", "sec\x00ret"}, []string{"Password:"}, "", ErrMalformed, ""},
+		{"long name", "LOGIN", []string{long}, nil, "", ErrMalformed, ""},
+		{"long password", "LOGIN", []string{"Alice", longPassword}, []string{"Password:"}, "", ErrMalformed, ""},
+		{"left half-way", "LOGIN", []string{"Alice"}, []string{"Password:"}, "", errNotDone, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.mech+" "+tt.name, func(t *testing.T) {
+			store := &fakeStore{users: map[string]string{"Alice": "secret", "bob": "caf\xe9"}}
+			challenges, x, err := converse(t, Local{Passwords: store}, tt.mech, tt.responses...)
+			if !slices.Equal(challenges, tt.challenges) {
+				t.Errorf("challenges %q, want %q", challenges, tt.challenges)
+			}
+			f, failed := errors.AsType[*Failure](err)
+			switch {
+			case tt.user != "":
+				want := Identity{User: tt.user, As: tt.user, Mechanism: tt.mech, Store: "fake"}
+				if err != nil || x.Identity() != want {
+					t.Errorf("identity %+v, error %v; want %+v", x.Identity(), err, want)
+				}
+				return
+			case tt.err != nil && !errors.Is(err, tt.err):
+				t.Errorf("error %v, want %v", err, tt.err)
+			case tt.fail != "" && (!failed || f.Error() != tt.fail):
+				t.Errorf("error %v, want %s", err, tt.fail)
+			}
+			if x.Identity() != (Identity{}) {
+				t.Errorf("an identity without success: %+v", x.Identity())
+			}
+			if strings.Contains(tt.fail, "empty") && store.asked != 0 {
+				t.Error("an empty password reached the store")
+			}
+		})
+	}
+}
+
+func TestExchangeIsOverAfterItsEnd(t *testing.T) {
+	store := &fakeStore{users: map[string]string{"alice": "secret"}}
+	good := map[string][]string{"PLAIN": {"\x00alice\x00secret"}, "LOGIN": {"alice", "secret"}}
+	bad := map[string][]string{"PLAIN": {"\x00alice\x00no"}, "LOGIN": {"alice", "no"}}
+	for _, conversation := range []map[string][]string{good, bad} {
+		for mech, responses := range conversation {
+			_, x, _ := converse(t, Local{Passwords: store}, mech, responses...)
+			asked := store.asked
+			for _, again := range [][]byte{nil, {}, []byte("\x00alice\x00secret"), []byte("secret")} {
+				if _, done, err := x.Next(again); done || !errors.Is(err, ErrMalformed) {
+					t.Errorf("%s goes on with %q: done %v, %v", mech, again, done, err)
+				}
+			}
+			if store.asked != asked {
+				t.Errorf("%s asked the store again", mech)
+			}
+		}
+	}
+}
+
+func TestFailureNamesTheLogin(t *testing.T) {
+	shared := &Failure{Kind: BadPassword, Store: "fake"}
+	store := &fakeStore{err: shared}
+	_, _, err := converse(t, Local{Passwords: store}, "PLAIN", "\x00al\u202eice@example.org\x00no")
+	f, ok := errors.AsType[*Failure](err)
+	if !ok || f.Login != "al?ice@example.org" || f.Store != "fake" {
+		t.Errorf("failure %+v", f)
+	}
+	if shared.Login != "" {
+		t.Error("the store's own value was changed")
+	}
+}
+
+func TestBrokenStoreIsNeitherYesNorNo(t *testing.T) {
+	broken := errors.New("disk on fire")
+	for _, err := range []error{broken, &Unavailable{Store: "fake", Err: broken}} {
+		_, x, got := converse(t, Local{Passwords: &fakeStore{err: err}}, "LOGIN", "alice", "secret")
+		u, ok := errors.AsType[*Unavailable](got)
+		if !ok || u.Login != "alice" || !errors.Is(got, broken) {
+			t.Errorf("%v became %#v", err, got)
+		}
+		if _, no := errors.AsType[*Failure](got); no || x.Identity().User != "" {
+			t.Errorf("%v became an answer: %v", err, got)
+		}
+	}
+}
+
+func TestStoreThatNamesNobodyIsBroken(t *testing.T) {
+	store := &fakeStore{users: map[string]string{" ": "secret"}}
+	trim := verifierFunc(func(ctx context.Context, p *Peer, login, password string) (Identity, error) {
+		id, err := store.VerifyPassword(ctx, p, login, password)
+		id.User = strings.TrimSpace(id.User)
+		return id, err
+	})
+	_, _, err := converse(t, Local{Passwords: trim}, "PLAIN", "\x00 \x00secret")
+	if _, ok := errors.AsType[*Unavailable](err); !ok {
+		t.Errorf("got %v, want Unavailable", err)
+	}
+}
+
+type verifierFunc func(context.Context, *Peer, string, string) (Identity, error)
+
+func (f verifierFunc) VerifyPassword(ctx context.Context, p *Peer, login, password string) (Identity, error) {
+	return f(ctx, p, login, password)
+}
+
+func TestCloseEndsAVerification(t *testing.T) {
+	asked := make(chan struct{})
+	slow := verifierFunc(func(ctx context.Context, _ *Peer, _, _ string) (Identity, error) {
+		close(asked)
+		<-ctx.Done()
+		return Identity{}, ctx.Err()
+	})
+	x, err := Local{Passwords: slow}.Start(t.Context(), tlsPeer(), "PLAIN")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		<-asked
+		x.Close()
+	}()
+	_, done, err := x.Next([]byte("\x00alice\x00secret"))
+	if done || !errors.Is(err, context.Canceled) {
+		t.Errorf("done %v, error %v; want context.Canceled", done, err)
+	}
+}
+
+func TestLogName(t *testing.T) {
+	tests := map[string]string{
+		"alice@example.org":            "alice@example.org",
+		"jürgen":                       "jürgen",
+		"a\r\nb\x1b[2J\u2028":          "a??b?[2J?",
+		"a\xffb":                       "a?b",
+		strings.Repeat("a", 200):       strings.Repeat("a", 128) + "...",
+		"x" + strings.Repeat("é", 100): "x" + strings.Repeat("é", 63) + "...",
+	}
+	for in, want := range tests {
+		if got := logName(in); got != want {
+			t.Errorf("logName(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+func FuzzPlain(f *testing.F) {
+	for _, seed := range []string{"\x00alice\x00secret", "a\x00alice\x00secret", "\x00\x00", "\x00alice\x00", "", "\x00a\x00b\x00", "\x00\xff\x00x"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, response []byte) {
+		c, err := parsePlain(response)
+		if err != nil {
+			return
+		}
+		if again := c.authzid + "\x00" + c.login + "\x00" + c.password; again != string(response) {
+			t.Errorf("%q was read as %+v", response, c)
+		}
+		if c.login == "" || strings.Contains(c.login+c.authzid+c.password, "\x00") {
+			t.Errorf("%q was accepted as %+v", response, c)
+		}
+	})
+}
+
+func FuzzLogin(f *testing.F) {
+	f.Add([]byte("alice"), []byte("secret"))
+	f.Add([]byte(""), []byte(""))
+	f.Add([]byte("a\x00"), []byte("\xff"))
+	f.Fuzz(func(t *testing.T, name, password []byte) {
+		echo := verifierFunc(func(_ context.Context, _ *Peer, login, pw string) (Identity, error) {
+			if login != string(name) || pw != string(password) {
+				t.Errorf("%q %q reached the store as %q %q", name, password, login, pw)
+			}
+			return Identity{User: login, Store: "echo"}, nil
+		})
+		x, err := Local{Passwords: echo}.Start(t.Context(), tlsPeer(), "LOGIN")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer x.Close()
+		for _, response := range [][]byte{nil, name, password} {
+			_, done, err := x.Next(response)
+			if err != nil {
+				return
+			}
+			if done && (len(password) == 0 || len(name) == 0) {
+				t.Errorf("%q %q got in", name, password)
+			}
+		}
+	})
+}
+
+func BenchmarkPlainExchange(b *testing.B) {
+	l := Local{Passwords: NewThrottle(Defaults()).Guard(Prepared(&fakeStore{users: map[string]string{"alice": "secret"}}))}
+	p, response := tlsPeer(), []byte("\x00alice\x00secret")
+	for b.Loop() {
+		x, err := l.Start(b.Context(), p, "PLAIN")
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, done, err := x.Next(response); !done || err != nil {
+			b.Fatal(done, err)
+		}
+		x.Close()
+	}
+}

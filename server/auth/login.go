@@ -1,0 +1,72 @@
+package auth
+
+import (
+	"bytes"
+	"unicode/utf8"
+)
+
+// The prompts of LOGIN. The expired draft (draft-murchison-sasl-login) says
+// "User Name" and a NUL, but Outlook, scanners and printers were built against
+// servers that say exactly this, and compare it.
+const (
+	promptUsername = "Username:"
+	promptPassword = "Password:"
+)
+
+// login is the mechanism LOGIN, which no RFC describes: the server asks for the
+// name, then for the password. An initial response is the name.
+type login struct {
+	*passwordExchange
+	step int
+	name string
+}
+
+// The steps of login: what the next response will be.
+const (
+	loginInitial = iota
+	loginName
+	loginPassword
+	loginOver
+)
+
+func startLogin(x *passwordExchange) Exchange { return &login{passwordExchange: x} }
+
+// Next implements sasl.Server.
+func (x *login) Next(response []byte) (challenge []byte, done bool, err error) {
+	switch x.step {
+	case loginInitial:
+		// Missing or empty: some clients send "=" and mean "you begin".
+		if len(response) == 0 {
+			x.step = loginName
+			return []byte(promptUsername), false, nil
+		}
+		return x.takeName(response)
+	case loginName:
+		return x.takeName(response)
+	case loginPassword:
+		return x.takePassword(response)
+	}
+	return nil, false, ErrMalformed
+}
+
+func (x *login) takeName(response []byte) ([]byte, bool, error) {
+	x.step = loginOver
+	if len(response) == 0 || len(response) > maxName || !utf8.Valid(response) || bytes.IndexByte(response, 0) >= 0 {
+		return nil, false, ErrMalformed
+	}
+	x.name, x.step = string(response), loginPassword
+	return []byte(promptPassword), false, nil
+}
+
+// The password is any bytes but NUL: old clients send the character set of their
+// desktop, and the store's hash may well have been made of the same bytes.
+func (x *login) takePassword(response []byte) ([]byte, bool, error) {
+	x.step = loginOver
+	if len(response) > maxPassword || bytes.IndexByte(response, 0) >= 0 {
+		return nil, false, ErrMalformed
+	}
+	if err := x.verify(credentials{login: x.name, password: string(response)}); err != nil {
+		return nil, false, err
+	}
+	return nil, true, nil
+}

@@ -1,0 +1,55 @@
+package auth
+
+import (
+	"bytes"
+	"unicode/utf8"
+)
+
+// plain is the mechanism PLAIN (RFC 4616).
+type plain struct {
+	*passwordExchange
+	asked, over bool
+}
+
+func startPlain(x *passwordExchange) Exchange { return &plain{passwordExchange: x} }
+
+// Next implements sasl.Server.
+func (x *plain) Next(response []byte) (challenge []byte, done bool, err error) {
+	// RFC 4954, section 4: a client that sent no initial response gets an empty
+	// challenge and one chance.
+	if response == nil && !x.asked && !x.over {
+		x.asked = true
+		return []byte{}, false, nil
+	}
+	if response == nil || x.over {
+		return nil, false, ErrMalformed
+	}
+	x.over = true
+	c, err := parsePlain(response)
+	if err != nil {
+		return nil, false, err
+	}
+	if err := x.verify(c); err != nil {
+		return nil, false, err
+	}
+	return nil, true, nil
+}
+
+// RFC 4616, section 2:
+//
+//	message = [authzid] UTF8NUL authcid UTF8NUL passwd
+//
+// where authcid and passwd are not empty. An empty password is let through
+// here: it is a wrong password (535), which people do send, and not a broken
+// client.
+func parsePlain(response []byte) (credentials, error) {
+	fields := bytes.Split(response, []byte{0})
+	if len(fields) != 3 || !utf8.Valid(response) {
+		return credentials{}, ErrMalformed
+	}
+	c := credentials{authzid: string(fields[0]), login: string(fields[1]), password: string(fields[2])}
+	if c.login == "" || len(c.login) > maxName || len(c.authzid) > maxName || len(c.password) > maxPassword {
+		return credentials{}, ErrMalformed
+	}
+	return c, nil
+}

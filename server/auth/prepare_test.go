@@ -1,0 +1,66 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+)
+
+func TestPreparePassword(t *testing.T) {
+	tests := []struct{ name, in, want string }{
+		{"ASCII stays", "pass word~!", "pass word~!"},
+		{"composed stays", "caf\u00e9", "caf\u00e9"},
+		{"decomposed is composed", "cafe\u0301", "caf\u00e9"},
+		{"non-ASCII space becomes a space", "a\u00a0b\u00e9", "a b\u00e9"},
+		{"case stays", "\u00c9t\u00e9", "\u00c9t\u00e9"},
+		{"not UTF-8 stays", "caf\xe9", "caf\xe9"},
+		{"control characters stay", "\u00e9\x07", "\u00e9\x07"},
+	}
+	for _, tt := range tests {
+		if got := PreparePassword(tt.in); got != tt.want {
+			t.Errorf("%s: %q became %q, want %q", tt.name, tt.in, got, tt.want)
+		}
+	}
+}
+
+func TestPreparedAsksInOrder(t *testing.T) {
+	const composed, decomposed = "caf\u00e9", "cafe\u0301"
+	tests := []struct {
+		name, login, sent string
+		asked             []string
+		ok                bool
+	}{
+		{"stored composed", "composed", decomposed, []string{composed}, true},
+		{"stored as typed", "decomposed", decomposed, []string{composed, decomposed}, true},
+		{"prepared already", "composed", composed, []string{composed}, true},
+		{"ASCII is asked once", "composed", "no", []string{"no"}, false},
+		{"wrong", "composed", "e\u0301", []string{"\u00e9", "e\u0301"}, false},
+		{"unknown users cost as much", "nobody", "e\u0301", []string{"\u00e9", "e\u0301"}, false},
+		{"disabled is an answer", "disabled", decomposed, []string{composed}, false},
+		{"broken is no answer", "broken", decomposed, []string{composed}, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var asked []string
+			store := &fakeStore{users: map[string]string{"composed": composed, "decomposed": decomposed}}
+			v := Prepared(verifierFunc(func(ctx context.Context, p *Peer, login, password string) (Identity, error) {
+				asked = append(asked, password)
+				switch login {
+				case "disabled":
+					return Identity{}, &Failure{Kind: Disabled}
+				case "broken":
+					return Identity{}, errors.New("broken")
+				}
+				return store.VerifyPassword(ctx, p, login, password)
+			}))
+			_, err := v.VerifyPassword(t.Context(), tlsPeer(), tt.login, tt.sent)
+			if (err == nil) != tt.ok {
+				t.Errorf("error %v", err)
+			}
+			if !slices.Equal(asked, tt.asked) {
+				t.Errorf("asked %q, want %q", asked, tt.asked)
+			}
+		})
+	}
+}
