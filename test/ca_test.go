@@ -88,7 +88,11 @@ func newKey(t *testing.T) crypto.Signer {
 func writePEM(t *testing.T, path, kind string, der []byte) {
 	t.Helper()
 	text := pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
-	if err := os.WriteFile(path, text, 0o600); err != nil {
+	mode := os.FileMode(0o600)
+	if kind == "CERTIFICATE" {
+		mode = 0o644
+	}
+	if err := os.WriteFile(path, text, mode); err != nil {
 		t.Fatal(err)
 	}
 }

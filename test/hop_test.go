@@ -164,3 +164,30 @@ func killAll(t *testing.T, pids []int) {
 		}
 	}
 }
+
+// Postfix is reached in every way that a next hop can be written.
+func TestWaysToTheHop(t *testing.T) {
+	t.Parallel()
+	s := startSink(t)
+	hop := startPostfix(t, s)
+	for i, url := range []string{
+		"smtp://" + hop.Addr,
+		"smtp+starttls://" + hop.Addr,
+		"smtps://" + hop.tls,
+		"smtp+unix://" + hop.socket(t),
+	} {
+		t.Run(url[:strings.Index(url, ":")], func(t *testing.T) {
+			t.Parallel()
+			p := startPostern(t, posternOptions{
+				NextHop:  url,
+				Sections: map[string]string{"relay": fmt.Sprintf("ca_file = %q", hop.CAFile)},
+			})
+			mark := fmt.Sprintf("way-%d", i)
+			r, err := p.mustLogin(t, "alice").submit(letter(mark), "alice@example.org", "bob@example.net")
+			if err := accepted(r, err); err != nil {
+				t.Error(err)
+			}
+			s.wait(t, "<"+mark+"@")
+		})
+	}
+}

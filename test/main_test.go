@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 func builder(name string, flags ...string) func() (string, error) {
 	return sync.OnceValues(func() (string, error) {
 		file := filepath.Join(binaries, name)
-		args := append(append([]string{"build", "-o", file}, flags...), "postern/cmd/postern")
+		args := append(append([]string{"build", "-buildvcs=false", "-o", file}, flags...), "postern/cmd/postern")
 		if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
 			return "", fmt.Errorf("go %q: %w\n%s", args, err, out)
 		}

@@ -44,6 +44,10 @@ type posternOptions struct {
 
 	// Root starts it as root; [server] has to name whom it becomes.
 	Root bool
+
+	// Proxied says that 127.0.0.1 is a trusted proxy, which has to introduce
+	// each connection.
+	Proxied bool
 }
 
 // A postern is the server under test, running in a folder of its own.
@@ -61,6 +65,14 @@ type postern struct {
 // nor a data race.
 func startPostern(t *testing.T, opts posternOptions) *postern {
 	t.Helper()
+	p := newPostern(t, opts)
+	p.run(t)
+	return p
+}
+
+// newPostern writes everything that the server needs, and does not start it.
+func newPostern(t *testing.T, opts posternOptions) *postern {
+	t.Helper()
 	p := &postern{
 		dir:   openFolder(t),
 		ports: map[tlsMode]int{startTLS: freePort(t), implicitTLS: freePort(t)},
@@ -72,7 +84,6 @@ func startPostern(t *testing.T, opts posternOptions) *postern {
 	write(t, p.file("users"), users)
 	p.configure(t, "")
 	p.own(t)
-	p.run(t)
 	return p
 }
 
@@ -100,6 +111,9 @@ func (p *postern) configure(t *testing.T, broken string) {
 		"tls":    fmt.Sprintf("certificates = [{ cert = %q, key = %q }]", p.file("cert.pem"), p.file("key.pem")),
 		"auth":   fmt.Sprintf("stores = [{ type = \"userfile\", path = %q }]", p.file("users")),
 		"relay":  fmt.Sprintf("next_hops = [%q]", p.opts.NextHop),
+	}
+	if p.opts.Proxied {
+		sections["server"] += "\nproxy_trusted = [\"127.0.0.1/32\"]"
 	}
 	for name, lines := range p.opts.Sections {
 		sections[name] += "\n" + lines

@@ -15,16 +15,21 @@ import (
 )
 
 // A postfix is a private instance: configuration, queue and data in a folder
-// of its own, one smtpd on a loopback port, everything relayed to a sink.
+// of its own, everything relayed to a sink. One may come in by a port, with or
+// without STARTTLS, by another one with TLS from the first byte, and by a socket.
 type postfix struct {
-	Addr string
-	URL  string // as a next hop
-	dir  string
-	conf string
+	Addr   string
+	URL    string // of Addr as a next hop
+	CAFile string // whoever signed its certificate
+	tls    string
+	dir    string
+	conf   string
 }
 
 const masterCf = `
 %[1]s      inet  n - n - - smtpd
+%[2]s      inet  n - n - - smtpd -o smtpd_tls_wrappermode=yes
+postern    unix  n - n - - smtpd
 cleanup    unix  n - n - 0 cleanup
 qmgr       unix  n - n 300 1 qmgr
 rewrite    unix  - - n - - trivial-rewrite
@@ -62,6 +67,8 @@ inet_protocols = ipv4
 relayhost = [127.0.0.1]:%[2]d
 smtp_line_length_limit = 0
 smtpd_relay_restrictions = permit_mynetworks, reject
+smtpd_tls_security_level = may
+smtpd_tls_chain_files = %[1]s/key.pem, %[1]s/cert.pem
 %[3]s
 `
 
@@ -71,10 +78,12 @@ func startPostfix(t *testing.T, s *sink, extra ...string) *postfix {
 	t.Helper()
 	peer(t, "root", "postfix")
 	addr := loopback(freePort(t))
-	p := &postfix{Addr: addr, URL: "smtp://" + addr, dir: postfixFolder(t)}
-	p.conf = filepath.Join(p.dir, "etc")
+	p := &postfix{Addr: addr, URL: "smtp://" + addr, tls: loopback(freePort(t)), dir: postfixFolder(t)}
+	ca := newCA(t, p.dir)
+	ca.issue(t, 1, filepath.Join(p.dir, "cert.pem"), filepath.Join(p.dir, "key.pem"))
+	p.CAFile, p.conf = ca.File, filepath.Join(p.dir, "etc")
 	write(t, filepath.Join(p.conf, "main.cf"), fmt.Sprintf(mainCf, p.dir, s.port, strings.Join(extra, "\n")))
-	write(t, filepath.Join(p.conf, "master.cf"), fmt.Sprintf(masterCf, addr))
+	write(t, filepath.Join(p.conf, "master.cf"), fmt.Sprintf(masterCf, addr, p.tls))
 	p.guard(t)
 	p.start(t)
 	return p
@@ -200,4 +209,14 @@ func write(t *testing.T, path, text string) {
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// socket is where smtpd listens in the file system, opened to all.
+func (p *postfix) socket(t *testing.T) string {
+	t.Helper()
+	folder := filepath.Join(p.dir, "spool/public")
+	if err := os.Chmod(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(folder, "postern")
 }

@@ -13,7 +13,7 @@ readonly STATICCHECK=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 readonly GOVULNCHECK=golang.org/x/vuln/cmd/govulncheck@v1.9.0
 readonly NODEMAILER=nodemailer@10.6.0
 readonly PACKAGES=(
-  ca-certificates curl fail2ban libnet-ssleay-perl msmtp opendkim-tools openssl
+  ca-certificates curl fail2ban haproxy libnet-ssleay-perl msmtp opendkim-tools openssl
   postfix procps python3 python3-dkim s-nail swaks systemd
 )
 
@@ -57,6 +57,11 @@ install_nodemailer() {
   export POSTERN_TEST_NODE_PATH=$home/node_modules
 }
 
+install_analysers() {
+  GOBIN=$scratch/bin go install "$STATICCHECK"
+  GOBIN=$scratch/bin go install "$GOVULNCHECK"
+}
+
 check_format() {
   local files
   files=$(gofmt -l .)
@@ -67,7 +72,7 @@ check_format() {
 # and is all that can be said.
 check_vulnerabilities() {
   local log=$scratch/govulncheck status=0
-  go run "$GOVULNCHECK" ./... >"$log" 2>&1 || status=$?
+  "$scratch/bin/govulncheck" ./... >"$log" 2>&1 || status=$?
   cat "$log"
   case $status in
     0) ;;
@@ -82,7 +87,7 @@ build_release() {
   local version arch
   version=$(git describe --tags --always --dirty 2>/dev/null || echo unknown)
   for arch in amd64 arm64; do
-    CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -trimpath \
+    CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -trimpath -buildvcs=false \
       -ldflags "-s -w -X main.version=$version" -o "$scratch/postern-$arch" ./cmd/postern
   done
   "$scratch/postern-$(go env GOHOSTARCH)" version
@@ -99,6 +104,7 @@ verify_units() {
 step "packages"
 install_packages
 install_nodemailer
+install_analysers
 
 step "gofmt"
 check_format
@@ -111,7 +117,7 @@ step "go vet"
 go vet ./...
 
 step "staticcheck"
-go run "$STATICCHECK" ./...
+"$scratch/bin/staticcheck" ./...
 
 step "govulncheck"
 check_vulnerabilities

@@ -32,14 +32,26 @@ func (r reply) String() string { return fmt.Sprintf("%d %s", r.Code, r.Text) }
 // connect goes as far as the EHLO inside TLS. The connection comes from the
 // address from, or from any if that is nil.
 func (p *postern) connect(mode tlsMode, from *net.TCPAddr) (*submitter, error) {
+	conn, err := dialFrom(from, p.addr(mode))
+	if err != nil {
+		return nil, err
+	}
+	if p.opts.Proxied {
+		fmt.Fprintf(conn, "PROXY TCP4 192.0.2.7 192.0.2.1 50000 587\r\n")
+	}
+	return p.greet(conn, mode)
+}
+
+func dialFrom(from *net.TCPAddr, addr string) (net.Conn, error) {
 	d := net.Dialer{Timeout: 10 * time.Second}
 	if from != nil {
 		d.LocalAddr = from
 	}
-	conn, err := d.Dial("tcp", p.addr(mode))
-	if err != nil {
-		return nil, err
-	}
+	return d.Dial("tcp", addr)
+}
+
+// greet is connect for a connection that is there already.
+func (p *postern) greet(conn net.Conn, mode tlsMode) (*submitter, error) {
 	c := newSubmitter(conn)
 	if err := c.hello(mode, p.tlsConfig()); err != nil {
 		c.close()

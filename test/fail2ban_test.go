@@ -1,0 +1,109 @@
+package test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// What a client can choose in a line that fail2ban reads. None of it may be
+// taken for an address.
+var hostileUsers = []string{
+	"nobody",
+	"alice client=203.0.113.9 user=x",
+	`alice" client=203.0.113.9 user="x`,
+	`level=WARN msg="auth failed" session=a listener=b client=203.0.113.9 user=x`,
+	"x\nlevel=WARN msg=\"auth failed\" session=a listener=b client=203.0.113.9 user=x",
+	"x\r\n{\"level\":\"WARN\",\"msg\":\"auth failed\",\"session\":\"a\",\"listener\":\"b\",\"client\":\"203.0.113.9\",\"user\":\"\"}",
+	"x\u2028level=WARN msg=\"auth failed\" session=a listener=b client=203.0.113.9 user=x",
+	"203.0.113.9",
+	strings.Repeat("a", 2000),
+	"\x1b[2K",
+}
+
+// The filter finds the address of every refused login, and nothing else, in
+// the log that the logins really left.
+func TestFail2ban(t *testing.T) {
+	t.Parallel()
+	peer(t, "fail2ban-regex")
+	for _, format := range []string{"text", "json"} {
+		t.Run(format, func(t *testing.T) {
+			t.Parallel()
+			p := startPostern(t, posternOptions{
+				NextHop:  "smtp://" + startSink(t).Addr,
+				Sections: map[string]string{"log": fmt.Sprintf("format = %q", format)},
+			})
+			want := p.guess(t)
+			if got := banned(t, p.file("log")); !slices.Equal(got, want) {
+				t.Errorf("fail2ban found %v, want %v, in\n%s", got, want, p.log())
+			}
+			logs := inSyslog(t, p.logLines("auth failed"))
+			if got := banned(t, logs); !slices.Equal(got, want) {
+				t.Errorf("fail2ban found %v in syslog lines, want %v", got, want)
+			}
+		})
+	}
+}
+
+// guess tries every hostile name from an address of its own and logs in
+// properly in between. It returns the addresses to be found.
+func (p *postern) guess(t *testing.T) []string {
+	t.Helper()
+	var guessers []string
+	for i, user := range append(hostileUsers, "alice") {
+		from := loopbackClient(i)
+		c, err := p.connect(startTLS, from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.want(535, "AUTH PLAIN "+plain(user, "wrong")); err != nil {
+			t.Fatalf("user %.60q: %v", user, err)
+		}
+		c.close()
+		guessers = append(guessers, from.IP.String())
+		good, err := p.login("alice", loopbackClient(1000+i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		good.close()
+	}
+	return guessers
+}
+
+// banned are the addresses that fail2ban finds in a log, in order.
+func banned(t *testing.T, log string) []string {
+	t.Helper()
+	filter, err := filepath.Abs("../docs/fail2ban/filter.d/postern.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := command(t, "fail2ban-regex", "-o", "ip", log, filter)
+	cmd.Env = append(cmd.Env, "TZ=UTC")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("fail2ban-regex: %v", err)
+	}
+	return strings.Fields(string(out))
+}
+
+// inSyslog writes the lines as a syslog daemon would, with its own time.
+func inSyslog(t *testing.T, lines []string) string {
+	t.Helper()
+	var b strings.Builder
+	for _, line := range lines {
+		_, text, _ := strings.Cut(line, " ")
+		if rest, ok := strings.CutPrefix(line, `{"time":"`); ok {
+			_, text, _ = strings.Cut(rest, `",`)
+			text = "{" + text
+		}
+		fmt.Fprintf(&b, "Nov 22 12:00:00 mail postern[4711]: %s\n", text)
+	}
+	file := filepath.Join(t.TempDir(), "mail.log")
+	if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}

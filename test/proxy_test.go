@@ -1,0 +1,104 @@
+package test
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+const haproxyConfig = `
+defaults
+  mode tcp
+  timeout connect 10s
+  timeout client 1m
+  timeout server 1m
+listen v1
+  bind %s
+  server postern %[3]s send-proxy
+listen v2
+  bind %[2]s
+  server postern %[3]s send-proxy-v2
+`
+
+// Behind HAProxy the log shows the client, with either version of the PROXY
+// protocol.
+func TestClientBehindHAProxy(t *testing.T) {
+	t.Parallel()
+	peer(t, "haproxy")
+	p := startPostern(t, posternOptions{NextHop: "smtp://" + startSink(t).Addr, Proxied: true})
+	v1, v2 := startHAProxy(t, p.addr(startTLS))
+	for i, addr := range []string{v1, v2} {
+		from := loopbackClient(i)
+		conn, err := dialFrom(from, addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := p.greet(conn, startTLS)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(c.close)
+		if err := c.want(535, "AUTH PLAIN "+plain("alice", "wrong")); err != nil {
+			t.Error(err)
+		}
+		if lines := p.logLines("auth failed", "client="+from.IP.String()+" "); len(lines) != 1 {
+			t.Errorf("version %d: %d lines with the client's address, want one:\n%s", i+1, len(lines), p.log())
+		}
+	}
+}
+
+func startHAProxy(t *testing.T, server string) (v1, v2 string) {
+	t.Helper()
+	v1, v2 = loopback(freePort(t)), loopback(freePort(t))
+	file := filepath.Join(t.TempDir(), "haproxy.cfg")
+	write(t, file, fmt.Sprintf(haproxyConfig, v1, v2, server))
+	cmd := command(t, "haproxy", "-db", "-f", file)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	eventually(t, 20*time.Second, "HAProxy", func() bool { return listening(v1) && listening(v2) })
+	return v1, v2
+}
+
+// A trusted proxy has to say for whom it speaks, and nobody else may.
+func TestProxyHeaderIsForProxies(t *testing.T) {
+	t.Parallel()
+	p := startPostern(t, posternOptions{NextHop: "smtp://" + startSink(t).Addr, Proxied: true})
+	cases := []struct {
+		name   string
+		from   net.IP
+		header string
+		served bool
+	}{
+		{"proxy with header", net.IPv4(127, 0, 0, 1), "PROXY TCP4 192.0.2.9 192.0.2.1 50000 587\r\n", true},
+		{"proxy without header", net.IPv4(127, 0, 0, 1), "EHLO x\r\n", false},
+		{"stranger without header", net.IPv4(127, 1, 0, 1), "", true},
+		{"stranger with header", net.IPv4(127, 1, 0, 1), "PROXY TCP4 192.0.2.9 192.0.2.1 50000 587\r\n", false},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			conn, err := dialFrom(&net.TCPAddr{IP: c.from}, p.addr(implicitTLS))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := io.WriteString(conn, c.header); err != nil {
+				t.Fatal(err)
+			}
+			sub, err := p.greet(conn, implicitTLS)
+			if (err == nil) != c.served {
+				t.Fatalf("served: %v (%v), want %v", err == nil, err, c.served)
+			}
+			if err == nil {
+				sub.close()
+			}
+		})
+	}
+}

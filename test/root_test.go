@@ -1,0 +1,88 @@
+package test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Started as root, postern binds and becomes the user for good: in every
+// thread, with that user's groups and with no capability left.
+func TestRootBecomesUser(t *testing.T) {
+	t.Parallel()
+	peer(t, "root")
+	s := startSink(t)
+	p := startPostern(t, posternOptions{
+		NextHop:  "smtp://" + s.Addr,
+		Sections: map[string]string{"server": `user = "nobody"`},
+		Root:     true,
+	})
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", p.cmd.Process.Pid))
+	if err != nil || len(threads) == 0 {
+		t.Fatalf("no threads found: %v", err)
+	}
+	for _, thread := range threads {
+		wantFields(t, thread, map[string]string{
+			"Uid:":    "65534 65534 65534 65534",
+			"Gid:":    "65534 65534 65534 65534",
+			"Groups:": "65534",
+			"CapPrm:": "0000000000000000",
+			"CapEff:": "0000000000000000",
+		})
+	}
+	r, err := p.mustLogin(t, "alice").submit(letter("dropped"), "alice@example.org", "bob@example.net")
+	if err := accepted(r, err); err != nil {
+		t.Error(err)
+	}
+	s.wait(t, "<dropped@")
+}
+
+// wantFields looks at a file of "Name: values" lines.
+func wantFields(t *testing.T, file string, want map[string]string) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return // a thread that has ended meanwhile
+	}
+	for line := range strings.Lines(string(text)) {
+		words := strings.Fields(line)
+		if value, ok := want[words[0]]; ok && strings.Join(words[1:], " ") != value {
+			t.Errorf("%s: %q, want %s", file, strings.TrimSpace(line), value)
+		}
+	}
+}
+
+// Root without a user is refused, and so is a key that the user could not
+// read again; both say what to do.
+func TestRootStartRefused(t *testing.T) {
+	t.Parallel()
+	peer(t, "root")
+	cases := []struct {
+		name, server string
+		mode         os.FileMode
+		says         []string
+	}{
+		{"no user", "", 0o644, []string{"user"}},
+		{"key of root", "user = \"nobody\"", 0o600, []string{"key.pem", "0600", "root"}},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			p := newPostern(t, posternOptions{
+				NextHop:  "smtp://127.0.0.1:1",
+				Sections: map[string]string{"server": c.server},
+				Root:     true,
+			})
+			if err := errors.Join(os.Chown(p.file("key.pem"), 0, 0), os.Chmod(p.file("key.pem"), c.mode)); err != nil {
+				t.Fatal(err)
+			}
+			out, err := p.command(t, "serve", "--config", p.file("config.toml")).CombinedOutput()
+			if err == nil || !containsAll(string(out), c.says) {
+				t.Errorf("ended with %v and said\n%s\nwant %q in it", err, out, c.says)
+			}
+		})
+	}
+}
