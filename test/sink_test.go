@@ -3,6 +3,7 @@ package test
 import (
 	"bufio"
 	"bytes"
+	"io"
 	"net"
 	"strings"
 	"sync"
@@ -71,7 +72,6 @@ func (s *sink) accept() {
 	}
 }
 
-// serve is one SMTP dialogue.
 func (s *sink) serve(c net.Conn) {
 	defer func() {
 		c.Close()
@@ -79,43 +79,63 @@ func (s *sink) serve(c net.Conn) {
 		delete(s.conns, c)
 		s.mu.Unlock()
 	}()
-	in := bufio.NewReader(c)
-	say := func(line string) { _, _ = c.Write([]byte(line + "\r\n")) }
-	var d delivery
-	say("220 sink.example.net ESMTP")
-	for {
-		line, err := in.ReadString('\n')
-		if err != nil {
-			return
-		}
-		verb, rest, _ := strings.Cut(strings.TrimRight(line, "\r\n"), " ")
-		switch strings.ToUpper(verb) {
-		case "EHLO":
-			say("250-sink.example.net\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250 ENHANCEDSTATUSCODES")
-		case "MAIL":
-			d = delivery{From: path(rest)}
-			say("250 2.1.0 Ok")
-		case "RCPT":
-			d.To = append(d.To, path(rest))
-			say("250 2.1.5 Ok")
-		case "DATA":
-			say("354 End data with <CR><LF>.<CR><LF>")
-			if d.Data, err = readData(in); err != nil {
-				return
-			}
-			s.mu.Lock()
-			s.arrived = append(s.arrived, d)
-			s.mu.Unlock()
-			say("250 2.0.0 Ok: kept by the sink")
-		case "RSET", "NOOP":
-			say("250 2.0.0 Ok")
-		case "QUIT":
-			say("221 2.0.0 Bye")
-			return
-		default:
-			say("502 5.5.1 Not here")
-		}
+	d := dialogue{sink: s, conn: c, in: bufio.NewReader(c)}
+	d.say("220 sink.example.net ESMTP")
+	for d.next() {
 	}
+}
+
+// A dialogue is one connection to the sink.
+type dialogue struct {
+	sink *sink
+	conn net.Conn
+	in   *bufio.Reader
+	mail delivery
+}
+
+func (d *dialogue) say(line string) { _, _ = io.WriteString(d.conn, line+"\r\n") }
+
+// next answers one command, and says whether there may be another.
+func (d *dialogue) next() bool {
+	line, err := d.in.ReadString('\n')
+	if err != nil {
+		return false
+	}
+	verb, arg, _ := strings.Cut(strings.TrimRight(line, "\r\n"), " ")
+	switch strings.ToUpper(verb) {
+	case "EHLO":
+		d.say("250-sink.example.net\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250 ENHANCEDSTATUSCODES")
+	case "MAIL":
+		d.mail = delivery{From: path(arg)}
+		d.say("250 2.1.0 Ok")
+	case "RCPT":
+		d.mail.To = append(d.mail.To, path(arg))
+		d.say("250 2.1.5 Ok")
+	case "DATA":
+		return d.data()
+	case "RSET", "NOOP":
+		d.say("250 2.0.0 Ok")
+	case "QUIT":
+		d.say("221 2.0.0 Bye")
+		return false
+	default:
+		d.say("502 5.5.1 Not here")
+	}
+	return true
+}
+
+func (d *dialogue) data() bool {
+	d.say("354 End data with <CR><LF>.<CR><LF>")
+	data, err := readData(d.in)
+	if err != nil {
+		return false
+	}
+	d.mail.Data = data
+	d.sink.mu.Lock()
+	d.sink.arrived = append(d.sink.arrived, d.mail)
+	d.sink.mu.Unlock()
+	d.say("250 2.0.0 Ok: kept by the sink")
+	return true
 }
 
 // path takes the address out of FROM:<...> and TO:<...>.

@@ -12,7 +12,11 @@ message = sys.stdin.buffer.read()
 signatures = [v for k, v in dkim.rfc822_parse(message)[0] if k.lower() == b"dkim-signature"]
 for i, signature in enumerate(signatures):
     algorithm = re.search(rb"\ba=([\w-]+)", signature).group(1).decode()
-    if not dkim.DKIM(message).verify(idx=i):
+    try:
+        good = dkim.DKIM(message).verify(idx=i)
+    except dkim.DKIMException as reason:
+        sys.exit(f"signature {i} ({algorithm}): {reason}")
+    if not good:
         sys.exit(f"signature {i} ({algorithm}) does not verify")
     print(algorithm)
 sys.exit(0 if signatures else "there is no signature")
