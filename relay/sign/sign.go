@@ -1,0 +1,208 @@
+// Package sign puts DKIM signatures (RFC 6376) on messages on their way to the
+// next hop.
+//
+// A [Signer] is a [relay.NextHop] that holds another one and signs last, when
+// nobody of ours changes the message any more. The keys are those of the
+// domain in the From field: each of them signs, so that rsa-sha256 and
+// ed25519-sha256 (RFC 8463) stand side by side. A message of a domain without
+// keys passes as it is.
+//
+// Header and body are canonicalized as "relaxed", the body is signed to its
+// end (no l=), and every name in h= stands there once more than in the
+// message, so that nobody can add a second From or Subject later. Signing
+// reads the message once, from where it is staged, for all keys together.
+//
+// The package leaves out verifying, ARC, and signing for a parent domain. The
+// canonicalization and the cryptography are go-msgauth's. A new kind of key is
+// one more case in parseKey and in TXTRecord.
+package sign
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+
+	"github.com/emersion/go-msgauth/dkim"
+	"golang.org/x/net/idna"
+
+	"postern/relay"
+	"postern/relay/message"
+)
+
+// A Signer signs what goes to the next hop. It does not change once made; a
+// reload of the keys is a new one.
+type Signer struct {
+	next relay.NextHop
+	keys map[string][]*privateKey // by domain
+	log  *slog.Logger
+}
+
+// New reads the keys and returns a Signer in front of next. Without keys there
+// is nothing to sign with, and no Signer should be made.
+func New(next relay.NextHop, keys []Key, log *slog.Logger) (*Signer, error) {
+	s := &Signer{next: next, keys: map[string][]*privateKey{}, log: log}
+	for _, k := range keys {
+		private, err := k.load()
+		if err != nil {
+			return nil, err
+		}
+		if private.weak != "" {
+			log.Warn("weak DKIM key", "domain", private.domain, "selector", private.selector, "reason", private.weak)
+		}
+		s.keys[private.domain] = append(s.keys[private.domain], private)
+	}
+	return s, nil
+}
+
+// Caps is what the hop behind can do.
+func (s *Signer) Caps() relay.Caps { return s.next.Caps() }
+
+// Begin starts a transaction with the hop behind.
+func (s *Signer) Begin(ctx context.Context, e *relay.Envelope) (relay.Transaction, error) {
+	t, err := s.next.Begin(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	return &transaction{Transaction: t, signer: s, session: e.Session}, nil
+}
+
+// Close closes the hop behind, if it can be closed.
+func (s *Signer) Close() error {
+	if c, ok := s.next.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}
+
+type transaction struct {
+	relay.Transaction
+	signer  *Signer
+	session string
+}
+
+// Send signs m and hands it on.
+func (t *transaction) Send(ctx context.Context, m *message.Message) (relay.Receipt, error) {
+	signed, err := t.signer.sign(m)
+	var no unsignable
+	switch {
+	case errors.As(err, &no):
+		t.signer.log.WarnContext(ctx, "message not signed", "session", t.session, "reason", string(no))
+		signed = m
+	case err != nil:
+		return relay.Receipt{}, fmt.Errorf("DKIM: %w", err)
+	}
+	return t.Transaction.Send(ctx, signed)
+}
+
+// unsignable says why a message goes out without a signature. That is no
+// reason to keep it: receivers treat it as any unsigned message.
+type unsignable string
+
+func (u unsignable) Error() string { return "not signed: " + string(u) }
+
+// sign returns the view of m with a signature by each key of its domain on
+// top, or m itself if its domain has none.
+func (s *Signer) sign(m *message.Message) (*message.Message, error) {
+	domain, err := authorDomain(m)
+	if err != nil {
+		return nil, err
+	}
+	keys := s.keys[domain]
+	if len(keys) == 0 {
+		return m, nil
+	}
+	names, err := signedNames(m)
+	if err != nil {
+		return nil, err
+	}
+	fields, err := signatures(m, keys, names)
+	if err != nil {
+		return nil, err
+	}
+	return m.Edit(message.Edit{Top: fields}), nil
+}
+
+// authorDomain returns the domain of the From field in A-labels. A message
+// with several From fields or authors of several domains is signed for none of
+// them, since receivers may show either.
+func authorDomain(m *message.Message) (string, error) {
+	if n := m.Count("From"); n != 1 {
+		return "", unsignable(fmt.Sprintf("%d From fields", n))
+	}
+	list, err := m.Mailboxes("From")
+	if err != nil {
+		return "", unsignable("From: " + err.Error())
+	}
+	if len(list) == 0 {
+		return "", unsignable("no address in From")
+	}
+	domain := asciiDomain(list[0].Domain)
+	for _, a := range list[1:] {
+		if asciiDomain(a.Domain) != domain {
+			return "", unsignable("From has addresses of several domains")
+		}
+	}
+	return domain, nil
+}
+
+// asciiDomain spells a domain as in DNS and in d=: A-labels in lower case.
+func asciiDomain(domain string) string {
+	if ascii, err := idna.Lookup.ToASCII(domain); err == nil {
+		return ascii
+	}
+	return strings.ToLower(domain)
+}
+
+// signatures reads m once and returns one DKIM-Signature field for each key.
+func signatures(m *message.Message, keys []*privateKey, names []string) ([]message.Field, error) {
+	to := []io.Writer{&blankGuard{}}
+	signers := make([]*dkim.Signer, 0, len(keys))
+	for _, k := range keys {
+		signer, err := dkim.NewSigner(k.options(names))
+		if err != nil {
+			return nil, err
+		}
+		defer signer.Close() // ends its goroutine, whatever happens
+		signers = append(signers, signer)
+		to = append(to, signer)
+	}
+	if _, err := io.Copy(io.MultiWriter(to...), m.Reader()); err != nil {
+		return nil, err
+	}
+	fields := make([]message.Field, 0, len(keys))
+	for _, signer := range signers {
+		if err := signer.Close(); err != nil {
+			return nil, err
+		}
+		field, err := message.ParseField([]byte(signer.Signature()))
+		if err != nil {
+			return nil, err
+		}
+		fields = append(fields, field)
+	}
+	return fields, nil
+}
+
+// maxBlank bounds the white space that may stand in one piece in a message
+// that is signed.
+const maxBlank = 1 << 20
+
+// A blankGuard refuses longer runs of white space. Relaxed canonicalization
+// drops empty lines at the end of the body only, so go-msgauth holds every run
+// of them in memory until it knows what is behind it.
+type blankGuard struct{ run int }
+
+func (g *blankGuard) Write(p []byte) (int, error) {
+	blank := len(p) - len(bytes.TrimRight(p, " \t\r\n"))
+	if blank < len(p) {
+		g.run = 0
+	}
+	if g.run += blank; g.run > maxBlank {
+		return 0, unsignable("more than a megabyte of white space in one piece")
+	}
+	return len(p), nil
+}
