@@ -1,0 +1,176 @@
+package relay
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/emersion/go-smtp"
+
+	"postern/relay/message"
+)
+
+// Postfix slows a client down after 10 errors and hangs up after 20
+// (smtpd_soft_error_limit, smtpd_hard_error_limit), and after 100 RSET and the
+// like takes each one for an error (smtpd_junk_command_limit); a delivered
+// message sets its counts to zero. A connection that comes near is replaced,
+// so that one user's mistakes are not the next one's delay.
+const (
+	maxRefusals  = 8
+	maxGiveBacks = 50
+)
+
+const (
+	resetTimeout = 5 * time.Second // RSET does nothing but forget
+	quitTimeout  = 2 * time.Second // nobody waits for the answer
+	blockSize    = 32 << 10
+)
+
+// A conn is one connection to a hop. It is used by one goroutine at a time.
+// After an error that is not a *smtp.SMTPError it is of no use.
+type conn struct {
+	peer   *peer
+	wire   *wire
+	client *smtp.Client
+	caps   Caps
+
+	reused    bool // somebody else used it before, so the hop may have left
+	open      bool // the hop has a sender from us
+	refusals  int  // since the last delivered message
+	giveBacks int  // likewise
+	delivered int
+	idleSince time.Time
+
+	in  *bufio.Reader // block buffers, made for the first message
+	out *bufio.Writer
+}
+
+// worn reports that the hop's patience with this connection is nearly used
+// up.
+func (c *conn) worn() bool { return c.refusals >= maxRefusals || c.giveBacks >= maxGiveBacks }
+
+// judge is verdict, and counts what the hop counts.
+func (c *conn) judge(err error) error {
+	err = verdict(err)
+	if isRefusal(err) {
+		c.refusals++
+	}
+	return err
+}
+
+func isRefusal(err error) bool {
+	var e *smtp.SMTPError
+	return errors.As(err, &e)
+}
+
+// mail names the sender to the hop.
+func (c *conn) mail(ctx context.Context, from string, opts *smtp.MailOptions) error {
+	// RFC 6531 3.2: without SMTPUTF8 on the way the message must go back.
+	if opts.UTF8 && !c.caps.SMTPUTF8 {
+		return &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 6, 7}, Message: "The next hop does not take internationalized mail"}
+	}
+	defer c.wire.within(ctx, c.peer.command)()
+	err := c.judge(c.client.Mail(from, opts))
+	c.open = c.open || err == nil
+	return err
+}
+
+func (c *conn) rcpt(ctx context.Context, r recipient) error {
+	defer c.wire.within(ctx, c.peer.command)()
+	return c.judge(c.client.Rcpt(r.address, r.options()))
+}
+
+// data hands over the message for the recipients that were accepted, and
+// returns the hop's text. errUncertain is the error if the hop has been told
+// that the data ends and did not answer that: the message may be delivered.
+func (c *conn) data(ctx context.Context, m *message.Message) (string, error) {
+	// RFC 6152 3: who cannot convert and cannot pass on 8-bit data gives the
+	// message back. RFC 3463: X.6.3, conversion required but not supported.
+	if m.EightBit() && !c.caps.EightBit {
+		return "", &smtp.SMTPError{Code: 554, EnhancedCode: smtp.EnhancedCode{5, 6, 3}, Message: "The next hop takes 7-bit mail only, and this message has 8-bit characters"}
+	}
+	body, err := c.beginData(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer c.wire.within(ctx, c.peer.data)()
+	// Between the answer to DATA and CloseWithResponse the client writes
+	// nothing, so whole blocks go beneath it; its DotWriter, which has seen
+	// none of them, then sends just CRLF "." CRLF.
+	if err := c.write(m); err != nil {
+		return "", err
+	}
+	return c.endData(body)
+}
+
+func (c *conn) beginData(ctx context.Context) (*smtp.DataCommand, error) {
+	defer c.wire.within(ctx, c.peer.command)()
+	body, err := c.client.Data()
+	return body, c.judge(err)
+}
+
+func (c *conn) write(m *message.Message) error {
+	if c.in == nil {
+		c.in, c.out = bufio.NewReaderSize(nil, blockSize), bufio.NewWriterSize(nil, blockSize)
+	}
+	c.in.Reset(m.Reader())
+	c.out.Reset(c.wire)
+	err := writeBody(c.out, c.in)
+	c.in.Reset(nil) // an idle connection holds no message
+	return err
+}
+
+func (c *conn) endData(body *smtp.DataCommand) (string, error) {
+	answer, err := body.CloseWithResponse()
+	if err == nil {
+		c.open, c.refusals, c.giveBacks = false, 0, 0
+		c.delivered++
+		return cleanLine(answer.StatusText), nil
+	}
+	err = c.endVerdict(err)
+	c.open = false // RFC 5321 4.1.1.4: a refusal, too, ends the transaction
+	return "", err
+}
+
+// endVerdict is judge for the answer to the end of data, after which nothing
+// is ever tried again.
+func (c *conn) endVerdict(err error) error {
+	var e *smtp.SMTPError
+	if errors.As(err, &e) && e.Code == 421 {
+		// It was refused for sure; that the hop leaves is not the client's
+		// business, and 421 would say that we leave.
+		c.refusals = maxRefusals
+		gone := *e
+		gone.Code = 451
+		return refusal(&gone)
+	}
+	if err = c.judge(err); isRefusal(err) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", errUncertain, err)
+}
+
+// reset makes the hop forget sender and recipients. It does so on the bare
+// wire: go-smtp's client would say EHLO again before the next MAIL, a second
+// round trip that Postfix counts as junk like the RSET itself.
+func (c *conn) reset(ctx context.Context) error {
+	defer c.wire.within(ctx, resetTimeout)()
+	_, err := c.wire.command("RSET", 250)
+	c.open = false
+	c.giveBacks++
+	return err
+}
+
+// quit says goodbye. RFC 5321 4.1.1.10.
+func (c *conn) quit() {
+	done := c.wire.within(context.Background(), quitTimeout)
+	c.client.Quit()
+	done()
+	c.drop()
+}
+
+// drop hangs up. In the middle of a message it is the only way to abandon it:
+// DataCommand.Close would send the final dot.
+func (c *conn) drop() { c.wire.raw.Close() }

@@ -1,0 +1,319 @@
+// Package relaytest is a next hop for tests: an SMTP server on loopback that
+// behaves well by itself, records what it gets, and misbehaves on demand.
+//
+//	hop := relaytest.New(t, relaytest.Options{})
+//	hop.Handle(func(c relaytest.Command) relaytest.Answer {
+//		if c.Verb == "RCPT" && c.Address == "nobody@example.org" {
+//			return relaytest.Say("550 5.1.1 No such user")
+//		}
+//		return relaytest.Usual
+//	})
+//	... send something to hop.URL() ...
+//	hop.Delivered()
+//
+// Whatever a test is about, the hop fails it if a bare CR, a bare LF or a NUL
+// reaches it. It speaks as much SMTP as the tests need; it is no server for
+// anything else.
+package relaytest
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Options are what a hop is. The zero value is a plain one over TCP with the
+// extensions of a Postfix.
+type Options struct {
+	Unix       bool        // listen on a Unix socket
+	TLS        *tls.Config // offer STARTTLS, or:
+	Implicit   bool        // TLS from the first byte
+	Extensions []string    // EHLO lines besides STARTTLS and AUTH; nil means the usual ones
+	User       string      // if not empty, offer AUTH and want it before MAIL
+	Password   string
+	Mechanisms string // behind AUTH; "PLAIN LOGIN" if empty
+	Limits     Limits
+}
+
+// Extensions are what a hop offers unless told otherwise.
+var usualExtensions = []string{"PIPELINING", "SIZE 10240000", "ENHANCEDSTATUSCODES", "8BITMIME", "DSN", "SMTPUTF8"}
+
+// Limits are how a hop defends itself. Zero values mean no limit.
+type Limits struct {
+	Soft  int           // errors after which each further one takes Sleep
+	Sleep time.Duration //
+	Hard  int           // errors at which the hop says 421 and hangs up
+	Junk  int           // RSET, NOOP, VRFY, EHLO after which each counts as an error
+}
+
+// PostfixLimits are Postfix's defaults (smtpd_soft_error_limit,
+// smtpd_error_sleep_time, smtpd_hard_error_limit, smtpd_junk_command_limit).
+// As in Postfix, a delivered message sets the counts to zero.
+func PostfixLimits() Limits { return Limits{Soft: 10, Sleep: time.Second, Hard: 20, Junk: 100} }
+
+// A Command is what the hop is about to answer.
+type Command struct {
+	Conn    int    // number of the connection, from 1
+	Verb    string // CONNECT, EHLO, MAIL, ..., BODY (354 has been said), "." (the end of data has come)
+	Line    string // the whole line
+	Address string // of MAIL and RCPT, without brackets
+}
+
+// An Answer is what the hop does about a command.
+type Answer struct {
+	raw    string
+	delay  time.Duration
+	hangUp bool
+	stall  bool
+}
+
+// Usual is the answer of a well-behaved hop.
+var Usual = Answer{}
+
+// Say answers with the given lines.
+func Say(lines ...string) Answer { return Answer{raw: strings.Join(lines, "\r\n") + "\r\n"} }
+
+// Raw answers with exactly these bytes.
+func Raw(s string) Answer { return Answer{raw: s} }
+
+// HangUp closes the connection without an answer.
+func HangUp() Answer { return Answer{hangUp: true} }
+
+// Stall says nothing any more and keeps the connection open.
+func Stall() Answer { return Answer{stall: true} }
+
+// AndHangUp is a with the connection closed behind it.
+func (a Answer) AndHangUp() Answer { a.hangUp = true; return a }
+
+// After is a, but not before d has passed.
+func (a Answer) After(d time.Duration) Answer { a.delay = d; return a }
+
+// A Message is a transaction of which the whole body has arrived.
+type Message struct {
+	Conn   int
+	From   string
+	Params string // of MAIL, as they came
+	To     []Recipient
+	Raw    []byte // as it came, dot-stuffed, without the final dot
+	Data   []byte // what was meant
+	Reply  string // empty if the hop said nothing to it
+}
+
+// A Recipient is one RCPT.
+type Recipient struct{ Address, Params string }
+
+// A Hop is a next hop. Its methods may be called at any time.
+type Hop struct {
+	t       testing.TB
+	options Options
+	network string
+	address string
+
+	mu       sync.Mutex
+	handle   func(Command) Answer
+	listener net.Listener
+	stopped  bool
+	open     map[net.Conn]struct{}
+	conns    int
+	peak     int
+	commands []string
+	messages []Message
+	faults   []string
+
+	running sync.WaitGroup
+}
+
+// New starts a hop that ends with the test.
+func New(t testing.TB, o Options) *Hop {
+	t.Helper()
+	h := &Hop{t: t, options: o, network: "tcp", address: "127.0.0.1:0", open: map[net.Conn]struct{}{}}
+	h.Handle(nil)
+	if o.Unix {
+		// t.TempDir may be longer than the address of a socket can be.
+		dir, err := os.MkdirTemp("", "hop")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		h.network, h.address = "unix", filepath.Join(dir, "smtp")
+	}
+	h.Start()
+	t.Cleanup(h.finish)
+	return h
+}
+
+// Start listens again after Stop, at the same address.
+func (h *Hop) Start() {
+	h.t.Helper()
+	l, err := net.Listen(h.network, h.address)
+	if err != nil {
+		h.t.Fatalf("relaytest: %v", err)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.stopped, h.listener, h.address = false, l, l.Addr().String()
+	h.running.Go(func() { h.accept(l) })
+}
+
+// Stop closes the listener and all connections, as a kill would. Nothing is
+// running any more when it returns.
+func (h *Hop) Stop() {
+	h.mu.Lock()
+	h.stopped = true
+	h.listener.Close()
+	for c := range h.open {
+		c.Close()
+	}
+	h.mu.Unlock()
+	h.running.Wait()
+}
+
+func (h *Hop) finish() {
+	h.Stop()
+	for _, fault := range h.faults {
+		h.t.Errorf("relaytest: %s", fault)
+	}
+}
+
+// Handle has f asked for each answer from now on; nil means Usual for all.
+func (h *Hop) Handle(f func(Command) Answer) {
+	if f == nil {
+		f = func(Command) Answer { return Usual }
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.handle = f
+}
+
+// URL is what belongs into relay.next_hops.
+func (h *Hop) URL() string {
+	switch {
+	case h.options.Unix:
+		return "smtp+unix://" + h.address
+	case h.options.Implicit:
+		return "smtps://" + h.address
+	case h.options.TLS != nil:
+		return "smtp+starttls://" + h.address
+	}
+	return "smtp://" + h.address
+}
+
+// Messages are all those whose body has arrived.
+func (h *Hop) Messages() []Message {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return append([]Message(nil), h.messages...)
+}
+
+// Delivered are the messages to which the hop has said 250.
+func (h *Hop) Delivered() []Message {
+	var all []Message
+	for _, m := range h.Messages() {
+		if strings.HasPrefix(m.Reply, "250") {
+			all = append(all, m)
+		}
+	}
+	return all
+}
+
+// Commands are all lines that came, each behind the number of its connection,
+// such as "1 EHLO localhost".
+func (h *Hop) Commands() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return append([]string(nil), h.commands...)
+}
+
+// Count is how many of Commands have the verb.
+func (h *Hop) Count(verb string) int {
+	n := 0
+	for _, c := range h.Commands() {
+		if _, line, _ := strings.Cut(c, " "); verbOf(line) == verb {
+			n++
+		}
+	}
+	return n
+}
+
+// Connections is how many were made so far, and how many there were at most
+// at once.
+func (h *Hop) Connections() (total, peak int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.conns, h.peak
+}
+
+// Open is how many connections there are now.
+func (h *Hop) Open() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.open)
+}
+
+func (h *Hop) accept(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		n := h.admit(c)
+		h.running.Go(func() {
+			defer h.dismiss(c)
+			newSession(h, c, n).run()
+		})
+	}
+}
+
+func (h *Hop) admit(c net.Conn) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.stopped {
+		c.Close()
+	}
+	h.open[c] = struct{}{}
+	h.conns++
+	h.peak = max(h.peak, len(h.open))
+	return h.conns
+}
+
+func (h *Hop) dismiss(c net.Conn) {
+	c.Close()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.open, c)
+}
+
+func (h *Hop) isStopped() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.stopped
+}
+
+func (h *Hop) fault(format string, args ...any) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.faults = append(h.faults, fmt.Sprintf(format, args...))
+}
+
+// ask records the command and asks the handler about it.
+func (h *Hop) ask(c Command) Answer {
+	h.mu.Lock()
+	handle := h.handle
+	if c.Line != "" {
+		h.commands = append(h.commands, fmt.Sprintf("%d %s", c.Conn, c.Line))
+	}
+	h.mu.Unlock()
+	return handle(c)
+}
+
+func (h *Hop) record(m Message) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.messages = append(h.messages, m)
+}

@@ -1,0 +1,151 @@
+package relay
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+const (
+	// tick is how often hops that are down are tried, so that no message has
+	// to, and how often idle connections are looked through.
+	tick = 5 * time.Second
+
+	// oldCaps is when a hop that has had no new connection is asked again
+	// what it can do.
+	oldCaps = 5 * time.Minute
+)
+
+// A Router is the NextHop that sends to the first of several hops, and to the
+// others when that one is not well. It may be used by many goroutines at
+// once.
+type Router struct {
+	cfg  Config
+	log  *slog.Logger
+	hops []*Hop
+
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+// New makes the router for cfg, which must have passed Validate, and reads
+// the files that it names. The hops are asked in the background what they can
+// do; call Probe to wait for it. Close ends the router.
+func New(cfg Config, log *slog.Logger) (*Router, error) {
+	r := &Router{cfg: cfg, log: log, done: make(chan struct{})}
+	for _, u := range cfg.NextHops {
+		p, err := newPeer(u, &cfg)
+		if err != nil {
+			return nil, err
+		}
+		r.hops = append(r.hops, &Hop{pool: newPool(p, cfg.Pool, log), log: log})
+	}
+	var ctx context.Context
+	ctx, r.stop = context.WithCancel(context.Background())
+	go r.maintain(ctx)
+	return r, nil
+}
+
+// Close ends what runs in the background and the idle connections. It is for
+// after the last transaction; one that is still open may end by an error.
+func (r *Router) Close() error {
+	r.stop()
+	<-r.done
+	for _, h := range r.hops {
+		h.pool.close()
+	}
+	return nil
+}
+
+// Begin implements NextHop.
+func (r *Router) Begin(_ context.Context, e *Envelope) (Transaction, error) {
+	select {
+	case <-r.done:
+		return nil, errClosed
+	default:
+	}
+	return &transaction{router: r, env: e, patience: r.cfg.Patience, failures: map[*Hop]int{}}, nil
+}
+
+// Caps implements NextHop: what every hop that has been reached so far
+// offers. A hop that is down counts with what it offered last.
+func (r *Router) Caps() Caps {
+	all := Caps{}
+	for _, h := range r.hops {
+		all = all.and(h.Caps())
+	}
+	return all
+}
+
+// and is what both can do; one that is not known does not count.
+func (c Caps) and(d Caps) Caps {
+	if !c.Known {
+		return d
+	}
+	if !d.Known {
+		return c
+	}
+	if d.Size > 0 && (c.Size == 0 || d.Size < c.Size) {
+		c.Size = d.Size
+	}
+	c.DSN = c.DSN && d.DSN
+	c.SMTPUTF8 = c.SMTPUTF8 && d.SMTPUTF8
+	c.EightBit = c.EightBit && d.EightBit
+	return c
+}
+
+// Hops are the hops in the order of the configuration.
+func (r *Router) Hops() []*Hop { return append([]*Hop(nil), r.hops...) }
+
+// choose picks a hop for one transaction in which hops have failed so many
+// times: other hops first, and those that are well before those that are
+// down; among equals the order of the configuration.
+func (r *Router) choose(failures map[*Hop]int) *Hop {
+	best, least := r.hops[0], -1
+	for _, h := range r.hops {
+		score := failures[h]
+		if h.isDown() {
+			score++
+		}
+		if least < 0 || score < least {
+			best, least = h, score
+		}
+	}
+	return best
+}
+
+// maintain runs until Close.
+func (r *Router) maintain(ctx context.Context) {
+	defer close(r.done)
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for {
+		r.each(func(h *Hop) {
+			h.pool.sweep(h.pool.cfg.IdleTime)
+			if h.wantsProbe() {
+				h.probe(ctx)
+			}
+		})
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// Probe asks every hop now what it can do, and returns when all have
+// answered or failed, or ctx is over. What comes of it is in Caps and in the
+// log.
+func (r *Router) Probe(ctx context.Context) {
+	r.each(func(h *Hop) { h.probe(ctx) })
+}
+
+func (r *Router) each(do func(*Hop)) {
+	var all sync.WaitGroup
+	for _, h := range r.hops {
+		all.Go(func() { do(h) })
+	}
+	all.Wait()
+}

@@ -1,0 +1,183 @@
+package relay
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"time"
+)
+
+// What one reply may be. RFC 5321 4.5.3.1.5 allows 512 bytes a line; real
+// servers put longer URLs there. The line limit is below that of go-smtp's
+// client (2000), which has no limit for the number of lines.
+const (
+	maxReplyLine  = 1900
+	maxReplyLines = 64
+)
+
+// A malformed reply ends the connection: what comes after it cannot be told
+// apart from what belongs to it.
+var (
+	errReplyForm  = errors.New("the hop's answer is not an SMTP reply")
+	errReplyLong  = errors.New("the hop's answer is too long")
+	errOutOfStep  = errors.New("the hop answered more than it was asked")
+	errReplyLevel = errors.New("the hop's answer does not fit the question")
+)
+
+// A wire is the connection beneath go-smtp's client. It hands the client
+// whole, well-formed replies only, one for each thing written, and obeys the
+// bounds set by within instead of the client's own.
+type wire struct {
+	net.Conn          // raw, or TLS over it
+	raw      net.Conn // for deadlines and for hanging up
+	in       *bufio.Reader
+	rest     []byte // of a reply that the client has not read to its end
+}
+
+func newWire(raw net.Conn) *wire {
+	return &wire{Conn: raw, raw: raw, in: bufio.NewReaderSize(raw, maxReplyLine)}
+}
+
+// within bounds all reading and writing until the returned function is
+// called: by ctx, and to d from now. A ctx that ends meanwhile ends the
+// connection, even if the operation just came through.
+func (w *wire) within(ctx context.Context, d time.Duration) (done func()) {
+	until := time.Now().Add(d)
+	if t, ok := ctx.Deadline(); ok && t.Before(until) {
+		until = t
+	}
+	w.raw.SetDeadline(until)
+	stop := context.AfterFunc(ctx, func() { w.raw.SetDeadline(time.Unix(1, 0)) })
+	return func() {
+		if !stop() {
+			w.raw.Close()
+		}
+	}
+}
+
+// The deadlines of go-smtp's client would lift those of within.
+func (w *wire) SetDeadline(time.Time) error      { return nil }
+func (w *wire) SetReadDeadline(time.Time) error  { return nil }
+func (w *wire) SetWriteDeadline(time.Time) error { return nil }
+
+// Read reads from the current reply, or waits for the next.
+func (w *wire) Read(p []byte) (int, error) {
+	if len(w.rest) == 0 {
+		r, err := w.reply()
+		if err != nil {
+			return 0, err
+		}
+		w.rest = r.raw
+	}
+	n := copy(p, w.rest)
+	w.rest = w.rest[n:]
+	return n, nil
+}
+
+// Write sends p. Whatever the hop has said beyond its last reply would be
+// taken for the answer to p, so the connection is given up.
+func (w *wire) Write(p []byte) (int, error) {
+	if len(w.rest) > 0 || w.in.Buffered() > 0 {
+		return 0, errOutOfStep
+	}
+	return w.Conn.Write(p)
+}
+
+// A reply is one whole answer of the hop.
+type reply struct {
+	code int
+	raw  []byte // all lines, with their CRLF
+}
+
+// lines are the texts behind the code.
+func (r reply) lines() []string {
+	var all []string
+	for line := range strings.Lines(string(r.raw)) {
+		line = strings.TrimRight(line, "\r\n")
+		all = append(all, line[min(4, len(line)):])
+	}
+	return all
+}
+
+// reply reads one reply, strictly. RFC 5321 4.2.1.
+func (w *wire) reply() (reply, error) {
+	var r reply
+	for range maxReplyLines {
+		line, err := w.in.ReadSlice('\n')
+		if errors.Is(err, bufio.ErrBufferFull) {
+			return reply{}, fmt.Errorf("%w: a line of more than %d bytes", errReplyLong, maxReplyLine)
+		}
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return reply{}, err
+		}
+		code, more, ok := replyLine(line)
+		if !ok || r.code != 0 && code != r.code {
+			return reply{}, fmt.Errorf("%w: %q", errReplyForm, line[:min(len(line), 80)])
+		}
+		r.code, r.raw = code, append(r.raw, line...)
+		if !more {
+			return r, nil
+		}
+	}
+	return reply{}, fmt.Errorf("%w: more than %d lines", errReplyLong, maxReplyLines)
+}
+
+// replyLine takes a line apart; more says that it is not the last.
+func replyLine(line []byte) (code int, more, ok bool) {
+	text, ok := bytes.CutSuffix(line, []byte("\r\n"))
+	if !ok || len(text) < 3 || bytes.IndexByte(text, '\r') >= 0 {
+		return 0, false, false
+	}
+	for _, digit := range text[:3] {
+		if digit < '0' || digit > '9' {
+			return 0, false, false
+		}
+		code = code*10 + int(digit-'0')
+	}
+	// RFC 5321 4.2: the first digit is 2 to 5; 1yz is not used in SMTP.
+	if code < 200 || code > 599 {
+		return 0, false, false
+	}
+	if len(text) == 3 {
+		return code, false, true
+	}
+	return code, text[3] == '-', text[3] == '-' || text[3] == ' '
+}
+
+// command sends one line on the bare connection, for which go-smtp's client
+// has no method, and wants the given code back. Between the client's own
+// commands nothing is buffered in it, so both may use the wire in turn.
+func (w *wire) command(line string, want int) (reply, error) {
+	if _, err := w.Write([]byte(line + "\r\n")); err != nil {
+		return reply{}, err
+	}
+	r, err := w.reply()
+	if err == nil && r.code != want {
+		err = fmt.Errorf("%w: %s: %s", errReplyLevel, line, cleanLine(string(r.raw)))
+	}
+	return r, err
+}
+
+// upgrade puts TLS between the wire and the raw connection.
+func (w *wire) upgrade(ctx context.Context, config *tls.Config) error {
+	// What came in clear text behind the answer to STARTTLS may be anybody's.
+	if w.in.Buffered() > 0 {
+		return errOutOfStep
+	}
+	secured := tls.Client(w.raw, config)
+	if err := secured.HandshakeContext(ctx); err != nil {
+		return fmt.Errorf("TLS: %w", err)
+	}
+	w.Conn = secured
+	w.in.Reset(secured)
+	return nil
+}
