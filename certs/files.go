@@ -1,0 +1,197 @@
+package certs
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+)
+
+// Files is a Source of PEM files. All its methods may be called by many
+// goroutines at once.
+//
+// Each pair is exchanged by itself and at once: a handshake sees the old one
+// or the new one. A new pair that is broken (half-written, the key of another
+// certificate, not readable any more) is logged, and the old one stays.
+type Files struct {
+	pairs   []*watched
+	log     *slog.Logger
+	explain func(error) error
+
+	mu sync.Mutex // one reading at a time
+}
+
+// OpenFiles reads all pairs of cfg, which must be valid. It fails if one of
+// them cannot be used.
+//
+// explain, if it is not nil, turns the refusal to open a file (an
+// *fs.PathError is inside) into an error that says what to do about it.
+func OpenFiles(cfg Config, log *slog.Logger, explain func(error) error) (*Files, error) {
+	if explain == nil {
+		explain = func(err error) error { return err }
+	}
+	f := &Files{log: log, explain: explain}
+	var errs []error
+	for _, p := range cfg.Certificates {
+		w := &watched{Pair: p}
+		f.pairs = append(f.pairs, w)
+		errs = append(errs, f.read(w))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	f.WarnOfAge()
+	return f, nil
+}
+
+// GetCertificate returns the first pair that is for the name that the client
+// asks for and that the client can verify; where there is none, the first one
+// that it can verify, since a client that gives no name, or one that only the
+// old configuration had, may well accept it.
+func (f *Files) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if cert := f.choose(hello); cert != nil {
+		return cert, nil
+	}
+	anyName := *hello
+	anyName.ServerName = ""
+	if cert := f.choose(&anyName); cert != nil {
+		return cert, nil
+	}
+	// crypto/tls finds the alert that says why it cannot be.
+	return f.pairs[0].current.Load(), nil
+}
+
+func (f *Files) choose(hello *tls.ClientHelloInfo) *tls.Certificate {
+	for _, w := range f.pairs {
+		if cert := w.current.Load(); hello.SupportsCertificate(cert) == nil {
+			return cert
+		}
+	}
+	return nil
+}
+
+// Reload reads all pairs again. It returns what is wrong with those that could
+// not be exchanged; their old ones stay.
+func (f *Files) Reload(context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var errs []error
+	for _, w := range f.pairs {
+		errs = append(errs, f.exchange(w))
+	}
+	return errors.Join(errs...)
+}
+
+// reloadChanged reads the pairs again whose files have changed, and those that
+// failed: what mends a missing right leaves no trace in the files.
+func (f *Files) reloadChanged() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, w := range f.pairs {
+		if w.failure != "" || !w.signature().equal(w.seen) {
+			_ = f.exchange(w) // it has said so in the log
+		}
+	}
+}
+
+// exchange reads a pair and logs what came of it, a failure once only.
+func (f *Files) exchange(w *watched) error {
+	old := w.current.Load()
+	if err := f.read(w); err != nil {
+		if w.failure != err.Error() {
+			f.log.Error("certificate cannot be reloaded; the old one stays", "cert", w.Cert, "key", w.Key,
+				"not_after", old.Leaf.NotAfter, "error", err)
+		}
+		w.failure = err.Error()
+		return err
+	}
+	w.failure = ""
+	cert := w.current.Load()
+	if !old.Leaf.Equal(cert.Leaf) {
+		f.log.Info("certificate reloaded", "cert", w.Cert, "names", names(cert), "not_after", cert.Leaf.NotAfter)
+		f.warn(w)
+	}
+	return nil
+}
+
+// read loads a pair and puts it in force.
+func (f *Files) read(w *watched) error {
+	w.seen = w.signature() // before reading: what changes meanwhile is read again
+	cert, err := w.load()
+	if err != nil {
+		return fmt.Errorf("certs: %w", f.explain(err))
+	}
+	w.current.Store(cert)
+	f.warnOfMode(w)
+	return nil
+}
+
+// warnOfMode speaks up about a key that everybody on the machine can read.
+func (f *Files) warnOfMode(w *watched) {
+	if st, err := os.Stat(w.Key); err == nil && st.Mode().Perm()&0o004 != 0 {
+		f.log.Warn("private key can be read by everybody on this machine; take that away with chmod o=",
+			"key", w.Key, "mode", fmt.Sprintf("%04o", st.Mode().Perm()))
+	}
+}
+
+// WarnOfAge logs each certificate that has expired or soon will.
+func (f *Files) WarnOfAge() {
+	for _, w := range f.pairs {
+		f.warn(w)
+	}
+}
+
+func (f *Files) warn(w *watched) {
+	cert := w.current.Load()
+	if why := ageing(cert, time.Now()); why != "" {
+		f.log.Warn(why, "cert", w.Cert, "names", names(cert), "not_after", cert.Leaf.NotAfter)
+	}
+}
+
+// NotAfter is when the first of the certificates in use expires.
+func (f *Files) NotAfter() time.Time {
+	first := f.pairs[0].current.Load().Leaf.NotAfter
+	for _, w := range f.pairs[1:] {
+		if t := w.current.Load().Leaf.NotAfter; t.Before(first) {
+			first = t
+		}
+	}
+	return first
+}
+
+// An Info describes one certificate in use.
+type Info struct {
+	Pair
+	Names     []string // DNS names and IP addresses
+	Algorithm string   // of its key: "ECDSA", "RSA", "Ed25519"
+	NotAfter  time.Time
+	Warning   string // what is wrong with its validity, or empty
+}
+
+// Infos describes all certificates in use, in the order of the configuration.
+func (f *Files) Infos() []Info {
+	infos := make([]Info, len(f.pairs))
+	for i, w := range f.pairs {
+		cert := w.current.Load()
+		infos[i] = Info{
+			Pair:      w.Pair,
+			Names:     names(cert),
+			Algorithm: cert.Leaf.PublicKeyAlgorithm.String(),
+			NotAfter:  cert.Leaf.NotAfter,
+			Warning:   ageing(cert, time.Now()),
+		}
+	}
+	return infos
+}
+
+func names(cert *tls.Certificate) []string {
+	all := append([]string(nil), cert.Leaf.DNSNames...)
+	for _, ip := range cert.Leaf.IPAddresses {
+		all = append(all, ip.String())
+	}
+	return all
+}

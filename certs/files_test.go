@@ -1,0 +1,264 @@
+package certs
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// used is the serial number of the certificate in use.
+func used(t *testing.T, f *Files) int64 {
+	t.Helper()
+	cert, err := f.GetCertificate(&tls.ClientHelloInfo{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert.Leaf.SerialNumber.Int64()
+}
+
+// watching runs Watch for the time of a test.
+func watching(t *testing.T, f *Files) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() { defer close(ended); f.Watch(ctx) }()
+	t.Cleanup(func() { cancel(); <-ended })
+}
+
+// eventually waits for what a watcher does in its own time.
+func eventually(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if done() {
+			return
+		}
+	}
+	t.Fatalf("%s has not happened", what)
+}
+
+func eventuallyUses(t *testing.T, f *Files, serial int64) {
+	t.Helper()
+	eventually(t, "the change of the certificate", func() bool { return used(t, f) == serial })
+}
+
+func TestWatchRename(t *testing.T) {
+	folder := t.TempDir()
+	f := open(t, slog.New(slog.DiscardHandler), maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, folder))
+	watching(t, f)
+	maker{serial: 2, hosts: []string{"mail.example.org"}}.in(t, folder)
+	eventuallyUses(t, f, 2)
+	maker{serial: 3, hosts: []string{"mail.example.org"}}.in(t, folder)
+	eventuallyUses(t, f, 3)
+}
+
+// Certbot keeps all versions in archive/ and swaps links in live/.
+func TestWatchCertbotLinks(t *testing.T) {
+	base := t.TempDir()
+	live, archive := mkdir(t, base, "live", "example.org"), mkdir(t, base, "archive", "example.org")
+	pair := Pair{Cert: filepath.Join(live, "fullchain.pem"), Key: filepath.Join(live, "privkey.pem")}
+	renew := func(n string, serial int64) {
+		certPEM, keyPEM := maker{serial: serial, hosts: []string{"mail.example.org"}}.pem(t)
+		replace(t, filepath.Join(archive, "privkey"+n+".pem"), keyPEM)
+		symlink(t, "../../archive/example.org/privkey"+n+".pem", pair.Key)
+		replace(t, filepath.Join(archive, "fullchain"+n+".pem"), certPEM)
+		symlink(t, "../../archive/example.org/fullchain"+n+".pem", pair.Cert)
+	}
+	renew("1", 1)
+	f := open(t, slog.New(slog.DiscardHandler), pair)
+	watching(t, f)
+	renew("2", 2)
+	eventuallyUses(t, f, 2)
+}
+
+// Kubernetes swaps one link on the way to all files of a secret.
+func TestWatchKubernetesLinks(t *testing.T) {
+	base := t.TempDir()
+	write := func(version string, serial int64) {
+		certPEM, keyPEM := maker{serial: serial, hosts: []string{"mail.example.org"}}.pem(t)
+		folder := mkdir(t, base, version)
+		replace(t, filepath.Join(folder, "tls.crt"), certPEM)
+		replace(t, filepath.Join(folder, "tls.key"), keyPEM)
+		symlink(t, version, filepath.Join(base, "..data"))
+	}
+	write("..1", 1)
+	symlink(t, "..data/tls.crt", filepath.Join(base, "tls.crt"))
+	symlink(t, "..data/tls.key", filepath.Join(base, "tls.key"))
+	f := open(t, slog.New(slog.DiscardHandler), Pair{Cert: filepath.Join(base, "tls.crt"), Key: filepath.Join(base, "tls.key")})
+	watching(t, f)
+	write("..2", 2)
+	if err := os.RemoveAll(filepath.Join(base, "..1")); err != nil {
+		t.Fatal(err)
+	}
+	eventuallyUses(t, f, 2)
+	write("..3", 3)
+	eventuallyUses(t, f, 3)
+}
+
+// A folder on the way may be a link as well.
+func TestWatchLinkOnTheWay(t *testing.T) {
+	base := t.TempDir()
+	pair := Pair{Cert: filepath.Join(base, "current", "fullchain.pem"), Key: filepath.Join(base, "current", "privkey.pem")}
+	maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, mkdir(t, base, "one"))
+	maker{serial: 2, hosts: []string{"mail.example.org"}}.in(t, mkdir(t, base, "two"))
+	symlink(t, "one", filepath.Join(base, "current"))
+	f := open(t, slog.New(slog.DiscardHandler), pair)
+	watching(t, f)
+	symlink(t, "two", filepath.Join(base, "current"))
+	eventuallyUses(t, f, 2)
+}
+
+func TestBrokenPairKeepsTheOld(t *testing.T) {
+	goodCert, goodKey := maker{serial: 2, hosts: []string{"mail.example.org"}}.pem(t)
+	tests := []struct {
+		name      string
+		cert, key []byte // nil: removed
+		want      string
+	}{
+		{"certificate half-written", goodCert[:len(goodCert)/2], goodKey, "no pair"},
+		{"key half-written", goodCert, goodKey[:len(goodKey)/2], "no key in PEM form"},
+		{"certificate empty", []byte{}, goodKey, "no pair"},
+		{"key of another certificate", goodCert, second(maker{serial: 3, hosts: []string{"mail.example.org"}}.pem(t)), "private key does not match"},
+		{"key with a passphrase", goodCert, encode("ENCRYPTED PRIVATE KEY", []byte("x")), "openssl pkey"},
+		{"files exchanged", goodKey, goodCert, "no key in PEM form"},
+		{"certificate gone", nil, goodKey, "certbot"},
+		{"key gone", goodCert, nil, "certbot"},
+		{"endless", goodCert, make([]byte, maxPEM+1), "larger than"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			log := &logBuffer{}
+			pair := maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, t.TempDir())
+			f := open(t, log.logger(), pair)
+			overwrite(t, pair.Cert, tt.cert)
+			overwrite(t, pair.Key, tt.key)
+			err := f.Reload(t.Context())
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("Reload: %v, want %q in it", err, tt.want)
+			}
+			if used(t, f) != 1 {
+				t.Error("the old pair is not in use any more")
+			}
+			if !strings.Contains(log.String(), "the old one stays") {
+				t.Errorf("the log does not tell: %s", log)
+			}
+			if _, err := OpenFiles(config(pair), log.logger(), nil); err == nil {
+				t.Error("a start with the broken pair succeeds")
+			}
+		})
+	}
+}
+
+func second(_, b []byte) []byte { return b }
+
+func overwrite(t *testing.T, name string, content []byte) {
+	t.Helper()
+	if content == nil {
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	replace(t, name, content)
+}
+
+// A pair that stays broken is complained of once, and one that is mended comes
+// into use.
+func TestWatchMendedPair(t *testing.T) {
+	log := &logBuffer{}
+	folder := t.TempDir()
+	pair := maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, folder)
+	f := open(t, log.logger(), pair)
+	replace(t, pair.Key, []byte("half"))
+	f.reloadChanged()
+	f.reloadChanged()
+	if n := strings.Count(log.String(), "the old one stays"); n != 1 {
+		t.Errorf("complained %d times, want once: %s", n, log)
+	}
+	maker{serial: 2, hosts: []string{"mail.example.org"}}.in(t, folder)
+	f.reloadChanged()
+	if used(t, f) != 2 || !strings.Contains(log.String(), "certificate reloaded") {
+		t.Errorf("the mended pair is not in use: %s", log)
+	}
+}
+
+// One broken pair does not keep the others from being renewed.
+func TestPairsAreIndependent(t *testing.T) {
+	one, two := t.TempDir(), t.TempDir()
+	first := maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, one)
+	f := open(t, slog.New(slog.DiscardHandler), first, maker{serial: 2, hosts: []string{"smtp.example.net"}}.in(t, two))
+	replace(t, first.Key, []byte("half"))
+	maker{serial: 3, hosts: []string{"smtp.example.net"}}.in(t, two)
+	if err := f.Reload(t.Context()); err == nil {
+		t.Error("Reload says that all is well")
+	}
+	server := TLSConfig(Defaults(), f)
+	if got := serialOf(t, server, &tls.Config{ServerName: "mail.example.org"}); got != 1 {
+		t.Errorf("the broken pair's name is served by %d, want 1", got)
+	}
+	if got := serialOf(t, server, &tls.Config{ServerName: "smtp.example.net"}); got != 3 {
+		t.Errorf("the renewed pair's name is served by %d, want 3", got)
+	}
+}
+
+func TestAge(t *testing.T) {
+	tests := []struct {
+		name string
+		left time.Duration
+		want string
+	}{
+		{"fresh", 60 * 24 * time.Hour, ""},
+		{"a week", 8 * 24 * time.Hour, ""},
+		{"less than a week", 6 * 24 * time.Hour, "expires soon"},
+		{"over", -time.Minute, "has expired"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			log := &logBuffer{}
+			end := time.Now().Add(tt.left)
+			f := open(t, log.logger(), maker{serial: 1, hosts: []string{"mail.example.org"}, notAfter: end}.in(t, t.TempDir()))
+			if got := log.String(); !strings.Contains(got, tt.want) || (tt.want == "") != (got == "") {
+				t.Errorf("log: %q, want %q", got, tt.want)
+			}
+			if info := f.Infos()[0]; !strings.Contains(info.Warning, tt.want) || (tt.want == "") != (info.Warning == "") {
+				t.Errorf("warning: %q, want %q", info.Warning, tt.want)
+			}
+			if d := f.NotAfter().Sub(end).Abs(); d > 2*time.Second {
+				t.Errorf("NotAfter is off by %v", d)
+			}
+		})
+	}
+}
+
+func TestNotAfterIsTheFirst(t *testing.T) {
+	soon := time.Now().Add(20 * 24 * time.Hour)
+	f := open(t, slog.New(slog.DiscardHandler),
+		maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, t.TempDir()),
+		maker{serial: 2, hosts: []string{"smtp.example.net"}, notAfter: soon}.in(t, t.TempDir()))
+	if d := f.NotAfter().Sub(soon).Abs(); d > 2*time.Second {
+		t.Errorf("NotAfter is off by %v", d)
+	}
+}
+
+func TestInfos(t *testing.T) {
+	pair := maker{serial: 1, hosts: []string{"mail.example.org", "192.0.2.1"}, key: newRSA(t)}.in(t, t.TempDir())
+	got := open(t, slog.New(slog.DiscardHandler), pair).Infos()[0]
+	if got.Pair != pair || strings.Join(got.Names, " ") != "mail.example.org 192.0.2.1" || got.Algorithm != "RSA" {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestKeyForEverybody(t *testing.T) {
+	log := &logBuffer{}
+	pair := maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, t.TempDir())
+	if err := os.Chmod(pair.Key, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	open(t, log.logger(), pair)
+	if !strings.Contains(log.String(), "read by everybody") || !strings.Contains(log.String(), "mode=0644") {
+		t.Errorf("log: %q", log)
+	}
+}
