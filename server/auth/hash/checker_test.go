@@ -1,0 +1,262 @@
+package hash
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	bcrypt05 = "$2y$05$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2"
+)
+
+func TestCheck(t *testing.T) {
+	c := NewChecker(time.Minute)
+	tests := []struct {
+		stored, password string
+		want             bool
+	}{
+		{bcrypt05, password, true},
+		{bcrypt05, "wrong", false},
+		{bcrypt05, password, true}, // by the memo
+		{bcrypt05, "wrong", false},
+		{"!" + bcrypt05, password, false},
+		{"", "", false},
+	}
+	for i, tt := range tests {
+		if got, err := c.Check(t.Context(), tt.stored, tt.password, false); got != tt.want || err != nil {
+			t.Errorf("%d: %v, %v", i, got, err)
+		}
+	}
+	if ok, err := c.Check(t.Context(), "secret", "secret", false); ok || !errors.Is(err, ErrUnknown) {
+		t.Errorf("clear text: %v, %v", ok, err)
+	}
+	if len(c.memo.young) != 1 {
+		t.Errorf("%d in the memo, want the one success", len(c.memo.young))
+	}
+}
+
+func TestMemoIsBoundToTheStoredHash(t *testing.T) {
+	m := newMemo()
+	m.add(m.mac("stored", password))
+	for name, mac := range map[string]memoMAC{
+		"another password": m.mac("stored", "wrong"),
+		"another hash":     m.mac("changed", password),
+		"the same bytes":   m.mac("store", "d"+password),
+		"another process":  newMemo().mac("stored", password),
+	} {
+		if m.has(mac) {
+			t.Errorf("%s is taken for the one that matched", name)
+		}
+	}
+	if !m.has(m.mac("stored", password)) {
+		t.Error("not remembered")
+	}
+}
+
+func TestMemoIsBoundedAndKeepsWhatIsUsed(t *testing.T) {
+	m := newMemo()
+	used := m.mac("used", password)
+	m.add(used)
+	for i := range 5 * memoHalf {
+		m.add(m.mac("stored", fmt.Sprint(i)))
+		if i%1000 == 0 && !m.has(used) {
+			t.Fatalf("forgot after %d what is used all the time", i)
+		}
+	}
+	if n := len(m.young) + len(m.old); n > 2*memoHalf {
+		t.Errorf("holds %d", n)
+	}
+	if m.has(m.mac("stored", "0")) {
+		t.Error("never forgets")
+	}
+}
+
+func TestMemoNeedsNoPlace(t *testing.T) {
+	c := NewChecker(time.Minute)
+	if ok, err := c.Check(t.Context(), bcrypt05, password, false); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	c.places = newGate(0)
+	c.SetWait(10 * time.Millisecond)
+	if ok, err := c.Check(t.Context(), bcrypt05, password, false); !ok || err != nil {
+		t.Errorf("%v, %v", ok, err)
+	}
+	if ok, err := c.Check(t.Context(), bcrypt05, "wrong", false); ok || !errors.Is(err, ErrBusy) {
+		t.Errorf("%v, %v, want ErrBusy", ok, err)
+	}
+	if err := c.Decoy(t.Context(), bcrypt05, password, false); !errors.Is(err, ErrBusy) {
+		t.Errorf("decoy: %v, want ErrBusy", err)
+	}
+}
+
+func TestDecoyIsNotRemembered(t *testing.T) {
+	c := NewChecker(time.Minute)
+	if err := c.Decoy(t.Context(), bcrypt05, password, false); err != nil {
+		t.Fatal(err)
+	}
+	if len(c.memo.young) != 0 {
+		t.Error("the memo holds a decoy")
+	}
+}
+
+func TestLargeHashesAreComputedAlone(t *testing.T) {
+	const large = "$argon2id$v=19$m=262144,t=1,p=1$fGlmwAAfnP3N58vylReYxQ$/RzM327Y5DGIZqBsUW1+g+7gORNkMmfkTCSN2lyp0xo"
+	c := NewChecker(10 * time.Millisecond)
+	if err := c.large.enter(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Check(t.Context(), large, password, false); !errors.Is(err, ErrBusy) {
+		t.Errorf("a large one beside another: %v", err)
+	}
+	if ok, err := c.Check(t.Context(), bcrypt05, password, false); !ok || err != nil {
+		t.Errorf("a small one: %v, %v", ok, err)
+	}
+}
+
+func TestGate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(2)
+		var running, most atomic.Int32
+		for i := range 20 {
+			go func() {
+				if err := g.enter(t.Context(), i%2 == 0); err != nil {
+					t.Error(err)
+				}
+				now := running.Add(1)
+				most.Store(max(most.Load(), now))
+				time.Sleep(time.Second)
+				running.Add(-1)
+				g.leave()
+			}()
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if most.Load() != 2 || running.Load() != 0 || g.free != 2 {
+			t.Errorf("%d at once, %d still there, %d places", most.Load(), running.Load(), g.free)
+		}
+	})
+}
+
+func TestGateLetsTheKnownGoFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(1)
+		if err := g.enter(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+		var order []string
+		for _, who := range []string{"stranger 1", "stranger 2", "friend 1", "friend 2"} {
+			go func() {
+				if err := g.enter(t.Context(), who[0] == 'f'); err != nil {
+					t.Error(err)
+				}
+				order = append(order, who)
+				g.leave()
+			}()
+			synctest.Wait()
+		}
+		g.leave()
+		synctest.Wait()
+		if got := fmt.Sprint(order); got != "[friend 1 friend 2 stranger 1 stranger 2]" {
+			t.Errorf("order %v", got)
+		}
+	})
+}
+
+func TestGateForgetsWhoGaveUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(1)
+		if err := g.enter(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+		for range 10 {
+			ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, ErrBusy)
+			defer cancel()
+			go func() {
+				if err := g.enter(ctx, true); !errors.Is(err, ErrBusy) {
+					t.Errorf("got %v, want ErrBusy", err)
+				}
+			}()
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		g.leave()
+		if g.free != 1 || g.lines[0].Len() != 0 {
+			t.Errorf("%d places, %d in line", g.free, g.lines[0].Len())
+		}
+	})
+}
+
+// Turn and time-out at the same moment: no place may be lost.
+func TestGateLosesNoPlace(t *testing.T) {
+	g := newGate(1)
+	done := make(chan struct{})
+	for range 4 {
+		go func() {
+			defer func() { done <- struct{}{} }()
+			for range 2000 {
+				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Microsecond)
+				if g.enter(ctx, false) == nil {
+					g.leave()
+				}
+				cancel()
+			}
+		}()
+	}
+	for range 4 {
+		<-done
+	}
+	if g.free != 1 || g.lines[1].Len() != 0 {
+		t.Errorf("%d places, %d in line", g.free, g.lines[1].Len())
+	}
+}
+
+func BenchmarkMemoHit(b *testing.B) {
+	c := NewChecker(time.Minute)
+	if ok, err := c.Check(b.Context(), bcrypt05, password, false); !ok || err != nil {
+		b.Fatal(ok, err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if ok, err := c.Check(b.Context(), bcrypt05, password, false); !ok || err != nil {
+			b.Fatal(ok, err)
+		}
+	}
+}
+
+func BenchmarkParse(b *testing.B) {
+	for b.Loop() {
+		if _, err := Parse(bcrypt05); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkHash shows what the hashes of New cost.
+func BenchmarkHash(b *testing.B) {
+	for _, scheme := range Schemes() {
+		stored, err := New(scheme, password)
+		if err != nil {
+			b.Fatal(err)
+		}
+		h, err := Parse(stored)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(scheme, func(b *testing.B) {
+			for b.Loop() {
+				if ok, err := h.Matches(password); !ok || err != nil {
+					b.Fatal(ok, err)
+				}
+			}
+		})
+	}
+}

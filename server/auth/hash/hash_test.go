@@ -1,0 +1,243 @@
+package hash
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+)
+
+const password = "correct horse"
+
+// vectors reads testdata/vectors.txt: hashes made by others, and their kinds.
+func vectors(t testing.TB) map[string]string {
+	t.Helper()
+	text, err := os.ReadFile("testdata/vectors.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := make(map[string]string)
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, "#") {
+			continue
+		}
+		stored, kind, ok := strings.Cut(strings.TrimSpace(line), "\t")
+		if !ok {
+			t.Fatalf("no kind in %q", line)
+		}
+		kinds[stored] = kind
+	}
+	return kinds
+}
+
+func TestHashesMadeByOthers(t *testing.T) {
+	for stored, kind := range vectors(t) {
+		t.Run(stored[:16], func(t *testing.T) {
+			h, err := Parse(stored)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if h.Kind() != kind || h.Locked() {
+				t.Errorf("kind %q, locked %v; want %q", h.Kind(), h.Locked(), kind)
+			}
+			for _, tt := range []struct {
+				password string
+				want     bool
+			}{{password, true}, {"correct horsf", false}} {
+				if got, err := h.Matches(tt.password); err != nil || got != tt.want {
+					t.Errorf("%q: %v, %v", tt.password, got, err)
+				}
+			}
+		})
+	}
+}
+
+func TestPasswordsThatAreNotASCII(t *testing.T) {
+	tests := []struct {
+		stored string
+		want   bool
+	}{
+		{"$2y$05$abcdefghijklmnopqrstuuQNr.NUko7cjRuTOhPz.WP0eA4f4.Xuq", true},
+		{"$6$saltstring$CoxdaS6Tm7cKJz.0a7sfzA1BgPrkxcckeT9l5tpg6fYMO1ZCS2yugTAnv7yXZAoWpDhDjauR6rdy1PhJ/807W.", true},
+		// Made with the old mistake that the library does not make: not matched.
+		{"$2x$05$abcdefghijklmnopqrstuu4B.w5xLC4Wlfo6gSnyKvAU0AoWf1N0e", false},
+	}
+	for _, tt := range tests {
+		h, err := Parse(tt.stored)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := h.Matches("päss"); got != tt.want || err != nil {
+			t.Errorf("%s: %v, %v", tt.stored[:8], got, err)
+		}
+	}
+}
+
+func TestBcryptSeesSeventyTwoBytes(t *testing.T) {
+	// Made by crypt(3) from 100 times "x".
+	h, err := Parse("$2b$05$abcdefghijklmnopqrstuujf8SX2ahXLwp9w/B.Y5XdysS6yR576q")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n, want := range map[int]bool{100: true, 72: true, 71: false} {
+		if got, err := h.Matches(strings.Repeat("x", n)); got != want || err != nil {
+			t.Errorf("%d characters: %v, %v", n, got, err)
+		}
+	}
+}
+
+func TestLockedHashesMatchNobody(t *testing.T) {
+	locked := []string{
+		"", "x", "NP", "!", "!!", "*", "*LK*", "{CRYPT}!", "{CRYPT}*", "{BLF-CRYPT}",
+		"!$2y$05$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2",
+	}
+	for _, stored := range locked {
+		h, err := Parse(stored)
+		if err != nil || !h.Locked() {
+			t.Errorf("%q: locked %v, %v", stored, h.Locked(), err)
+		}
+		for _, pw := range []string{"", stored, password} {
+			if ok, err := h.Matches(pw); ok || err != nil {
+				t.Errorf("%q matches %q, %v", stored, pw, err)
+			}
+		}
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	bcryptTail := "$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2"
+	shaTail := "$saltsalt$zoVzFxtD/FUIWmi1BdjqRCHLUq8RVIwaCrFcb2X8/B9"
+	argonTail := "$fGlmwAAfnP3N58vylReYxQ$/RzM327Y5DGIZqBsUW1+g+7gORNkMmfkTCSN2lyp0xo"
+	yesTail := "$abcdefghijkl$mgJuY4gMXijl7wcJZVq47c5gOPi/i3xTgQt/6zXaLs/"
+	tests := []struct{ name, stored, why string }{
+		{"bcrypt cost 31", "$2y$31" + bcryptTail, "cost 31"},
+		{"bcrypt cost 3", "$2y$03" + bcryptTail, "cost 3"},
+		{"bcrypt cut short", "$2y$05$abcdefghijklmnop", "malformed bcrypt"},
+		{"bcrypt with a tail", "$2y$05" + bcryptTail + "x", "malformed bcrypt"},
+		{"a billion rounds", "$5$rounds=999999999" + shaTail, "999999999 rounds"},
+		{"more digits than a number has", "$5$rounds=99999999999999999999" + shaTail, "malformed"},
+		{"too few rounds", "$5$rounds=10" + shaTail, "10 rounds"},
+		{"rounds that are none", "$5$rounds=many" + shaTail, "malformed sha256"},
+		{"long salt", "$5$abcdefghijklmnopq$zoVzFxtD/FUIWmi1BdjqRCHLUq8RVIwaCrFcb2X8/B9", "malformed sha256"},
+		{"no key", "$6$saltsalt$", "malformed sha512"},
+		{"key of the other SHA-crypt", "$6" + shaTail, "malformed sha512"},
+		{"argon2 with a TiB", "$argon2id$v=19$m=1073741824,t=1,p=1" + argonTail, "1073741824 KiB"},
+		{"argon2 with many passes", "$argon2id$v=19$m=1048576,t=999999999999,p=1" + argonTail, "too long"},
+		{"argon2 with many lanes", "$argon2id$v=19$m=65536,t=1,p=16777215" + argonTail, "lanes"},
+		{"argon2 with memory for no lane", "$argon2id$v=19$m=8,t=1,p=2" + argonTail, "lanes"},
+		{"argon2 of no pass", "$argon2id$v=19$m=65536,t=0,p=1" + argonTail, "malformed"},
+		{"argon2 of version 16", "$argon2id$v=16$m=65536,t=1,p=1" + argonTail, "version 19"},
+		{"argon2 without a key", "$argon2id$v=19$m=65536,t=1,p=1$fGlmwAAfnP3N58vylReYxQ$", "malformed"},
+		{"argon2 in bad base64", "$argon2id$v=19$m=65536,t=1,p=1$fGlmwAAfnP3N58vylReYx$/RzM327Y5DGIZqBsUW1+g+7gORNkMmfkTCSN2lyp0x", "malformed"},
+		{"yescrypt with too much memory", "$y$jzT" + yesTail, "yescrypt with a cost"},
+		{"yescrypt with unknown flags", "$y$.9T" + yesTail, "yescrypt"},
+		{"yescrypt with a bad salt", "$y$j9T$a$mgJuY4gMXijl7wcJZVq47c5gOPi/i3xTgQt/6zXaLs/", "yescrypt"},
+		{"apr1 cut short", "$apr1$abcdefgh$sIQm", "malformed apr1"},
+		{"SHA in bad base64", "{SHA}****", "malformed sha"},
+		{"SHA of another length", "{SHA}AAAA", "malformed sha"},
+		{"SSHA of another length", "{SSHA}AAAA", "malformed ssha"},
+		{"Dovecot's name for another scheme", "{SHA512-CRYPT}$5" + shaTail, "{SCHEME}"},
+		{"name in a name", "{CRYPT}{SHA}L55TUjtiq8FBorTWAZ0jy6g129A=", "{SCHEME}"},
+		{"clear text", "secret", "unknown"},
+		{"clear text by name", "{PLAIN}secret", "unknown"},
+		{"DES", "abhfCpXqd4GrI", "unknown"},
+		{"DES by name", "{CRYPT}abhfCpXqd4GrI", "unknown"},
+		{"gost-yescrypt", "$gy$j9T" + yesTail, "unknown"},
+		{"hexadecimal", "{SHA.HEX}2f9e53523b62abc141a2b4d6019d23cba835dbd0", "unknown"},
+		{"long", "$6$" + strings.Repeat("x", maxStored), "longer than"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			h, err := Parse(tt.stored)
+			if err == nil || !strings.Contains(err.Error(), tt.why) {
+				t.Fatalf("got %v, want ...%s...", err, tt.why)
+			}
+			if !h.Locked() {
+				t.Error("what was refused can match")
+			}
+			if len(tt.stored) > 8 && strings.Contains(err.Error(), tt.stored[len(tt.stored)-8:]) {
+				t.Errorf("%q repeats the hash", err)
+			}
+		})
+	}
+}
+
+func TestNewMakesWhatParseReads(t *testing.T) {
+	for _, scheme := range Schemes() {
+		stored, err := New(scheme, password)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := Parse(stored)
+		if err != nil {
+			t.Fatalf("%s: %v", scheme, err)
+		}
+		if !strings.HasPrefix(h.Kind(), scheme+" ") {
+			t.Errorf("%s became %s", scheme, h.Kind())
+		}
+		if ok, err := h.Matches(password); !ok || err != nil {
+			t.Errorf("%s: %v, %v", scheme, ok, err)
+		}
+		if other, _ := New(scheme, password); other == stored {
+			t.Errorf("%s: no salt", scheme)
+		}
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	tests := []struct{ scheme, password, why string }{
+		{"bcrypt", "", "empty"},
+		{"bcrypt", "a\x00b", "NUL"},
+		{"bcrypt", strings.Repeat("x", 73), "72 bytes"},
+		{"md5", password, "known are bcrypt, sha512-crypt, argon2id"},
+	}
+	for _, tt := range tests {
+		if _, err := New(tt.scheme, tt.password); err == nil || !strings.Contains(err.Error(), tt.why) {
+			t.Errorf("%s %.10q: %v, want ...%s...", tt.scheme, tt.password, err, tt.why)
+		}
+	}
+}
+
+func TestDefaultDecoyIsAHash(t *testing.T) {
+	h, err := Parse(DefaultDecoy)
+	if err != nil || h.Kind() != "bcrypt 10" {
+		t.Errorf("%s, %v", h.Kind(), err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for stored := range vectors(f) {
+		f.Add(stored)
+	}
+	for _, seed := range []string{"", "!", "{}", "{CRYPT}", "$", "$y$j..$$", "$5$rounds=1000$$", "$argon2id$v=19$m=8,t=1,p=1$$"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, stored string) {
+		h, err := Parse(stored)
+		if err != nil {
+			if !h.Locked() {
+				t.Errorf("%q is refused and can match", stored)
+			}
+			if len(stored) > 20 && strings.Contains(err.Error(), stored[10:]) && !errors.Is(err, ErrUnknown) {
+				t.Errorf("%q is repeated in %q", stored, err)
+			}
+			return
+		}
+		if cheap(h) {
+			if _, err := h.Matches("x"); err != nil {
+				t.Errorf("%q: %v", stored, err)
+			}
+		}
+	})
+}
+
+// cheap reports whether a fuzzer may compute the hash.
+func cheap(h Hash) bool {
+	switch h.scheme {
+	case "sha", "ssha", "apr1", "md5-crypt":
+		return true
+	case "bcrypt":
+		return h.cost <= "05"
+	}
+	return false
+}

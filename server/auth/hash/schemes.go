@@ -1,0 +1,217 @@
+package hash
+
+import (
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/go-crypt/crypt/algorithm/argon2"
+	"github.com/go-crypt/crypt/algorithm/shacrypt"
+	"github.com/go-crypt/x/yescrypt"
+	"github.com/tg123/go-htpasswd"
+)
+
+// What a comparison may cost at the most: about ten seconds of one processor,
+// and the memory of the heaviest hashes that Dovecot and libsodium make.
+const (
+	maxBcryptCost   = 16
+	maxRounds       = 5_000_000 // of SHA-crypt
+	maxMemory       = 1 << 20   // KiB
+	maxMemoryPasses = 8 << 20   // KiB times passes, of Argon2
+	maxLanes        = 64        // of Argon2
+
+	// A hash that needs more than this is compared alone.
+	largeMemory = 128 << 10 // KiB
+)
+
+// A scheme is one row of the table: the beginnings of its hashes, and what reads
+// them. The text that parse gets begins with one of them.
+type scheme struct {
+	name     string
+	prefixes []string
+	parse    func(name, text string) (Hash, error)
+}
+
+var schemes = []scheme{
+	{"bcrypt", []string{"$2a$", "$2b$", "$2x$", "$2y$"}, parseBcrypt},
+	{"sha512-crypt", []string{"$6$"}, parseSHACrypt},
+	{"sha256-crypt", []string{"$5$"}, parseSHACrypt},
+	{"argon2id", []string{"$argon2id$"}, parseArgon2},
+	{"argon2i", []string{"$argon2i$"}, parseArgon2},
+	{"argon2d", []string{"$argon2d$"}, parseArgon2},
+	{"yescrypt", []string{"$y$"}, parseYescrypt},
+	{"apr1", []string{"$apr1$"}, parseMD5Crypt},
+	{"md5-crypt", []string{"$1$"}, parseMD5Crypt},
+	{"sha", []string{"{SHA}"}, parseWith(htpasswd.AcceptSha)},
+	{"ssha", []string{"{SSHA}"}, parseWith(htpasswd.AcceptSsha)},
+}
+
+func (s scheme) wrote(text string) bool {
+	for _, p := range s.prefixes {
+		if strings.HasPrefix(text, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// withoutDovecotName takes off the {SCHEME} that Dovecot writes in front of a
+// hash, and returns how the rest must begin.
+func withoutDovecotName(stored string) (text, allowed string, err error) {
+	name, rest, ok := strings.Cut(stored, "}")
+	if !ok || !strings.HasPrefix(name, "{") {
+		return stored, "", nil
+	}
+	// Dovecot compares the names without regard to case.
+	switch strings.ToUpper(name[1:]) {
+	case "BLF-CRYPT":
+		return rest, "$2", nil
+	case "SHA256-CRYPT":
+		return rest, "$5$", nil
+	case "SHA512-CRYPT":
+		return rest, "$6$", nil
+	case "ARGON2ID":
+		return rest, "$argon2id$", nil
+	case "ARGON2I":
+		return rest, "$argon2i$", nil
+	case "MD5-CRYPT":
+		return rest, "$1$", nil
+	case "CRYPT":
+		return rest, "$", nil
+	case "SHA", "SHA1":
+		return "{SHA}" + rest, "{SHA}", nil
+	case "SSHA":
+		return "{SSHA}" + rest, "{SSHA}", nil
+	}
+	return "", "", ErrUnknown
+}
+
+// malformed is the error for a hash that begins like one of a scheme and goes on
+// differently. The libraries' own errors repeat the hash.
+func malformed(scheme string) error { return fmt.Errorf("malformed %s hash", scheme) }
+
+var bcryptForm = regexp.MustCompile(`^\$2[abxy]\$([0-9]{2})\$[./A-Za-z0-9]{53}$`)
+
+// The variants differ by old mistakes in the C sources. $2x$ marks hashes made
+// with one that concerned 8-bit characters; the library does not make it, so
+// that ASCII passwords match those hashes and others do not.
+//
+// A password is compared by its first 72 bytes, as every bcrypt does: a longer one
+// was hashed that way. [New] refuses to make such a hash.
+func parseBcrypt(name, text string) (Hash, error) {
+	form := bcryptForm.FindStringSubmatch(text)
+	if form == nil {
+		return Hash{}, malformed(name)
+	}
+	if cost := number(form[1]); cost < 4 || cost > maxBcryptCost {
+		return Hash{}, fmt.Errorf("bcrypt cost %d is not between 4 and %d", cost, maxBcryptCost)
+	}
+	h, err := parseWith(htpasswd.AcceptBcrypt)(name, text)
+	h.cost = form[1]
+	return h, err
+}
+
+var shaCryptForm = regexp.MustCompile(`^\$[56]\$(?:rounds=([1-9][0-9]{0,11})\$)?[^$:\s]{0,16}\$([./A-Za-z0-9]+)$`)
+
+func parseSHACrypt(name, text string) (Hash, error) {
+	length := 86
+	if name == "sha256-crypt" {
+		length = 43
+	}
+	form := shaCryptForm.FindStringSubmatch(text)
+	if form == nil || len(form[2]) != length {
+		return Hash{}, malformed(name)
+	}
+	if form[1] == "" {
+		form[1] = strconv.Itoa(shacrypt.IterationsDefaultOmitted)
+	}
+	// crypt(3) never writes fewer than 1000.
+	if rounds := number(form[1]); rounds < shacrypt.IterationsMin || rounds > maxRounds {
+		return Hash{}, fmt.Errorf("%s with %d rounds is not between %d and %d", name, rounds, shacrypt.IterationsMin, maxRounds)
+	}
+	digest, err := shacrypt.Decode(text)
+	if err != nil {
+		return Hash{}, malformed(name)
+	}
+	return Hash{scheme: name, cost: form[1], match: digest.MatchAdvanced}, nil
+}
+
+var argon2Form = regexp.MustCompile(`^\$argon2(?:id|i|d)\$v=19\$m=([1-9][0-9]{0,11}),t=([1-9][0-9]{0,11}),p=([1-9][0-9]{0,11})\$[A-Za-z0-9+/]+\$[A-Za-z0-9+/]{16,}$`)
+
+func parseArgon2(name, text string) (Hash, error) {
+	form := argon2Form.FindStringSubmatch(text)
+	if form == nil {
+		return Hash{}, fmt.Errorf("malformed %s hash, or not of version 19", name)
+	}
+	memory, passes, lanes := number(form[1]), number(form[2]), number(form[3])
+	switch {
+	case memory > maxMemory:
+		return Hash{}, fmt.Errorf("%s with %d KiB of memory is above the limit of %d KiB", name, memory, maxMemory)
+	case memory*passes > maxMemoryPasses:
+		return Hash{}, fmt.Errorf("%s with %d passes over %d KiB would take too long", name, passes, memory)
+	case lanes > maxLanes || memory < 8*lanes: // RFC 9106, section 3.1
+		return Hash{}, fmt.Errorf("%s with %d lanes is above the limit of %d, or its memory too small for them", name, lanes, maxLanes)
+	}
+	digest, err := argon2.Decode(text)
+	if err != nil {
+		return Hash{}, malformed(name)
+	}
+	cost := form[1] + "," + form[2] + "," + form[3]
+	return Hash{scheme: name, cost: cost, large: memory > largeMemory, match: digest.MatchAdvanced}, nil
+}
+
+var yescryptForm = regexp.MustCompile(`^\$y\$(j[./A-Za-z0-9]{2})\$([./A-Za-z0-9]{0,86})\$[./A-Za-z0-9]{43}$`)
+
+func parseYescrypt(name, text string) (Hash, error) {
+	form := yescryptForm.FindStringSubmatch(text)
+	if form == nil || yescrypt.Decode64([]byte(form[2])) == nil {
+		return Hash{}, errors.New("malformed yescrypt hash, or with settings that crypt(3) does not make")
+	}
+	_, log2N, r, err := yescrypt.DecodeSetting([]byte(form[1]))
+	if err != nil || log2N < 10 || log2N > 18 || r > 32 { // what the library computes: 1 GiB at most
+		return Hash{}, errors.New("yescrypt with a cost outside of what crypt(3) makes")
+	}
+	memory := r << log2N / 8 // 128 bytes each, in KiB
+	return Hash{scheme: name, cost: form[1], large: memory > largeMemory, match: matchYescrypt(text)}, nil
+}
+
+func matchYescrypt(text string) func(string) (bool, error) {
+	return func(password string) (bool, error) {
+		computed, err := yescrypt.Hash([]byte(password), []byte(text))
+		if err != nil {
+			return false, errors.New("hash: yescrypt failed")
+		}
+		return subtle.ConstantTimeCompare(computed, []byte(text)) == 1, nil
+	}
+}
+
+var md5CryptForm = regexp.MustCompile(`^\$(?:apr1|1)\$[^$:\s]{0,8}\$[./A-Za-z0-9]{22}$`)
+
+func parseMD5Crypt(name, text string) (Hash, error) {
+	if !md5CryptForm.MatchString(text) {
+		return Hash{}, malformed(name)
+	}
+	return parseWith(htpasswd.AcceptMd5)(name, text)
+}
+
+// parseWith leaves the reading to go-htpasswd. Its comparisons take constant
+// time.
+func parseWith(accept htpasswd.PasswdParser) func(name, text string) (Hash, error) {
+	return func(name, text string) (Hash, error) {
+		encoded, err := accept(text)
+		if err != nil || encoded == nil {
+			return Hash{}, malformed(name)
+		}
+		match := func(password string) (bool, error) { return encoded.MatchesPassword(password), nil }
+		return Hash{scheme: name, match: match}, nil
+	}
+}
+
+// number converts what a form has found to be at most twelve digits.
+func number(digits string) int64 {
+	n, _ := strconv.ParseInt(digits, 10, 64)
+	return n
+}
