@@ -60,15 +60,8 @@ func (l *linter) unreachable(at stage, words Words) {
 
 // endsAll: under warn_if_reject, only a permit still ends anything.
 func endsAll(w Word) bool {
-	always := actionOf(w)
+	always := w.entry().always
 	return always == Permit || always != Dunno && !w.Warn
-}
-
-func actionOf(w Word) Action {
-	if e := find(w.Name); e != nil {
-		return e.always
-	}
-	return Dunno
 }
 
 // refusesAll: a reject that nobody can get round, a user least of all.
@@ -90,15 +83,10 @@ func (l *linter) noRecipient(at stage, words Words) {
 		return
 	}
 	for _, w := range words {
-		if looksAt(w, onRecipient) {
+		if w.entry().on == onRecipient {
 			l.warn(at.key(), "%s has no effect here, since no single recipient is known any more; move it to recipient", w)
 		}
 	}
-}
-
-func looksAt(w Word, f fact) bool {
-	e := find(w.Name)
-	return e != nil && e.on == f
 }
 
 // helo: laptops and phones greet with whatever they are called.
@@ -107,7 +95,7 @@ func (l *linter) helo(at stage, words Words) {
 		if w.Name == "permit_sasl_authenticated" {
 			return
 		}
-		if looksAt(w, onHelo) && !w.Warn {
+		if w.entry().on == onHelo && !w.Warn {
 			l.warn(at.key(), "%s refuses users, since many mail clients greet with a name that is not fully qualified or not valid; take it out or put permit_sasl_authenticated before it", w)
 		}
 	}
@@ -152,7 +140,7 @@ func (l *linter) noFinalReject() {
 }
 
 func refusesAlways(w Word) bool {
-	always := actionOf(w)
+	always := w.entry().always
 	return (always == Reject || always == Defer) && !w.Warn
 }
 

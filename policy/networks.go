@@ -34,7 +34,7 @@ func (n *Networks) UnmarshalTOML(value any) error {
 }
 
 func parseNetwork(text string) (netip.Prefix, error) {
-	bare := strings.NewReplacer("[", "", "]", "").Replace(text)
+	bare := withoutBrackets(text)
 	if addr, err := netip.ParseAddr(bare); err == nil {
 		addr = addr.Unmap().WithZone("")
 		return netip.PrefixFrom(addr, addr.BitLen()), nil
@@ -49,6 +49,15 @@ func parseNetwork(text string) (netip.Prefix, error) {
 		return netip.Prefix{}, fmt.Errorf("%q has address bits behind its length, did you mean %q?", text, p.Masked())
 	}
 	return p, nil
+}
+
+// withoutBrackets takes those of "[::1]/128" off.
+func withoutBrackets(network string) string {
+	addr, length, closed := strings.Cut(network, "]")
+	if !closed || !strings.HasPrefix(addr, "[") {
+		return network
+	}
+	return addr[1:] + length
 }
 
 // contain tells whether addr is in one of the networks. An IPv4 address is one

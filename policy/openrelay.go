@@ -25,13 +25,10 @@ func (s *Set) OpenRelay() error {
 // to strangers.
 func (l Words) stopStrangers() bool {
 	for _, w := range l {
-		e := find(w.Name)
-		switch {
-		case e == nil:
-			return false
-		case e.relaying == Permit:
+		switch says := w.entry().relaying; {
+		case says == Permit:
 			return false // also under warn_if_reject
-		case e.relaying != Dunno && !w.Warn:
+		case says != Dunno && !w.Warn:
 			return true
 		}
 	}

@@ -78,12 +78,14 @@ func (s *Set) askGuarded(ctx context.Context, c *course, at stage, r *Request) V
 	return c.reject(v)
 }
 
-// AtData judges the transaction at DATA, and at the first BDAT.
+// AtData judges the transaction by the list data: all recipients are known,
+// the message is not.
 func (s *Set) AtData(ctx context.Context, r *Request) Verdict {
 	return s.askOne(ctx, stageData, r)
 }
 
-// AtEndOfData judges the transaction when the message has arrived.
+// AtEndOfData judges the transaction by the list end_of_data: the message has
+// arrived, and 250 would take it.
 func (s *Set) AtEndOfData(ctx context.Context, r *Request) Verdict {
 	return s.askOne(ctx, stageEndOfData, r)
 }

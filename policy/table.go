@@ -70,6 +70,14 @@ func find(name string) *entry {
 	return nil
 }
 
+// entry is the word's line of the table, or an empty one.
+func (w Word) entry() entry {
+	if e := find(w.Name); e != nil {
+		return *e
+	}
+	return entry{}
+}
+
 // names are all words that may stand in a list.
 func names() []string {
 	all := []string{warnIfRejectName}

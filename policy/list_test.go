@@ -1,0 +1,192 @@
+package policy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/emersion/go-smtp"
+)
+
+// A scripted restriction answers what its name says.
+type scripted string
+
+func (s scripted) String() string { return string(s) }
+
+func (s scripted) Check(context.Context, *Request) Verdict {
+	name, _, _ := strings.Cut(string(s), " ")
+	switch name {
+	case "permit":
+		return Verdict{Action: Permit}
+	case "reject":
+		return refuse(554, smtp.EnhancedCode{5, 7, 1}, string(s))
+	case "defer":
+		return refuse(450, smtp.EnhancedCode{4, 3, 2}, string(s))
+	case "if-permit":
+		return s.colour(DeferIfPermit)
+	case "if-reject":
+		return s.colour(DeferIfReject)
+	}
+	return Verdict{}
+}
+
+func (s scripted) colour(a Action) Verdict {
+	v := refuse(450, smtp.EnhancedCode{4, 7, 0}, string(s))
+	v.Action, v.Cause = a, errors.New("no answer")
+	return v
+}
+
+func script(words ...string) List {
+	var l List
+	for _, w := range words {
+		if name, warn := strings.CutPrefix(w, "warn "); warn {
+			l = append(l, warnIfReject{scripted(name)})
+		} else {
+			l = append(l, scripted(w))
+		}
+	}
+	return l
+}
+
+// TestColours holds how what could not be looked up colours the end. The
+// reply's text names the restriction whose reply it is.
+func TestColours(t *testing.T) {
+	for _, test := range []struct {
+		name                     string
+		sender, relay, recipient List
+		want                     string
+	}{
+		{"permit", nil, nil, script("permit"), "permit"},
+		{"permit is not trusted", nil, nil, script("if-permit", "permit"), "450 if-permit"},
+		{"nor is an end without one", nil, nil, script("if-permit", "dunno"), "450 if-permit"},
+		{"reject is trusted", nil, nil, script("if-permit", "reject"), "554 reject"},
+		{"reject is not trusted", nil, nil, script("if-reject", "reject"), "450 if-reject"},
+		{"nor is it after an answer", nil, nil, script("if-reject", "dunno", "reject"), "450 if-reject"},
+		{"permit is", nil, nil, script("if-reject", "permit"), "permit"},
+		{"defer stays itself", nil, nil, script("if-reject", "defer"), "450 defer"},
+		{"the first counts", nil, nil, script("if-permit 1", "if-permit 2", "permit"), "450 if-permit 1"},
+		{"both end the list", nil, nil, script("if-permit", "if-reject", "reject"), "450 if-permit"},
+
+		{"permit of an earlier list is not trusted", script("if-permit", "permit"), nil, script("permit"), "450 if-permit"},
+		{"from relay to recipient", nil, script("if-permit", "permit"), script("permit"), "450 if-permit"},
+		{"reject of a later list is trusted", script("if-permit"), nil, script("reject"), "554 reject"},
+		{"reject of a later stage is trusted", script("if-reject", "permit"), nil, script("reject"), "554 reject"},
+		{"relay and recipient are one stage", nil, script("if-reject", "permit"), script("reject"), "450 if-reject"},
+		{"an earlier list refuses first", script("reject"), script("defer"), script("permit"), "554 reject"},
+		{"relay refuses before recipient", nil, script("defer"), script("reject"), "450 defer"},
+
+		{"warn_if_reject takes if-permit away", nil, nil, script("warn if-permit", "permit"), "permit"},
+		{"and leaves if-reject", nil, nil, script("warn if-reject", "reject"), "450 if-reject"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := Set{site: newSite(Config{}, fakeDNS{})}
+			s.lists[stageSender], s.lists[stageRelay], s.lists[stageRecipient] = test.sender, test.relay, test.recipient
+			v := s.AtRcpt(t.Context(), &Request{Login: "alice"})
+			if got := short(v); got != test.want {
+				t.Errorf("got %s, want %s", got, test.want)
+			}
+			if strings.HasPrefix(test.want, "450 if-") && (v.Cause == nil || !strings.Contains(v.Restriction, "if-")) {
+				t.Errorf("by %q, because %v", v.Restriction, v.Cause)
+			}
+		})
+	}
+}
+
+// TestColoursAtData: what colours the end of one stage is gone at the next.
+func TestColoursAtData(t *testing.T) {
+	s := Set{site: newSite(Config{}, fakeDNS{})}
+	s.lists[stageRecipient] = script("if-permit", "permit")
+	s.lists[stageData] = script("if-permit data")
+	s.lists[stageEndOfData] = script("if-reject", "reject")
+	r := &Request{Login: "alice"}
+	for want, at := range map[string]func(context.Context, *Request) Verdict{
+		"450 if-permit": s.AtRcpt, "450 if-permit data": s.AtData, "450 if-reject": s.AtEndOfData,
+	} {
+		if got := short(at(t.Context(), r)); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
+
+func short(v Verdict) string {
+	if v.Action == Permit {
+		return "permit"
+	}
+	return fmt.Sprint(v.Reply.Code, " ", v.Reply.Message)
+}
+
+// TestWhoDecided holds what the log says of a verdict.
+func TestWhoDecided(t *testing.T) {
+	for _, test := range []struct{ recipient, login, want string }{
+		{"permit_sasl_authenticated, reject", "alice", "permit_sasl_authenticated"},
+		{"permit_sasl_authenticated, reject", "", "reject"},
+		{"reject_non_fqdn_sender", "", "end of recipient"},
+		{"reject_non_fqdn_sender", "alice", ""},
+		{"warn_if_reject permit", "", "warn_if_reject permit"},
+	} {
+		set, err := NewSet(Config{Recipient: words(t, test.recipient)}, fakeDNS{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		v := set.AtRcpt(t.Context(), &Request{Login: test.login, Recipient: "bob@example.net"})
+		if v.Restriction != test.want {
+			t.Errorf("%s for %q: decided by %q, want %q", test.recipient, test.login, v.Restriction, test.want)
+		}
+	}
+}
+
+func TestNewSetUnknownWord(t *testing.T) {
+	_, err := NewSet(Config{Helo: Words{{Name: "rejekt"}}}, fakeDNS{})
+	if err == nil || err.Error() != `policy.helo: unknown restriction "rejekt", did you mean "reject"?` {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestReplyIsOneLine: whatever the client has sent, a refusal is one line of
+// bounded length, and so is a warning.
+func TestReplyIsOneLine(t *testing.T) {
+	set, err := NewSet(Config{
+		Sender: words(t, "warn_if_reject reject"), Recipient: words(t, "reject"),
+	}, fakeDNS{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	evil := "a\r\n250 ok\x00\x1b[31m\u2028\xff" + strings.Repeat("é", 1000)
+	v := set.AtRcpt(t.Context(), &Request{Sender: evil, Recipient: evil})
+	for _, text := range append(v.Warnings, v.Reply.Message) {
+		if strings.ContainsAny(text, "\r\n\x00\x1b\u2028\xff") || len(text) > 600 || !strings.Contains(text, "<a  250 ok  [31m") {
+			t.Errorf("got %q", text)
+		}
+	}
+	if len(v.Reply.Message) > maxText {
+		t.Errorf("a reply of %d bytes", len(v.Reply.Message))
+	}
+}
+
+func BenchmarkAtRcptDefault(b *testing.B) {
+	set, err := NewSet(Defaults(), fakeDNS{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	r := &Request{Login: "alice", Sender: "alice@example.org", Recipient: "bob@example.net", Helo: "laptop"}
+	b.ReportAllocs()
+	for b.Loop() {
+		if v := set.AtRcpt(b.Context(), r); v.Action != Permit {
+			b.Fatal(v)
+		}
+	}
+}
+
+func TestAtRcptDefaultAllocatesNothing(t *testing.T) {
+	set, err := NewSet(Defaults(), fakeDNS{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &Request{Login: "alice", Sender: "alice@example.org", Recipient: "bob@example.net", Helo: "laptop"}
+	ctx := t.Context()
+	if n := testing.AllocsPerRun(100, func() { set.AtRcpt(ctx, r) }); n > 0 {
+		t.Errorf("%v allocations for a recipient of an authenticated client", n)
+	}
+}
