@@ -90,25 +90,36 @@ type parsed struct {
 	body   int64  // where the body begins
 }
 
-// readHeader finds the header at the beginning of s. It reads no more than
-// about twice what the header needs.
+// readHeader finds the header at the beginning of s, and sees to the memory
+// that it needs: for itself, if s is a file, and for the two views that are made
+// of a message on its way, the one in order and the signed one.
 func readHeader(s *store) (*parsed, error) {
-	for n := int64(16 << 10); ; n *= 2 {
-		b, err := s.first(n)
-		if err != nil {
-			return nil, err
-		}
-		h, err := split(b, int64(len(b)) == s.size)
-		if err != nil {
-			return nil, err
-		}
-		if h != nil {
-			if s.file != nil {
-				s.charge(len(b))
-			}
-			return h, nil
+	h, block, err := findHeader(s)
+	if err != nil {
+		return nil, err
+	}
+	copies := int64(2)
+	if s.file != nil {
+		copies++
+	}
+	if err := s.reserve(copies * h.body); err != nil {
+		return nil, err
+	}
+	if s.file != nil {
+		// block may be much larger than the header.
+		return split(bytes.Clone(block[:h.body]), true)
+	}
+	return h, nil
+}
+
+// findHeader reads no more of s than about twice what the header needs.
+func findHeader(s *store) (h *parsed, block []byte, err error) {
+	for n := int64(16 << 10); h == nil && err == nil; n *= 2 {
+		if block, err = s.first(n); err == nil {
+			h, err = split(block, int64(len(block)) == s.size)
 		}
 	}
+	return h, block, err
 }
 
 // split finds the header at the beginning of b, which is the whole message or

@@ -158,11 +158,22 @@ func (s *store) first(n int64) ([]byte, error) {
 	return b, nil
 }
 
-// charge counts n bytes that the message needs beside its buffer and cannot do
-// without.
-func (s *store) charge(n int) {
-	s.stage.budget.charge(int64(n))
-	s.charged += int64(n)
+// largeHeader is where a header begins to count as hostile: see reserve.
+const largeHeader = 64 << 10
+
+var errMemory = errors.New("too much memory in use")
+
+// reserve counts the n bytes that the header of the message needs beside the
+// buffer. A message cannot do without them, so an ordinary header gets them
+// even where the budget is short; a large one has to come back later.
+func (s *store) reserve(n int64) error {
+	if n <= largeHeader {
+		s.stage.budget.charge(n)
+	} else if !s.stage.budget.take(n) {
+		return &StorageError{errMemory}
+	}
+	s.charged += n
+	return nil
 }
 
 // Close gives everything back, once.
