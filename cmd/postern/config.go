@@ -14,6 +14,7 @@ import (
 	"postern/certs"
 	"postern/policy"
 	"postern/relay"
+	"postern/relay/sign"
 	"postern/server"
 	"postern/server/auth"
 )
@@ -26,8 +27,14 @@ type Config struct {
 	TLS       certs.Config      `toml:"tls"`
 	Auth      auth.Config       `toml:"auth"`
 	Policy    policy.Config     `toml:"policy"`
-	Relay     relay.Config      `toml:"relay"`
+	Relay     relayConfig       `toml:"relay"`
 	Log       logConfig         `toml:"log"`
+}
+
+// relayConfig is the section [relay], with the keys of the decorator.
+type relayConfig struct {
+	relay.Config
+	DKIM []sign.Key `toml:"dkim"`
 }
 
 // newConfig is the configuration of an empty file.
@@ -38,7 +45,7 @@ func newConfig() *Config {
 		TLS:       certs.Defaults(),
 		Auth:      auth.Defaults(),
 		Policy:    policy.Defaults(),
-		Relay:     relay.Defaults(),
+		Relay:     relayConfig{Config: relay.Defaults()},
 		Log:       logDefaults(),
 	}
 }
@@ -116,6 +123,7 @@ func (c *Config) validate(bad func(path, why string)) {
 	c.Auth.Validate(in("auth"))
 	c.Policy.Validate(in("policy"))
 	c.Relay.Validate(in("relay"))
+	sign.Validate(c.Relay.DKIM, in("relay"))
 	c.Log.Validate(in("log"))
 }
 

@@ -8,6 +8,10 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"unicode"
+
+	"postern/relay"
+	"postern/server"
 )
 
 func TestEmptyFileIsTheDefaults(t *testing.T) {
@@ -59,3 +63,174 @@ func checkConfigError(t *testing.T, file string) {
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)
 	}
 }
+
+func TestMissingFile(t *testing.T) {
+	_, err := loadConfig(filepath.Join(t.TempDir(), "config.toml"))
+	if err == nil || !strings.Contains(err.Error(), "config.toml.example") || !strings.Contains(err.Error(), "--config") {
+		t.Errorf("got %v, want what to do about it", err)
+	}
+}
+
+func TestEndlessFile(t *testing.T) {
+	_, err := loadConfig("/dev/zero")
+	if err == nil || !strings.Contains(err.Error(), "larger than") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// What Windows editors write is no reason to refuse a file.
+func TestByteOrderMarkAndCRLF(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.toml")
+	if err := os.WriteFile(file, []byte("\ufeff[log]\r\nlevel = \"debug\"\r\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := loadConfig(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Log.Level.String() != "debug" {
+		t.Errorf("level is %v", cfg.Log.Level)
+	}
+}
+
+// A list in the file takes the place of the default one, and leaves alone
+// what another configuration has.
+func TestListsReplaceTheDefault(t *testing.T) {
+	cfg, err := parseConfig("config.toml", `
+[[listener]]
+name = "inside"
+address = ["127.0.0.1:1587"]
+
+[relay]
+next_hops = ["smtp://192.0.2.1:25"]
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := server.NewListener()
+	want.Name, want.Address = "inside", []string{"127.0.0.1:1587"}
+	if len(cfg.Listeners) != 1 || !reflect.DeepEqual(cfg.Listeners[0], want) {
+		t.Errorf("listeners are %+v", cfg.Listeners)
+	}
+	if len(cfg.Relay.NextHops) != 1 || cfg.Relay.NextHops[0].String() != "smtp://192.0.2.1:25" {
+		t.Errorf("next hops are %v", cfg.Relay.NextHops)
+	}
+	if !reflect.DeepEqual(newConfig().Relay.NextHops, relay.Defaults().NextHops) {
+		t.Error("the defaults have changed")
+	}
+}
+
+// A listener's own policy names only what differs; the rest stays absent, so
+// that policy.Config.Over can take it from [policy].
+func TestPolicyOfListener(t *testing.T) {
+	cfg, err := parseConfig("config.toml", `
+[[listener]]
+name = "submission"
+address = [":587"]
+
+[[listener]]
+name = "printers"
+address = ["192.0.2.1:587"]
+require_auth = false
+policy.recipient = "permit_mynetworks,reject"
+policy.mynetworks = "192.0.2.64/26"
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Listeners[0].Policy != nil {
+		t.Error("a listener without a policy has got one")
+	}
+	own := cfg.Listeners[1].Policy
+	if own == nil || own.Recipient.String() != "permit_mynetworks, reject" || own.Client != nil {
+		t.Errorf("the policy of the second is %+v", own)
+	}
+}
+
+// Strings of any kind, comments, dotted keys and nested arrays: where a key
+// stands is found by the path that Validate and the decoder use.
+func TestLocate(t *testing.T) {
+	text := strings.ReplaceAll(`# key = "comment"
+top = 'it''s'
+[a] # [not.this]
+"quoted key" = """
+[b]
+key = "in a string \""" # ] """
+b.c = [ 1, # one
+  "]", { x = 1, y = [2] } ]
+[[list]]
+one = 2026-01-02 03:04:05 # date
+[[list]]
+[list.sub]
+key.dotted = +inf
+[[list.sub.deep]]
+last = true`, "''", "")
+	want := map[string]string{
+		"top":                         "top",
+		"a":                           "a",
+		"a.quoted key":                `"quoted key"`,
+		"a.b.c":                       "b.c",
+		"a.b.c[2].y":                  "y",
+		"list":                        "list",
+		"list[0].one":                 "one",
+		"list[1]":                     "list",
+		"list[1].sub.key.dotted":      "key.dotted",
+		"list[1].sub.deep[0].last":    "last",
+		"list[1].sub.deep[0].missing": "list.sub.deep",
+	}
+	places := locate(text)
+	for path, key := range want {
+		if got := places.find(path).key.of(text); got != key {
+			t.Errorf("%s is at %q, want %q", path, got, key)
+		}
+	}
+	values := map[string]string{
+		"list[0].one":            "2026-01-02 03:04:05",
+		"a.b.c[0]":               "1",
+		"a.b.c[1]":               `"]"`,
+		"a.b.c[2].y[0]":          "2",
+		"list[1].sub.key.dotted": "+inf",
+	}
+	for path, value := range values {
+		if got := places.find(path).value.of(text); got != value {
+			t.Errorf("%s has the value %q, want %q", path, got, value)
+		}
+	}
+	if _, ok := places["b.key"]; ok {
+		t.Error("a key was found in a string")
+	}
+}
+
+func FuzzConfig(f *testing.F) {
+	for _, pattern := range []string{"testdata/config/*.toml", "../../config.toml.example"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(string(text))
+		}
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		for path, e := range locate(text) {
+			for _, s := range []span{e.key, e.value} {
+				if s.start < 0 || s.start > s.end || s.end > len(text) {
+					t.Fatalf("%s is at %v of %d", path, s, len(text))
+				}
+			}
+		}
+		cfg, err := parseConfig("config.toml", text)
+		if (cfg == nil) == (err == nil) {
+			t.Fatalf("config %v, error %v", cfg, err)
+		}
+		if err != nil && strings.ContainsFunc(err.Error(), unprintable) {
+			t.Fatalf("%q would be obeyed by a terminal", err.Error())
+		}
+	})
+}
+
+func unprintable(r rune) bool { return r != '\n' && r != '\t' && !unicode.IsPrint(r) }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"reflect"
 	"regexp"
 	"slices"
@@ -190,7 +191,11 @@ func expected(t reflect.Type, raw any) (want, hint string) {
 	case takesTables(t):
 		return "", ""
 	case t == reflect.TypeFor[time.Duration]():
-		return ifNot(isText, "a duration", `write it in quotes and with a unit, such as "30s", "5m" or "1h30m"`)
+		_, err := time.ParseDuration(text)
+		return ifNot(err == nil, "a duration", `write it in quotes and with a unit, such as "30s", "5m" or "1h30m"`)
+	case t == reflect.TypeFor[netip.Prefix]():
+		_, err := netip.ParsePrefix(text)
+		return ifNot(err == nil, "a network", `write it in quotes and with its length, such as "192.0.2.0/24" or "2001:db8::/32"`)
 	case takesText(t):
 		_, isFloat := raw.(float64)
 		return ifNot(isText || isNumber || isBool || isFloat, "a single value", `write it in quotes, without brackets`)
@@ -241,6 +246,9 @@ func quoteIf(isText bool, text string) string {
 func describe(raw any) string {
 	switch raw := raw.(type) {
 	case string:
+		if len(raw) > 0 && len(raw) < 40 {
+			return "the text " + strconv.Quote(raw)
+		}
 		return "text"
 	case int64:
 		return "a number"

@@ -17,7 +17,7 @@ import (
 // A problem is one mistake in the file.
 type problem struct {
 	path  string // of the key, as placeMap knows it
-	at    place
+	at    span
 	atKey bool // the key is wrong, not its value
 	why   string
 	hint  string // what to do about it; may be empty
@@ -37,9 +37,7 @@ func newConfigError(file, text string, problems []problem) *configError {
 	for i := range problems {
 		problems[i].settle(text, places)
 	}
-	slices.SortStableFunc(problems, func(a, b problem) int {
-		return cmp.Or(cmp.Compare(a.at.line, b.at.line), cmp.Compare(a.at.col, b.at.col))
-	})
+	slices.SortStableFunc(problems, func(a, b problem) int { return cmp.Compare(a.at.start, b.at.start) })
 	return &configError{file: file, text: text, problems: problems}
 }
 
@@ -47,20 +45,28 @@ func newConfigError(file, text string, problems []problem) *configError {
 // at the first word that the reason quotes from it.
 func (p *problem) settle(text string, places placeMap) {
 	e := places.find(p.path)
-	if p.atKey || e.value.line == 0 {
+	if p.atKey || e.value.nowhere() {
 		p.at = e.key
 		return
 	}
 	p.at = e.value
-	line := sourceLine(text, p.at.line)
-	value := line[min(p.at.col-1, len(line)):min(p.at.col-1+p.at.width, len(line))]
 	for _, quoted := range quotedWord.FindAllString(p.why, -1) {
 		word, err := strconv.Unquote(quoted)
-		if i := strings.Index(value, word); err == nil && word != "" && i >= 0 && len(word) < len(value)-2 {
-			p.at.col, p.at.width = p.at.col+i, len(word)
+		i := strings.Index(e.value.of(text), word)
+		if err == nil && word != "" && i >= 0 {
+			start := e.value.start + i
+			p.at = widen(text, span{start, start + len(word)})
 			return
 		}
 	}
+}
+
+// widen takes in the quotes around s.
+func widen(text string, s span) span {
+	if s.start > 0 && s.end < len(text) && text[s.start-1] == text[s.end] && strings.IndexByte(`"'`, text[s.end]) >= 0 {
+		return span{s.start - 1, s.end + 1}
+	}
+	return s
 }
 
 var quotedWord = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
@@ -91,27 +97,41 @@ func (p problem) sentence() string {
 //	     |               ^^^^^
 //	     = write true, without quotes
 func (e *configError) show(b *strings.Builder, p problem) {
-	line := sourceLine(e.text, p.at.line)
-	hide := hider(line)
-	if p.at.line == 0 { // nothing in the file to point at
+	if p.at.nowhere() {
 		fmt.Fprintf(b, "%s: %s\n", e.file, p.sentence())
-	} else {
-		fmt.Fprintf(b, "%s:%d: %s\n", e.file, p.at.line, hide.Replace(p.sentence()))
-		showLine(b, hide.Replace(line), p.at)
+		showHint(b, p.hint)
+		return
 	}
-	if p.hint != "" {
-		fmt.Fprintf(b, "     = %s\n", hide.Replace(p.hint))
+	n, line, at := lineAt(e.text, p.at)
+	hide := hider(line)
+	fmt.Fprintf(b, "%s:%d: %s\n", e.file, n, hide.Replace(p.sentence()))
+	showLine(b, n, hide.Replace(line), at)
+	showHint(b, hide.Replace(p.hint))
+}
+
+func showHint(b *strings.Builder, hint string) {
+	if hint != "" {
+		fmt.Fprintf(b, "     = %s\n", hint)
 	}
 }
 
+// lineAt returns the number and the text of the line where s begins, and s
+// within that line.
+func lineAt(text string, s span) (n int, line string, at span) {
+	start := strings.LastIndexByte(text[:s.start], '\n') + 1
+	line, _, _ = strings.Cut(text[start:], "\n")
+	line = strings.TrimSuffix(line, "\r")
+	at = span{min(s.start-start, len(line)), min(s.end-start, len(line))}
+	return 1 + strings.Count(text[:start], "\n"), line, at
+}
+
 // showLine writes the line and the caret under its place.
-func showLine(b *strings.Builder, line string, at place) {
-	start := min(max(at.col-1, 0), len(line))
-	end := min(start+max(at.width, 1), len(line))
-	before, marked, after := printable(line[:start]), printable(line[start:end]), printable(line[end:])
-	before, marked, after = lastRunes(before, 60), firstRunes(marked, 60), firstRunes(after, 60)
+func showLine(b *strings.Builder, n int, line string, at span) {
+	before := lastRunes(printable(line[:at.start]), 60)
+	marked := firstRunes(printable(line[at.start:at.end]), 60)
+	after := firstRunes(printable(line[at.end:]), 60)
 	carets := strings.Repeat("^", max(utf8.RuneCountInString(marked), 1))
-	fmt.Fprintf(b, "%4d | %s%s%s\n", at.line, before, marked, after)
+	fmt.Fprintf(b, "%4d | %s%s%s\n", n, before, marked, after)
 	fmt.Fprintf(b, "     | %s%s\n", blankLike(before), carets)
 }
 
@@ -149,15 +169,6 @@ func lastRunes(s string, n int) string {
 	return s
 }
 
-// sourceLine returns a line without its end; lines count from 1.
-func sourceLine(text string, n int) string {
-	for ; n > 1; n-- {
-		_, text, _ = strings.Cut(text, "\n")
-	}
-	line, _, _ := strings.Cut(text, "\n")
-	return strings.TrimSuffix(line, "\r")
-}
-
 // What must not reach a screen or a log: a value whose key speaks of a secret
 // rather than of the file that holds it, and a password in a URL. No key of
 // ours takes a secret, but people try.
@@ -191,31 +202,18 @@ func syntaxProblem(text string, err error) problem {
 	if !errors.As(err, &pe) {
 		return problem{why: err.Error()}
 	}
-	at := placeAt(text, pe.Position.Start, pe.Position.Len)
-	line := sourceLine(text, at.line)
+	// The parser has a line number too, but it is sometimes that of the next.
+	start := min(max(pe.Position.Start, 0), len(text))
+	at := span{start, min(start+max(pe.Position.Len, 1), len(text))}
+	_, line, within := lineAt(text, at)
 	p := problem{at: at, why: "this is not TOML: " + pe.Message, hint: hintForSyntax(line)}
 	switch {
 	case strings.Contains(pe.Message, "already been defined"):
-		p.at = wholeLine(line, at.line)
+		p.at.start -= within.start
+		p.at.end = p.at.start + len(line)
 		p.hint = "keep one of the two and remove the other"
 	case holdsSecret(line): // the message may quote it
 		p.why = "this is not TOML"
 	}
 	return p
-}
-
-// placeAt finds the line of an offset. The parser has a line number too, but
-// it is sometimes that of the next line.
-func placeAt(text string, offset, width int) place {
-	before := text[:min(max(offset, 0), len(text))]
-	return place{
-		line:  1 + strings.Count(before, "\n"),
-		col:   len(before) - strings.LastIndexByte(before, '\n'),
-		width: width,
-	}
-}
-
-func wholeLine(line string, n int) place {
-	indent := len(line) - len(strings.TrimLeft(line, " \t"))
-	return place{line: n, col: indent + 1, width: len(strings.TrimSpace(line))}
 }

@@ -111,6 +111,7 @@ func differ(a, b byte) int {
 
 var (
 	bareText   = regexp.MustCompile(`^\s*[\w."-]+\s*=\s*([A-Za-z/][^"#]*)`)
+	bareBool   = regexp.MustCompile(`(?i)=\s*(yes|no|on|off|true|false)\s*(#|$)`)
 	colonPair  = regexp.MustCompile(`^\s*[\w.-]+\s*:`)
 	openTable  = regexp.MustCompile(`^\s*\[[^\]]*$`)
 	iniComment = regexp.MustCompile(`^\s*;`)
@@ -127,6 +128,8 @@ func hintForSyntax(line string) string {
 		return "a key and its value have = between them, not a colon"
 	case openTable.MatchString(line):
 		return "the name of a section ends with ]"
+	case bareBool.MatchString(line):
+		return "write true or false"
 	case bareText.MatchString(line):
 		return `text stands in quotes, as in key = "value"`
 	case strings.Count(line, `"`)%2 == 1:

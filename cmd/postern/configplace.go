@@ -5,12 +5,18 @@ import (
 	"strings"
 )
 
-// A place is a stretch of one line of the file. Lines and columns count from
-// 1, columns and widths in bytes. The zero place is nowhere.
-type place struct{ line, col, width int }
+// A span is a stretch of the file from one offset up to another. The zero span
+// is nowhere.
+type span struct{ start, end int }
 
-// An entry says where a key and its value stand. A table has no value.
-type entry struct{ key, value place }
+func (s span) nowhere() bool { return s.end == 0 }
+
+// of returns the text of s.
+func (s span) of(text string) string { return text[s.start:s.end] }
+
+// An entry says where a key and its value stand. A table has no value of its
+// own, an element of an array no key.
+type entry struct{ key, value span }
 
 // A placeMap finds what stands where, by paths such as listener[1].address or
 // relay.next_hops[0].
@@ -34,7 +40,7 @@ func (m placeMap) find(path string) entry {
 // locate looks through a file that has been parsed without an error. What it
 // does not understand it steps over.
 func locate(text string) placeMap {
-	s := &scanner{text: text, line: 1, found: make(placeMap), elements: make(map[string]int)}
+	s := &scanner{text: text, found: make(placeMap), arrays: make(map[string]int)}
 	for s.skipBlank(); s.pos < len(s.text); s.skipBlank() {
 		start := s.pos
 		switch {
@@ -52,86 +58,83 @@ func locate(text string) placeMap {
 
 // A scanner walks over the text of a TOML file.
 type scanner struct {
-	text      string
-	pos       int
-	line      int // of pos, from 1
-	lineStart int // offset
-	table     string
-	elements  map[string]int // how many of each [[array]] have been seen
-	found     placeMap
+	text   string
+	pos    int
+	table  string         // path of the table that pairs belong to
+	arrays map[string]int // how many of each [[array]] have been seen
+	found  placeMap
 }
 
 // header reads the rest of [table] or [[array]].
 func (s *scanner) header(array bool) {
-	start := s.mark()
+	start := s.pos
 	parts := s.key()
-	width := s.pos - start.pos
+	name := span{start, s.pos}
 	s.accept("]")
 	s.accept("]")
 	path := ""
 	for i, part := range parts {
 		path = join(path, part)
-		n := s.elements[path]
 		if array && i == len(parts)-1 {
-			s.elements[path] = n + 1
-			s.note(path, entry{key: start.wide(width)})
-			n++
+			s.note(path, name)
+			s.arrays[path]++
 		}
-		if n > 0 {
+		if n := s.arrays[path]; n > 0 {
 			path = fmt.Sprintf("%s[%d]", path, n-1)
 		}
 	}
 	s.table = path
-	s.note(path, entry{key: start.wide(width)})
+	s.note(path, name)
 }
 
 // pair reads key = value inside the table at path.
 func (s *scanner) pair(path string) {
-	start := s.mark()
+	start := s.pos
 	for _, part := range s.key() {
 		path = join(path, part)
 	}
-	key := start.wide(s.pos - start.pos)
+	key := span{start, s.pos}
 	s.skipSpace()
 	if !s.accept("=") {
 		return
 	}
 	s.skipSpace()
-	s.note(path, entry{key: key}) // before what it holds
 	s.found[path] = entry{key: key, value: s.value(path)}
 }
 
-// note keeps the first place of a path.
-func (s *scanner) note(path string, e entry) {
+// note keeps the first place of a table.
+func (s *scanner) note(path string, name span) {
 	if _, ok := s.found[path]; !ok {
-		s.found[path] = e
+		s.found[path] = entry{key: name}
 	}
 }
 
-// key reads the parts of a dotted key.
+// key reads the parts of a dotted key and stops right behind it.
 func (s *scanner) key() (parts []string) {
 	for {
-		s.skipSpace()
-		start := s.pos
-		switch {
-		case s.quoted(`"`, true), s.quoted(`'`, false):
-			parts = append(parts, s.text[start+1:max(s.pos-1, start+1)])
-		default:
-			s.advance(span(s.text[s.pos:], bareKey))
-			parts = append(parts, s.text[start:s.pos])
-		}
-		end := *s
+		parts = append(parts, s.keyPart())
+		end := s.pos
 		s.skipSpace()
 		if !s.accept(".") {
-			s.pos = end.pos // blanks behind a key are not part of it
+			s.pos = end
 			return parts
 		}
+		s.skipSpace()
 	}
+}
+
+func (s *scanner) keyPart() string {
+	start := s.pos
+	if s.quoted(`"`, true) || s.quoted(`'`, false) {
+		return strings.Trim(s.text[start:s.pos], `"'`)
+	}
+	s.skip(bareKey)
+	return s.text[start:s.pos]
 }
 
 // value reads any value and says where it stands.
-func (s *scanner) value(path string) place {
-	start := s.mark()
+func (s *scanner) value(path string) span {
+	start := s.pos
 	switch {
 	case s.quoted(`"""`, true), s.quoted(`'''`, false), s.quoted(`"`, true), s.quoted(`'`, false):
 	case s.accept("["):
@@ -139,14 +142,10 @@ func (s *scanner) value(path string) place {
 	case s.accept("{"):
 		s.each("}", func(int) { s.pair(path) })
 	default:
-		n := strings.IndexAny(s.text[s.pos:]+"\n", ",]}#\n")
-		s.advance(len(strings.TrimRight(s.text[s.pos:s.pos+n], " \t\r")))
+		s.skip(func(b byte) bool { return !strings.ContainsRune(",]}#\r\n", rune(b)) })
+		return span{start, start + len(strings.TrimRight(s.text[start:s.pos], " \t"))}
 	}
-	if s.line != start.line { // the rest of its first line
-		n := strings.IndexByte(s.text[start.pos:], '\n')
-		return start.wide(len(strings.TrimRight(s.text[start.pos:start.pos+n], "\r")))
-	}
-	return start.wide(s.pos - start.pos)
+	return span{start, s.pos}
 }
 
 // element reads one value of an array.
@@ -171,7 +170,7 @@ func (s *scanner) each(end string, element func(i int)) {
 // unstick makes sure of an end where something is not TOML after all.
 func (s *scanner) unstick(start int) {
 	if s.pos == start {
-		s.advance(1)
+		s.pos++
 	}
 }
 
@@ -180,14 +179,13 @@ func (s *scanner) quoted(quote string, escapes bool) bool {
 	if !s.accept(quote) {
 		return false
 	}
-	for s.pos < len(s.text) && !strings.HasPrefix(s.text[s.pos:], quote) {
-		if escapes && s.text[s.pos] == '\\' {
-			s.advance(1)
+	for s.pos < len(s.text) && !s.accept(quote) {
+		if escapes && s.accept(`\`) && s.pos >= len(s.text) {
+			break
 		}
-		s.advance(1)
+		s.pos++
 	}
-	s.accept(quote)
-	for len(quote) == 3 && s.accept(quote[:1]) { // """ends with a quote""""
+	for len(quote) == 3 && s.accept(quote[:1]) { // """it may end with a quote""""
 	}
 	return true
 }
@@ -196,48 +194,25 @@ func (s *scanner) accept(prefix string) bool {
 	if !strings.HasPrefix(s.text[s.pos:], prefix) {
 		return false
 	}
-	s.advance(len(prefix))
+	s.pos += len(prefix)
 	return true
 }
 
-func (s *scanner) skipSpace() {
-	s.advance(span(s.text[s.pos:], func(b byte) bool { return b == ' ' || b == '\t' }))
-}
-
-// skipBlank steps over blanks, line ends and comments.
-func (s *scanner) skipBlank() {
-	for s.pos < len(s.text) && strings.IndexByte(" \t\r\n#", s.text[s.pos]) >= 0 {
-		if s.text[s.pos] == '#' {
-			s.advance(strings.IndexByte(s.text[s.pos:]+"\n", '\n'))
-			continue
-		}
-		s.advance(1)
-	}
-}
-
-func (s *scanner) advance(n int) {
-	for ; n > 0 && s.pos < len(s.text); n-- {
-		if s.text[s.pos] == '\n' {
-			s.line, s.lineStart = s.line+1, s.pos+1
-		}
+func (s *scanner) skip(in func(byte) bool) {
+	for s.pos < len(s.text) && in(s.text[s.pos]) {
 		s.pos++
 	}
 }
 
-// A mark is where the scanner has been.
-type mark struct{ pos, line, col int }
+func (s *scanner) skipSpace() { s.skip(func(b byte) bool { return b == ' ' || b == '\t' }) }
 
-func (s *scanner) mark() mark { return mark{s.pos, s.line, s.pos - s.lineStart + 1} }
-
-func (m mark) wide(width int) place { return place{m.line, m.col, width} }
-
-// span counts the bytes at the beginning of text that are in the set.
-func span(text string, in func(byte) bool) int {
-	n := 0
-	for n < len(text) && in(text[n]) {
-		n++
+// skipBlank steps over blanks, line ends and comments.
+func (s *scanner) skipBlank() {
+	s.skip(func(b byte) bool { return strings.IndexByte(" \t\r\n", b) >= 0 })
+	for s.accept("#") {
+		s.skip(func(b byte) bool { return b != '\n' })
+		s.skip(func(b byte) bool { return strings.IndexByte(" \t\r\n", b) >= 0 })
 	}
-	return n
 }
 
 func bareKey(b byte) bool {
