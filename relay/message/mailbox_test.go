@@ -149,3 +149,14 @@ func FuzzMailboxes(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkParseMailboxes(b *testing.B) {
+	value := []byte(strings.Repeat("\"Doe, John\" <john.doe@example.org>,\r\n\t", 100))
+	b.SetBytes(int64(len(value)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := ParseMailboxes(value); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

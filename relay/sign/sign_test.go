@@ -319,3 +319,20 @@ func BenchmarkSign(b *testing.B) {
 		}
 	}
 }
+
+// A domain is looked up as DNS and d= spell it.
+func TestASCIIDomain(t *testing.T) {
+	for in, want := range map[string]string{
+		"Example.ORG":            "example.org",
+		"b\u00fccher.example":    "xn--bcher-kva.example",
+		"xn--bcher-kva.example":  "xn--bcher-kva.example",
+		"A_B.example.org":        "a_b.example.org",
+		"[192.0.2.1]":            "[192.0.2.1]",
+		"":                       "",
+		strings.Repeat("a", 999): strings.Repeat("a", 999),
+	} {
+		if got := asciiDomain(in); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}
