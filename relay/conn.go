@@ -146,7 +146,10 @@ func (c *conn) endVerdict(err error) error {
 		gone.Code = 451
 		return refusal(&gone)
 	}
-	if err = c.judge(err); isRefusal(err) {
+	// If the final dot did not leave as a whole, the data has no end, and
+	// the hop throws it away (RFC 5321 4.1.1.4). Over TLS, too: what is left
+	// of a record cannot be read.
+	if err = c.judge(err); isRefusal(err) || c.wire.cut {
 		return err
 	}
 	return fmt.Errorf("%w: %w", errUncertain, err)

@@ -11,13 +11,18 @@ import (
 // A Hop is one next hop with its connections and its state of health. It may
 // be used by many goroutines at once.
 type Hop struct {
-	pool *pool
-	log  *slog.Logger
+	pool    *pool
+	log     *slog.Logger
+	probing chan struct{} // holds one while a probe runs
 
 	mu    sync.Mutex
 	caps  Caps
 	asked time.Time // when caps were learned
 	down  bool      // the last attempt to connect failed
+}
+
+func newHop(p *pool, log *slog.Logger) *Hop {
+	return &Hop{pool: p, log: log, probing: make(chan struct{}, 1)}
 }
 
 // String is the hop's URL.
@@ -58,10 +63,27 @@ func (h *Hop) connect(ctx context.Context, fresh bool) (*conn, error) {
 	return c, err
 }
 
+// probe asks the hop what it can do, or waits for one who is doing so.
 func (h *Hop) probe(ctx context.Context) {
+	start := time.Now()
+	select {
+	case h.probing <- struct{}{}:
+		defer func() { <-h.probing }()
+	case <-ctx.Done():
+		return
+	}
+	if h.askedSince(start) {
+		return
+	}
 	if c, err := h.connect(ctx, true); err == nil {
 		h.pool.put(c)
 	}
+}
+
+func (h *Hop) askedSince(t time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.asked.After(t)
 }
 
 // failed notes that the hop could not be reached. That we have no connection

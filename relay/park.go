@@ -10,8 +10,8 @@ const (
 	dawdle = time.Second
 
 	// While others wait for a connection it is given back sooner, but not
-	// between two recipients of a client that does not dawdle.
-	crowdedDawdle = 50 * time.Millisecond
+	// between two recipients of a client that uses PIPELINING.
+	crowdedDawdle = 10 * time.Millisecond
 )
 
 // A parking is the stay of a connection with a transaction that has nothing

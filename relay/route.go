@@ -39,7 +39,7 @@ func New(cfg Config, log *slog.Logger) (*Router, error) {
 		if err != nil {
 			return nil, err
 		}
-		r.hops = append(r.hops, &Hop{pool: newPool(p, cfg.Pool, log), log: log})
+		r.hops = append(r.hops, newHop(newPool(p, cfg.Pool, log), log))
 	}
 	var ctx context.Context
 	ctx, r.stop = context.WithCancel(context.Background())

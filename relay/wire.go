@@ -38,6 +38,7 @@ type wire struct {
 	raw      net.Conn // for deadlines and for hanging up
 	in       *bufio.Reader
 	rest     []byte // of a reply that the client has not read to its end
+	cut      bool   // a Write failed, so the hop did not get all of it
 }
 
 func newWire(raw net.Conn) *wire {
@@ -84,9 +85,12 @@ func (w *wire) Read(p []byte) (int, error) {
 // taken for the answer to p, so the connection is given up.
 func (w *wire) Write(p []byte) (int, error) {
 	if len(w.rest) > 0 || w.in.Buffered() > 0 {
+		w.cut = true
 		return 0, errOutOfStep
 	}
-	return w.Conn.Write(p)
+	n, err := w.Conn.Write(p)
+	w.cut = w.cut || err != nil
+	return n, err
 }
 
 // A reply is one whole answer of the hop.

@@ -1,0 +1,217 @@
+package relay
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/emersion/go-smtp"
+	"go.uber.org/goleak"
+
+	"postern/relay/message"
+	"postern/relay/relaytest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const text = "From: alice@example.org\r\nSubject: test\r\n\r\n.dots\r\n..\r\nbye\r\n"
+
+// newRouter makes a router for the hops, ends it with the test, and lets
+// change alter the configuration.
+func newRouter(t testing.TB, change func(*Config), hops ...*relaytest.Hop) *Router {
+	t.Helper()
+	return newLoggedRouter(t, slog.New(slog.DiscardHandler), change, hops...)
+}
+
+func newLoggedRouter(t testing.TB, log *slog.Logger, change func(*Config), hops ...*relaytest.Hop) *Router {
+	t.Helper()
+	cfg := Defaults()
+	cfg.NextHops = nil
+	cfg.HeloName = "postern.example.org"
+	for _, h := range hops {
+		cfg.NextHops = append(cfg.NextHops, mustURL(t, h.URL()))
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	cfg.Validate(func(key, why string) { t.Fatalf("%s: %s", key, why) })
+	r, err := New(cfg, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	r.Probe(t.Context())
+	return r
+}
+
+func mustURL(t testing.TB, text string) (u HopURL) {
+	t.Helper()
+	if err := u.UnmarshalText([]byte(text)); err != nil {
+		t.Fatalf("%s: %v", text, err)
+	}
+	return u
+}
+
+func newMessage(t testing.TB, text string) *message.Message {
+	t.Helper()
+	w := message.NewStage(t.TempDir(), 1<<20).New(message.Options{})
+	if _, err := io.WriteString(w, text); err != nil {
+		t.Fatal(err)
+	}
+	m, err := w.Message()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { m.Close() })
+	return m
+}
+
+// begin starts a transaction of alice that ends with the test.
+func begin(t testing.TB, r *Router) Transaction {
+	t.Helper()
+	return beginWith(t, r, &Envelope{Session: "s1", Sender: "alice@example.org"})
+}
+
+func beginWith(t testing.TB, r *Router, e *Envelope) Transaction {
+	t.Helper()
+	tx, err := r.Begin(t.Context(), e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { tx.Close() })
+	return tx
+}
+
+// rcpt wants every recipient to be accepted.
+func rcpt(t testing.TB, tx Transaction, to ...string) {
+	t.Helper()
+	for _, address := range to {
+		if err := tx.Rcpt(context.Background(), address, nil); err != nil {
+			t.Fatalf("RCPT %s: %v", address, err)
+		}
+	}
+}
+
+// deliver sends one message to bob and wants it to arrive.
+func deliver(t testing.TB, r *Router, m *message.Message) Receipt {
+	t.Helper()
+	tx := begin(t, r)
+	defer tx.Close()
+	rcpt(t, tx, "bob@example.com")
+	receipt, err := tx.Send(context.Background(), m)
+	if err != nil {
+		t.Fatalf("send: %v", err)
+	}
+	return receipt
+}
+
+// wantRefusal wants err to be the hop's own and to begin like this, such as
+// "550 5.1.1 No such user".
+func wantRefusal(t testing.TB, err error, want string) {
+	t.Helper()
+	var e *smtp.SMTPError
+	if !errors.As(err, &e) {
+		t.Fatalf("got %v, want the refusal %q", err, want)
+	}
+	c := e.EnhancedCode
+	got := strings.Join(strings.Fields(fmt.Sprint(e.Code, " ", c[0], ".", c[1], ".", c[2], " ", e.Message)), " ")
+	if !strings.HasPrefix(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// wantTemporary wants err to be no answer of a hop.
+func wantTemporary(t testing.TB, err error) {
+	t.Helper()
+	if err == nil || isRefusal(err) {
+		t.Fatalf("got %v, want an error that is no refusal", err)
+	}
+}
+
+// eventually waits for what other goroutines bring about.
+func eventually(t testing.TB, what string, true func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !true(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("never happened: %s", what)
+		}
+	}
+}
+
+// certificate makes one for localhost and 127.0.0.1, and a file that vouches
+// for it.
+func certificate(t testing.TB) (config *tls.Config, caFile string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		DNSNames:     []string{"localhost"},
+		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotAfter:     time.Now().Add(time.Hour),
+		IsCA:         true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	caFile = filepath.Join(t.TempDir(), "ca.pem")
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	if err := os.WriteFile(caFile, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}, caFile
+}
+
+func writeFile(t testing.TB, text string, mode os.FileMode) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(name, mode); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// A logbook keeps log lines for a test to look at.
+type logbook struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logbook) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logbook) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+func (l *logbook) count(part string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.buf.String(), part)
+}

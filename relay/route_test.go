@@ -1,0 +1,150 @@
+package relay
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"postern/relay/relaytest"
+)
+
+func TestFailOver(t *testing.T) {
+	for name, answer := range map[string]relaytest.Answer{
+		"busy":    relaytest.Say("421 4.3.2 All server ports are busy").AndHangUp(),
+		"refused": relaytest.Say("554 5.7.1 No service for you").AndHangUp(),
+		"garbage": relaytest.Raw("HTTP/1.1 400 Bad Request\r\n"),
+		"silence": relaytest.Stall(),
+		"closed":  relaytest.HangUp(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			first, second := relaytest.New(t, relaytest.Options{}), relaytest.New(t, relaytest.Options{})
+			first.Handle(on("CONNECT", answer))
+			var book logbook
+			r := newLoggedRouter(t, book.logger(), func(c *Config) { c.ConnectTimeout = 300 * time.Millisecond }, first, second)
+			for range 3 {
+				if receipt := deliver(t, r, newMessage(t, text)); receipt.Hop != second.URL() {
+					t.Errorf("delivered to %s", receipt.Hop)
+				}
+			}
+			if n := book.count("next hop down"); n != 1 {
+				t.Errorf("logged %d times that the hop is down, want once", n)
+			}
+			first.Handle(nil)
+			r.Probe(t.Context())
+			if receipt := deliver(t, r, newMessage(t, text)); receipt.Hop != first.URL() {
+				t.Errorf("the first hop is up again, but %s got it", receipt.Hop)
+			}
+			if n := book.count("next hop up"); n != 1 {
+				t.Errorf("logged %d times that the hop is up, want once", n)
+			}
+		})
+	}
+}
+
+// In the middle of a transaction, too, another hop takes over, with all
+// recipients.
+func TestFailOverInTransaction(t *testing.T) {
+	first, second := relaytest.New(t, relaytest.Options{}), relaytest.New(t, relaytest.Options{})
+	r := newRouter(t, nil, first, second)
+	tx := begin(t, r)
+	rcpt(t, tx, "bob@example.com", "carol@example.com")
+	first.Stop()
+	receipt, err := tx.Send(t.Context(), newMessage(t, text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := second.Delivered(); receipt.Hop != second.URL() || len(got) != 1 || len(got[0].To) != 2 {
+		t.Errorf("receipt %+v, delivered %+v", receipt, got)
+	}
+}
+
+// A refusal is an answer: no other hop is asked for a better one.
+func TestNoFailOverForARefusal(t *testing.T) {
+	first, second := relaytest.New(t, relaytest.Options{}), relaytest.New(t, relaytest.Options{})
+	first.Handle(on("RCPT", relaytest.Say("450 4.2.0 Greylisted")))
+	tx := begin(t, newRouter(t, nil, first, second))
+	wantRefusal(t, tx.Rcpt(t.Context(), "bob@example.com", nil), "450 4.2.0 Greylisted")
+	if second.Count("MAIL") != 0 {
+		t.Error("the second hop was asked")
+	}
+}
+
+// Even without patience every hop gets one chance.
+func TestFailOverWithoutPatience(t *testing.T) {
+	first, second := relaytest.New(t, relaytest.Options{}), relaytest.New(t, relaytest.Options{})
+	r := newRouter(t, func(c *Config) { c.Patience = 0 }, first, second)
+	first.Stop()
+	deliver(t, r, newMessage(t, text))
+}
+
+func TestCaps(t *testing.T) {
+	first := relaytest.New(t, relaytest.Options{Extensions: []string{"SIZE 5000000", "8BITMIME", "SMTPUTF8", "DSN"}})
+	second := relaytest.New(t, relaytest.Options{Extensions: []string{"SIZE 3000000", "8BITMIME", "SMTPUTF8"}})
+	second.Stop()
+	r := newRouter(t, nil, first, second)
+	if got, want := r.Caps(), (Caps{Known: true, Size: 5000000, DSN: true, SMTPUTF8: true, EightBit: true}); got != want {
+		t.Errorf("with one hop known: %+v, want %+v", got, want)
+	}
+	second.Start()
+	r.Probe(t.Context())
+	if got, want := r.Caps(), (Caps{Known: true, Size: 3000000, SMTPUTF8: true, EightBit: true}); got != want {
+		t.Errorf("with both known: %+v, want %+v", got, want)
+	}
+	second.Stop()
+	r.Probe(t.Context())
+	if got := r.Caps(); got.Size != 3000000 {
+		t.Errorf("what a hop offered is forgotten when it is down: %+v", got)
+	}
+}
+
+func TestCapsOfOddHops(t *testing.T) {
+	for extensions, want := range map[string]Caps{
+		"":                    {Known: true},
+		"SIZE":                {Known: true},
+		"SIZE 0":              {Known: true},
+		"SIZE 99999999999999": {Known: true, Size: 99999999999999},
+		"SIZE -1":             {Known: true},
+		"SIZE x":              {Known: true},
+		"SMTPUTF8":            {Known: true},
+		"8BITMIME,SMTPUTF8":   {Known: true, EightBit: true, SMTPUTF8: true},
+	} {
+		hop := relaytest.New(t, relaytest.Options{Extensions: strings.Split(extensions, ",")})
+		if got := newRouter(t, nil, hop).Caps(); got != want {
+			t.Errorf("%s: %+v, want %+v", extensions, got, want)
+		}
+	}
+}
+
+func TestNobodyKnown(t *testing.T) {
+	hop := relaytest.New(t, relaytest.Options{})
+	hop.Stop()
+	if got := newRouter(t, nil, hop).Caps(); got != (Caps{}) {
+		t.Errorf("%+v", got)
+	}
+}
+
+// A hop that was down at start is found by itself.
+func TestBackgroundProbe(t *testing.T) {
+	hop := relaytest.New(t, relaytest.Options{})
+	hop.Stop()
+	r := newRouter(t, nil, hop)
+	hop.Start()
+	eventually(t, "the hop is asked again", func() bool { return r.Caps().Known })
+}
+
+func TestClosedRouter(t *testing.T) {
+	hop := relaytest.New(t, relaytest.Options{})
+	r := newRouter(t, nil, hop)
+	tx := begin(t, r)
+	rcpt(t, tx, "bob@example.com")
+	r.Close()
+	if _, err := r.Begin(context.Background(), &Envelope{}); err == nil {
+		t.Error("Begin after Close")
+	}
+	if _, err := tx.Send(t.Context(), newMessage(t, text)); err != nil {
+		t.Errorf("a transaction that has its connection: %v", err)
+	}
+	eventually(t, "no connection is left", func() bool { return hop.Open() == 0 })
+}

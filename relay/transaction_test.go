@@ -1,0 +1,514 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/emersion/go-smtp"
+
+	"postern/relay/message"
+	"postern/relay/relaytest"
+)
+
+// refuse answers RCPT for addresses that begin with "nobody" as a Postfix
+// does for unknown users.
+func refuse(c relaytest.Command) relaytest.Answer {
+	if c.Verb == "RCPT" && strings.HasPrefix(c.Address, "nobody") {
+		return relaytest.Say("550 5.1.1 <" + c.Address + ">: Recipient address rejected: User unknown")
+	}
+	return relaytest.Usual
+}
+
+// on answers one verb.
+func on(verb string, a relaytest.Answer) func(relaytest.Command) relaytest.Answer {
+	return func(c relaytest.Command) relaytest.Answer {
+		if c.Verb == verb {
+			return a
+		}
+		return relaytest.Usual
+	}
+}
+
+func TestDeliver(t *testing.T) {
+	hop := relaytest.New(t, relaytest.Options{})
+	r := newRouter(t, nil, hop)
+	receipt := deliver(t, r, newMessage(t, text))
+	if want := (Receipt{Hop: hop.URL(), Text: "2.0.0 Ok: queued as A000"}); receipt != want {
+		t.Errorf("receipt %+v, want %+v", receipt, want)
+	}
+	got := hop.Delivered()
+	if len(got) != 1 || string(got[0].Data) != text || got[0].From != "alice@example.org" || got[0].To[0].Address != "bob@example.com" {
+		t.Errorf("delivered %+v", got)
+	}
+}
+
+// A second message needs neither a new connection nor EHLO, RSET or NOOP.
+func TestConnectionIsReused(t *testing.T) {
+	hop := relaytest.New(t, relaytest.Options{})
+	r := newRouter(t, nil, hop)
+	m := newMessage(t, text)
+	before := hop.Count("EHLO")
+	for range 5 {
+		deliver(t, r, m)
+	}
+	if hop.Count("EHLO") != before || hop.Count("RSET") != 0 || hop.Count("NOOP") != 0 {
+		t.Errorf("more than was needed:\n%s", strings.Join(hop.Commands(), "\n"))
+	}
+}
+
+func TestHopRefuses(t *testing.T) {
+	for verb, want := range map[string]string{
+		"MAIL": "550 5.7.1 We do not like you", "RCPT": "550 5.7.1 We do not like you",
+		"DATA": "550 5.7.1 We do not like you", ".": "550 5.7.1 We do not like you",
+	} {
+		t.Run(verb, func(t *testing.T) {
+			hop := relaytest.New(t, relaytest.Options{})
+			hop.Handle(on(verb, relaytest.Say("550-5.7.1 We do not", "550 5.7.1 like you")))
+			r := newRouter(t, nil, hop)
+			tx := begin(t, r)
+			err := tx.Rcpt(t.Context(), "bob@example.com", nil)
+			if err == nil {
+				_, err = tx.Send(t.Context(), newMessage(t, text))
+			}
+			wantRefusal(t, err, want)
+		})
+	}
+}
+
+func TestOneOfThreeRefused(t *testing.T) {
+	hop := relaytest.New(t, relaytest.Options{})
+	hop.Handle(refuse)
+	tx := begin(t, newRouter(t, nil, hop))
+	rcpt(t, tx, "bob@example.com")
+	wantRefusal(t, tx.Rcpt(t.Context(), "nobody@example.com", nil), "550 5.1.1 <nobody@example.com>: Recipient address rejected")
+	rcpt(t, tx, "carol@example.com")
+	if _, err := tx.Send(t.Context(), newMessage(t, text)); err != nil {
+		t.Fatal(err)
+	}
+	if got := hop.Delivered()[0].To; len(got) != 2 {
+		t.Errorf("delivered to %v", got)
+	}
+}
+
+// Refusals of one client use up a connection, which is replaced in the middle
+// of its transaction; the recipients accepted before are not lost.
+func TestManyRefusalsInOneTransaction(t *testing.T) {
+	hop := relaytest.New(t, relaytest.Options{Limits: relaytest.PostfixLimits()})
+	hop.Handle(refuse)
+	tx := begin(t, newRouter(t, nil, hop))
+	rcpt(t, tx, "bob@example.com")
+	for i := range 30 {
+		wantRefusal(t, tx.Rcpt(t.Context(), fmt.Sprintf("nobody%d@example.com", i), nil), "550 5.1.1")
+	}
+	rcpt(t, tx, "carol@example.com")
+	if _, err := tx.Send(t.Context(), newMessage(t, text)); err != nil {
+		t.Fatal(err)
+	}
+	if got := hop.Delivered(); len(got) != 1 || len(got[0].To) != 2 {
+		t.Errorf("delivered %+v", got)
+	}
+}
+
+// What is no reply, or not one to this command, is never a yes, and never
+// shown to the client as the hop's answer.
+func TestUnexpectedReplies(t *testing.T) {
+	flood := strings.Repeat("250-more\r\n", 100) + "250 end\r\n"
+	answers := map[string]relaytest.Answer{
+		"garbage":         relaytest.Raw("hello there\r\n"),
+		"no code":         relaytest.Raw("ok\r\n"),
+		"bare LF":         relaytest.Raw("250 ok\n"),
+		"continuations":   relaytest.Raw(flood),
+		"endless line":    relaytest.Raw("250 " + strings.Repeat("x", 10000) + "\r\n"),
+		"mixed codes":     relaytest.Raw("250-ok\r\n550 no\r\n"),
+		"1yz":             relaytest.Raw("150 working\r\n"),
+		"6yz":             relaytest.Raw("650 what\r\n"),
+		"too soon":        relaytest.Raw("354 go ahead\r\n"),
+		"wrong success":   relaytest.Raw("220 hello\r\n"),
+		"half a line":     relaytest.Raw("250 o").AndHangUp(),
+		"nothing":         relaytest.HangUp(),
+		"wants a login":   relaytest.Say("530 5.7.0 Authentication required"),
+		"going":           relaytest.Say("421 4.3.2 Service shutting down").AndHangUp(),
+		"binary":          relaytest.Raw("\x00\xff\xfe\x01\r\n"),
+		"negative digits": relaytest.Raw("-50 ok\r\n"),
+	}
+	for name, answer := range answers {
+		for _, verb := range []string{"MAIL", "RCPT", "DATA"} {
+			if verb == "DATA" && name == "too soon" {
+				continue // 354 it is
+			}
+			t.Run(name+" to "+verb, func(t *testing.T) {
+				t.Parallel()
+				hop := relaytest.New(t, relaytest.Options{})
+				hop.Handle(on(verb, answer))
+				tx := begin(t, newRouter(t, func(c *Config) { c.Patience = 0 }, hop))
+				err := tx.Rcpt(t.Context(), "bob@example.com", nil)
+				if err == nil {
+					_, err = tx.Send(t.Context(), newMessage(t, text))
+				}
+				wantTemporary(t, err)
+				if len(hop.Messages()) > 0 {
+					t.Error("a message was sent")
+				}
+			})
+		}
+	}
+}
+
+// After the final dot there is no second attempt, whatever the hop does.
+func TestEndOfDataIsSentOnce(t *testing.T) {
+	for name, answer := range map[string]relaytest.Answer{
+		"killed":        relaytest.HangUp(),
+		"garbage":       relaytest.Raw("hello\r\n"),
+		"silence":       relaytest.Stall(),
+		"wrong success": relaytest.Say("251 2.1.5 User not local; will forward"),
+		"354":           relaytest.Say("354 go ahead"),
+		"half a line":   relaytest.Raw("250 2.0.0 O").AndHangUp(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			hop, other := relaytest.New(t, relaytest.Options{}), relaytest.New(t, relaytest.Options{})
+			r := newRouter(t, func(c *Config) { c.DataTimeout = 300 * time.Millisecond }, hop, other)
+			deliver(t, r, newMessage(t, text)) // so that the connection is a reused one
+			hop.Handle(on(".", answer))
+			tx := begin(t, r)
+			rcpt(t, tx, "bob@example.com")
+			_, err := tx.Send(t.Context(), newMessage(t, text))
+			wantTemporary(t, err)
+			if !errors.Is(err, errUncertain) {
+				t.Errorf("the log does not say so: %v", err)
+			}
+			if n := len(hop.Messages()) + len(other.Messages()); n != 2 {
+				t.Errorf("%d messages arrived, want this one once", n-1)
+			}
+		})
+	}
+}
+
+// 421 to the end of data is a clear no, but the client is not to take it for
+// a goodbye of ours.
+func TestGoodbyeAtEndOfData(t *testing.T) {
+	hop := relaytest.New(t, relaytest.Options{})
+	hop.Handle(on(".", relaytest.Say("421 4.3.2 Shutting down").AndHangUp()))
+	tx := begin(t, newRouter(t, nil, hop))
+	rcpt(t, tx, "bob@example.com")
+	_, err := tx.Send(t.Context(), newMessage(t, text))
+	wantRefusal(t, err, "451 4.3.2 Shutting down")
+	if n := len(hop.Messages()); n != 1 {
+		t.Errorf("sent %d times", n)
+	}
+}
+
+// A hop may close a connection at any time before the end of data without
+// anybody noticing.
+func TestHopLeaves(t *testing.T) {
+	for _, verb := range []string{"MAIL", "RCPT", "DATA", "BODY"} {
+		for name, answer := range map[string]relaytest.Answer{
+			"silently": relaytest.HangUp(),
+			"with 421": relaytest.Say("421 4.4.2 Timeout").AndHangUp(),
+		} {
+			t.Run(verb+" "+name, func(t *testing.T) {
+				t.Parallel()
+				hop := relaytest.New(t, relaytest.Options{})
+				r := newRouter(t, nil, hop)
+				m := newMessage(t, text)
+				deliver(t, r, m)
+				hop.Handle(func(c relaytest.Command) relaytest.Answer {
+					if c.Conn == 1 && c.Verb == verb {
+						return answer
+					}
+					return relaytest.Usual
+				})
+				deliver(t, r, m)
+				if n := len(hop.Messages()); n != 2 {
+					t.Errorf("%d messages, want 2", n)
+				}
+			})
+		}
+	}
+}
+
+// The connections that were idle when the hop was restarted are all stale.
+func TestIdleConnectionsGoneStale(t *testing.T) {
+	hop := relaytest.New(t, relaytest.Options{})
+	r := newRouter(t, func(c *Config) { c.Patience = 0 }, hop)
+	var open []Transaction
+	for range 5 {
+		tx := begin(t, r)
+		rcpt(t, tx, "bob@example.com")
+		open = append(open, tx)
+	}
+	for _, tx := range open {
+		tx.Close()
+	}
+	eventually(t, "all connections idle", func() bool { return hop.Count("RSET") == 5 })
+	hop.Stop()
+	hop.Start()
+	deliver(t, r, newMessage(t, text))
+}
+
+func TestHopRestartGoesUnnoticed(t *testing.T) {
+	hop := relaytest.New(t, relaytest.Options{})
+	r := newRouter(t, nil, hop)
+	tx := begin(t, r)
+	rcpt(t, tx, "bob@example.com")
+	hop.Stop()
+	back := time.AfterFunc(time.Second, hop.Start)
+	defer back.Stop()
+	rcpt(t, tx, "carol@example.com")
+	if _, err := tx.Send(t.Context(), newMessage(t, text)); err != nil {
+		t.Fatal(err)
+	}
+	if got := hop.Delivered(); len(got) != 1 || len(got[0].To) != 2 {
+		t.Errorf("delivered %+v", got)
+	}
+}
+
+// One budget for the whole transaction.
+func TestPatienceEnds(t *testing.T) {
+	hop := relaytest.New(t, relaytest.Options{})
+	r := newRouter(t, func(c *Config) { c.Patience = 500 * time.Millisecond }, hop)
+	hop.Stop()
+	defer hop.Start()
+	tx := begin(t, r)
+	start := time.Now()
+	for range 10 {
+		wantTemporary(t, tx.Rcpt(t.Context(), "bob@example.com", nil))
+	}
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("ten recipients took %v of a patience of 500ms", took)
+	}
+}
+
+func TestCallerGoesAway(t *testing.T) {
+	hop := relaytest.New(t, relaytest.Options{})
+	hop.Handle(on("RCPT", relaytest.Stall()))
+	r := newRouter(t, nil, hop)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	wantTemporary(t, begin(t, r).Rcpt(ctx, "bob@example.com", nil))
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("returned after %v", took)
+	}
+	hop.Handle(nil)
+	deliver(t, r, newMessage(t, text))
+}
+
+// dawdled begins a transaction and waits until its connection is given back.
+func dawdled(t *testing.T, r *Router, hop *relaytest.Hop, to ...string) Transaction {
+	t.Helper()
+	tx := begin(t, r)
+	rcpt(t, tx, to...)
+	before := hop.Count("RSET")
+	eventually(t, "the connection is given back", func() bool { return hop.Count("RSET") > before })
+	return tx
+}
+
+func TestDawdlingBody(t *testing.T) {
+	hop := relaytest.New(t, relaytest.Options{})
+	r := newRouter(t, nil, hop)
+	before := hop.Count("EHLO")
+	tx := dawdled(t, r, hop, "bob@example.com", "carol@example.com")
+	if _, err := tx.Send(t.Context(), newMessage(t, text)); err != nil {
+		t.Fatal(err)
+	}
+	if got := hop.Delivered(); len(got) != 1 || len(got[0].To) != 2 {
+		t.Errorf("delivered %+v", got)
+	}
+	// Giving back costs RSET alone.
+	if hop.Count("EHLO") != before {
+		t.Errorf("EHLO again:\n%s", strings.Join(hop.Commands(), "\n"))
+	}
+}
+
+func TestDawdlingBetweenRecipients(t *testing.T) {
+	hop := relaytest.New(t, relaytest.Options{})
+	tx := dawdled(t, newRouter(t, nil, hop), hop, "bob@example.com")
+	rcpt(t, tx, "carol@example.com")
+	if _, err := tx.Send(t.Context(), newMessage(t, text)); err != nil {
+		t.Fatal(err)
+	}
+	if got := hop.Delivered(); len(got) != 1 || len(got[0].To) != 2 {
+		t.Errorf("delivered %+v", got)
+	}
+}
+
+func TestAllOrNothingAtReplay(t *testing.T) {
+	hop := relaytest.New(t, relaytest.Options{})
+	r := newRouter(t, nil, hop)
+	tx := dawdled(t, r, hop, "bob@example.com", "nobody1@example.com", "carol@example.com", "nobody2@example.com")
+	hop.Handle(refuse)
+	_, err := tx.Send(t.Context(), newMessage(t, text))
+	wantRefusal(t, err, "550 5.1.1 <nobody1@example.com>, <nobody2@example.com> refused, message not sent:")
+	if n := len(hop.Messages()); n != 0 {
+		t.Errorf("%d messages were sent", n)
+	}
+	hop.Handle(nil)
+	deliver(t, r, newMessage(t, text)) // nothing of it is left on the connection
+	if got := hop.Delivered(); len(got) != 1 || len(got[0].To) != 1 {
+		t.Errorf("delivered %+v", got)
+	}
+}
+
+func TestTemporaryRefusalWinsAtReplay(t *testing.T) {
+	hop := relaytest.New(t, relaytest.Options{})
+	tx := dawdled(t, newRouter(t, nil, hop), hop, "nobody@example.com", "busy@example.com")
+	hop.Handle(func(c relaytest.Command) relaytest.Answer {
+		if c.Verb == "RCPT" && c.Address == "busy@example.com" {
+			return relaytest.Say("450 4.2.1 Mailbox busy")
+		}
+		return refuse(c)
+	})
+	_, err := tx.Send(t.Context(), newMessage(t, text))
+	wantRefusal(t, err, "450 4.2.1 <nobody@example.com>, <busy@example.com> refused")
+}
+
+// The timer and the transaction's user meet at every moment there is.
+func TestTimerMeetsUser(t *testing.T) {
+	hop := relaytest.New(t, relaytest.Options{})
+	r := newRouter(t, func(c *Config) { c.Pool.Connections = 2 }, hop)
+	m := newMessage(t, text)
+	done := make(chan error)
+	const users = 8
+	for user := range users {
+		go func() {
+			var err error
+			for i := 0; i < 6 && err == nil; i++ {
+				err = meet(r, m, time.Duration(user+i)*9*time.Millisecond)
+			}
+			done <- err
+		}()
+	}
+	for range users {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	if n := len(hop.Delivered()); n != users*6 {
+		t.Errorf("%d delivered, want %d", n, users*6)
+	}
+	if _, peak := hop.Connections(); peak > 3 { // one may still be saying goodbye
+		t.Errorf("%d connections at once", peak)
+	}
+}
+
+func TestNothingToSend(t *testing.T) {
+	hop := relaytest.New(t, relaytest.Options{})
+	tx := begin(t, newRouter(t, nil, hop))
+	_, err := tx.Send(t.Context(), newMessage(t, text))
+	wantRefusal(t, err, "554 5.5.1 No valid recipients")
+	if err := tx.Rcpt(t.Context(), "bob@example.com", nil); !errors.Is(err, errOver) {
+		t.Errorf("after Send: %v", err)
+	}
+}
+
+func TestCloseIsIdempotent(t *testing.T) {
+	hop := relaytest.New(t, relaytest.Options{})
+	tx := begin(t, newRouter(t, nil, hop))
+	rcpt(t, tx, "bob@example.com")
+	for range 3 {
+		if err := tx.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	eventually(t, "the transaction is cancelled at the hop", func() bool { return hop.Count("RSET") == 1 })
+}
+
+// What the client said is rebuilt, not passed on.
+func TestParameters(t *testing.T) {
+	hop := relaytest.New(t, relaytest.Options{})
+	r := newRouter(t, nil, hop)
+	nobody := ""
+	tx := beginWith(t, r, &Envelope{Sender: "alice@example.org", Options: smtp.MailOptions{
+		Size: 1000, Auth: &nobody, Return: smtp.DSNReturnHeaders, EnvelopeID: "a b+c", RequireTLS: false,
+	}})
+	err := tx.Rcpt(t.Context(), "bob@example.com", &smtp.RcptOptions{
+		Notify:                []smtp.DSNNotify{smtp.DSNNotifyFailure, smtp.DSNNotifyDelayed},
+		OriginalRecipientType: smtp.DSNAddressTypeRFC822, OriginalRecipient: "b=ob@example.com",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Send(t.Context(), newMessage(t, text)); err != nil {
+		t.Fatal(err)
+	}
+	got := hop.Delivered()[0]
+	if want := "BODY=8BITMIME SIZE=1000 RET=HDRS ENVID=a+20b+2Bc"; got.Params != want {
+		t.Errorf("MAIL with %q, want %q", got.Params, want)
+	}
+	if want := "NOTIFY=FAILURE,DELAY ORCPT=RFC822;b+3Dob@example.com"; got.To[0].Params != want {
+		t.Errorf("RCPT with %q, want %q", got.To[0].Params, want)
+	}
+}
+
+func TestDSNDroppedAndLogged(t *testing.T) {
+	hop := relaytest.New(t, relaytest.Options{Extensions: []string{"8BITMIME"}})
+	var book logbook
+	r := newLoggedRouter(t, book.logger(), nil, hop)
+	tx := beginWith(t, r, &Envelope{Session: "s7", Sender: "alice@example.org", Options: smtp.MailOptions{Return: smtp.DSNReturnFull}})
+	for _, to := range []string{"bob@example.com", "carol@example.com"} {
+		if err := tx.Rcpt(t.Context(), to, &smtp.RcptOptions{Notify: []smtp.DSNNotify{smtp.DSNNotifyNever}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := tx.Send(t.Context(), newMessage(t, text)); err != nil {
+		t.Fatal(err)
+	}
+	if n := book.count(`msg="DSN parameters dropped" session=s7`); n != 1 {
+		t.Errorf("logged %d times, want once:\n%s", n, book.buf.String())
+	}
+	if p := hop.Delivered()[0].Params; p != "BODY=8BITMIME" {
+		t.Errorf("MAIL with %q", p)
+	}
+}
+
+func TestWhatTheHopCannotTake(t *testing.T) {
+	const eightBit = "Subject: test\r\n\r\nGr\xc3\xbc\xc3\x9fe\r\n"
+	t.Run("SMTPUTF8", func(t *testing.T) {
+		hop := relaytest.New(t, relaytest.Options{Extensions: []string{"8BITMIME"}})
+		tx := beginWith(t, newRouter(t, nil, hop), &Envelope{Sender: "jürgen@example.org", Options: smtp.MailOptions{UTF8: true}})
+		wantRefusal(t, tx.Rcpt(t.Context(), "bob@example.com", nil), "550 5.6.7")
+	})
+	t.Run("8BITMIME", func(t *testing.T) {
+		hop := relaytest.New(t, relaytest.Options{Extensions: []string{"SIZE"}})
+		r := newRouter(t, nil, hop)
+		tx := begin(t, r)
+		rcpt(t, tx, "bob@example.com")
+		_, err := tx.Send(t.Context(), newMessage(t, eightBit))
+		wantRefusal(t, err, "554 5.6.3")
+		deliver(t, r, newMessage(t, text)) // 7-bit mail goes on
+	})
+	t.Run("neither lacks", func(t *testing.T) {
+		hop := relaytest.New(t, relaytest.Options{})
+		tx := beginWith(t, newRouter(t, nil, hop), &Envelope{Sender: "jürgen@example.org", Options: smtp.MailOptions{UTF8: true}})
+		rcpt(t, tx, "søren@example.com")
+		if _, err := tx.Send(t.Context(), newMessage(t, eightBit)); err != nil {
+			t.Fatal(err)
+		}
+		if got := hop.Delivered()[0]; string(got.Data) != eightBit || !strings.Contains(got.Params, "SMTPUTF8") {
+			t.Errorf("delivered %+v", got)
+		}
+	})
+}
+
+// meet lets the time between RCPT and the body come near to what the timer
+// waits when connections are scarce.
+func meet(r *Router, m *message.Message, pause time.Duration) error {
+	tx, err := r.Begin(context.Background(), &Envelope{Sender: "alice@example.org"})
+	if err != nil {
+		return err
+	}
+	defer tx.Close()
+	for _, to := range []string{"bob@example.com", "carol@example.com"} {
+		if err := tx.Rcpt(context.Background(), to, nil); err != nil {
+			return err
+		}
+		time.Sleep(pause)
+	}
+	_, err = tx.Send(context.Background(), m)
+	return err
+}
