@@ -20,6 +20,9 @@ func newGate(places int) *gate { return &gate{free: places} }
 // enter waits until there is a place, or returns the cause of ctx if that ends
 // first.
 func (g *gate) enter(ctx context.Context, first bool) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	g.mu.Lock()
 	if g.free > 0 {
 		g.free--

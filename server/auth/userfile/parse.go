@@ -1,0 +1,163 @@
+package userfile
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"postern/server/auth/hash"
+)
+
+// Bounds of a file. A hundred thousand users make some 10 MiB.
+const (
+	maxFile  = 64 << 20  // bytes
+	maxLine  = 4096      // bytes
+	maxUsers = 1_000_000 // lines with a user
+	maxUser  = 512       // bytes of a name; longer ones do not reach a store
+)
+
+// Some editors begin a file with it.
+var byteOrderMark = []byte("\ufeff")
+
+// A table is the content of a file.
+type table struct {
+	hashes map[string]string // by name; empty: locked
+	decoy  string            // a stored hash of the commonest kind
+}
+
+// A problem is a line that was skipped. Its reason repeats nothing of it.
+type problem struct {
+	line int
+	why  string
+}
+
+type problems []problem
+
+// summary is one text for all of them.
+func (p problems) summary() string {
+	const most = 10
+	var lines []string
+	for _, one := range p[:min(len(p), most)] {
+		lines = append(lines, fmt.Sprintf("line %d: %s", one.line, one.why))
+	}
+	if len(p) > most {
+		lines = append(lines, fmt.Sprintf("and %d lines more", len(p)-most))
+	}
+	return strings.Join(lines, "; ")
+}
+
+// parse reads a whole file. It fails only if the file as such is no user file.
+func parse(text []byte) (*table, problems, error) {
+	t := &table{hashes: make(map[string]string)}
+	kinds := make(commonest)
+	var skipped problems
+	number := 0
+	for line := range bytes.Lines(bytes.TrimPrefix(text, byteOrderMark)) {
+		number++
+		user, stored, why := parseLine(line)
+		if why == "" && user == "" {
+			continue
+		}
+		if _, twice := t.hashes[user]; twice {
+			why = "this name is in the file already, and the first line counts; delete one of them"
+		}
+		if why == "" {
+			why = t.add(user, stored, kinds)
+		}
+		if why != "" {
+			skipped = append(skipped, problem{number, why})
+		}
+		if len(t.hashes) > maxUsers || len(skipped) > maxUsers {
+			return nil, nil, fmt.Errorf("more than %d users", maxUsers)
+		}
+	}
+	t.decoy = kinds.decoy()
+	return t, skipped, nil
+}
+
+// add takes one user in, and returns what is wrong with the hash.
+func (t *table) add(user, stored string, kinds commonest) (why string) {
+	h, err := hash.Parse(stored)
+	switch {
+	case err != nil:
+		return err.Error()
+	case h.Locked():
+		stored = ""
+	default:
+		kinds.count(h.Kind(), stored)
+	}
+	t.hashes[user] = stored
+	return ""
+}
+
+// parseLine takes one line apart. No user and no reason is a line to skip.
+func parseLine(line []byte) (user, stored, why string) {
+	if len(line) > maxLine {
+		return "", "", fmt.Sprintf("longer than %d bytes", maxLine)
+	}
+	s := strings.TrimRight(string(line), "\r\n \t")
+	if s == "" || s[0] == '#' {
+		return "", "", ""
+	}
+	user, rest, ok := strings.Cut(s, ":")
+	if !ok {
+		return "", "", "no colon; a line is user:hash"
+	}
+	if err := checkName(user); err != nil {
+		return "", "", err.Error()
+	}
+	stored, _, _ = strings.Cut(rest, ":")
+	return user, stored, ""
+}
+
+// checkName reports what is wrong with the name of a user.
+func checkName(user string) error {
+	switch {
+	case user == "":
+		return errors.New("the name is empty")
+	case len(user) > maxUser:
+		return fmt.Errorf("the name is longer than %d bytes", maxUser)
+	case !utf8.ValidString(user):
+		return errors.New("the name is not UTF-8")
+	case strings.TrimSpace(user) != user:
+		return errors.New("the name begins or ends with a blank")
+	case user[0] == '#':
+		return errors.New(`the name begins with "#", which makes its line a comment`)
+	case strings.ContainsRune(user, ':'):
+		return errors.New("the name holds a colon")
+	case strings.ContainsFunc(user, unicode.IsControl):
+		return errors.New("the name holds a control character")
+	}
+	return nil
+}
+
+// commonest finds the kind of hash that most users have.
+type commonest map[string]*kind
+
+type kind struct {
+	example string
+	users   int
+}
+
+func (c commonest) count(name, stored string) {
+	if k, ok := c[name]; ok {
+		k.users++
+		return
+	}
+	c[name] = &kind{example: stored, users: 1}
+}
+
+// decoy returns a hash of the commonest kind. Among equals it does not matter
+// which.
+func (c commonest) decoy() string {
+	most := &kind{example: hash.DefaultDecoy}
+	for _, k := range c {
+		if k.users > most.users {
+			most = k
+		}
+	}
+	return most.example
+}

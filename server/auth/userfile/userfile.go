@@ -1,0 +1,140 @@
+// Package userfile is the store of users for those who have a file of them: one
+// that Apache's htpasswd or "postern passwd" wrote, or a passwd-file of Dovecot.
+//
+//	user:hash[:anything]
+//
+// Lines that are empty or begin with "#" are skipped. Package hash tells which
+// hashes are known. A line that makes no sense is logged with its number, and
+// skipped; the others go on working. If a name comes twice, its first line
+// counts. An empty or locked hash lets nobody in.
+//
+// Names are compared as they are written, upper and lower case, with or without
+// a domain: the name in the file is the canonical name that the rules about
+// senders see, and two users must never share one.
+//
+// The file is read again when it changes, see [Store.Reload]. If it cannot be
+// read, nobody can tell who is a user: everybody gets a temporary error, and the
+// old content is not used, for the file may have been taken away to keep
+// somebody out.
+//
+// How long an answer takes does not tell whether the user exists: a name that
+// is not there is compared with a hash of the kind that most users have. In a
+// file of hashes that cost very different work, those of the rarer kinds
+// stand out.
+package userfile
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"postern/server/auth"
+	"postern/server/auth/hash"
+)
+
+// Kind is what the configuration calls this store, and its name in the log.
+const Kind = "userfile"
+
+// Config is a table [[auth.stores]] of kind "userfile".
+type Config struct {
+	// Path of the file; absolute.
+	Path string `toml:"path"`
+}
+
+// Defaults returns the values that apply where the table says nothing.
+func Defaults() Config { return Config{Path: "/etc/postern/users"} }
+
+// Validate reports each value that makes no sense, with its key relative to the
+// table.
+func (c *Config) Validate(bad func(key, why string)) {
+	if !filepath.IsAbs(c.Path) {
+		bad("path", `must be an absolute path such as "/etc/postern/users"; the service does not run in the folder that you stand in`)
+	}
+}
+
+// A Store is an open user file. It may be used by many goroutines at once. It
+// starts none and holds no file open, so there is nothing to close.
+type Store struct {
+	path    string
+	checker *hash.Checker
+	log     *slog.Logger
+	now     func() time.Time
+
+	content atomic.Pointer[content] // never nil
+	watch   sync.Mutex              // held by the one who looks at the file
+	seen    sighting                // guarded by watch
+}
+
+// content is what lookups are answered from: a table, or why there is none.
+type content struct {
+	table *table
+	err   error
+}
+
+// New opens a user file. It fails if the file cannot be read; a line that cannot
+// only costs that user.
+func New(cfg Config, checker *hash.Checker, log *slog.Logger) (*Store, error) {
+	s := &Store{path: cfg.Path, checker: checker, log: log, now: time.Now}
+	s.content.Store(&content{})
+	if err := s.Reload(context.Background()); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// VerifyPassword implements auth.PasswordVerifier.
+func (s *Store) VerifyPassword(ctx context.Context, p *auth.Peer, login, password string) (auth.Identity, error) {
+	users, err := s.users()
+	if err != nil {
+		return auth.Identity{}, unavailable(err)
+	}
+	stored, found := users.hashes[login]
+	if stored == "" {
+		if err := s.checker.Decoy(ctx, users.decoy, password, p.Known); err != nil {
+			return auth.Identity{}, unavailable(err)
+		}
+		return auth.Identity{}, refusal(found)
+	}
+	ok, err := s.checker.Check(ctx, stored, password, p.Known)
+	if err != nil {
+		return auth.Identity{}, unavailable(err)
+	}
+	if !ok {
+		return auth.Identity{}, &auth.Failure{Kind: auth.BadPassword, Store: Kind}
+	}
+	return auth.Identity{User: login, Store: Kind}, nil
+}
+
+// refusal is the answer for a name without a hash. A locked user is found, so
+// that no other store is asked for the same name.
+func refusal(found bool) *auth.Failure {
+	if found {
+		return &auth.Failure{Kind: auth.BadPassword, Store: Kind, Reason: "the account has no password"}
+	}
+	return &auth.Failure{Kind: auth.NoSuchUser, Store: Kind}
+}
+
+func unavailable(err error) error { return &auth.Unavailable{Store: Kind, Err: err} }
+
+// Check reads the file once more, apart from what is being served, and says what
+// is wrong with it.
+func (s *Store) Check(context.Context) error {
+	text, _, err := readFile(s.path)
+	if err != nil {
+		return err
+	}
+	users, problems, err := parse(text)
+	switch {
+	case err != nil:
+		return fmt.Errorf("user file %s: %w", s.path, err)
+	case len(problems) > 0:
+		return fmt.Errorf("user file %s: %s", s.path, problems.summary())
+	case len(users.hashes) == 0:
+		return fmt.Errorf("user file %s: holds no user; add one with: postern passwd %s NAME", s.path, s.path)
+	}
+	return nil
+}
