@@ -11,16 +11,11 @@ import (
 )
 
 // credentials are what we prove ourselves with to a hop that offers AUTH.
-type credentials struct {
-	user     string
-	password secret
-}
+// They cannot be printed or logged by accident.
+type credentials struct{ user, password string }
 
-// A secret cannot be printed or logged by accident.
-type secret string
-
-func (secret) String() string   { return "(hidden)" }
-func (secret) GoString() string { return "(hidden)" }
+func (credentials) String() string   { return "(hidden)" }
+func (credentials) GoString() string { return "(hidden)" }
 
 // longestCredentials is far more than user and password need.
 const longestCredentials = 4 << 10
@@ -64,7 +59,7 @@ func parseCredentials(text []byte) (*credentials, error) {
 	if len(lines) > 2 || !ok || user == "" || password == "" || strings.ContainsRune(user+password, 0) {
 		return nil, errors.New(`write "user:password" on one line, or the user on the first line and the password on the second`)
 	}
-	return &credentials{user, secret(password)}, nil
+	return &credentials{user, password}, nil
 }
 
 // mechanism picks what to authenticate with from what the hop offers, or nil.
@@ -75,9 +70,9 @@ func (c *credentials) mechanism(offered string) sasl.Client {
 	}
 	switch {
 	case has[sasl.Plain]:
-		return sasl.NewPlainClient("", c.user, string(c.password))
+		return sasl.NewPlainClient("", c.user, c.password)
 	case has[sasl.Login]:
-		return sasl.NewLoginClient(c.user, string(c.password))
+		return sasl.NewLoginClient(c.user, c.password)
 	}
 	return nil
 }

@@ -215,3 +215,10 @@ func (l *logbook) count(part string) int {
 	defer l.mu.Unlock()
 	return strings.Count(l.buf.String(), part)
 }
+
+func chmod(t testing.TB, name string, mode uint32) {
+	t.Helper()
+	if err := os.Chmod(name, os.FileMode(mode)); err != nil {
+		t.Fatal(err)
+	}
+}

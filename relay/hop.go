@@ -15,7 +15,7 @@ import (
 	"github.com/emersion/go-smtp"
 )
 
-// errNoAuth and errNoSTARTTLS are told apart by Check.
+// Why a hop that can be reached is of no use. Check knows what to do.
 var (
 	errAuth       = errors.New("the hop does not accept our user and password")
 	errNoSTARTTLS = errors.New("the hop does not offer STARTTLS")
@@ -115,7 +115,7 @@ func (p *peer) greet(ctx context.Context, w *wire) (*conn, error) {
 func asGreeting(err error) error {
 	var e *smtp.SMTPError
 	if errors.As(err, &e) {
-		return fmt.Errorf("%w: %d %s", errGreeting, e.Code, cleanLine(e.Message))
+		return fmt.Errorf("%w: %s", errGreeting, quote(e))
 	}
 	return err
 }
@@ -183,7 +183,7 @@ func (p *peer) authenticate(client *smtp.Client) error {
 	err := client.Auth(mechanism)
 	var e *smtp.SMTPError
 	if errors.As(err, &e) {
-		return fmt.Errorf("%w: %d %s", errAuth, e.Code, cleanLine(e.Message))
+		return fmt.Errorf("%w: %s", errAuth, quote(e))
 	}
 	return err
 }

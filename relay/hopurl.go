@@ -126,14 +126,10 @@ func hostURL(parsed *url.URL, port string) (HopURL, error) {
 func validHost(host string, bracketed bool) bool {
 	if bracketed {
 		ip, err := netip.ParseAddr(host)
-		return err == nil && ip.Is6() && validZone(ip.Zone())
+		return err == nil && ip.Is6() && ip.Zone() == ""
 	}
 	odd := func(r rune) bool { return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyz0123456789.-_", r) }
 	return host != "" && len(host) <= 253 && host[0] != '.' && host[0] != '-' && !strings.ContainsFunc(host, odd)
-}
-
-func validZone(zone string) bool {
-	return !strings.ContainsFunc(zone, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune("%/[]", r) })
 }
 
 func parseSocket(path string) (HopURL, error) {

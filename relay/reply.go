@@ -28,8 +28,7 @@ func verdict(err error) error {
 	if !errors.As(err, &e) {
 		return err
 	}
-	said := fmt.Sprintf("%d %s", e.Code, cleanLine(e.Message))
-	switch {
+	switch said := quote(e); {
 	case e.Code < 400 || e.Code > 599:
 		return fmt.Errorf("%w: %s", errReplyLevel, said)
 	// RFC 5321 3.8: 421 announces that the hop is about to hang up.
@@ -41,6 +40,15 @@ func verdict(err error) error {
 		return fmt.Errorf("the hop wants us to authenticate or to use TLS: %s", said)
 	}
 	return refusal(e)
+}
+
+// quote is the hop's answer for the log.
+func quote(e *smtp.SMTPError) string {
+	code := e.EnhancedCode
+	if code == smtp.EnhancedCodeNotSet {
+		return fmt.Sprintf("%d %s", e.Code, cleanLine(e.Message))
+	}
+	return fmt.Sprintf("%d %d.%d.%d %s", e.Code, code[0], code[1], code[2], cleanLine(e.Message))
 }
 
 // refusal makes the hop's answer fit to be shown to our client.

@@ -1,0 +1,157 @@
+package relay
+
+import (
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"postern/relay/relaytest"
+)
+
+// Every kind of hop takes a message, with and without a login.
+func TestKindsOfHop(t *testing.T) {
+	config, ca := certificate(t)
+	password := writeFile(t, "postern:topsecret\n", 0o600)
+	for name, o := range map[string]relaytest.Options{
+		"clear text":          {},
+		"clear text, login":   {User: "postern", Password: "topsecret"},
+		"socket":              {Unix: true},
+		"STARTTLS":            {TLS: config},
+		"STARTTLS, PLAIN":     {TLS: config, User: "postern", Password: "topsecret", Mechanisms: "CRAM-MD5 PLAIN"},
+		"STARTTLS, LOGIN":     {TLS: config, User: "postern", Password: "topsecret", Mechanisms: "login"},
+		"implicit TLS":        {TLS: config, Implicit: true},
+		"implicit TLS, PLAIN": {TLS: config, Implicit: true, User: "postern", Password: "topsecret"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			hop := relaytest.New(t, o)
+			r := newRouter(t, func(c *Config) { c.CAFile, c.Credentials = ca, password }, hop)
+			if err := r.Check(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			deliver(t, r, newMessage(t, text))
+			for _, line := range hop.Commands() {
+				if strings.Contains(line, "EHLO") && !strings.HasSuffix(line, "EHLO postern.example.org") {
+					t.Errorf("said %q", line)
+				}
+			}
+		})
+	}
+}
+
+// Each thing that can be wrong with a hop is said with what to do about it,
+// and is temporary for the client.
+func TestCheck(t *testing.T) {
+	config, ca := certificate(t)
+	_, otherCA := certificate(t)
+	wrong := writeFile(t, "postern:wrong\n", 0o600)
+	greet := func(a relaytest.Answer) func(relaytest.Command) relaytest.Answer { return on("CONNECT", a) }
+	tests := []struct {
+		name    string
+		options relaytest.Options
+		handle  func(relaytest.Command) relaytest.Answer
+		change  func(*Config)
+		hint    string
+	}{
+		{"unknown CA", relaytest.Options{TLS: config}, nil, func(c *Config) { c.CAFile = otherCA }, "relay.ca_file"},
+		{"no STARTTLS", relaytest.Options{TLS: config}, on("EHLO", relaytest.Say("250-hop", "250 DSN")), nil, "write smtp://"},
+		{"STARTTLS refused", relaytest.Options{TLS: config}, on("STARTTLS", relaytest.Say("454 4.7.0 TLS not available")), nil, "454 4.7.0 TLS not available"},
+		{"STARTTLS injection", relaytest.Options{TLS: config}, on("STARTTLS", relaytest.Raw("220 Ready\r\n250 injected\r\n")), nil, errOutOfStep.Error()},
+		{"no TLS at all", relaytest.Options{}, greet(relaytest.Say("220 hop ESMTP").AndHangUp()), func(c *Config) { c.NextHops[0].scheme = schemeTLS }, "does not speak TLS"},
+		{"bad password", relaytest.Options{User: "postern", Password: "topsecret"}, nil, func(c *Config) { c.Credentials = wrong }, "relay.credentials"},
+		{"busy", relaytest.Options{}, greet(relaytest.Say("421 4.3.2 Busy")), nil, "421 4.3.2 Busy"},
+		{"refused", relaytest.Options{}, greet(relaytest.Say("554 5.7.1 Go away")), nil, "mynetworks"},
+		{"refused before TLS", relaytest.Options{TLS: config}, greet(relaytest.Say("554 5.7.1 Go away")), nil, "mynetworks"},
+		{"EHLO refused", relaytest.Options{}, on("EHLO", relaytest.Say("550 5.7.1 Bad name")), nil, "550 5.7.1 Bad name"},
+		{"silent", relaytest.Options{}, greet(relaytest.Stall()), nil, "smtps://"},
+		{"no SMTP server", relaytest.Options{}, greet(relaytest.Say("HTTP/1.1 400 Bad Request")), nil, "is it an SMTP server"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			hop := relaytest.New(t, tt.options)
+			hop.Handle(tt.handle)
+			r := newRouter(t, func(c *Config) {
+				c.CAFile, c.Patience, c.ConnectTimeout = ca, 0, 500*time.Millisecond
+				if tt.change != nil {
+					tt.change(c)
+				}
+			}, hop)
+			err := r.Check(t.Context())
+			if err == nil || !strings.Contains(err.Error(), tt.hint) || !strings.Contains(err.Error(), r.Hops()[0].String()) {
+				t.Errorf("got %v, want %q in it", err, tt.hint)
+			}
+			if err != nil && strings.Contains(err.Error(), "topsecret") {
+				t.Errorf("the error shows the password: %v", err)
+			}
+			wantTemporary(t, begin(t, r).Rcpt(t.Context(), "bob@example.com", nil))
+		})
+	}
+}
+
+func TestCheckUnreachable(t *testing.T) {
+	for address, hint := range map[string]string{
+		"smtp://" + unusedAddress(t):     "nothing listens there",
+		"smtp+unix:///nowhere/at/all":    "no such socket",
+		"smtp://no-such-host.invalid":    "spelled right",
+		"smtp+unix://" + lockedSocket(t): "the right to write",
+	} {
+		r := newRouter(t, func(c *Config) { c.NextHops, c.Patience = []HopURL{mustURL(t, address)}, 0 })
+		err := r.Check(t.Context())
+		if os.Getuid() == 0 && strings.Contains(hint, "right to write") {
+			continue // root may open every socket
+		}
+		if err == nil || !strings.Contains(err.Error(), hint) {
+			t.Errorf("%s: got %v, want %q in it", address, err, hint)
+		}
+	}
+}
+
+func unusedAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func lockedSocket(t *testing.T) string {
+	t.Helper()
+	hop := relaytest.New(t, relaytest.Options{Unix: true})
+	name := strings.TrimPrefix(hop.URL(), "smtp+unix://")
+	chmod(t, name, 0)
+	return name
+}
+
+// verify = false is for loopback, whatever Validate let through.
+func TestVerifyIsOffForLoopbackOnly(t *testing.T) {
+	cfg := Defaults()
+	cfg.Verify = false
+	for address, off := range map[string]bool{"smtps://localhost": true, "smtps://[::1]": true, "smtps://mail.example.org": false} {
+		p, err := newPeer(mustURL(t, address), &cfg)
+		if err != nil || p.tls.InsecureSkipVerify != off {
+			t.Errorf("%s: %v, %v", address, p.tls.InsecureSkipVerify, err)
+		}
+	}
+}
+
+func TestUnreadableFiles(t *testing.T) {
+	for key, change := range map[string]func(*Config){
+		"relay.ca_file":     func(c *Config) { c.CAFile = "/nowhere/at/all" },
+		"no certificate":    func(c *Config) { c.CAFile = writeFile(t, "nonsense", 0o600) },
+		"relay.credentials": func(c *Config) { c.Credentials = "/nowhere/at/all" },
+	} {
+		cfg := Defaults()
+		change(&cfg)
+		r, err := New(cfg, nil)
+		if err == nil {
+			r.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), key) {
+			t.Errorf("got %v, want %q in it", err, key)
+		}
+	}
+}
