@@ -89,6 +89,3 @@ func (n *Network) UnmarshalText(text []byte) error {
 	*n = Network(p)
 	return nil
 }
-
-// MarshalText implements encoding.TextMarshaler.
-func (n Network) MarshalText() ([]byte, error) { return netip.Prefix(n).MarshalText() }

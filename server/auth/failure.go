@@ -78,9 +78,8 @@ func (u *Unavailable) Error() string {
 
 func (u *Unavailable) Unwrap() error { return u.Err }
 
-// maxLogName is more than any address that mail can have (RFC 5321, section
-// 4.5.3.1: 64 + 1 + 255 octets) needs in practice, and little in a log line.
-const maxLogName = 128
+// maxLogName is enough for the logins of people, and little in a log line.
+const maxLogName = 128 // bytes
 
 // logName makes a login fit for a log line: bounded in length, and nothing in it
 // that ends the line, moves the cursor or turns the direction of writing.

@@ -49,8 +49,8 @@ func (l Local) Start(ctx context.Context, p *Peer, mech string) (Exchange, error
 	return offered[i].start(newPasswordExchange(ctx, l.Passwords, p, mech)), nil
 }
 
-// RFC 4954, section 4: a server must not offer PLAIN where the password could be
-// read on the way. There is no switch to allow it.
+// RFC 4954, section 4: there must be a configuration in which no password crosses
+// the network readable. Here there is no other.
 func (l Local) offered(p *Peer) []mechanism {
 	if l.Passwords == nil || p.TLS == nil {
 		return nil

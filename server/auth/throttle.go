@@ -119,8 +119,11 @@ type Outcome struct {
 func (t *Throttle) Enter(ctx context.Context, p *Peer, login string) (*Attempt, error) {
 	a := &Attempt{throttle: t, from: network(p.Remote.Addr()), login: login, peer: *p}
 	wait, err := t.join(a)
-	if err != nil || a.penalty == nil {
-		return a, err
+	if err != nil {
+		return nil, err
+	}
+	if a.penalty == nil {
+		return a, nil
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, wait, ErrPenalty)
 	defer cancel()
