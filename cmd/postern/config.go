@@ -17,6 +17,7 @@ import (
 	"postern/relay/sign"
 	"postern/server"
 	"postern/server/auth"
+	"postern/server/auth/userfile"
 )
 
 // Config is the whole file. The type of each section belongs to the package
@@ -25,10 +26,16 @@ type Config struct {
 	Server    server.Config     `toml:"server"`
 	Listeners []server.Listener `toml:"listener"`
 	TLS       certs.Config      `toml:"tls"`
-	Auth      auth.Config       `toml:"auth"`
+	Auth      authConfig        `toml:"auth"`
 	Policy    policy.Config     `toml:"policy"`
 	Relay     relayConfig       `toml:"relay"`
 	Log       logConfig         `toml:"log"`
+}
+
+// authConfig is the section [auth], with the stores of all kinds.
+type authConfig struct {
+	auth.Config
+	Stores storeList `toml:"stores"`
 }
 
 // relayConfig is the section [relay], with the keys of the decorator.
@@ -43,7 +50,7 @@ func newConfig() *Config {
 		Server:    server.Defaults(),
 		Listeners: server.DefaultListeners(),
 		TLS:       certs.Defaults(),
-		Auth:      auth.Defaults(),
+		Auth:      authConfig{Config: auth.Defaults(), Stores: storeList{newStore(userfile.Kind)}},
 		Policy:    policy.Defaults(),
 		Relay:     relayConfig{Config: relay.Defaults()},
 		Log:       logDefaults(),
@@ -121,6 +128,7 @@ func (c *Config) validate(bad func(path, why string)) {
 	c.validateListeners(bad)
 	c.TLS.Validate(in("tls"))
 	c.Auth.Validate(in("auth"))
+	c.validateStores(bad)
 	c.Policy.Validate(in("policy"))
 	c.Relay.Validate(in("relay"))
 	sign.Validate(c.Relay.DKIM, in("relay"))
@@ -139,5 +147,14 @@ func (c *Config) validateListeners(bad func(path, why string)) {
 			bad(at+".name", fmt.Sprintf("%q is the name of an earlier listener; give each a name of its own", l.Name))
 		}
 		seen[l.Name] = true
+	}
+}
+
+func (c *Config) validateStores(bad func(path, why string)) {
+	if len(c.Auth.Stores) == 0 {
+		bad("auth.stores", "no store: nobody could log in; leave it out for the user file "+userfile.Defaults().Path)
+	}
+	for i, s := range c.Auth.Stores {
+		s.Validate(func(key, why string) { bad(fmt.Sprintf("auth.stores[%d].%s", i, key), why) })
 	}
 }

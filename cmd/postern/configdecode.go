@@ -33,6 +33,7 @@ type table = map[string]toml.Primitive
 // A selfDecoder is a part of the file whose form depends on what it says.
 type selfDecoder interface {
 	decode(d *decoder, path string, p toml.Primitive)
+	keys(path string) []string // all that there can be
 }
 
 func (d *decoder) bad(path, why, hint string) {

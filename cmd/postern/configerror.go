@@ -71,15 +71,19 @@ func widen(text string, s span) span {
 
 var quotedWord = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
 
+// maxShown is how many problems somebody can want to read at once.
+const maxShown = 20
+
 func (e *configError) Error() string {
 	var b strings.Builder
-	for i, p := range e.problems {
-		if i > 0 {
-			b.WriteString("\n")
-		}
+	for _, p := range e.problems[:min(len(e.problems), maxShown)] {
 		e.show(&b, p)
+		b.WriteString("\n")
 	}
-	return strings.TrimSuffix(b.String(), "\n")
+	if more := len(e.problems) - maxShown; more > 0 {
+		fmt.Fprintf(&b, "%s: and %d more\n", e.file, more)
+	}
+	return strings.TrimRight(b.String(), "\n")
 }
 
 // sentence puts the name of the key before the reason.
@@ -97,23 +101,21 @@ func (p problem) sentence() string {
 //	     |               ^^^^^
 //	     = write true, without quotes
 func (e *configError) show(b *strings.Builder, p problem) {
-	if p.at.nowhere() {
-		fmt.Fprintf(b, "%s: %s\n", e.file, p.sentence())
-		showHint(b, p.hint)
-		return
-	}
 	n, line, at := lineAt(e.text, p.at)
 	hide := hider(line)
-	fmt.Fprintf(b, "%s:%d: %s\n", e.file, n, hide.Replace(p.sentence()))
-	showLine(b, n, hide.Replace(line), at)
-	showHint(b, hide.Replace(p.hint))
-}
-
-func showHint(b *strings.Builder, hint string) {
-	if hint != "" {
-		fmt.Fprintf(b, "     = %s\n", hint)
+	if p.at.nowhere() {
+		fmt.Fprintf(b, "%s: %s\n", e.file, told(p.sentence()))
+	} else {
+		fmt.Fprintf(b, "%s:%d: %s\n", e.file, n, told(hide.Replace(p.sentence())))
+		showLine(b, n, hide.Replace(line), at)
+	}
+	if p.hint != "" {
+		fmt.Fprintf(b, "     = %s\n", told(hide.Replace(p.hint)))
 	}
 }
+
+// told makes one line for a terminal of what may quote anything.
+func told(s string) string { return firstRunes(printable(s), 600) }
 
 // lineAt returns the number and the text of the line where s begins, and s
 // within that line.

@@ -50,6 +50,9 @@ func allKeys() []string {
 }
 
 func keysOf(path string, t reflect.Type) (keys []string) {
+	if self, ok := reflect.New(t).Interface().(selfDecoder); ok {
+		return self.keys(path)
+	}
 	switch {
 	case isLeaf(t):
 		return []string{path}
@@ -74,6 +77,9 @@ func cutLast(path string) (before, last string) {
 func nearest(s string, words []string) string {
 	best, bestDistance := "", 1+max(1, min(len(s)/3, 3))
 	for _, w := range words {
+		if len(w)-len(s) >= bestDistance || len(s)-len(w) >= bestDistance {
+			continue
+		}
 		if d := distance(strings.ToLower(s), w); d < bestDistance {
 			best, bestDistance = w, d
 		}
