@@ -61,11 +61,22 @@ func (l mailLog) authError(mech string, err error) {
 		l.authFailed(mech, failure)
 	case errors.Is(err, auth.ErrMalformed):
 		l.Warn("auth malformed", "mech", mech)
+	case errors.Is(err, auth.ErrPenalty):
+		l.Warn("auth delayed", "user", loginOf(err), "mech", mech, "reason", "too many guesses from this address")
 	case errors.As(err, &unavailable):
 		l.Error("auth unavailable", "user", unavailable.Login, "mech", mech, "store", unavailable.Store, "err", unavailable.Err)
 	default:
 		l.Error("auth unavailable", "user", "", "mech", mech, "store", "", "err", err)
 	}
+}
+
+// loginOf is the login of a temporary error, if it has one.
+func loginOf(err error) string {
+	var u *auth.Unavailable
+	if errors.As(err, &u) {
+		return u.Login
+	}
+	return ""
 }
 
 func (l mailLog) authFailed(mech string, f *auth.Failure) {
