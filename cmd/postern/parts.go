@@ -1,0 +1,237 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"time"
+
+	"postern/certs"
+	"postern/policy"
+	"postern/relay"
+	"postern/relay/message"
+	"postern/relay/sign"
+	"postern/server"
+	"postern/server/auth"
+	"postern/server/auth/hash"
+)
+
+// A workshop builds the parts of the server, and keeps what must outlive a
+// reload of the configuration: who has logged in before and who has guessed
+// (throttle), which passwords were right (checker), the keys of TLS session
+// tickets (tls), and the account of staged messages (stage).
+type workshop struct {
+	log      *logger
+	throttle *auth.Throttle
+	checker  *hash.Checker
+	tls      *certs.Shared
+	stage    *message.Stage
+	logins   currentProvider
+	hop      currentHop
+	now      *generation
+}
+
+// A generation is what one reading of the configuration has built.
+type generation struct {
+	cfg      *Config
+	certs    *certs.Files
+	stores   *openStores
+	policies map[string]*policy.Set
+	stage    *message.Stage
+	hop      relay.NextHop
+	closeHop func() error
+
+	watching context.Context // until unwatch
+	unwatch  context.CancelFunc
+}
+
+func newWorkshop(cfg *Config, log *logger) *workshop {
+	return &workshop{
+		log:      log,
+		throttle: auth.NewThrottle(cfg.Auth.Config),
+		checker:  hash.NewChecker(cfg.Auth.HashWait),
+	}
+}
+
+// build makes all parts in the order in which a message meets them. Nothing is
+// in force before adopt, so a mistake in the last of them leaves the old ones
+// as they were.
+func (w *workshop) build(cfg *Config) (_ *generation, err error) {
+	g := &generation{cfg: cfg}
+	g.watching, g.unwatch = context.WithCancel(context.Background())
+	defer func() {
+		if err != nil {
+			g.discard()
+		}
+	}()
+	if g.certs, err = certs.OpenFiles(cfg.TLS, w.log.Logger, explainUnreadable); err != nil { // STARTTLS
+		return nil, err
+	}
+	if g.stores, err = w.openStores(cfg); err != nil { // AUTH
+		return nil, err
+	}
+	if g.policies, err = newPolicies(cfg); err != nil { // MAIL, RCPT
+		return nil, err
+	}
+	if g.stage, err = w.stageFor(cfg); err != nil { // DATA
+		return nil, err
+	}
+	if g.hop, g.closeHop, err = w.newHop(cfg); err != nil { // end of data
+		return nil, err
+	}
+	return g, nil
+}
+
+// adopt puts a generation in force and returns it as the server takes it.
+// What the generation before has open is closed when nobody uses it any more.
+func (w *workshop) adopt(g *generation) server.Parts {
+	w.throttle.Configure(g.cfg.Auth.Config)
+	w.checker.SetWait(g.cfg.Auth.HashWait)
+	w.log.setLevel(g.cfg.Log.Level)
+	w.stage = g.stage
+	if w.tls == nil {
+		w.tls = certs.NewShared(g.cfg.TLS, g.certs)
+	} else {
+		w.tls.Set(g.cfg.TLS, g.certs)
+	}
+	w.logins.set(w.provider(g.stores), func() { w.closed("stores", g.stores.Close()) })
+	w.hop.set(g.hop, func() { w.closed("next hops", g.closeHop()) })
+	go g.certs.Watch(g.watching)
+	if w.now != nil {
+		w.now.unwatch()
+	}
+	w.now = g
+	return w.parts()
+}
+
+// provider is what runs the mechanisms over the stores.
+func (w *workshop) provider(stores auth.PasswordVerifier) auth.Provider {
+	return auth.Local{Passwords: w.throttle.Guard(auth.Prepared(stores))}
+}
+
+// parts are those of the generation in force.
+func (w *workshop) parts() server.Parts {
+	return server.Parts{
+		Config:       w.now.cfg.Server,
+		Listeners:    w.now.cfg.Listeners,
+		TLS:          w.tls.Config(),
+		Auth:         &w.logins,
+		AuthFailures: w.now.cfg.Auth.FailuresPerConnection,
+		Policies:     w.now.policies,
+		Hop:          &w.hop,
+		Stage:        w.now.stage,
+		Log:          w.log.Logger,
+	}
+}
+
+// close ends the generation in force; the server has been shut down.
+func (w *workshop) close() {
+	if w.now == nil {
+		return
+	}
+	w.now.unwatch()
+	w.hop.finish()
+	w.logins.finish()
+}
+
+func (w *workshop) closed(what string, err error) {
+	if err != nil {
+		w.log.Warn("cannot close "+what, "err", err)
+	}
+}
+
+// discard gives up a generation that never came into force.
+func (g *generation) discard() {
+	g.unwatch()
+	if g.stores != nil {
+		_ = g.stores.Close() // the error that led here is the one to report
+	}
+	if g.closeHop != nil {
+		_ = g.closeHop()
+	}
+}
+
+// stageFor keeps the stage, and with it the account of memory in use, unless
+// the configuration asks for another one.
+func (w *workshop) stageFor(cfg *Config) (*message.Stage, error) {
+	dir, memory := cfg.Server.StageDir, cfg.Server.StageMemory
+	if w.now != nil && w.now.cfg.Server.StageDir == dir && w.now.cfg.Server.StageMemory == memory {
+		return w.stage, nil
+	}
+	if err := checkStageDir(dir); err != nil {
+		return nil, err
+	}
+	return message.NewStage(dir, int64(memory)), nil
+}
+
+// checkStageDir tries to write where large messages will be kept. It reports
+// at start what would be a 451 for the first large message.
+func checkStageDir(dir string) error {
+	f, err := os.CreateTemp(dir, "postern-check-*")
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("server.stage_dir: large messages cannot be kept: %w; name a folder that %s may write to",
+			err, currentAccount().name)
+	}
+	if err != nil {
+		return fmt.Errorf("server.stage_dir: large messages cannot be kept: %w", err)
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
+// newPolicies builds the lists of every listener, and refuses an open relay.
+func newPolicies(cfg *Config) (map[string]*policy.Set, error) {
+	sets := make(map[string]*policy.Set)
+	for i := range cfg.Listeners {
+		l := &cfg.Listeners[i]
+		set, err := policy.NewSet(policyOf(cfg, l), net.DefaultResolver)
+		if err == nil && !l.RequireAuth {
+			err = set.OpenRelay()
+		}
+		if err != nil {
+			return nil, withStatus(exitConfig, fmt.Errorf("listener %q: %w", l.Name, err))
+		}
+		sets[l.Name] = set
+	}
+	return sets, nil
+}
+
+// policyOf is the listener's own policy over that of all.
+func policyOf(cfg *Config, l *server.Listener) policy.Config {
+	if l.Policy == nil {
+		return cfg.Policy
+	}
+	return l.Policy.Over(cfg.Policy)
+}
+
+// newHop builds the way to Postfix from its far end: the router with its
+// pools, and the signer in front of it, where there are keys.
+func (w *workshop) newHop(cfg *Config) (relay.NextHop, func() error, error) {
+	router, err := relay.New(cfg.Relay.Config, w.log.Logger)
+	if err != nil {
+		return nil, nil, explainUnreadable(err)
+	}
+	probe(router)
+	if len(cfg.Relay.DKIM) == 0 {
+		return router, router.Close, nil
+	}
+	signer, err := sign.New(router, cfg.Relay.DKIM, w.log.Logger)
+	if err != nil {
+		return nil, nil, errors.Join(explainUnreadable(err), router.Close())
+	}
+	return signer, signer.Close, nil
+}
+
+// probeTime is how long to wait for next hops that do not answer at all.
+const probeTime = 2 * time.Second
+
+// probe asks the hops what they can do, so that the first client is offered DSN
+// and SMTPUTF8 already. A hop that is down is no reason not to start: it may
+// be the machine booting.
+func probe(router *relay.Router) {
+	ctx, cancel := context.WithTimeout(context.Background(), probeTime)
+	defer cancel()
+	router.Probe(ctx)
+}

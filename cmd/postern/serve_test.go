@@ -1,0 +1,142 @@
+package main
+
+import (
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestServeTakesMail(t *testing.T) {
+	s := startServing(t)
+	must(t, s.submit(t, "alice", "right"))
+	if err := s.submit(t, "alice", "wrong"); err == nil || !strings.Contains(err.Error(), "535") {
+		t.Errorf("a wrong password: got %v, want 535", err)
+	}
+}
+
+func TestReloadBringsNewUsersAndHops(t *testing.T) {
+	s := startServing(t)
+	other, err := openMailbox(s.file("other"))
+	must(t, err)
+	served := make(chan error, 1)
+	go func() { served <- other.serve() }()
+	t.Cleanup(func() {
+		other.close()
+		<-served
+	})
+	must(t, os.Rename(s.file("users"), s.file("users2")))
+	s.user(t, "bob", "bobs")
+	s.mailbox.dir = s.file("unused")
+	text, err := os.ReadFile(s.config())
+	must(t, err)
+	must(t, os.WriteFile(s.config(), []byte(strings.Replace(string(text), s.mailbox.url(), other.url(), 1)), 0o600))
+	s.reload(t, "msg=reloaded")
+	if err := s.submit(t, "bob", "bobs"); err == nil || !strings.Contains(err.Error(), "no sign of it") {
+		t.Errorf("the new user's message: got %v, want it in the other mailbox", err)
+	}
+	files, err := os.ReadDir(s.file("other"))
+	if err != nil || len(files) != 1 {
+		t.Errorf("the other mailbox has %d messages (%v), want 1", len(files), err)
+	}
+}
+
+func TestReloadRefusesABrokenFile(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(t *testing.T, s *serving)
+		says  string
+	}{
+		"configuration": {func(t *testing.T, s *serving) { s.configure(t, "no_such_key = 1\n") }, "no_such_key"},
+		"certificate": {func(t *testing.T, s *serving) {
+			must(t, os.WriteFile(s.file("cert.pem"), []byte("broken"), 0o600))
+		}, "cert.pem"},
+		"open relay": {func(t *testing.T, s *serving) {
+			s.configure(t, "[[listener]]\nname = \"open\"\naddress = [\"127.0.0.1:0\"]\nrequire_auth = false\n[policy]\nrecipient = \"permit\"\n")
+		}, "open relay"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := startServing(t)
+			cert, err := os.ReadFile(s.file("cert.pem"))
+			must(t, err)
+			c.spoil(t, s)
+			s.reload(t, "reload refused")
+			if !strings.Contains(s.log.String(), c.says) {
+				t.Errorf("the log does not name %q:\n%s", c.says, s.log.String())
+			}
+			must(t, os.WriteFile(s.file("cert.pem"), cert, 0o600)) // which the client trusts
+			must(t, s.submit(t, "alice", "right"))
+		})
+	}
+}
+
+func TestReloadSaysWhatNeedsARestart(t *testing.T) {
+	s := startServing(t)
+	s.configure(t, "[log]\nformat = \"json\"\nlevel = \"debug\"\n")
+	s.reload(t, "msg=reloaded")
+	s.address = freeAddress(t)
+	s.configure(t, "")
+	s.reload(t, "msg=reloaded")
+	for _, want := range []string{`msg="restart needed" key=log.format`, `msg="restart needed" listener=submission`} {
+		if !strings.Contains(s.log.String(), want) {
+			t.Errorf("the log lacks %s:\n%s", want, s.log.String())
+		}
+	}
+}
+
+// A session in flight has been asked to end and does not: the first signal
+// waits for it, the second does not.
+func TestSecondSignalEndsAtOnce(t *testing.T) {
+	s := startServing(t)
+	conn, err := net.Dial("tcp", s.address)
+	must(t, err)
+	d, err := newDialogue(conn, time.Now().Add(time.Minute), t.Output())
+	must(t, err)
+	defer d.close()
+	stuck := trial{address: s.address, folder: demoFolder{Dir: s.dir}, user: "alice", password: "right", out: t.Output()}
+	must(t, stuck.begin(d))
+	if _, err := d.ask(354, "DATA"); err != nil {
+		t.Fatal(err)
+	}
+	s.signals <- syscall.SIGTERM
+	select {
+	case err := <-s.ended:
+		t.Fatalf("ended with a transaction in flight: %v", err)
+	case <-time.After(300 * time.Millisecond):
+	}
+	s.signals <- syscall.SIGTERM
+	select {
+	case err := <-s.ended:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(15 * time.Second):
+		t.Fatal("not ended after the second signal")
+	}
+}
+
+func TestPortInUseIsExplained(t *testing.T) {
+	s := newServing(t)
+	l, err := net.Listen("tcp", s.address)
+	must(t, err)
+	defer l.Close()
+	d, err := newDaemon(func() (*Config, error) { return loadConfig(s.config()) }, &s.log)
+	must(t, err)
+	defer d.close()
+	err = d.start(nil)
+	if err == nil || !strings.Contains(err.Error(), "another server has this port") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestServeRefusesRoot(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it is refused to root")
+	}
+	s := newServing(t)
+	status, _, stderr := command(t, "", "serve", "--config", s.config())
+	if status != exitConfig || !strings.Contains(stderr, "server.user") {
+		t.Errorf("status %d, want %d; it said:\n%s", status, exitConfig, stderr)
+	}
+}

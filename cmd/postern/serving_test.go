@@ -1,0 +1,166 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+
+	"postern/certs"
+	"postern/server/auth/userfile"
+)
+
+// A serving is a server in this process, with a folder of its own and a mailbox
+// as its next hop.
+type serving struct {
+	dir     string
+	address string // STARTTLS
+	mailbox *mailbox
+	signals chan os.Signal
+	log     lockedBuffer
+	ended   chan error
+}
+
+// lockedBuffer is a log that a test reads while it is being written.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// newServing writes what a server needs and starts nothing but the mailbox.
+func newServing(t *testing.T) *serving {
+	t.Helper()
+	s := &serving{dir: t.TempDir(), address: freeAddress(t), signals: make(chan os.Signal), ended: make(chan error, 1)}
+	cert, key, err := certs.SelfSigned([]string{"localhost", "127.0.0.1"}, time.Hour)
+	must(t, err)
+	must(t, os.WriteFile(s.file("cert.pem"), cert, 0o600))
+	must(t, os.WriteFile(s.file("key.pem"), key, 0o600))
+	s.user(t, "alice", "right")
+	s.mailbox, err = openMailbox(s.file("mail"))
+	must(t, err)
+	served := make(chan error, 1)
+	go func() { served <- s.mailbox.serve() }()
+	t.Cleanup(func() {
+		s.mailbox.close()
+		<-served
+	})
+	s.configure(t, "")
+	return s
+}
+
+func startServing(t *testing.T) *serving {
+	t.Helper()
+	s := newServing(t)
+	s.start(t)
+	return s
+}
+
+func (s *serving) file(name string) string { return filepath.Join(s.dir, name) }
+func (s *serving) config() string          { return s.file("config.toml") }
+
+func (s *serving) user(t *testing.T, name, password string) {
+	t.Helper()
+	hashed, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost) // quick
+	must(t, err)
+	must(t, userfile.SetPassword(s.file("users"), name, string(hashed)))
+}
+
+// configure writes the configuration; more goes to its end.
+func (s *serving) configure(t *testing.T, more string) {
+	t.Helper()
+	text := fmt.Sprintf(`[server]
+hostname = "localhost"
+[[listener]]
+name = "submission"
+address = [%q]
+[tls]
+certificates = [{ cert = %q, key = %q }]
+[auth]
+stores = [{ kind = "userfile", path = %q }]
+[relay]
+next_hops = [%q]
+%s`, s.address, s.file("cert.pem"), s.file("key.pem"), s.file("users"), s.mailbox.url(), more)
+	must(t, os.WriteFile(s.config(), []byte(text), 0o600))
+}
+
+// start serves until stop, or the end of the test. It does not become anybody:
+// these tests run as whoever runs them.
+func (s *serving) start(t *testing.T) {
+	t.Helper()
+	d, err := newDaemon(func() (*Config, error) { return loadConfig(s.config()) }, &s.log)
+	must(t, err)
+	if err := d.start(nil); err != nil {
+		d.close()
+		t.Fatal(err)
+	}
+	go func() {
+		err := d.run(context.Background(), s.signals)
+		d.close()
+		s.ended <- err
+		close(s.ended)
+	}()
+	t.Cleanup(func() { s.stop(t) })
+}
+
+// stop ends the server as a supervisor does.
+func (s *serving) stop(t *testing.T) {
+	t.Helper()
+	select {
+	case s.signals <- syscall.SIGTERM:
+	case <-s.ended:
+		return
+	}
+	if err := <-s.ended; err != nil {
+		t.Errorf("the server ended with %v", err)
+	}
+}
+
+// reload sends SIGHUP and waits for what the log says of it.
+func (s *serving) reload(t *testing.T, says string) {
+	t.Helper()
+	before := len(s.log.String())
+	s.signals <- syscall.SIGHUP
+	for range 200 {
+		if strings.Contains(s.log.String()[before:], says) {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Fatalf("the log does not say %q:\n%s", says, s.log.String())
+}
+
+// submit sends a message as alice, or as whoever is named.
+func (s *serving) submit(t *testing.T, user, password string) error {
+	t.Helper()
+	demo := demoFolder{Dir: s.dir}
+	return trial{address: s.address, folder: demo, user: user, password: password, out: t.Output()}.run(t.Context())
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer l.Close()
+	return l.Addr().String()
+}
