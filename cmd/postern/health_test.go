@@ -1,0 +1,68 @@
+package main
+
+import (
+	"net"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestHealth(t *testing.T) {
+	s := startServing(t)
+	for _, args := range [][]string{
+		{"health", "--config", s.config()},
+		{"health", "--address", s.address},
+	} {
+		if status, _, stderr := command(t, "", args...); status != exitOK {
+			t.Errorf("%q: status %d: %s", args, status, stderr)
+		}
+	}
+}
+
+func TestHealthBehindAProxy(t *testing.T) {
+	s := newServing(t)
+	s.configure(t, "")
+	text := strings.Replace(readFile(t, s.config()), "[server]\n", "[server]\nproxy_trusted = [\"127.0.0.0/8\"]\n", 1)
+	writeFile(t, s.config(), text)
+	s.start(t)
+	if status, _, stderr := command(t, "", "health", "--config", s.config()); status != exitOK {
+		t.Errorf("status %d: %s", status, stderr)
+	}
+	if status, _, _ := command(t, "", "health", "--address", s.address); status != exitFailure {
+		t.Errorf("without a PROXY header: status %d, want %d", status, exitFailure)
+	}
+}
+
+func TestHealthOfNoServer(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0") // never says a word
+	must(t, err)
+	defer l.Close()
+	for name, address := range map[string]string{"nobody there": freeAddress(t), "silence": l.Addr().String()} {
+		begin := time.Now()
+		status, _, stderr := command(t, "", "health", "--address", address)
+		if status != exitFailure || !strings.Contains(stderr, "not well") {
+			t.Errorf("%s: status %d: %s", name, status, stderr)
+		}
+		if took := time.Since(begin); took > 10*healthTime {
+			t.Errorf("%s: took %v", name, took)
+		}
+	}
+}
+
+func TestLocalAddresses(t *testing.T) {
+	for bound, want := range map[string]string{
+		":587":              "127.0.0.1:587 [::1]:587",
+		"0.0.0.0:587":       "127.0.0.1:587",
+		"[::]:465":          "[::1]:465 127.0.0.1:465",
+		"192.0.2.1:587":     "192.0.2.1:587",
+		"[2001:db8::1]:587": "[2001:db8::1]:587",
+	} {
+		var got []string
+		for _, a := range localAddresses(bound) {
+			got = append(got, a.String())
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: got %q, want %q", bound, got, want)
+		}
+	}
+}
