@@ -1,0 +1,142 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"postern/server/auth"
+)
+
+// authTestTime bounds the question to the stores.
+const authTestTime = time.Minute
+
+func authCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "auth",
+		Short: "Try out logins",
+		Args:  knownCommand,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(authTestCommand())
+	return cmd
+}
+
+func authTestCommand() *cobra.Command {
+	var t authTest
+	cmd := &cobra.Command{
+		Use:   "test -u USER",
+		Short: "Ask the stores whether a password is right",
+		Long: `Asks the stores of the configuration as the server would, and says which of them
+answered and what it said. The password is asked for, or read from standard
+input with "-p -"; it is never an argument, which others could see.
+
+The exit status is 0 for yes, 1 for no, and 75 if nobody could tell.`,
+		Example: "  postern auth test -u alice@example.org\n  postern auth test -u alice -p - < secret",
+		Args:    operands(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return t.run(cmd.Context(), cmd)
+		},
+	}
+	configFlag(cmd, &t.config)
+	cmd.Flags().StringVarP(&t.user, "user", "u", "", "`login` as a mail client would give it")
+	cmd.Flags().StringVarP(&t.password, "password", "p", "", "\"-\" reads the password from standard input")
+	return cmd
+}
+
+type authTest struct{ config, user, password string }
+
+func (t authTest) run(ctx context.Context, cmd *cobra.Command) error {
+	if t.user == "" {
+		return usageError("-u USER is missing")
+	}
+	if t.password != "" && t.password != "-" {
+		return usageError(`a password on the command line can be seen by everybody on the machine: write "-p -" and give it on standard input`)
+	}
+	cfg, err := loadConfig(t.config)
+	if err != nil {
+		return withStatus(exitConfig, err)
+	}
+	password, err := t.read(cmd.InOrStdin(), cmd.ErrOrStderr())
+	if err != nil {
+		return err
+	}
+	return t.ask(ctx, cfg, password, cmd.OutOrStdout(), cmd.ErrOrStderr())
+}
+
+func (t authTest) read(in io.Reader, questions io.Writer) (string, error) {
+	if t.password == "-" {
+		return readPasswordLine(in)
+	}
+	ask, err := newPrompter(in, questions)
+	if err != nil {
+		return "", usageError(`%w; use "-p -" to read the password from it`, err)
+	}
+	return ask.ask(fmt.Sprintf("Password of %s: ", t.user))
+}
+
+// ask runs a whole AUTH PLAIN (RFC 4616) over the stores, so that the answer
+// is that of the server. There is no penalty to serve in a process of its own.
+func (t authTest) ask(ctx context.Context, cfg *Config, password string, out, errs io.Writer) error {
+	log := slog.New(slog.NewTextHandler(errs, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	w := newWorkshop(cfg, &logger{Logger: log})
+	stores, err := w.openStores(cfg)
+	if err != nil {
+		return withStatus(exitTempFail, err)
+	}
+	defer stores.Close()
+	ctx, cancel := context.WithTimeout(ctx, authTestTime)
+	defer cancel()
+	id, err := w.plain(ctx, stores, t.user, password)
+	return verdict(out, t.user, id, err)
+}
+
+func (w *workshop) plain(ctx context.Context, stores auth.PasswordVerifier, user, password string) (auth.Identity, error) {
+	here := netip.AddrPortFrom(netip.IPv6Loopback(), 0)
+	peer := &auth.Peer{Remote: here, Local: here, TLS: new(tls.ConnectionState), Session: "auth-test"}
+	e, err := w.provider(stores).Start(ctx, peer, "PLAIN")
+	if err != nil {
+		return auth.Identity{}, err
+	}
+	defer e.Close()
+	_, _, err = e.Next([]byte("\x00" + user + "\x00" + password))
+	if err != nil {
+		return auth.Identity{}, err
+	}
+	return e.Identity(), nil
+}
+
+// verdict prints the answer in one line and makes the exit status of it.
+func verdict(out io.Writer, user string, id auth.Identity, err error) error {
+	var no *auth.Failure
+	switch {
+	case err == nil:
+		fmt.Fprintf(out, "yes: store %s knows %q as %q\n", id.Store, user, id.User)
+		return nil
+	case errors.As(err, &no):
+		fmt.Fprintf(out, "no: %s\n", refusal(user, no))
+		return silently(exitFailure)
+	case errors.Is(err, auth.ErrMalformed):
+		fmt.Fprintln(out, "no: no mechanism can carry such a login or password (empty, or with a NUL)")
+		return silently(exitFailure)
+	}
+	return withStatus(exitTempFail, fmt.Errorf("nobody could tell: %w", err))
+}
+
+func refusal(user string, no *auth.Failure) string {
+	text := no.Kind.String()
+	if no.Reason != "" {
+		text += ": " + no.Reason
+	}
+	if no.Store == "" {
+		return fmt.Sprintf("%q: %s", user, text)
+	}
+	return fmt.Sprintf("store %s says of %q: %s", no.Store, user, text)
+}
