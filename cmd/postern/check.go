@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"postern/certs"
+	"postern/policy"
+	"postern/relay"
+	"postern/relay/sign"
+)
+
+// checkTime bounds each question that check asks of somebody else.
+const checkTime = 20 * time.Second
+
+func checkCommand() *cobra.Command {
+	var config string
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Try out everything that the configuration names",
+		Long: `Loads the configuration, opens every certificate, store and key, asks every next
+hop, and says what works and what to do about what does not. As root, with
+server.user set, it does so with the eyes of that user.
+
+The exit status is 0 if the server could start and deliver, else 1.`,
+		Args: operands(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return check(cmd.Context(), config, cmd.OutOrStdout())
+		},
+	}
+	configFlag(cmd, &config)
+	return cmd
+}
+
+func check(ctx context.Context, config string, out io.Writer) error {
+	c := &checkup{out: out}
+	cfg, err := loadConfig(config)
+	c.result("configuration", config, err)
+	if err == nil && c.becomeUser(cfg, config) {
+		c.all(ctx, cfg)
+	}
+	if c.failed {
+		return silently(exitFailure)
+	}
+	return nil
+}
+
+// A checkup prints one line for each thing that it looks at.
+type checkup struct {
+	out    io.Writer
+	failed bool
+}
+
+// all goes through the parts in the order in which a message meets them.
+func (c *checkup) all(ctx context.Context, cfg *Config) {
+	c.certificates(cfg.TLS)
+	c.stores(ctx, cfg)
+	c.policies(cfg)
+	c.result("stage", "large messages in transit", checkStageDir(cfg.Server.StageDir))
+	c.nextHops(ctx, cfg.Relay.Config)
+	c.keys(cfg.Relay.DKIM)
+}
+
+// result prints "ok" or "FAIL" with the reason, continued lines indented.
+func (c *checkup) result(what, which string, err error) {
+	if err != nil {
+		c.failed = true
+		c.line("FAIL", what, err.Error())
+		return
+	}
+	c.line("ok", what, which)
+}
+
+func (c *checkup) warn(what, text string) { c.line("warn", what, text) }
+
+func (c *checkup) line(word, what, text string) {
+	fmt.Fprintf(c.out, "%-4s  %-13s  %s\n", word, what, strings.ReplaceAll(text, "\n", "\n"+strings.Repeat(" ", 21)))
+}
+
+// becomeUser drops root as serve does, for what root can read says nothing of
+// what the server's user can. It reports whether to go on.
+func (c *checkup) becomeUser(cfg *Config, config string) bool {
+	if os.Geteuid() == 0 && cfg.Server.User == "" {
+		c.warn("user", "looking as root, which can read everything; without server.user the server does not start as root, "+
+			"so look as its user: setpriv --reuid USER --regid USER --init-groups postern check")
+		return true
+	}
+	a, err := chooseAccount(cfg.Server.User)
+	if err == nil {
+		err = dropPrivileges(a, slog.New(slog.DiscardHandler))
+	}
+	if err == nil && a != nil {
+		_, err = readConfig(config)
+	}
+	c.result("user", currentAccount().name, err)
+	return err == nil
+}
+
+func (c *checkup) certificates(cfg certs.Config) {
+	for _, p := range cfg.Certificates {
+		one := certs.Config{Certificates: []certs.Pair{p}, MinVersion: cfg.MinVersion}
+		files, err := certs.OpenFiles(one, slog.New(slog.DiscardHandler), explainUnreadable)
+		if err != nil {
+			c.result("certificate", p.Cert, err)
+			continue
+		}
+		for _, i := range files.Infos() {
+			c.certificate(i)
+		}
+	}
+}
+
+func (c *checkup) certificate(i certs.Info) {
+	text := fmt.Sprintf("%s: %s, %s, until %s", i.Cert, strings.Join(i.Names, " "), i.Algorithm, i.NotAfter.Format(time.DateOnly))
+	if i.Warning != "" {
+		c.warn("certificate", text+"\n"+i.Warning)
+		return
+	}
+	c.result("certificate", text, nil)
+}
+
+func (c *checkup) policies(cfg *Config) {
+	_, err := newPolicies(cfg)
+	c.result("policy", "every list is understood, and none makes an open relay", err)
+	seen := make(map[policy.Warning]bool)
+	for i := range cfg.Listeners {
+		l := &cfg.Listeners[i]
+		around := policy.Surroundings{
+			RequireAuth: l.RequireAuth,
+			Proxies:     cfg.Server.ProxyTrusted,
+			Gateways:    containerNetworks(),
+		}
+		for _, w := range policyOf(cfg, l).Lint(around) {
+			if !seen[w] {
+				c.warn("policy", fmt.Sprintf("%s (listener %s): %s", w.Key, l.Name, w.Text))
+			}
+			seen[w] = true
+		}
+	}
+}
+
+func (c *checkup) nextHops(ctx context.Context, cfg relay.Config) {
+	router, err := relay.New(cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		c.result("next hop", "", explainUnreadable(err))
+		return
+	}
+	for _, h := range router.Hops() {
+		ctx, cancel := context.WithTimeout(ctx, checkTime)
+		c.result("next hop", h.String(), h.Check(ctx))
+		cancel()
+	}
+	if err := router.Close(); err != nil {
+		c.result("next hop", "", err)
+	}
+}
+
+func (c *checkup) keys(keys []sign.Key) {
+	for _, k := range keys {
+		_, err := sign.New(nil, []sign.Key{k}, slog.New(slog.DiscardHandler))
+		c.result("DKIM key", fmt.Sprintf("%s, selector %s: %s", k.Domain, k.Selector, k.File), explainUnreadable(err))
+	}
+}
+
+// stores opens one store after the other, so that each gets its line.
+func (c *checkup) stores(ctx context.Context, cfg *Config) {
+	w := newWorkshop(cfg, &logger{Logger: slog.New(slog.DiscardHandler)})
+	for _, s := range cfg.Auth.Stores {
+		c.result("store", s.String(), w.checkStore(ctx, s))
+	}
+}
