@@ -1,0 +1,120 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestDemoOnce(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for round := 1; round <= 2; round++ {
+		status, stdout, stderr := command(t, "", "demo", "--once")
+		if status != exitOK {
+			t.Fatalf("round %d: status %d\n%s\n%s", round, status, stdout, stderr)
+		}
+		mail, err := filepath.Glob("postern-demo/mail/*.eml")
+		must(t, err)
+		if len(mail) != round {
+			t.Fatalf("round %d: %d messages, want one for each round", round, len(mail))
+		}
+		password := strings.TrimSpace(readFile(t, "postern-demo/password.txt"))
+		if strings.Contains(stdout+stderr, password) || strings.Contains(stdout, "AUTH PLAIN A") {
+			t.Error("the dialogue shows the password")
+		}
+		for _, want := range []string{"S: 220 ", "C: STARTTLS", "C: AUTH PLAIN ********", "S: 235 ", "C: .", "arrived: "} {
+			if !strings.Contains(stdout, want) {
+				t.Errorf("the dialogue lacks %q:\n%s", want, stdout)
+			}
+		}
+	}
+}
+
+func TestDemoFolderIsPrivateAndKept(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "postern-demo")
+	ports := demoPorts{Submission: 1587, Submissions: 1465}
+	f, err := openDemoFolder(dir, ports)
+	must(t, err)
+	must(t, os.WriteFile(f.config(), []byte("# mine\n"), 0o600))
+	cert, secret := readFile(t, f.cert()), readFile(t, f.secret())
+	must(t, filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
+		if info, _ := e.Info(); info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s has mode %v; others could look into it", path, info.Mode())
+		}
+		return err
+	}))
+	_, err = openDemoFolder(dir, ports)
+	must(t, err)
+	if readFile(t, f.config()) != "# mine\n" || readFile(t, f.cert()) != cert || readFile(t, f.secret()) != secret {
+		t.Error("the second run has changed the folder")
+	}
+}
+
+// The configuration of the demo is one that serve takes.
+func TestDemoConfigIsValid(t *testing.T) {
+	f, err := openDemoFolder(filepath.Join(t.TempDir(), `a "b" ü`), demoPorts{Submission: 1587, Submissions: 1465})
+	must(t, err)
+	cfg, err := loadConfig(f.config())
+	must(t, err)
+	if got := cfg.TLS.Certificates[0].Cert; got != f.cert() {
+		t.Errorf("certificate %q, want %q", got, f.cert())
+	}
+	if got := cfg.Listeners[1].Address[0]; got != "127.0.0.1:1465" {
+		t.Errorf("address %q", got)
+	}
+}
+
+func TestHowtoCanBePasted(t *testing.T) {
+	var out strings.Builder
+	h := howto{
+		Folder: demoFolder{Dir: "/home/me/postern-demo"}, Mail: "/home/me/postern-demo/mail",
+		Ports: demoPorts{Submission: 1587, Submissions: 1465, Why: "(why)"},
+		User:  "demo", Password: "SECRET", Cert: "/home/me/postern-demo/cert.pem", Config: "/home/me/postern-demo/config.toml",
+	}
+	must(t, h.print(&out))
+	for _, want := range []string{
+		"port 1587 (STARTTLS) and 1465 (TLS).\n(why)\n",
+		"swaks --server localhost:1587 --tls --auth PLAIN --auth-user demo --auth-password SECRET",
+		"swaks --server localhost:1465 --tls-on-connect",
+		"--url smtp://localhost:1587 --ssl-reqd --cacert /home/me/postern-demo/cert.pem --user demo:SECRET",
+		"Port                   1587",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("it lacks %q:\n%s", want, out.String())
+		}
+	}
+}
+
+// Nobody who watches the folder sees half a message, and what went wrong
+// leaves nothing behind.
+func TestDeliveryIsWholeOrNotThere(t *testing.T) {
+	dir := t.TempDir()
+	d := &delivery{dir: dir}
+	must(t, d.Mail("a@example.org", nil))
+	must(t, d.Rcpt("b@example.org", nil))
+	if err := d.Data(brokenReader{}); err == nil || !strings.Contains(err.Error(), "Cannot keep") {
+		t.Errorf("a broken message: got %v", err)
+	}
+	left, err := os.ReadDir(dir)
+	must(t, err)
+	if len(left) != 0 {
+		t.Errorf("%v is left of a broken message", left)
+	}
+}
+
+type brokenReader struct{}
+
+func (brokenReader) Read([]byte) (int, error) { return 0, os.ErrDeadlineExceeded }
+
+func readFile(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	must(t, err)
+	return string(text)
+}
+
+func writeFile(t *testing.T, path, text string) {
+	t.Helper()
+	must(t, os.WriteFile(path, []byte(text), 0o600))
+}
