@@ -1,0 +1,126 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestCommandLine(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "config.toml")
+	for _, c := range []struct {
+		args   string
+		status int
+		says   string
+	}{
+		{"", exitOK, "Usage:"},
+		{"serve --help", exitOK, "SIGHUP"},
+		{"version", exitOK, "postern "},
+		{"verson", exitUsage, `did you mean "version"?`},
+		{"auth tset", exitUsage, `did you mean "test"?`},
+		{"version more", exitUsage, "one operand too many"},
+		{"serve --confg x", exitUsage, "See 'postern serve --help'."},
+		{"passwd", exitUsage, "FILE and USER is missing"},
+		{"passwd users", exitUsage, "USER is missing"},
+		{"passwd users alice", exitUsage, "--stdin"},
+		{"passwd users alice --scheme rot13", exitUsage, "bcrypt"},
+		{"auth test", exitUsage, "-u USER is missing"},
+		{"auth test -u alice -p secret", exitUsage, "can be seen by everybody"},
+		{"dkim keygen", exitUsage, "DOMAIN is missing"},
+		{"dkim keygen example.org --type dsa", exitUsage, "rsa, ed25519 or both"},
+		{"demo --once --relay smtp://localhost:25", exitUsage, "--relay"},
+		{"serve --config " + missing, exitConfig, "config.toml.example"},
+		{"health --config " + missing, exitConfig, missing},
+		{"check --config " + missing, exitFailure, missing},
+	} {
+		status, stdout, stderr := command(t, "", strings.Fields(c.args)...)
+		if status != c.status || !strings.Contains(stdout+stderr, c.says) {
+			t.Errorf("postern %s: status %d, want %d and %q in\n%s%s", c.args, status, c.status, c.says, stdout, stderr)
+		}
+	}
+}
+
+func TestPasswdThenAuthTest(t *testing.T) {
+	s := newServing(t)
+	if status, _, stderr := command(t, "blue\n", "passwd", "--stdin", s.file("users"), "carol"); status != exitOK {
+		t.Fatalf("passwd: status %d: %s", status, stderr)
+	}
+	for _, c := range []struct {
+		user, password string
+		status         int
+		says           string
+	}{
+		{"carol", "blue\n", exitOK, `yes: store userfile knows "carol"`},
+		{"carol", "red\n", exitFailure, "no: store userfile says"},
+		{"nobody", "blue\n", exitFailure, "no such user"},
+		{"carol", "\n", exitFailure, "empty password"},
+	} {
+		status, stdout, stderr := command(t, c.password, "auth", "test", "--config", s.config(), "-u", c.user, "-p", "-")
+		if status != c.status || !strings.Contains(stdout, c.says) {
+			t.Errorf("%s with %q: status %d, want %d and %q in\n%s%s", c.user, c.password, status, c.status, c.says, stdout, stderr)
+		}
+	}
+	must(t, os.Remove(s.file("users")))
+	status, _, stderr := command(t, "blue\n", "auth", "test", "--config", s.config(), "-u", "carol", "-p", "-")
+	if status != exitTempFail {
+		t.Errorf("without a store: status %d, want %d\n%s", status, exitTempFail, stderr)
+	}
+}
+
+func TestPasswdRefusesEmptyAndLong(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "users")
+	for name, input := range map[string]string{
+		"empty": "\n",
+		"long":  strings.Repeat("x", maxPassword+1) + "\n",
+	} {
+		if status, _, _ := command(t, input, "passwd", "--stdin", file, "carol"); status == exitOK {
+			t.Errorf("%s password was taken", name)
+		}
+	}
+	if _, err := os.Stat(file); err == nil {
+		t.Error("a refused password has made a file")
+	}
+}
+
+func TestDKIMKeygen(t *testing.T) {
+	dir := t.TempDir()
+	args := []string{"dkim", "keygen", "example.org", "--type", "both", "--selector", "s1", "--out", dir}
+	status, stdout, stderr := command(t, "", args...)
+	if status != exitOK {
+		t.Fatalf("status %d: %s", status, stderr)
+	}
+	for _, want := range []string{
+		"s1-rsa._domainkey.example.org", "k=rsa", "s1-ed25519._domainkey.example.org", "k=ed25519",
+		"[[relay.dkim]]", `domain = "example.org"`, `selector = "s1-rsa"`,
+	} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("the output lacks %q:\n%s", want, stdout)
+		}
+	}
+	keys, err := filepath.Glob(filepath.Join(dir, "*.pem"))
+	must(t, err)
+	if len(keys) != 2 {
+		t.Fatalf("keys: %q, want two", keys)
+	}
+	for _, key := range keys {
+		info, err := os.Stat(key)
+		must(t, err)
+		if info.Mode().Perm() != 0o600 {
+			t.Errorf("%s has mode %04o, want 0600", key, info.Mode().Perm())
+		}
+	}
+	if status, _, stderr := command(t, "", args...); status != exitFailure || !strings.Contains(stderr, "there already") {
+		t.Errorf("a second time: status %d: %s", status, stderr)
+	}
+}
+
+func TestDefaultGateways(t *testing.T) {
+	const routes = "Iface\tDestination\tGateway \tFlags\n" +
+		"eth0\t00000000\t010011AC\t0003\n" +
+		"eth0\t000011AC\t00000000\t0001\n"
+	got := defaultGateways(routes)
+	if len(got) != 1 || got[0].String() != "172.17.0.1/32" {
+		t.Errorf("got %v, want 172.17.0.1/32", got)
+	}
+}
