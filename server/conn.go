@@ -172,7 +172,12 @@ func (c *conn) Read(p []byte) (int, error) {
 		c.expired = true
 	}
 	if c.quota.Add(-int64(n)) < 0 {
-		return 0, errQuota
+		n, err = 0, errQuota
+	}
+	if err != nil && err != io.EOF && c.receiving.Load() {
+		// go-smtp shows any other error of a BDAT chunk to the client, as 554.
+		c.log.Debug("connection error", "err", err)
+		return n, replyCut
 	}
 	return n, err
 }
@@ -202,6 +207,8 @@ func (c *conn) Write(p []byte) (int, error) {
 	if c.tlsBegun && len(p) > 0 && (p[0] < 20 || p[0] > 23) {
 		// Not a TLS record (RFC 8446, section 5.1): the handshake has failed.
 		c.log.Info("tls handshake failed")
+		_ = c.flushLocked() // the alert
+		_ = c.Conn.Close()
 		return 0, net.ErrClosed
 	}
 	if len(p) > 3 && string(p[:4]) == "220 " {

@@ -59,6 +59,9 @@ func (s *session) receive(r io.Reader) error {
 		// transaction is gone already, and its place may be taken.
 		return replyCut
 	}
+	if err == nil {
+		defer func() { _ = m.Close() }()
+	}
 	// From here on nobody else is at work: with BDAT, go-smtp waits for us.
 	t := s.current()
 	if t == nil || s.over.Load() {
@@ -67,7 +70,6 @@ func (s *session) receive(r io.Reader) error {
 	if err != nil {
 		return s.refuse("DATA", t, "", s.stageRefusal(err), err)
 	}
-	defer func() { _ = m.Close() }()
 	if gone := s.probe(r); gone {
 		return s.refuse("BDAT", t, "", replyCut, nil)
 	}

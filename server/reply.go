@@ -3,7 +3,6 @@ package server
 import (
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/emersion/go-smtp"
@@ -91,6 +90,7 @@ func authReply(err error) *smtp.SMTPError {
 
 // stageReply is what the client hears when its message could not be taken in.
 func stageReply(err error) *smtp.SMTPError {
+	var storage *message.StorageError
 	switch {
 	case isSMTP(err, 552):
 		return replyTooLarge
@@ -102,10 +102,10 @@ func stageReply(err error) *smtp.SMTPError {
 		return replyLongLine
 	case errors.Is(err, message.ErrHeaderTooLarge):
 		return replyLongHeader
-	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, smtp.ErrDataReset):
-		return replyCut
+	case errors.As(err, &storage):
+		return replyNoStorage
 	}
-	return replyNoStorage
+	return replyCut // whatever has ended the connection
 }
 
 func isSMTP(err error, code int) bool {
