@@ -18,6 +18,8 @@ var (
 	replyNeedAuth       = reply(530, 5, 7, 0, "Authentication required")             // RFC 6409, section 4.3
 	replyNestedMail     = reply(503, 5, 5, 1, "Error: nested MAIL command")
 	replyAuthInMail     = reply(503, 5, 5, 1, "AUTH not permitted during a mail transaction") // RFC 4954, section 4
+	replyAuthTwice      = reply(503, 5, 5, 1, "Already authenticated")
+	replyAuthenticated  = reply(235, 2, 7, 0, "Authentication successful") // RFC 4954, section 6
 	replyBadSender      = reply(501, 5, 1, 7, "Bad sender address syntax")
 	replyBadRecipient   = reply(501, 5, 1, 3, "Bad recipient address syntax")
 	replyNeedUTF8       = reply(553, 5, 6, 7, "Address needs SMTPUTF8")                                    // RFC 6531, section 3.5

@@ -33,6 +33,9 @@ func (s *session) Auth(mech string) (sasl.Server, error) {
 	switch {
 	case s.over.Load():
 		return nil, replyClosing
+	case s.loggedIn:
+		// RFC 4954, section 4: once is enough.
+		return nil, s.refuse("AUTH", nil, "", replyAuthTwice, nil)
 	case s.current() != nil:
 		// RFC 4954, section 4: not during a mail transaction.
 		return nil, s.refuse("AUTH", s.current(), "", replyAuthInMail, nil)
@@ -74,11 +77,13 @@ func (e *exchange) Next(response []byte) (challenge []byte, done bool, err error
 		return nil, false, e.session.authFailed(e.mech, err)
 	case done:
 		e.session.authenticated(e.Identity())
+		// As an error, or go-smtp would say 2.0.0.
+		return nil, false, replyAuthenticated
 	}
-	return challenge, done, nil
+	return challenge, false, nil
 }
 
-// authenticated is called at most once: go-smtp answers a second AUTH with 503.
+// authenticated is called at most once: Auth refuses a second exchange.
 func (s *session) authenticated(id auth.Identity) {
 	s.closeExchange()
 	s.identity, s.loggedIn, s.attempts = id, true, 0
