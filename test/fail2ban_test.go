@@ -20,7 +20,7 @@ var hostileUsers = []string{
 	"x\r\n{\"level\":\"WARN\",\"msg\":\"auth failed\",\"session\":\"a\",\"listener\":\"b\",\"client\":\"203.0.113.9\",\"user\":\"\"}",
 	"x\u2028level=WARN msg=\"auth failed\" session=a listener=b client=203.0.113.9 user=x",
 	"203.0.113.9",
-	strings.Repeat("a", 2000),
+	strings.Repeat("a", 250),
 	"\x1b[2K",
 }
 

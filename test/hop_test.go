@@ -1,7 +1,9 @@
 package test
 
 import (
+	"bufio"
 	"fmt"
+	"net"
 	"regexp"
 	"strings"
 	"syscall"
@@ -131,8 +133,8 @@ func accepted(r reply, err error) error {
 // Nobody can know what became of it, so the client is asked to come again.
 func TestHopDiesBeforeItsAnswer(t *testing.T) {
 	t.Parallel()
-	s := startSink(t)
-	hop := startPostfix(t, s, "smtpd_end_of_data_restrictions = sleep 5")
+	thinking, asked := startThinker(t)
+	hop := startPostfix(t, startSink(t), "smtpd_end_of_data_restrictions = check_policy_service inet:"+thinking)
 	p := startPostern(t, posternOptions{NextHop: hop.URL})
 	c := p.mustLogin(t, "alice")
 	answer := make(chan reply)
@@ -143,14 +145,46 @@ func TestHopDiesBeforeItsAnswer(t *testing.T) {
 		}
 		answer <- r
 	}()
-	eventually(t, 20*time.Second, "the message in Postfix's log", func() bool {
-		return strings.Contains(hop.log(), "message-id=<hop-dies@example.org>")
-	})
-	time.Sleep(time.Second) // the final dot follows the header at once
-	killAll(t, hop.daemons(t, "smtpd"))
+	select {
+	case <-asked:
+		killAll(t, hop.daemons(t, "smtpd"))
+	case r := <-answer:
+		t.Fatalf("answered too early: %v", r)
+	}
 	if r := <-answer; r.Code != 451 || !strings.HasPrefix(r.Text, "4.") {
 		t.Errorf("the end of data got %v, want 451 4.x.x", r)
 	}
+}
+
+// startThinker is a policy server for Postfix that says when it is asked, and
+// then nothing.
+func startThinker(t *testing.T) (addr string, asked <-chan struct{}) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := make(chan struct{}, 1)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		lines := bufio.NewScanner(c)
+		for lines.Scan() {
+			if lines.Text() == "protocol_state=END-OF-MESSAGE" {
+				told <- struct{}{}
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		l.Close()
+		<-done
+	})
+	return l.Addr().String(), told
 }
 
 func killAll(t *testing.T, pids []int) {

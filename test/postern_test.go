@@ -109,7 +109,7 @@ func (p *postern) configure(t *testing.T, broken string) {
 	sections := map[string]string{
 		"server": `hostname = "postern.example.org"`,
 		"tls":    fmt.Sprintf("certificates = [{ cert = %q, key = %q }]", p.file("cert.pem"), p.file("key.pem")),
-		"auth":   fmt.Sprintf("stores = [{ type = \"userfile\", path = %q }]", p.file("users")),
+		"auth":   fmt.Sprintf("stores = [{ kind = \"userfile\", path = %q }]", p.file("users")),
 		"relay":  fmt.Sprintf("next_hops = [%q]", p.opts.NextHop),
 	}
 	if p.opts.Proxied {

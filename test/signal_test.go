@@ -2,6 +2,7 @@ package test
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"syscall"
@@ -117,30 +118,44 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// Without a certificate, with a port that is taken, with nonsense in the file:
-// no start, and a word about why.
+// A port that is taken, nonsense in the file, no certificate: no start, and a
+// word about why.
 func TestStartRefused(t *testing.T) {
 	t.Parallel()
-	p := startPostern(t, posternOptions{NextHop: "smtp://" + startSink(t).Addr})
 	cases := []struct {
 		name  string
-		spoil func()
+		spoil func(t *testing.T, p *postern)
 		says  string
 	}{
-		{"port in use", func() {}, p.addr(startTLS)},
-		{"unknown key", func() { p.configure(t, "no_such_key = 1\n") }, "no_such_key"},
-		{"no certificate", func() {
-			p.configure(t, "")
+		{"port in use", func(t *testing.T, p *postern) {
+			l, err := net.Listen("tcp", p.addr(startTLS))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { l.Close() })
+		}, "address already in use"},
+		{"unknown key", func(t *testing.T, p *postern) { p.configure(t, "no_such_key = 1\n") }, "no_such_key"},
+		{"no certificate", func(t *testing.T, p *postern) {
 			if err := os.Remove(p.file("cert.pem")); err != nil {
 				t.Fatal(err)
 			}
 		}, "cert.pem"},
 	}
 	for _, c := range cases {
-		c.spoil()
-		out, err := p.command(t, "serve", "--config", p.file("config.toml")).CombinedOutput()
-		if err == nil || !strings.Contains(string(out), c.says) {
-			t.Errorf("%s: ended with %v and said\n%s\nwant %q in it", c.name, err, out, c.says)
-		}
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			p := newPostern(t, posternOptions{NextHop: "smtp://127.0.0.1:1"})
+			c.spoil(t, p)
+			p.wantRefusal(t, c.says)
+		})
+	}
+}
+
+// wantRefusal starts a server that has to end with an error and these words.
+func (p *postern) wantRefusal(t *testing.T, words ...string) {
+	t.Helper()
+	out, err := p.command(t, "serve", "--config", p.file("config.toml")).CombinedOutput()
+	if err == nil || !containsAll(string(out), words) {
+		t.Errorf("ended with %v and said\n%s\nwant %q in it", err, out, words)
 	}
 }

@@ -95,28 +95,30 @@ func (c *submitter) hello(mode tlsMode, config *tls.Config) error {
 }
 
 // wantAll sends one line after the other, "" standing for a mere wait for
-// the greeting, and wants a positive reply to each.
+// the greeting, and wants no refusal.
 func (c *submitter) wantAll(lines ...string) error {
 	for _, line := range lines {
-		if err := c.want(2, line); err != nil {
-			return err
+		r, err := c.ask(line)
+		if err != nil {
+			return fmt.Errorf("%.40q: %w", line, err)
+		}
+		if r.Code >= 400 {
+			return fmt.Errorf("%.40q got %v", line, r)
 		}
 	}
 	return nil
 }
 
-// want is ask for one that knows the answer. code may be its first digits.
+// want is ask for one that knows the answer.
 func (c *submitter) want(code int, line string) error {
 	r, err := c.ask(line)
 	if err != nil {
 		return fmt.Errorf("%.40q: %w", line, err)
 	}
-	for have := r.Code; have > 0; have /= 10 {
-		if have == code {
-			return nil
-		}
+	if r.Code != code {
+		return fmt.Errorf("%.40q got %v, want %d", line, r, code)
 	}
-	return fmt.Errorf("%.40q got %v, want %d", line, r, code)
+	return nil
 }
 
 func (c *submitter) ask(line string) (reply, error) {
