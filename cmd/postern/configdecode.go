@@ -135,8 +135,8 @@ func wantTables(raw any) string {
 // leaf decodes a value without keys of its own, a list of them one by one.
 func (d *decoder) leaf(path string, p toml.Primitive, v reflect.Value) {
 	raw := d.raw(p)
-	if list, ok := raw.([]any); ok && isList(v.Type()) {
-		d.list(path, p, v, len(list))
+	if _, ok := raw.([]any); ok && isList(v.Type()) {
+		d.list(path, p, v)
 		return
 	}
 	if want, hint := expected(v.Type(), raw); want != "" {
@@ -146,13 +146,14 @@ func (d *decoder) leaf(path string, p toml.Primitive, v reflect.Value) {
 	d.into(path, p, v.Addr().Interface())
 }
 
-func (d *decoder) list(path string, p toml.Primitive, v reflect.Value, n int) {
-	elements := make([]toml.Primitive, 0, n)
+func (d *decoder) list(path string, p toml.Primitive, v reflect.Value) {
+	var elements []toml.Primitive
 	if !d.into(path, p, &elements) {
 		return
 	}
-	v.Set(reflect.MakeSlice(v.Type(), n, n)) // never into the array of the default
+	v.SetZero() // what follows never goes into the array of the default
 	for i, e := range elements {
+		v.Set(reflect.Append(v, reflect.Zero(v.Type().Elem())))
 		d.leaf(fmt.Sprintf("%s[%d]", path, i), e, v.Index(i))
 	}
 }

@@ -8,17 +8,18 @@ import (
 	"strings"
 )
 
-// hintForKey says what an unknown key may have been meant to be: a key of the
-// same section, a key of another one, or a parameter of Postfix.
+// hintForKey says what an unknown key may have been meant to be: a parameter of
+// Postfix, a key of the same section, or a key of another one.
 func hintForKey(path, key string, known []string) string {
+	if ours := oursForPostfix[key]; ours != "" {
+		at, name := cutLast(ours)
+		return fmt.Sprintf("that is Postfix's name; here it is %s in %s", name, section(at))
+	}
 	if near := nearest(key, known); near != "" {
 		return fmt.Sprintf("did you mean %q?", near)
 	}
 	if home := homeOf(key); home != "" {
 		return fmt.Sprintf("%q belongs in %s", key, home)
-	}
-	if ours := oursForPostfix[key]; ours != "" {
-		return fmt.Sprintf("that is Postfix's name; here it is %s", ours)
 	}
 	return fmt.Sprintf("%s takes %s", sectionOrFile(path), strings.Join(known, ", "))
 }
@@ -149,9 +150,48 @@ func hintForSyntax(line string) string {
 // oursForPostfix tells those who write what they know from main.cf where it
 // has gone.
 var oursForPostfix = map[string]string{
-	"smtpd_tls_cert_file":           "cert in [[tls.certificates]]",
-	"smtpd_tls_key_file":            "key in [[tls.certificates]]",
-	"smtpd_tls_chain_files":         "cert and key in [[tls.certificates]]",
-	"smtpd_tls_protocols":           "min_version in [tls]",
-	"smtpd_tls_mandatory_protocols": "min_version in [tls]",
+	"myhostname":                          "server.hostname",
+	"myorigin":                            "server.origin",
+	"mail_owner":                          "server.user",
+	"smtpd_hide_client_session":           "server.hide_client",
+	"smtpd_forbid_bare_newline":           "server.bare_newline",
+	"smtpd_upstream_proxy_protocol":       "server.proxy_trusted",
+	"smtpd_client_connection_count_limit": "server.limits.connections_per_client",
+	"smtpd_recipient_limit":               "server.limits.recipients",
+	"smtpd_hard_error_limit":              "server.limits.refused_commands",
+	"smtpd_timeout":                       "server.limits.command_timeout",
+	"inet_interfaces":                     "listener[0].address",
+	"smtpd_tls_security_level":            "listener[0].mode",
+	"smtpd_tls_wrappermode":               "listener[0].mode",
+	"smtpd_sasl_auth_enable":              "listener[0].require_auth",
+	"smtpd_tls_mandatory_protocols":       "tls.min_version",
+	"smtpd_tls_chain_files":               "tls.certificates[0].cert",
+	"smtpd_tls_cert_file":                 "tls.certificates[0].cert",
+	"smtpd_tls_key_file":                  "tls.certificates[0].key",
+	"tls_server_sni_maps":                 "tls.certificates[0].cert",
+	"smtpd_client_event_limit_exceptions": "auth.penalty_exempt",
+	"smtpd_sasl_type":                     "auth.stores[0].kind",
+	"smtpd_sasl_path":                     "auth.stores[0].path",
+	"smtpd_client_restrictions":           "policy.client",
+	"smtpd_helo_restrictions":             "policy.helo",
+	"smtpd_sender_restrictions":           "policy.sender",
+	"smtpd_relay_restrictions":            "policy.relay",
+	"smtpd_recipient_restrictions":        "policy.recipient",
+	"smtpd_data_restrictions":             "policy.data",
+	"smtpd_end_of_data_restrictions":      "policy.end_of_data",
+	"mydestination":                       "policy.local_domains",
+	"relayhost":                           "relay.next_hops",
+	"smtp_fallback_relay":                 "relay.next_hops",
+	"smtp_helo_name":                      "relay.helo_name",
+	"smtp_sasl_password_maps":             "relay.credentials",
+	"smtp_tls_CAfile":                     "relay.ca_file",
+	"smtp_tls_security_level":             "relay.verify",
+	"smtp_connect_timeout":                "relay.connect_timeout",
+	"smtp_rcpt_timeout":                   "relay.command_timeout",
+	"smtp_data_done_timeout":              "relay.data_timeout",
+	"smtp_destination_concurrency_limit":  "relay.pool.connections",
+	"smtp_connection_cache_time_limit":    "relay.pool.idle_time",
+	"smtp_connection_reuse_count_limit":   "relay.pool.messages",
+	"smtpd_milters":                       "relay.dkim[0].key",
+	"maillog_file":                        "log.destination",
 }

@@ -47,12 +47,16 @@ func (l *logger) open(cfg logConfig, stderr io.Writer) (slog.Handler, error) {
 				`or write destination = "stderr" in [log]`, err)
 		}
 		l.syslog = w
-		return l.bySeverity(cfg.Format, func(s syslog.Priority) io.Writer { return &syslogWriter{w, s, stderr} }), nil
+		return l.toSyslog(cfg.Format, w, stderr), nil
 	}
 	if isJournal(stderr) {
 		return l.bySeverity(cfg.Format, func(s syslog.Priority) io.Writer { return &journalWriter{stderr, s} }), nil
 	}
 	return l.handler(cfg.Format, stderr, cleanAttr), nil
+}
+
+func (l *logger) toSyslog(f logFormat, w *syslog.Writer, fallback io.Writer) slog.Handler {
+	return l.bySeverity(f, func(s syslog.Priority) io.Writer { return &syslogWriter{w, s, fallback} })
 }
 
 // bySeverity makes a handler whose lines take their severity along, and no

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"os"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+func readExample(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("../../config.toml.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// An administrator may copy the example and change nothing.
+func TestExampleIsTheDefaults(t *testing.T) {
+	got, err := parseConfig("config.toml.example", readExample(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	example, defaults := fieldsOf(reflect.ValueOf(*got)), fieldsOf(reflect.ValueOf(*newConfig()))
+	for section, value := range example {
+		got, want := value.Interface(), defaults[section].Interface()
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("[%s] is %+v in the example, and %+v by default", section, got, want)
+		}
+	}
+}
+
+var exampleSetting = regexp.MustCompile(`(?m)^#(\[|[a-z_.]+ = )`)
+
+// wholeExample is the example with the settings that are commented out.
+func wholeExample(t *testing.T) string {
+	return exampleSetting.ReplaceAllString(readExample(t), "$1")
+}
+
+func TestExampleHoldsEveryKey(t *testing.T) {
+	text := wholeExample(t)
+	if _, err := parseConfig("config.toml.example", text); err != nil {
+		t.Fatalf("with the settings that are commented out:\n%v", err)
+	}
+	found := make(map[string]bool)
+	for path := range locate(text) {
+		found[elementNumber.ReplaceAllString(path, "[]")] = true
+	}
+	// These are described where they are first met.
+	elsewhere := strings.NewReplacer("listener[].policy.", "policy.", "listener[].limits.", "server.limits.")
+	for _, key := range allKeys() {
+		if !found[key] && !found[elsewhere.Replace(key)] {
+			t.Errorf("%s is missing", key)
+		}
+	}
+}
+
+// Whoever looks for an option of main.cf finds it in the example, and whoever
+// writes it into the file is told the same.
+func TestPostfixNames(t *testing.T) {
+	text := readExample(t)
+	places := locate(wholeExample(t))
+	for name, key := range oursForPostfix {
+		if !strings.Contains(text, name) {
+			t.Errorf("%s is not in the example", name)
+		}
+		if e := places.find(key); key != "" && (e.key.nowhere() || places[key] == (entry{})) {
+			t.Errorf("%s stands for %s, which is no key", name, key)
+		}
+	}
+}
