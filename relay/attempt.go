@@ -108,7 +108,7 @@ func (t *transaction) connect(ctx context.Context) error {
 		return nil
 	}
 	t.hop, t.held = t.router.choose(t.failures), 0
-	c, err := t.hop.connect(ctx, t.stale)
+	c, err := t.hop.connect(ctx, t.env.user(), t.stale)
 	if err != nil {
 		t.failures[t.hop]++
 		return fmt.Errorf("%s: %w", t.hop, err)

@@ -51,7 +51,8 @@ type Config struct {
 // PoolConfig is the section [relay.pool]: the connections to each hop.
 type PoolConfig struct {
 	// Connections are open at once to one hop at most; it must be less than
-	// what the hop allows. (smtp_destination_concurrency_limit)
+	// what the hop allows. One user gets three quarters of them at most.
+	// (smtp_destination_concurrency_limit)
 	Connections int `toml:"connections"`
 
 	// IdleTime is how long a connection that nobody needs is kept. Each one

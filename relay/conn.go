@@ -36,10 +36,11 @@ type conn struct {
 	client *smtp.Client
 	caps   Caps
 
-	reused    bool // somebody else used it before, so the hop may have left
-	open      bool // the hop has a sender from us
-	refusals  int  // since the last delivered message
-	giveBacks int  // likewise
+	user      string // who has it now
+	reused    bool   // somebody else used it before, so the hop may have left
+	open      bool   // the hop has a sender from us
+	refusals  int    // since the last delivered message
+	giveBacks int    // likewise
 	delivered int
 	idleSince time.Time
 

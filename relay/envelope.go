@@ -24,6 +24,15 @@ type recipient struct {
 	kind     smtp.DSNAddressType
 }
 
+// user is who waits his turn for a connection: a login, or, without one, the
+// address of the client.
+func (e *Envelope) user() string {
+	if e.Login != "" {
+		return e.Login
+	}
+	return "\x00" + e.Remote.Addr().String()
+}
+
 // checkSender looks at what MAIL will pass on.
 func checkSender(e *Envelope) error {
 	if err := checkAddress(e.Sender, e.Options.UTF8, badSender); err != nil {

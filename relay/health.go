@@ -8,6 +8,9 @@ import (
 	"time"
 )
 
+// probeUser is nobody's login.
+const probeUser = "\x00probe"
+
 // A Hop is one next hop with its connections and its state of health. It may
 // be used by many goroutines at once.
 type Hop struct {
@@ -47,13 +50,13 @@ func (h *Hop) wantsProbe() bool {
 	return h.down || time.Since(h.asked) > oldCaps
 }
 
-// connect gets a connection; fresh wants it to be new.
-func (h *Hop) connect(ctx context.Context, fresh bool) (*conn, error) {
+// connect gets a connection for user; fresh wants it to be new.
+func (h *Hop) connect(ctx context.Context, user string, fresh bool) (*conn, error) {
 	get := h.pool.get
 	if fresh {
 		get = h.pool.fresh
 	}
-	c, err := get(ctx)
+	c, err := get(ctx, user)
 	switch {
 	case err != nil:
 		h.failed(ctx, err)
@@ -75,7 +78,7 @@ func (h *Hop) probe(ctx context.Context) {
 	if h.askedSince(start) {
 		return
 	}
-	if c, err := h.connect(ctx, true); err == nil {
+	if c, err := h.connect(ctx, probeUser, true); err == nil {
 		h.pool.put(c)
 	}
 }

@@ -86,7 +86,7 @@ func newMessage(t testing.TB, text string) *message.Message {
 // begin starts a transaction of alice that ends with the test.
 func begin(t testing.TB, r *Router) Transaction {
 	t.Helper()
-	return beginWith(t, r, &Envelope{Session: "s1", Sender: "alice@example.org"})
+	return beginWith(t, r, &Envelope{Session: "s1", Login: "alice", Sender: "alice@example.org"})
 }
 
 func beginWith(t testing.TB, r *Router, e *Envelope) Transaction {

@@ -3,7 +3,6 @@ package relay
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -17,19 +16,19 @@ var (
 // A pool holds the connections to one hop. It may be used by many goroutines
 // at once.
 //
-// Each connection in use has a token, so there are never more than tokens;
-// who has none waits in line. A connection is opened only when none is idle,
-// so those in use and those idle together are no more than tokens either.
+// Each connection in use has a seat; who has none waits in line. A connection
+// is opened only when none is idle, so those in use and those idle together
+// are no more than there are seats.
 type pool struct {
-	peer   *peer
-	cfg    PoolConfig
-	log    *slog.Logger
-	tokens chan struct{}
+	peer  *peer
+	cfg   PoolConfig
+	log   *slog.Logger
+	seats *queue
 
 	mu      sync.Mutex
 	idle    []*conn // the one used last at the end
 	parked  map[*parking]struct{}
-	waiting int // transactions without a token
+	waiting int // transactions without a seat
 	closed  bool
 	work    sync.WaitGroup // of background
 }
@@ -39,68 +38,59 @@ func newPool(p *peer, cfg PoolConfig, log *slog.Logger) *pool {
 		peer:   p,
 		cfg:    cfg,
 		log:    log.With("hop", p.url.String()),
-		tokens: make(chan struct{}, cfg.Connections),
+		seats:  newQueue(cfg.Connections),
 		parked: map[*parking]struct{}{},
 	}
 }
 
-// get returns a connection, an idle one if there is one. A connection that
-// get returned goes back by put, giveBack, retire or discard.
-func (p *pool) get(ctx context.Context) (*conn, error) {
-	if err := p.admit(ctx); err != nil {
+// get returns a connection for user, an idle one if there is one. It goes
+// back by put, giveBack, retire or discard.
+func (p *pool) get(ctx context.Context, user string) (*conn, error) {
+	if err := p.admit(ctx, user); err != nil {
 		return nil, err
 	}
 	if c := p.pop(); c != nil {
+		c.user = user
 		return c, nil
 	}
-	return p.open(ctx)
+	return p.open(ctx, user)
 }
 
 // fresh returns a new connection. It is wanted when an idle one turned out to
 // be stale, and then its neighbours are likely to be stale, too.
-func (p *pool) fresh(ctx context.Context) (*conn, error) {
-	if err := p.admit(ctx); err != nil {
+func (p *pool) fresh(ctx context.Context, user string) (*conn, error) {
+	if err := p.admit(ctx, user); err != nil {
 		return nil, err
 	}
 	p.sweep(0)
-	return p.open(ctx)
+	return p.open(ctx, user)
 }
 
-func (p *pool) open(ctx context.Context) (*conn, error) {
+func (p *pool) open(ctx context.Context, user string) (*conn, error) {
 	c, err := p.peer.open(ctx)
 	if err != nil {
-		<-p.tokens
+		p.seats.leave(user)
 		return nil, err
 	}
+	c.user = user
 	return c, nil
 }
 
-// admit waits for a token, as long as a connection may take to be made.
-func (p *pool) admit(ctx context.Context) error {
-	select {
-	case p.tokens <- struct{}{}:
-		return p.whileOpen()
-	default:
+// admit waits for a seat, as long as a connection may take to be made.
+func (p *pool) admit(ctx context.Context, user string) error {
+	if !p.seats.try(user) {
+		p.hurry(+1)
+		defer p.hurry(-1)
+		ctx, cancel := context.WithTimeout(ctx, p.peer.connect)
+		defer cancel()
+		if err := p.seats.wait(ctx, user); err != nil {
+			return err
+		}
 	}
-	p.hurry(+1)
-	defer p.hurry(-1)
-	patience := time.NewTimer(p.peer.connect)
-	defer patience.Stop()
-	select {
-	case p.tokens <- struct{}{}:
-		return p.whileOpen()
-	case <-patience.C:
-		return errBusy
-	case <-ctx.Done():
-		return fmt.Errorf("%w: %w", errBusy, ctx.Err())
-	}
-}
-
-func (p *pool) whileOpen() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		<-p.tokens
+		p.seats.leave(user)
 		return errClosed
 	}
 	return nil
@@ -133,10 +123,11 @@ func (p *pool) put(c *conn) {
 		p.retire(c, "shutdown")
 		return
 	}
+	user := c.user // of the next one, once it is idle
 	c.idleSince = time.Now()
 	p.idle = append(p.idle, c)
 	p.mu.Unlock()
-	<-p.tokens
+	p.seats.leave(user)
 }
 
 // tired says why a connection is not to be used again, if so.
@@ -173,7 +164,7 @@ func (p *pool) giveBack(c *conn) {
 func (p *pool) retire(c *conn, reason string) {
 	p.log.Debug("connection retired", "reason", reason, "delivered", c.delivered, "refusals", c.refusals, "give_backs", c.giveBacks)
 	p.background(c.quit)
-	<-p.tokens
+	p.seats.leave(c.user)
 }
 
 // background runs do in a goroutine that close waits for. What comes after
@@ -193,7 +184,7 @@ func (p *pool) background(do func()) {
 // discard closes a connection that is broken or in the middle of a message.
 func (p *pool) discard(c *conn) {
 	c.drop()
-	<-p.tokens
+	p.seats.leave(c.user)
 }
 
 // sweep closes the connections that have been idle for d or longer.

@@ -8,6 +8,27 @@
 //
 // Nothing is lost: a Receipt is returned only after the hop has answered 250
 // to the end of data. If in doubt the error is temporary.
+//
+// This package itself holds the innermost NextHop, the [Router] that [New]
+// makes:
+//
+//	route        which of several hops, and what all of them can do
+//	health       whether a hop is up, found out before a message needs it
+//	transaction  what a client has asked for so far, to be asked again elsewhere
+//	attempt      another connection, another hop, patience
+//	pool         few connections for many clients; park and queue share them out
+//	hop, conn    one SMTP peer (RFC 5321, STARTTLS RFC 3207, AUTH RFC 4954)
+//	wire, reply  what a hop may say, and what of it a client gets to see
+//	body         clean bytes only, dot-stuffed, ended once
+//
+// SMTP is spoken by go-smtp's client; the wire beneath it is stricter than
+// the client is. What the relay leaves out: it looks up no MX records, keeps
+// no queue, and never sends a part of a message's recipients.
+//
+// To add a next hop of another kind, write a package below this one with a
+// type that holds a NextHop (or is one), begins a transaction of the inner
+// one in Begin, and passes on what it does not change. A new way to reach an
+// SMTP peer is a scheme of [HopURL] and a case in peer.secure.
 package relay
 
 import (
