@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -52,11 +53,11 @@ func TestOneRecipientRefused(t *testing.T) {
 	if own := hop.refusal(t, "nobody@refused.example.net"); refused != own {
 		t.Errorf("the client got\n%v, Postfix says\n%v", refused, own)
 	}
-	if err := c.wantAll("RCPT TO:<carol@example.com>", "DATA"); err == nil {
-		refused, err = c.finish(letter("two-of-three"))
+	if err := c.wantAll("RCPT TO:<carol@example.com>", "DATA"); err != nil {
+		t.Fatal(err)
 	}
-	if err != nil || refused.Code != 250 {
-		t.Fatalf("the end of data got %v, %v", refused, err)
+	if err := accepted(c.finish(letter("two-of-three"))); err != nil {
+		t.Fatal(err)
 	}
 	eventually(t, 30*time.Second, "both recipients at the sink", func() bool {
 		return recipients(s.deliveries("two-of-three")) == "bob@example.net carol@example.com"
@@ -81,15 +82,13 @@ func (p *postfix) refusal(t *testing.T, rcpt string) reply {
 	return r
 }
 
-// recipients are those of all copies, in order.
+// recipients are those of all copies, sorted.
 func recipients(copies []delivery) string {
 	var all []string
 	for _, d := range copies {
 		all = append(all, d.To...)
 	}
-	if len(all) == 2 && all[0] > all[1] {
-		all[0], all[1] = all[1], all[0]
-	}
+	slices.Sort(all)
 	return strings.Join(all, " ")
 }
 
