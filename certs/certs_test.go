@@ -352,6 +352,7 @@ func TestValidate(t *testing.T) {
 	}{
 		{"defaults", Defaults(), ""},
 		{"none", config(), "certificates"},
+		{"key itself", config(Pair{Cert: "a.pem", Key: "-----BEGIN PRIVATE KEY-----\nMC4C"}), "certificates[0].key"},
 		{"no key", config(pair, Pair{Cert: "b.pem"}), "certificates[1].key"},
 		{"no certificate", config(Pair{Key: "b.key"}), "certificates[0].cert"},
 		{"twice", config(pair, pair), "certificates[1]"},

@@ -3,6 +3,7 @@ package certs
 import (
 	"crypto/tls"
 	"fmt"
+	"strings"
 )
 
 // Config is the section [tls].
@@ -54,8 +55,11 @@ func (p Pair) validate(bad func(key, why string)) {
 	if p.Cert == "" {
 		bad(".cert", "is missing; name the PEM file with the certificate and its chain")
 	}
-	if p.Key == "" {
+	switch {
+	case p.Key == "":
 		bad(".key", "is missing; name the PEM file with the private key")
+	case strings.Contains(p.Key, "-----BEGIN"):
+		bad(".key", "holds the key itself; put it into a file that the server's user alone can read, and name that file")
 	}
 }
 

@@ -104,7 +104,7 @@ func (f *Files) exchange(w *watched) error {
 	if err := f.read(w); err != nil {
 		if w.failure != err.Error() {
 			f.log.Error("certificate cannot be reloaded; the old one stays", "cert", w.Cert, "key", w.Key,
-				"not_after", old.Leaf.NotAfter, "error", err)
+				"not_after", old.Leaf.NotAfter, "err", err)
 		}
 		w.failure = err.Error()
 		return err
@@ -123,7 +123,7 @@ func (f *Files) read(w *watched) error {
 	w.seen = w.signature() // before reading: what changes meanwhile is read again
 	cert, err := w.load()
 	if err != nil {
-		return fmt.Errorf("certs: %w", f.explain(err))
+		return f.explain(err)
 	}
 	w.current.Store(cert)
 	f.warnOfMode(w)

@@ -172,18 +172,20 @@ func lastRunes(s string, n int) string {
 }
 
 // What must not reach a screen or a log: a value whose key speaks of a secret
-// rather than of the file that holds it, and a password in a URL. No key of
-// ours takes a secret, but people try.
+// rather than of the file that holds it, a password in a URL, and a private
+// key in PEM. No key of ours takes a secret, but people try.
 var (
 	secretValue = regexp.MustCompile(`(?i)^\s*[\w."'-]*(?:pass|secret|token)[\w"'-]*\s*=\s*["']*([^"'\s].*?)["']*\s*$`)
 	secretFile  = regexp.MustCompile(`(?i)^[^=]*(?:file|path)["']?\s*=`)
 	secretInURL = regexp.MustCompile(`://[^\s"'@]*?:([^\s"']+)@`)
+	secretInPEM = regexp.MustCompile(`-----BEGIN [A-Z ]*PRIVATE KEY-----\W*(\w[^"']*)`)
 )
 
 // hider puts stars in the place of each secret in line.
 func hider(line string) *strings.Replacer {
 	var pairs []string
 	found := secretInURL.FindAllStringSubmatch(line, -1)
+	found = append(found, secretInPEM.FindAllStringSubmatch(line, -1)...)
 	if holdsSecret(line) {
 		found = append(found, secretValue.FindStringSubmatch(line))
 	}
