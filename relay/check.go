@@ -50,6 +50,8 @@ func (p *peer) advice(err error) string {
 		return "set up TLS there, or, if the hop is on this machine, write smtp:// in relay.next_hops"
 	case errors.Is(err, errAuth):
 		return "look into the file relay.credentials"
+	case errors.Is(err, errMechanism):
+		return "we know PLAIN and LOGIN: switch one of them on there, over TLS"
 	case errors.Is(err, errGreeting):
 		return "the hop must allow our address (for Postfix: mynetworks, smtpd_client_restrictions)"
 	case errors.As(err, &record):

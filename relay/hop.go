@@ -18,6 +18,7 @@ import (
 // Why a hop that can be reached is of no use. Check knows what to do.
 var (
 	errAuth       = errors.New("the hop does not accept our user and password")
+	errMechanism  = errors.New("the hop offers no mechanism to authenticate that we know")
 	errNoSTARTTLS = errors.New("the hop does not offer STARTTLS")
 	errGreeting   = errors.New("the hop does not want to talk to us")
 )
@@ -169,16 +170,16 @@ func offers(hello reply, keyword string) bool {
 	return false
 }
 
-// authenticate does so if there are credentials and the hop offers a
-// mechanism; a Postfix that trusts our address offers none.
+// authenticate does so if there are credentials and the hop offers AUTH; a
+// Postfix on the same machine, which trusts our address, often does not.
 func (p *peer) authenticate(client *smtp.Client) error {
-	if p.credentials == nil {
+	ok, offered := client.Extension("AUTH")
+	if p.credentials == nil || !ok {
 		return nil
 	}
-	_, offered := client.Extension("AUTH")
 	mechanism := p.credentials.mechanism(offered)
 	if mechanism == nil {
-		return nil
+		return fmt.Errorf("%w: %s", errMechanism, cleanLine(offered))
 	}
 	err := client.Auth(mechanism)
 	var e *smtp.SMTPError

@@ -60,6 +60,7 @@ func TestCheck(t *testing.T) {
 		{"STARTTLS injection", relaytest.Options{TLS: config}, on("STARTTLS", relaytest.Raw("220 Ready\r\n250 injected\r\n")), nil, errOutOfStep.Error()},
 		{"no TLS at all", relaytest.Options{}, greet(relaytest.Say("220 hop ESMTP").AndHangUp()), func(c *Config) { c.NextHops[0].scheme = schemeTLS }, "does not speak TLS"},
 		{"bad password", relaytest.Options{User: "postern", Password: "topsecret"}, nil, func(c *Config) { c.Credentials = wrong }, "relay.credentials"},
+		{"unknown mechanisms", relaytest.Options{User: "postern", Mechanisms: "CRAM-MD5 XOAUTH2"}, nil, func(c *Config) { c.Credentials = wrong }, "PLAIN and LOGIN"},
 		{"busy", relaytest.Options{}, greet(relaytest.Say("421 4.3.2 Busy")), nil, "421 4.3.2 Busy"},
 		{"refused", relaytest.Options{}, greet(relaytest.Say("554 5.7.1 Go away")), nil, "mynetworks"},
 		{"refused before TLS", relaytest.Options{TLS: config}, greet(relaytest.Say("554 5.7.1 Go away")), nil, "mynetworks"},

@@ -125,6 +125,9 @@ func (t *transaction) Send(ctx context.Context, m *message.Message) (Receipt, er
 		return Receipt{}, &smtp.SMTPError{Code: 554, EnhancedCode: smtp.EnhancedCode{5, 5, 1}, Message: "No valid recipients"}
 	}
 	t.unpark()
+	if t.conn != nil && t.held < len(t.accepted) && t.conn.worn() {
+		t.retire()
+	}
 	var receipt Receipt
 	err := t.try(ctx, func(asking context.Context, c *conn) error {
 		err := t.gather(asking, c, m)
