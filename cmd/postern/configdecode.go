@@ -5,13 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"reflect"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/BurntSushi/toml"
 )
@@ -101,24 +98,25 @@ func (d *decoder) tables(path string, p toml.Primitive, v reflect.Value) {
 	}
 }
 
-func (d *decoder) asTable(path string, p toml.Primitive) (table, bool) {
-	var t table
+func (d *decoder) asTable(path string, p toml.Primitive) (t table, ok bool) {
 	if _, ok := d.raw(p).(map[string]any); !ok {
-		d.bad(path, "is a section, not a value", fmt.Sprintf("write [%s] on a line by itself and its keys below", path))
+		d.bad(path, "is a section, not a value", fmt.Sprintf("write [%s] on a line by itself and its keys below", plain(path)))
 		return nil, false
 	}
-	return t, d.into(path, p, &t)
+	ok = d.into(path, p, &t)
+	return t, ok
 }
 
-func (d *decoder) asTables(path string, p toml.Primitive) ([]table, bool) {
-	var ts []table
-	if w := wantTables(d.raw(p)); w != "" {
-		d.bad(path, w, fmt.Sprintf("write [[%s]] with two brackets on each side, once for each", path))
+func (d *decoder) asTables(path string, p toml.Primitive) (ts []table, ok bool) {
+	if why := wantTables(d.raw(p)); why != "" {
+		d.bad(path, why, fmt.Sprintf("write [[%s]] with two brackets on each side, once for each", plain(path)))
 		return nil, false
 	}
-	return ts, d.into(path, p, &ts)
+	ok = d.into(path, p, &ts)
+	return ts, ok
 }
 
+// wantTables says why raw is not an array of tables.
 func wantTables(raw any) string {
 	list, ok := raw.([]any)
 	if _, tables := raw.([]map[string]any); !ok && !tables {
@@ -173,6 +171,7 @@ func (d *decoder) into(path string, p toml.Primitive, v any) bool {
 	return false
 }
 
+// raw is the value as the library has parsed it.
 func (d *decoder) raw(p toml.Primitive) (raw any) {
 	_ = d.meta.PrimitiveDecode(p, &raw) // into an empty interface everything fits
 	return raw
@@ -181,90 +180,6 @@ func (d *decoder) raw(p toml.Primitive) (raw any) {
 // isList says that t is decoded element by element.
 func isList(t reflect.Type) bool {
 	return t.Kind() == reflect.Slice && !takesText(t) && !takesTables(t)
-}
-
-// expected says what a value of type t looks like in the file, and how to make
-// it of raw; want is empty if raw is one.
-func expected(t reflect.Type, raw any) (want, hint string) {
-	text, isText := raw.(string)
-	_, isNumber := raw.(int64)
-	_, isBool := raw.(bool)
-	switch {
-	case takesTables(t):
-		return "", ""
-	case t == reflect.TypeFor[time.Duration]():
-		_, err := time.ParseDuration(text)
-		return ifNot(err == nil, "a duration", `write it in quotes and with a unit, such as "30s", "5m" or "1h30m"`)
-	case t == reflect.TypeFor[netip.Prefix]():
-		_, err := netip.ParsePrefix(text)
-		return ifNot(err == nil, "a network", `write it in quotes and with its length, such as "192.0.2.0/24" or "2001:db8::/32"`)
-	case takesText(t):
-		_, isFloat := raw.(float64)
-		return ifNot(isText || isNumber || isBool || isFloat, "a single value", `write it in quotes, without brackets`)
-	case t.Kind() == reflect.String:
-		return ifNot(isText, "text", "write it in quotes")
-	case t.Kind() == reflect.Bool:
-		return ifNot(isBool, "true or false", boolHint(text))
-	case t.Kind() == reflect.Slice:
-		return "a list", fmt.Sprintf("write it in brackets: [%s]", quoteIf(isText, text))
-	case t.Kind() >= reflect.Int && t.Kind() <= reflect.Uint64:
-		return ifNot(isNumber, "a whole number", numberHint(text))
-	}
-	return "", ""
-}
-
-func ifNot(ok bool, want, hint string) (string, string) {
-	if ok {
-		return "", ""
-	}
-	return want, hint
-}
-
-func boolHint(text string) string {
-	switch strings.ToLower(text) {
-	case "yes", "true", "on":
-		return "write true, without quotes"
-	case "no", "false", "off":
-		return "write false, without quotes"
-	}
-	return "write true or false, without quotes"
-}
-
-func numberHint(text string) string {
-	if _, err := strconv.Atoi(text); err == nil {
-		return "write " + text + ", without quotes"
-	}
-	return "write digits only, without quotes"
-}
-
-func quoteIf(isText bool, text string) string {
-	if isText && len(text) < 40 {
-		return strconv.Quote(text)
-	}
-	return "..."
-}
-
-// describe says what the file has, in the words of somebody who writes it.
-func describe(raw any) string {
-	switch raw := raw.(type) {
-	case string:
-		if len(raw) > 0 && len(raw) < 40 {
-			return "the text " + strconv.Quote(raw)
-		}
-		return "text"
-	case int64:
-		return "a number"
-	case float64:
-		return "a number with a fraction"
-	case bool:
-		return strconv.FormatBool(raw)
-	case time.Time:
-		return "a date"
-	case []any:
-		return "a list"
-	default:
-		return "a section"
-	}
 }
 
 func takesText(t reflect.Type) bool {
