@@ -37,7 +37,9 @@ func newConfigError(file, text string, problems []problem) *configError {
 	for i := range problems {
 		problems[i].settle(text, places)
 	}
-	slices.SortStableFunc(problems, func(a, b problem) int { return cmp.Compare(a.at.start, b.at.start) })
+	slices.SortStableFunc(problems, func(a, b problem) int {
+		return cmp.Or(cmp.Compare(a.at.start, b.at.start), cmp.Compare(a.path, b.path))
+	})
 	return &configError{file: file, text: text, problems: problems}
 }
 
