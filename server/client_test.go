@@ -33,8 +33,11 @@ func dial(address string, mode Mode) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &client{raw: conn.(*net.TCPConn), mode: mode, in: bufio.NewReader(conn)}
-	return c, nil
+	return newClient(conn.(*net.TCPConn), mode), nil
+}
+
+func newClient(raw *net.TCPConn, mode Mode) *client {
+	return &client{raw: raw, mode: mode, in: bufio.NewReader(raw)}
 }
 
 // conn is where lines go.

@@ -261,10 +261,10 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	return c.Conn.SetReadDeadline(t)
 }
 
-// SetWriteDeadline sends what is held back: tls.Conn.Close calls it with now
-// before it closes the connection beneath, and the last reply would be lost.
-// Deadlines for writing are our own.
-func (c *conn) SetWriteDeadline(time.Time) error { return c.flush() }
+// SetWriteDeadline does nothing: deadlines for writing are our own. tls.Conn.Close
+// sets one that has passed before it closes the connection beneath, and what is
+// held back would be lost.
+func (c *conn) SetWriteDeadline(time.Time) error { return nil }
 
 // SetDeadline is SetReadDeadline; see SetWriteDeadline.
 func (c *conn) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }
