@@ -149,16 +149,16 @@ func (c *checkup) policies(cfg *Config) {
 func (c *checkup) nextHops(ctx context.Context, cfg relay.Config) {
 	router, err := relay.New(cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
-		c.result("next hop", "", explainUnreadable(err))
+		c.result("relay", "", explainUnreadable(err))
 		return
 	}
 	for _, h := range router.Hops() {
 		ctx, cancel := context.WithTimeout(ctx, checkTime)
-		c.result("next hop", h.String(), h.Check(ctx))
+		c.result("relay", "next hop "+h.String(), h.Check(ctx))
 		cancel()
 	}
 	if err := router.Close(); err != nil {
-		c.result("next hop", "", err)
+		c.result("relay", "", err)
 	}
 }
 

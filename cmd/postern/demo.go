@@ -139,6 +139,10 @@ func (d *demo) try(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if _, err := fmt.Fprintf(d.out, "postern listens on this machine only, on port %d (STARTTLS) and %d (TLS).\n%s\n",
+		d.ports.Submission, d.ports.Submissions, d.ports.Why); err != nil {
+		return err
+	}
 	t := trial{address: d.ports.submissionAddresses()[0], folder: d.folder, user: demoUser, password: password, out: d.out}
 	return t.run(ctx)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -83,6 +84,20 @@ func TestHowtoCanBePasted(t *testing.T) {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("it lacks %q:\n%s", want, out.String())
 		}
+	}
+}
+
+func TestPortsThatAreTaken(t *testing.T) {
+	if l, err := net.Listen("tcp", "127.0.0.1:587"); err == nil {
+		defer l.Close()
+	} // else somebody else has it, or we may not
+	p, err := choosePorts()
+	must(t, err)
+	if p.Submission%1000 != 587 || p.Submission == 587 || p.Submissions != p.Submission-587+465 {
+		t.Errorf("chose %d and %d", p.Submission, p.Submissions)
+	}
+	if p.Why == "" {
+		t.Error("does not say why")
 	}
 }
 

@@ -121,19 +121,23 @@ func dropPrivileges(a *account, log *slog.Logger) error {
 		}
 		log.Info("root privileges dropped", "user", a.name, "uid", a.uid, "gid", a.gid, "groups", a.groups)
 	}
-	if err := forbidNewPrivileges(); err != nil {
-		log.Warn("cannot set no_new_privs; going on without", "error", err)
+	switch err := forbidNewPrivileges(); {
+	case errors.Is(err, errors.ErrUnsupported):
+		log.Debug("no_new_privs is not set: this build has cgo")
+	case err != nil:
+		log.Warn("cannot set no_new_privs; going on without", "err", err)
 	}
 	return nil
 }
 
 // raiseFileLimit raises RLIMIT_NOFILE to its hard limit, which it returns.
-// Each client costs one descriptor, each busy one up to three.
+// Each client costs one descriptor, a busy one up to three. (Max is signed on the
+// BSDs.)
 func raiseFileLimit() (uint64, error) {
 	var l syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
 		return 0, err
 	}
 	l.Cur = l.Max
-	return l.Max, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &l)
+	return uint64(l.Max), syscall.Setrlimit(syscall.RLIMIT_NOFILE, &l)
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"go.uber.org/goleak"
 )
 
 // A test that changes the process for good runs in a copy of the test binary:
@@ -20,16 +22,22 @@ func TestMain(m *testing.M) {
 	if scene, ok := scenes[os.Getenv(sceneVariable)]; ok {
 		os.Exit(scene())
 	}
-	os.Exit(m.Run())
+	status := m.Run()
+	if err := goleak.Find(); err != nil && status == 0 {
+		os.Stderr.WriteString(err.Error() + "\n")
+		status = 1
+	}
+	os.Exit(status)
 }
 
 var scenes = map[string]func() int{
 	"drop":       sceneDrop,
 	"unreadable": sceneUnreadable,
+	"check":      sceneCheck,
 }
 
 // asRoot plays a scene in a process of its own and returns what it printed.
-func asRoot(t *testing.T, scene string, env ...string) string {
+func asRoot(t *testing.T, scene string, status int, env ...string) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it drops root privileges")
@@ -38,8 +46,8 @@ func asRoot(t *testing.T, scene string, env ...string) string {
 	cmd.Env = append(os.Environ(), sceneVariable+"="+scene)
 	cmd.Env = append(cmd.Env, env...)
 	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("scene %s: %v\n%s", scene, err, out)
+	if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != status {
+		t.Fatalf("scene %s: %v, want status %d\n%s", scene, err, status, out)
 	}
 	return string(out)
 }
@@ -79,7 +87,7 @@ func sceneDrop() int {
 }
 
 func TestDropsRootForGood(t *testing.T) {
-	out := asRoot(t, "drop")
+	out := asRoot(t, "drop", exitOK)
 	nobody, err := lookupAccount("nobody")
 	if err != nil {
 		t.Fatal(err)
@@ -125,14 +133,9 @@ func sceneUnreadable() int {
 }
 
 func TestUnreadableFileIsExplained(t *testing.T) {
-	root, err := os.MkdirTemp("", "postern-unreadable")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(root) })
+	root := openDir(t)
 	open := filepath.Join(root, "open")
 	closed := filepath.Join(root, "closed")
-	must(t, os.Chmod(root, 0o755))
 	must(t, os.Mkdir(open, 0o755))
 	must(t, os.Mkdir(closed, 0o700))
 	must(t, os.WriteFile(filepath.Join(open, "users"), nil, 0o600))
@@ -157,7 +160,7 @@ func TestUnreadableFileIsExplained(t *testing.T) {
 			if os.Geteuid() == 0 {
 				must(t, os.Chown(file, 0, c.group))
 			}
-			out := asRoot(t, "unreadable", "POSTERN_TEST_FILE="+file)
+			out := asRoot(t, "unreadable", exitOK, "POSTERN_TEST_FILE="+file)
 			for _, want := range c.want {
 				if !strings.Contains(out, want) {
 					t.Errorf("the explanation lacks %q:\n%s", want, out)
@@ -225,6 +228,16 @@ func TestShellQuote(t *testing.T) {
 			t.Errorf("%q became %s, want %s", in, got, want)
 		}
 	}
+}
+
+// openDir is a folder for everybody; those of t.TempDir are for the tester.
+func openDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "postern-test")
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	must(t, os.Chmod(dir, 0o755))
+	return dir
 }
 
 func must(t testing.TB, err error) {

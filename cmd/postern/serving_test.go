@@ -52,7 +52,7 @@ func (b *lockedBuffer) String() string {
 func newServing(t *testing.T) *serving {
 	t.Helper()
 	s := &serving{dir: t.TempDir(), address: freeAddress(t), signals: make(chan os.Signal), ended: make(chan error, 1)}
-	cert, key, err := certs.SelfSigned([]string{"localhost", "127.0.0.1"}, time.Hour)
+	cert, key, err := certs.SelfSigned([]string{"localhost", "127.0.0.1"}, 30*24*time.Hour)
 	must(t, err)
 	must(t, os.WriteFile(s.file("cert.pem"), cert, 0o600))
 	must(t, os.WriteFile(s.file("key.pem"), key, 0o600))

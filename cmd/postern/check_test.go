@@ -1,0 +1,64 @@
+package main
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+func TestCheckSaysWhatWorks(t *testing.T) {
+	s := newServing(t)
+	status, stdout, stderr := command(t, "", "check", "--config", s.config())
+	if status != exitOK {
+		t.Errorf("status %d", status)
+	}
+	wantLines(t, stdout+stderr, "ok    configuration", "ok    certificate", "ok    store", "ok    policy", "ok    stage", "ok    relay")
+}
+
+func TestCheckSaysWhatDoesNot(t *testing.T) {
+	s := newServing(t)
+	s.configure(t, `[[relay.dkim]]
+domain = "example.org"
+selector = "s1"
+key = "`+s.file("missing.pem")+`"
+[policy]
+recipient = "permit_sasl_authenticated"
+mynetworks = "127.0.0.0/8"
+`)
+	s.mailbox.close()
+	must(t, os.WriteFile(s.file("cert.pem"), []byte("broken"), 0o600))
+	must(t, os.Remove(s.file("users")))
+	status, stdout, _ := command(t, "", "check", "--config", s.config())
+	if status != exitFailure {
+		t.Errorf("status %d, want %d", status, exitFailure)
+	}
+	wantLines(t, stdout, "ok    configuration", "FAIL  certificate", "FAIL  store", "warn  policy", "FAIL  relay", "FAIL  DKIM key", "missing.pem")
+}
+
+func sceneCheck() int {
+	return run([]string{"check", "--config", os.Getenv("POSTERN_TEST_FILE")}, os.Stdin, os.Stdout, os.Stdout)
+}
+
+// What root can read says nothing of what the server's user can.
+func TestCheckLooksAsTheUser(t *testing.T) {
+	s := newServing(t)
+	text := strings.Replace(readFile(t, s.config()), "[server]\n", "[server]\nuser = \"nobody\"\n", 1)
+	writeFile(t, s.config(), text)
+	dir := openDir(t)
+	for _, f := range []string{"config.toml", "cert.pem", "users"} {
+		writeFile(t, dir+"/"+f, strings.ReplaceAll(readFile(t, s.file(f)), s.dir, dir))
+		must(t, os.Chmod(dir+"/"+f, 0o644))
+	}
+	writeFile(t, dir+"/key.pem", readFile(t, s.file("key.pem")))
+	out := asRoot(t, "check", exitFailure, "POSTERN_TEST_FILE="+dir+"/config.toml")
+	wantLines(t, out, "ok    user           nobody", "FAIL  certificate", "key.pem", "mode 0600", "chgrp nogroup", "ok    store")
+}
+
+func wantLines(t *testing.T, text string, want ...string) {
+	t.Helper()
+	for _, w := range want {
+		if !strings.Contains(text, w) {
+			t.Errorf("%q is missing in\n%s", w, text)
+		}
+	}
+}

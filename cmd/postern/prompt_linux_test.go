@@ -1,0 +1,121 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+)
+
+// openTerminal makes a pseudo-terminal: what is written to the person's side
+// is typed on the other.
+func openTerminal(t *testing.T) (person, terminal *os.File) {
+	t.Helper()
+	person, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
+	must(t, err)
+	t.Cleanup(func() { person.Close() })
+	fd := int(person.Fd())
+	must(t, unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0))
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	must(t, err)
+	terminal, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|syscall.O_NOCTTY, 0)
+	must(t, err)
+	t.Cleanup(func() { terminal.Close() })
+	return person, terminal
+}
+
+// typist answers each question when it is asked: not before, or the terminal
+// would still echo.
+type typist struct {
+	person   *os.File
+	terminal *os.File
+	answers  []string
+	asked    bytes.Buffer
+	typing   sync.WaitGroup
+}
+
+func (w *typist) Write(p []byte) (int, error) {
+	w.asked.Write(p)
+	if strings.HasSuffix(string(p), ": ") && len(w.answers) > 0 {
+		answer := w.answers[0]
+		w.answers = w.answers[1:]
+		w.typing.Go(func() { w.answer(answer) })
+	}
+	return len(p), nil
+}
+
+func (w *typist) answer(text string) {
+	awaitMute(w.terminal)
+	_, _ = w.person.WriteString(text + "\n")
+}
+
+// awaitMute waits until what is typed does not show, for 10 seconds at most.
+func awaitMute(terminal *os.File) {
+	for range 1000 {
+		if !echoes(terminal) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func echoes(f *os.File) bool {
+	termios, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err != nil || termios.Lflag&unix.ECHO != 0
+}
+
+func TestPasswdAsksTwice(t *testing.T) {
+	for name, c := range map[string]struct {
+		answers []string
+		status  int
+	}{
+		"the same": {[]string{"blue", "blue"}, exitOK},
+		"another":  {[]string{"blue", "glue"}, exitFailure},
+	} {
+		t.Run(name, func(t *testing.T) {
+			person, terminal := openTerminal(t)
+			file := filepath.Join(t.TempDir(), "users")
+			w := &typist{person: person, terminal: terminal, answers: c.answers}
+			status := run([]string{"passwd", file, "carol"}, terminal, w, w)
+			w.typing.Wait()
+			if status != c.status {
+				t.Errorf("status %d, want %d: %s", status, c.status, w.asked.String())
+			}
+			if !echoes(terminal) {
+				t.Error("the terminal was left mute")
+			}
+			if _, err := os.Stat(file); (err == nil) != (c.status == exitOK) {
+				t.Errorf("file: %v", err)
+			}
+		})
+	}
+}
+
+func TestInterruptDoesNotLeaveTheTerminalMute(t *testing.T) {
+	person, terminal := openTerminal(t)
+	p, err := newPrompter(terminal, &bytes.Buffer{})
+	must(t, err)
+	asked := make(chan error, 1)
+	go func() {
+		_, err := p.ask("Password: ")
+		asked <- err
+	}()
+	awaitMute(terminal)
+	must(t, syscall.Kill(os.Getpid(), syscall.SIGINT))
+	if err := <-asked; err == nil || !strings.Contains(err.Error(), "interrupted") {
+		t.Errorf("got %v", err)
+	}
+	if !echoes(terminal) || !term.IsTerminal(int(terminal.Fd())) {
+		t.Error("the terminal was left mute")
+	}
+	_, err = person.WriteString("\n") // lets the reader go that was left behind
+	must(t, err)
+}
