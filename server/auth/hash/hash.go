@@ -14,11 +14,12 @@
 //	$y$                             yescrypt          {CRYPT}
 //	$apr1$ $1$                      MD5-crypt         {MD5-CRYPT} {CRYPT}
 //	{SHA} {SSHA}                    one round of SHA-1, as Apache and LDAP write it
+//	{SCRAM-SHA-256}                 the keys of RFC 7677, as Dovecot writes them
 //
 // Not known are traditional DES crypt, $gy$, $7$ (scrypt), PBKDF2, SSHA-256 and
 // above, hexadecimal encodings, and anything in clear text. No hash function is
-// written here: they come from go-htpasswd, go-crypt and x/crypto. To add a
-// scheme that one of them knows, write its row in schemes.go.
+// written here: they come from go-htpasswd, go-crypt, x/crypto and crypto. To
+// add a scheme that one of them knows, write its row in schemes.go.
 //
 // What is stored is not trusted: a hash that would take a gigabyte more, or
 // minutes, to compare is refused when it is read. No error of this package
@@ -42,6 +43,7 @@ type Hash struct {
 	scheme string
 	cost   string // two hashes of one scheme and one cost take the same time
 	large  bool   // needs so much memory that one at a time is enough
+	scram  *ScramKeys
 	match  func(password string) (bool, error)
 }
 

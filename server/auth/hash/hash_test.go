@@ -136,6 +136,15 @@ func TestParseRefuses(t *testing.T) {
 		{"SHA in bad base64", "{SHA}****", "malformed sha"},
 		{"SHA of another length", "{SHA}AAAA", "malformed sha"},
 		{"SSHA of another length", "{SSHA}AAAA", "malformed ssha"},
+		{"SCRAM with few iterations", scramLine("4095", salt16), "4095 iterations"},
+		{"SCRAM with a billion iterations", scramLine("1000000000", salt16), "1000000000 iterations"},
+		{"SCRAM with iterations that are none", scramLine("0x1000", salt16), "malformed scram"},
+		{"SCRAM with a short salt", scramLine("4096", "AAAAAAAAAA=="), "salt of 7 bytes"},
+		{"SCRAM with a long salt", scramLine("4096", strings.Repeat("AAAA", 22)), "salt of 66 bytes"},
+		{"SCRAM in sloppy base64", scramLine("4096", "YK+1dPj8bZkC8xGGSYJxxh=="), "malformed scram"},
+		{"SCRAM without the last key", strings.TrimSuffix(scramLine("4096", salt16), scramKey), "malformed scram"},
+		{"SCRAM with one key more", scramLine("4096", salt16) + "," + scramKey, "malformed scram"},
+		{"SCRAM by another name", "{SCRAM-SHA-1}" + strings.TrimPrefix(scramLine("4096", salt16), scramName), "unknown"},
 		{"Dovecot's name for another scheme", "{SHA512-CRYPT}$5" + shaTail, "{SCHEME}"},
 		{"name in a name", "{CRYPT}{SHA}L55TUjtiq8FBorTWAZ0jy6g129A=", "{SCHEME}"},
 		{"clear text", "secret", "unknown"},
@@ -209,7 +218,7 @@ func FuzzParse(f *testing.F) {
 	for stored := range vectors(f) {
 		f.Add(stored)
 	}
-	for _, seed := range []string{"", "!", "{}", "{CRYPT}", "$", "$y$j..$$", "$5$rounds=1000$$", "$argon2id$v=19$m=8,t=1,p=1$$"} {
+	for _, seed := range []string{"", "!", "{}", "{CRYPT}", "{SCRAM-SHA-256}4096,,,", "$", "$y$j..$$", "$5$rounds=1000$$", "$argon2id$v=19$m=8,t=1,p=1$$"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, stored string) {
@@ -236,6 +245,8 @@ func cheap(h Hash) bool {
 	switch h.scheme {
 	case "sha", "ssha", "apr1", "md5-crypt":
 		return true
+	case "scram-sha-256":
+		return h.cost == "4096"
 	case "bcrypt":
 		return h.cost <= "05"
 	}

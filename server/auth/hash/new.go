@@ -32,6 +32,7 @@ var makers = []maker{
 	{"bcrypt", newBcrypt},
 	{"sha512-crypt", newSHA512Crypt},
 	{"argon2id", newArgon2id},
+	{"scram-sha-256", newScram},
 }
 
 // Schemes names the schemes that New makes; the first is the default.
@@ -43,7 +44,8 @@ func Schemes() []string {
 	return names
 }
 
-// New hashes a password. The caller has brought it into its prepared form.
+// New hashes a password. The caller has brought it into its prepared form; for
+// "scram-sha-256" SASLprep follows.
 func New(scheme, password string) (string, error) {
 	if password == "" {
 		return "", errors.New("an empty password lets nobody in")

@@ -47,6 +47,7 @@ var schemes = []scheme{
 	{"md5-crypt", []string{"$1$"}, parseMD5Crypt},
 	{"sha", []string{"{SHA}"}, parseWith(htpasswd.AcceptSha)},
 	{"ssha", []string{"{SSHA}"}, parseWith(htpasswd.AcceptSsha)},
+	{"scram-sha-256", []string{scramName}, parseScram},
 }
 
 func (s scheme) wrote(text string) bool {
@@ -85,6 +86,8 @@ func withoutDovecotName(stored string) (text, allowed string, err error) {
 		return "{SHA}" + rest, "{SHA}", nil
 	case "SSHA":
 		return "{SSHA}" + rest, "{SSHA}", nil
+	case "SCRAM-SHA-256":
+		return scramName + rest, scramName, nil
 	}
 	return "", "", ErrUnknown
 }
