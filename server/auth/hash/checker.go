@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"sync/atomic"
 	"time"
+
+	"postern/server/auth/gate"
 )
 
 // ErrBusy means that nobody could tell: so many hashes are being computed that
@@ -21,15 +23,15 @@ const DefaultDecoy = "$2a$10$PosternDecoyPosternDeu9xFqvN0bZyTtWm3kHcRjLsEaUi2oG
 // 128 MiB one at a time, and lets the others wait for a bounded time. It
 // remembers what has matched. It may be used by many goroutines at once.
 type Checker struct {
-	places *gate
-	large  *gate
+	places *gate.Gate
+	large  *gate.Gate
 	memo   *memo
 	wait   atomic.Int64 // time.Duration
 }
 
 // NewChecker returns a Checker whose callers wait for their turn for up to wait.
 func NewChecker(wait time.Duration) *Checker {
-	c := &Checker{places: newGate(runtime.GOMAXPROCS(0)), large: newGate(1), memo: newMemo()}
+	c := &Checker{places: gate.New(runtime.GOMAXPROCS(0)), large: gate.New(1), memo: newMemo()}
 	c.SetWait(wait)
 	return c
 }
@@ -68,14 +70,14 @@ func (c *Checker) compute(ctx context.Context, stored, password string, known bo
 	ctx, cancel := context.WithTimeoutCause(ctx, time.Duration(c.wait.Load()), ErrBusy)
 	defer cancel()
 	if h.large {
-		if err := c.large.enter(ctx, known); err != nil {
+		if err := c.large.Enter(ctx, known); err != nil {
 			return false, err
 		}
-		defer c.large.leave()
+		defer c.large.Leave()
 	}
-	if err := c.places.enter(ctx, known); err != nil {
+	if err := c.places.Enter(ctx, known); err != nil {
 		return false, err
 	}
-	defer c.places.leave()
+	defer c.places.Leave()
 	return h.Matches(password)
 }

@@ -1,15 +1,14 @@
 package hash
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
+
+	"postern/server/auth/gate"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -85,7 +84,7 @@ func TestMemoNeedsNoPlace(t *testing.T) {
 	if ok, err := c.Check(t.Context(), bcrypt05, password, false); !ok || err != nil {
 		t.Fatal(ok, err)
 	}
-	c.places = newGate(0)
+	c.places = gate.New(0)
 	c.SetWait(10 * time.Millisecond)
 	if ok, err := c.Check(t.Context(), bcrypt05, password, false); !ok || err != nil {
 		t.Errorf("%v, %v", ok, err)
@@ -111,7 +110,7 @@ func TestDecoyIsNotRemembered(t *testing.T) {
 func TestLargeHashesAreComputedAlone(t *testing.T) {
 	const large = "$argon2id$v=19$m=262144,t=1,p=1$fGlmwAAfnP3N58vylReYxQ$/RzM327Y5DGIZqBsUW1+g+7gORNkMmfkTCSN2lyp0xo"
 	c := NewChecker(10 * time.Millisecond)
-	if err := c.large.enter(t.Context(), false); err != nil {
+	if err := c.large.Enter(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.Check(t.Context(), large, password, false); !errors.Is(err, ErrBusy) {
@@ -119,103 +118,6 @@ func TestLargeHashesAreComputedAlone(t *testing.T) {
 	}
 	if ok, err := c.Check(t.Context(), bcrypt05, password, false); !ok || err != nil {
 		t.Errorf("a small one: %v, %v", ok, err)
-	}
-}
-
-func TestGate(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g := newGate(2)
-		var running, most atomic.Int32
-		for i := range 20 {
-			go func() {
-				if err := g.enter(t.Context(), i%2 == 0); err != nil {
-					t.Error(err)
-				}
-				now := running.Add(1)
-				most.Store(max(most.Load(), now))
-				time.Sleep(time.Second)
-				running.Add(-1)
-				g.leave()
-			}()
-		}
-		time.Sleep(time.Minute)
-		synctest.Wait()
-		if most.Load() != 2 || running.Load() != 0 || g.free != 2 {
-			t.Errorf("%d at once, %d still there, %d places", most.Load(), running.Load(), g.free)
-		}
-	})
-}
-
-func TestGateLetsTheKnownGoFirst(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g := newGate(1)
-		if err := g.enter(t.Context(), false); err != nil {
-			t.Fatal(err)
-		}
-		var order []string
-		for _, who := range []string{"stranger 1", "stranger 2", "friend 1", "friend 2"} {
-			go func() {
-				if err := g.enter(t.Context(), who[0] == 'f'); err != nil {
-					t.Error(err)
-				}
-				order = append(order, who)
-				g.leave()
-			}()
-			synctest.Wait()
-		}
-		g.leave()
-		synctest.Wait()
-		if got := fmt.Sprint(order); got != "[friend 1 friend 2 stranger 1 stranger 2]" {
-			t.Errorf("order %v", got)
-		}
-	})
-}
-
-func TestGateForgetsWhoGaveUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g := newGate(1)
-		if err := g.enter(t.Context(), false); err != nil {
-			t.Fatal(err)
-		}
-		for range 10 {
-			ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, ErrBusy)
-			defer cancel()
-			go func() {
-				if err := g.enter(ctx, true); !errors.Is(err, ErrBusy) {
-					t.Errorf("got %v, want ErrBusy", err)
-				}
-			}()
-		}
-		time.Sleep(time.Minute)
-		synctest.Wait()
-		g.leave()
-		if g.free != 1 || g.lines[0].Len() != 0 {
-			t.Errorf("%d places, %d in line", g.free, g.lines[0].Len())
-		}
-	})
-}
-
-// Turn and time-out at the same moment: no place may be lost.
-func TestGateLosesNoPlace(t *testing.T) {
-	g := newGate(1)
-	done := make(chan struct{})
-	for range 4 {
-		go func() {
-			defer func() { done <- struct{}{} }()
-			for range 2000 {
-				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Microsecond)
-				if g.enter(ctx, false) == nil {
-					g.leave()
-				}
-				cancel()
-			}
-		}()
-	}
-	for range 4 {
-		<-done
-	}
-	if g.free != 1 || g.lines[1].Len() != 0 {
-		t.Errorf("%d places, %d in line", g.free, g.lines[1].Len())
 	}
 }
 

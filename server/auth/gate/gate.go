@@ -1,4 +1,5 @@
-package hash
+// Package gate bounds how much is done at once for those who log in.
+package gate
 
 import (
 	"container/list"
@@ -6,20 +7,22 @@ import (
 	"sync"
 )
 
-// A gate lets a fixed number of callers through at once. The others wait in two
+// A Gate lets a fixed number of callers through at once. The others wait in two
 // lines, each in order of arrival: the second moves on only while the first is
-// empty. It is safe for use by many goroutines.
-type gate struct {
+// empty. So those who have logged in before do not wait behind those who guess.
+// It is safe for use by many goroutines.
+type Gate struct {
 	mu    sync.Mutex
 	free  int
 	lines [2]list.List // of chan struct{}, closed when it is the waiter's turn
 }
 
-func newGate(places int) *gate { return &gate{free: places} }
+// New returns a gate with that many places.
+func New(places int) *Gate { return &Gate{free: places} }
 
-// enter waits until there is a place, or returns the cause of ctx if that ends
-// first.
-func (g *gate) enter(ctx context.Context, first bool) error {
+// Enter waits until there is a place, or returns the cause of ctx if that ends
+// first. Who has entered leaves.
+func (g *Gate) Enter(ctx context.Context, first bool) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -43,14 +46,14 @@ func (g *gate) enter(ctx context.Context, first bool) error {
 	case <-ctx.Done():
 	}
 	if g.giveUp(line, waiter, turn) {
-		g.leave()
+		g.Leave()
 	}
 	return context.Cause(ctx)
 }
 
 // giveUp takes a waiter out of its line, and reports whether its turn had come at
 // the same moment.
-func (g *gate) giveUp(line *list.List, waiter *list.Element, turn <-chan struct{}) bool {
+func (g *Gate) giveUp(line *list.List, waiter *list.Element, turn <-chan struct{}) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	select {
@@ -62,8 +65,8 @@ func (g *gate) giveUp(line *list.List, waiter *list.Element, turn <-chan struct{
 	}
 }
 
-// leave gives the place to the next in line.
-func (g *gate) leave() {
+// Leave gives the place to the next in line.
+func (g *Gate) Leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for i := range g.lines {
