@@ -30,6 +30,7 @@ func TestCommandLine(t *testing.T) {
 		{"dkim keygen", exitUsage, "DOMAIN is missing"},
 		{"dkim keygen example.org --type dsa", exitUsage, "rsa, ed25519 or both"},
 		{"demo --once --relay smtp://localhost:25", exitUsage, "--relay"},
+		{"demo --relay localhost", exitUsage, "smtp://"},
 		{"serve --config " + missing, exitConfig, "config.toml.example"},
 		{"health --config " + missing, exitConfig, missing},
 		{"check --config " + missing, exitFailure, missing},

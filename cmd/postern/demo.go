@@ -45,12 +45,18 @@ type demo struct {
 
 	folder  demoFolder
 	mailbox *mailbox // nil with --relay
+	next    relay.HopURL
 	ports   demoPorts
 }
 
 func (d *demo) run(ctx context.Context) error {
 	if d.once && d.relay != "" {
 		return usageError("--once looks for its message in the demo's own mailbox, so it does not go with --relay")
+	}
+	if d.relay != "" {
+		if err := d.next.UnmarshalText([]byte(d.relay)); err != nil {
+			return usageError("--relay: %w", err)
+		}
 	}
 	signals := catchSignals()
 	defer signal.Stop(signals)
@@ -105,7 +111,7 @@ func (d *demo) openMailbox() (err error) {
 		return err
 	}
 	go func() { _ = d.mailbox.serve() }() // ends with closeMailbox
-	return nil
+	return d.next.UnmarshalText([]byte(d.mailbox.url()))
 }
 
 func (d *demo) closeMailbox() {
@@ -122,15 +128,7 @@ func (d *demo) load() (*Config, error) {
 		return nil, err
 	}
 	cfg.Listeners = d.ports.listeners()
-	next := d.relay
-	if d.mailbox != nil {
-		next = d.mailbox.url()
-	}
-	var hop relay.HopURL
-	if err := hop.UnmarshalText([]byte(next)); err != nil {
-		return nil, fmt.Errorf("--relay: %w", err)
-	}
-	cfg.Relay.NextHops = []relay.HopURL{hop}
+	cfg.Relay.NextHops = []relay.HopURL{d.next}
 	return cfg, nil
 }
 

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestDemoOnce(t *testing.T) {
@@ -30,6 +32,31 @@ func TestDemoOnce(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestDemoHandsItToAnotherHop(t *testing.T) {
+	t.Chdir(t.TempDir())
+	hop := startMailbox(t, t.TempDir())
+	var out lockedBuffer
+	ctx, stop := context.WithCancel(t.Context())
+	d := demo{relay: hop.url(), out: &out, errs: t.Output()}
+	ended := make(chan error, 1)
+	go func() { ended <- d.run(ctx) }()
+	for range 200 {
+		if strings.Contains(out.String(), "Ctrl-C") {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	password, err := d.folder.password()
+	must(t, err)
+	client := trial{address: d.ports.submissionAddresses()[0], folder: d.folder, user: demoUser, password: password, out: t.Output()}
+	must(t, client.send(t.Context(), "relayed"))
+	if _, err := findMessage(hop.dir, "relayed"); err != nil {
+		t.Error(err)
+	}
+	stop()
+	must(t, <-ended)
 }
 
 func TestDemoFolderIsPrivateAndKept(t *testing.T) {

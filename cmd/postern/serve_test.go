@@ -19,20 +19,10 @@ func TestServeTakesMail(t *testing.T) {
 
 func TestReloadBringsNewUsersAndHops(t *testing.T) {
 	s := startServing(t)
-	other, err := openMailbox(s.file("other"))
-	must(t, err)
-	served := make(chan error, 1)
-	go func() { served <- other.serve() }()
-	t.Cleanup(func() {
-		other.close()
-		<-served
-	})
+	other := startMailbox(t, s.file("other"))
 	must(t, os.Rename(s.file("users"), s.file("users2")))
 	s.user(t, "bob", "bobs")
-	s.mailbox.dir = s.file("unused")
-	text, err := os.ReadFile(s.config())
-	must(t, err)
-	must(t, os.WriteFile(s.config(), []byte(strings.Replace(string(text), s.mailbox.url(), other.url(), 1)), 0o600))
+	writeFile(t, s.config(), strings.Replace(readFile(t, s.config()), s.mailbox.url(), other.url(), 1))
 	s.reload(t, "msg=reloaded")
 	if err := s.submit(t, "bob", "bobs"); err == nil || !strings.Contains(err.Error(), "no sign of it") {
 		t.Errorf("the new user's message: got %v, want it in the other mailbox", err)

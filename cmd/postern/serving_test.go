@@ -57,16 +57,23 @@ func newServing(t *testing.T) *serving {
 	must(t, os.WriteFile(s.file("cert.pem"), cert, 0o600))
 	must(t, os.WriteFile(s.file("key.pem"), key, 0o600))
 	s.user(t, "alice", "right")
-	s.mailbox, err = openMailbox(s.file("mail"))
-	must(t, err)
-	served := make(chan error, 1)
-	go func() { served <- s.mailbox.serve() }()
-	t.Cleanup(func() {
-		s.mailbox.close()
-		<-served
-	})
+	s.mailbox = startMailbox(t, s.file("mail"))
 	s.configure(t, "")
 	return s
+}
+
+// startMailbox serves a mailbox until the end of the test.
+func startMailbox(t *testing.T, dir string) *mailbox {
+	t.Helper()
+	m, err := openMailbox(dir)
+	must(t, err)
+	served := make(chan error, 1)
+	go func() { served <- m.serve() }()
+	t.Cleanup(func() {
+		m.close()
+		<-served
+	})
+	return m
 }
 
 func startServing(t *testing.T) *serving {
