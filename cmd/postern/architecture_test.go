@@ -1,0 +1,142 @@
+package main
+
+import (
+	"cmp"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// arrows says which packages of this module a package may import. "x/*" are the
+// backends below x, each of which stands for itself. docs/architecture.md has
+// the picture.
+var arrows = map[string][]string{
+	"cmd/postern":   nil, // everything
+	"server":        {"server/auth", "policy", "relay", "relay/message"},
+	"server/auth":   {},
+	"policy":        {},
+	"relay":         {"relay/message"},
+	"relay/message": {},
+	"certs":         {},
+
+	"server/auth/hash": {},
+	"server/auth/*":    {"server/auth", "server/auth/hash"}, // a store with hashes of its own checks them there
+	"relay/relaytest":  {},
+	"relay/*":          {"relay", "relay/message"},
+
+	"test":  {}, // they know the program from outside only
+	"bench": {},
+}
+
+// only lists what just one package may import.
+var only = map[string]string{
+	"github.com/BurntSushi/toml": "cmd/postern",
+	"github.com/spf13/cobra":     "cmd/postern",
+	"flag":                       "cmd/postern",
+	"log":                        "cmd/postern",
+	"testing":                    "relay/relaytest",
+	module + "/relay/relaytest":  "", // tests
+}
+
+const module = "postern"
+
+func TestArchitecture(t *testing.T) {
+	files := sources(t, "../..")
+	if len(files) < 50 {
+		t.Fatalf("only %d files: this does not look at the module", len(files))
+	}
+	for _, f := range files {
+		f.checkImports(t)
+		f.checkFunctions(t)
+	}
+}
+
+// A source is a Go file that is no test, whatever it is built for.
+type source struct {
+	name string
+	pkg  string // its folder
+	tree *ast.File
+}
+
+func sources(t *testing.T, root string) (all []source) {
+	t.Helper()
+	walk := func(name string, entry fs.DirEntry, err error) error {
+		hidden := strings.HasPrefix(entry.Name(), ".") && name != root
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && (hidden || entry.Name() == "testdata"):
+			return fs.SkipDir
+		case entry.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go"):
+			return nil
+		}
+		tree, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, name)
+		rel = filepath.ToSlash(rel)
+		all = append(all, source{name: rel, pkg: path.Dir(rel), tree: tree})
+		return err
+	}
+	if err := filepath.WalkDir(root, walk); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func (f source) checkImports(t *testing.T) {
+	allowed, known := arrows[f.pkg]
+	if !known {
+		allowed, known = arrows[path.Dir(f.pkg)+"/*"]
+	}
+	if !known {
+		t.Errorf("%s: package %s has no place in the house; see the table of this test", f.name, f.pkg)
+		return
+	}
+	for _, spec := range f.tree.Imports {
+		imported, err := strconv.Unquote(spec.Path.Value)
+		if err != nil {
+			t.Errorf("%s: %v", f.name, err)
+			continue
+		}
+		if spec.Name != nil && spec.Name.Name == "_" {
+			t.Errorf("%s imports %s for its effects", f.name, imported)
+		}
+		if owner, ok := only[imported]; ok && f.pkg != owner {
+			t.Errorf("%s imports %s, which is for %s", f.name, imported, cmp.Or(owner, "tests"))
+		}
+		inner, ours := strings.CutPrefix(imported, module+"/")
+		if ours && f.pkg != "cmd/postern" && !slices.Contains(allowed, inner) {
+			t.Errorf("%s imports %s; %s may import %q only", f.name, imported, f.pkg, allowed)
+		}
+	}
+}
+
+// checkFunctions finds what runs by itself, and what ends the process from
+// outside main.
+func (f source) checkFunctions(t *testing.T) {
+	for _, decl := range f.tree.Decls {
+		if fn, ok := decl.(*ast.FuncDecl); ok && fn.Recv == nil && fn.Name.Name == "init" {
+			t.Errorf("%s has an init function", f.name)
+		}
+	}
+	if f.pkg == "cmd/postern" {
+		return
+	}
+	ast.Inspect(f.tree, func(n ast.Node) bool {
+		if call, ok := n.(*ast.SelectorExpr); ok && call.Sel.Name == "Exit" {
+			if x, ok := call.X.(*ast.Ident); ok && x.Name == "os" {
+				t.Errorf("%s calls os.Exit", f.name)
+			}
+		}
+		return true
+	})
+}
