@@ -26,8 +26,9 @@ var arrows = map[string][]string{
 	"relay/message": {},
 	"certs":         {},
 
-	"server/auth/hash": {},
-	"server/auth/*":    {"server/auth", "server/auth/hash"}, // a store with hashes of its own checks them there
+	"server/auth/gate": {},
+	"server/auth/hash": {"server/auth/gate"},
+	"server/auth/*":    {"server/auth", "server/auth/gate", "server/auth/hash"}, // backends share the tools, not each other
 	"relay/relaytest":  {},
 	"relay/*":          {"relay", "relay/message"},
 
