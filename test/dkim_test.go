@@ -166,6 +166,7 @@ func TestDKIMTamperingFailsElsewhere(t *testing.T) {
 // The signatures survive postern's own fix-ups and a real Postfix behind it.
 func TestDKIMThroughPostfix(t *testing.T) {
 	t.Parallel()
+	peer(t, "opendkim-testmsg")
 	k := newDKIMKeys(t)
 	s := startSink(t)
 	hop := startPostfix(t, s)
@@ -178,6 +179,11 @@ func TestDKIMThroughPostfix(t *testing.T) {
 	arrived := s.wait(t, "signed-through-postfix").Data
 	if out, err := k.verify(t, arrived); err != nil || sorted(out) != bothAlgorithms {
 		t.Errorf("%v: %s\n%s", err, out, arrived)
+	}
+	opendkim := withDNS(t, k.dns, "opendkim-testmsg")
+	opendkim.Stdin = bytes.NewReader(arrived)
+	if out, err := opendkim.CombinedOutput(); err != nil {
+		t.Errorf("opendkim-testmsg: %v: %s\n%s", err, out, arrived)
 	}
 }
 

@@ -173,6 +173,7 @@ func (p *postern) command(t *testing.T, args ...string) *exec.Cmd {
 	}
 	cmd := exec.Command(file, args...)
 	cmd.Dir = p.dir
+	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=20") // instead of a second at each exit
 	if os.Geteuid() == 0 && !p.opts.Root {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	}

@@ -152,10 +152,12 @@ func TestStartRefused(t *testing.T) {
 }
 
 // wantRefusal starts a server that has to end with an error and these words.
-func (p *postern) wantRefusal(t *testing.T, words ...string) {
+// It returns all that was said.
+func (p *postern) wantRefusal(t *testing.T, words ...string) string {
 	t.Helper()
 	out, err := p.command(t, "serve", "--config", p.file("config.toml")).CombinedOutput()
 	if err == nil || !containsAll(string(out), words) {
 		t.Errorf("ended with %v and said\n%s\nwant %q in it", err, out, words)
 	}
+	return string(out)
 }

@@ -1,0 +1,49 @@
+package test
+
+import (
+	"strings"
+	"testing"
+)
+
+// What an administrator asks a running server, with a real Postfix behind it.
+func TestCommands(t *testing.T) {
+	t.Parallel()
+	hop := startPostfix(t, startSink(t))
+	p := startPostern(t, posternOptions{NextHop: hop.URL})
+	config := []string{"--config", p.file("config.toml")}
+	cases := []struct {
+		name, stdin string
+		args        []string
+		status      int
+		says        string
+	}{
+		{"check", "", []string{"check"}, 0, hop.URL},
+		{"health", "", []string{"health"}, 0, ""},
+		{"right password", password, []string{"auth", "test", "-u", "alice", "-p", "-"}, 0, "alice"},
+		{"wrong password", "wrong", []string{"auth", "test", "-u", "alice", "-p", "-"}, 1, "wrong password"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			cmd := p.command(t, append(c.args, config...)...)
+			cmd.Stdin = strings.NewReader(c.stdin)
+			out, err := cmd.CombinedOutput()
+			if got := cmd.ProcessState.ExitCode(); got != c.status || !strings.Contains(string(out), c.says) {
+				t.Errorf("%v, exit status %d, want %d and %q in\n%s", err, got, c.status, c.says, out)
+			}
+		})
+	}
+}
+
+// With the next hop down, check says so, and health, which is about postern
+// alone, stays green.
+func TestCommandsWithoutHop(t *testing.T) {
+	t.Parallel()
+	p := startPostern(t, posternOptions{NextHop: "smtp://" + loopback(freePort(t))})
+	out, err := p.command(t, "check", "--config", p.file("config.toml")).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), p.opts.NextHop) {
+		t.Errorf("check ended with %v and said\n%s", err, out)
+	}
+	if out, err := p.command(t, "health", "--config", p.file("config.toml")).CombinedOutput(); err != nil {
+		t.Errorf("health ended with %v and said\n%s", err, out)
+	}
+}
