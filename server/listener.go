@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -81,7 +82,9 @@ func (d *door) welcome(raw net.Conn) {
 		return
 	}
 	go func() {
+		stop := context.AfterFunc(d.server.accepting, func() { _ = raw.Close() })
 		client, err := readProxyHeader(raw)
+		stop()
 		t.leave()
 		if err != nil {
 			d.server.log.turnedAway(d.listener.Name, peer, err.Error())

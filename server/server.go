@@ -47,6 +47,9 @@ type Server struct {
 	log  mailLog
 	gate gate
 
+	accepting context.Context // ends when no more clients are wanted
+	stop      context.CancelFunc
+
 	mu      sync.Mutex
 	doors   []*door
 	conns   map[*conn]struct{}
@@ -58,6 +61,7 @@ type Server struct {
 // New makes a server of its parts. It opens nothing yet.
 func New(p Parts) (*Server, error) {
 	s := &Server{log: mailLog{p.Log}, conns: make(map[*conn]struct{}), empty: make(chan struct{})}
+	s.accepting, s.stop = context.WithCancel(context.Background())
 	for i := range p.Listeners {
 		service, err := newService(&p, &p.Listeners[i])
 		if err != nil {
@@ -196,6 +200,7 @@ func (s *Server) stopAccepting() {
 		return
 	}
 	s.stopped = true
+	s.stop()
 	for _, d := range s.doors {
 		d.close()
 		d.service.Load().retire()
