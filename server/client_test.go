@@ -210,13 +210,18 @@ func (c *client) login(arg string) error {
 		}
 		return c.converse("", "220", "EHLO client.example.org", "250", "AUTH PLAIN "+plain, "235")
 	}
-	if err := c.converse("", "220", "EHLO client.example.org", "250", "STARTTLS", "220"); err != nil {
-		return err
-	}
-	if err := c.startTLS(); err != nil {
+	if err := c.secure(); err != nil {
 		return err
 	}
 	return c.converse("EHLO client.example.org", "250", "AUTH PLAIN "+plain, "235")
+}
+
+// secure goes from the greeting to TLS.
+func (c *client) secure() error {
+	if err := c.converse("", "220", "EHLO client.example.org", "250", "STARTTLS", "220"); err != nil {
+		return err
+	}
+	return c.startTLS()
 }
 
 func (c *client) mail(arg string) error {
@@ -240,9 +245,12 @@ func (c *client) converse(commands ...string) error {
 	return nil
 }
 
-func (c *client) closeNotify() error {
-	if err := c.tls.CloseWrite(); err != nil {
-		return err
+// closeWrite says that nothing more will come, with a close_notify over TLS.
+func (c *client) closeWrite() error {
+	if c.tls != nil {
+		if err := c.tls.CloseWrite(); err != nil {
+			return err
+		}
 	}
 	return c.raw.CloseWrite()
 }

@@ -62,10 +62,7 @@ func TestCrowd(t *testing.T) {
 
 // misbehave says something wrong after TLS, and goes away without a word.
 func misbehave(t *testing.T, c *client, text string) {
-	err := c.converse("", "220", "EHLO client.example.org", "250", "STARTTLS", "220")
-	if err == nil {
-		err = c.startTLS()
-	}
+	err := c.secure()
 	if err == nil {
 		err = c.converse("EHLO client.example.org", "250")
 	}

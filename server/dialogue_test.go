@@ -139,7 +139,7 @@ var talkSteps = map[string]func(*client, string) error{
 	"ALERT":   func(c *client, _ string) error { return c.expectAlert() },
 	"LOGIN":   (*client).login,
 	"MAIL":    (*client).mail,
-	"CLOSE":   func(c *client, _ string) error { return c.closeNotify() },
+	"CLOSE":   func(c *client, _ string) error { return c.closeWrite() },
 	"FIN":     func(c *client, _ string) error { return c.raw.CloseWrite() },
 	"RST":     func(c *client, _ string) error { return c.reset() },
 	"EOF":     func(c *client, _ string) error { return c.expectEOF() },
