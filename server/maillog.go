@@ -31,7 +31,7 @@ func (l mailLog) forSession(id, listener string, client netip.Addr) mailLog {
 func (l mailLog) connected() { l.Debug("connected") }
 
 func (l mailLog) disconnected(after time.Duration, messages int) {
-	l.Debug("disconnected", "after", after.Round(time.Millisecond), "messages", messages)
+	l.Debug("disconnected", "seconds", int(after.Seconds()), "messages", messages)
 }
 
 // turnedAway is a connection that was refused before anything was said.
@@ -40,7 +40,7 @@ func (l mailLog) turnedAway(listener string, client netip.Addr, reason string) {
 }
 
 func (l mailLog) acceptFailed(listener string, err error, pause time.Duration) {
-	l.Error("cannot accept connections", "listener", listener, "err", err, "pause", pause)
+	l.Error("cannot accept connections", "listener", listener, "err", err, "pause_ms", pause.Milliseconds())
 }
 
 func (l mailLog) listening(listener, address string, mode Mode) {
@@ -114,7 +114,7 @@ func (l mailLog) accepted(t *transaction, size int64, receipt relay.Receipt, too
 	l.Info("accepted", "message", t.id, "user", t.envelope.Login, "from", t.envelope.Sender,
 		"to", strings.Join(t.recipients[:min(len(t.recipients), loggedRecipients)], ","), "nrcpt", len(t.recipients),
 		"size", size, "hop", receipt.Hop, "queue_id", queueID(receipt.Text), "reply", receipt.Text,
-		"took", took.Round(time.Millisecond))
+		"took_ms", took.Milliseconds())
 }
 
 // loggedRecipients is how many recipients the line of a message names.
