@@ -107,3 +107,32 @@ func inSyslog(t *testing.T, lines []string) string {
 	}
 	return file
 }
+
+// fail2ban takes the jail and the filter as they are shipped.
+func TestFail2banJail(t *testing.T) {
+	t.Parallel()
+	peer(t, "fail2ban-client")
+	dir := filepath.Join(t.TempDir(), "fail2ban")
+	if err := os.CopyFS(dir, os.DirFS("/etc/fail2ban")); err != nil {
+		t.Fatal(err)
+	}
+	jails := filepath.Join(dir, "jail.d")
+	if err := os.RemoveAll(jails); err != nil { // Debian's jail wants a log that need not be there
+		t.Fatal(err)
+	}
+	for _, name := range []string{"filter.d/postern.conf", "jail.d/postern.conf"} {
+		shipped, err := os.ReadFile(filepath.Join("../docs/fail2ban", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(dir, name), string(shipped))
+	}
+	runClient(t, command(t, "fail2ban-client", "-c", dir, "-t"))
+	out, err := command(t, "fail2ban-client", "-c", dir, "-d").Output()
+	if err != nil || !strings.Contains(string(out), "['start', 'postern']") {
+		t.Errorf("the jail would not start: %v\n%s", err, out)
+	}
+}
