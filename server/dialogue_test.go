@@ -44,6 +44,7 @@ import (
 //	WAIT 50ms
 //	OPEN second                           another connection; the others stay
 //	USE first                             back to another; the first one's name is "first"
+//	CLIENTS 1                             the server has so many connections left
 //	SHUTDOWN 5s                           the server is told to stop within that time
 //	STOPPED, CUT                          it has, in peace; it has, by force
 //
@@ -150,6 +151,7 @@ var standSteps = map[string]func(*dialogue, string) error{
 	"WAIT":     func(_ *dialogue, arg string) error { return wait(arg) },
 	"OPEN":     (*dialogue).open,
 	"USE":      (*dialogue).use,
+	"CLIENTS":  (*dialogue).expectClients,
 	"SHUTDOWN": (*dialogue).shutdown,
 	"STOPPED":  func(d *dialogue, _ string) error { return d.expectStop(nil) },
 	"CUT":      func(d *dialogue, _ string) error { return d.expectStop(context.DeadlineExceeded) },
@@ -180,6 +182,20 @@ func (d *dialogue) use(name string) error {
 		return fmt.Errorf("there is no %s", name)
 	}
 	d.client = d.clients[name]
+	return nil
+}
+
+// expectClients waits for places that are about to be given back.
+func (d *dialogue) expectClients(arg string) error {
+	want, err := strconv.Atoi(arg)
+	if err != nil {
+		return err
+	}
+	eventually(d.t, "there are "+arg+" connections", func() bool {
+		d.server.gate.mu.Lock()
+		defer d.server.gate.mu.Unlock()
+		return d.server.gate.open == want
+	})
 	return nil
 }
 
