@@ -1,0 +1,190 @@
+package dovecot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"postern/server/auth"
+)
+
+var errNoAnswer = errors.New("dovecot did not answer in time")
+
+// An exchange is a SASL conversation between a client and Dovecot.
+type exchange struct {
+	proxy     Proxy
+	peer      *auth.Peer
+	mech      string
+	ctx       context.Context
+	cancel    context.CancelFunc
+	unhook    func() bool // keeps the end of ctx from calling release
+	overheard overheard
+
+	id   auth.Identity
+	last bool // the client is to acknowledge the last message, and id holds
+	over bool // there is nothing more to say
+
+	mu       sync.Mutex
+	request  *request // nil until the first message
+	released bool
+}
+
+// Identity implements auth.Exchange.
+func (x *exchange) Identity() auth.Identity { return x.id }
+
+// Close implements auth.Exchange. It ends a step that is still waiting.
+func (x *exchange) Close() error {
+	x.unhook()
+	x.cancel()
+	x.release()
+	return nil
+}
+
+// Next implements sasl.Server.
+func (x *exchange) Next(response []byte) (challenge []byte, done bool, err error) {
+	if x.last {
+		return nil, true, x.acknowledged(response)
+	}
+	if x.over {
+		return nil, false, auth.ErrMalformed
+	}
+	a, err := x.step(response)
+	if err != nil {
+		x.over = true
+		x.release()
+		return nil, false, x.named(err)
+	}
+	if a.verb == verbCont {
+		return a.data, false, nil
+	}
+	x.over = true
+	if len(a.data) == 0 {
+		return nil, true, nil
+	}
+	// RFC 4954, section 4: SMTP's success has no room for a last message of the
+	// mechanism. It is a challenge, to which the client answers nothing.
+	x.last = true
+	return a.data, false, nil
+}
+
+// acknowledged judges the answer to the last message.
+func (x *exchange) acknowledged(response []byte) error {
+	x.last = false
+	if len(response) > 0 {
+		x.id = auth.Identity{}
+		return auth.ErrMalformed
+	}
+	return nil
+}
+
+// named adds the login, as far as it was heard, to errors that are not the
+// client's.
+func (x *exchange) named(err error) error {
+	if errors.Is(err, auth.ErrMechanism) || errors.Is(err, auth.ErrMalformed) {
+		return err
+	}
+	return auth.WithLogin(err, x.overheard.login)
+}
+
+// step takes the client's message to Dovecot when its turn has come. An answer
+// without an error is a challenge, or an OK and the identity is set.
+func (x *exchange) step(response []byte) (a answer, err error) {
+	if err := x.overheard.take(response); err != nil {
+		return answer{}, err
+	}
+	// "You begin" is no guess.
+	if response == nil {
+		return x.ask(response)
+	}
+	attempt, err := x.proxy.Throttle.Enter(x.ctx, x.peer, x.overheard.login)
+	if err != nil {
+		return answer{}, unavailable(err)
+	}
+	outcome := context.Canceled // of a step that panics: neither yes nor no
+	defer func() { x.leave(attempt, a, outcome) }()
+	a, err = x.ask(response)
+	outcome = err
+	return a, err
+}
+
+// errAbandoned is what the throttle hears of a client that has gone before the
+// answer. Dovecot says no 2 seconds later than yes: who does not wait for it
+// has had his answer all the same.
+var errAbandoned = &auth.Failure{Kind: auth.Unknowable, Store: Kind, Reason: "abandoned"}
+
+// leave gives back the turn. Only an exchange that has come to an end has an
+// outcome, and only one whose login was heard can have succeeded for it.
+func (x *exchange) leave(attempt *auth.Attempt, a answer, outcome error) {
+	if outcome == nil && (a.verb == verbCont || x.overheard.login == "") {
+		attempt.Yield()
+		return
+	}
+	if outcome != nil && errors.Is(x.ctx.Err(), context.Canceled) {
+		outcome = errAbandoned
+	}
+	attempt.Leave(auth.Outcome{Err: outcome, Secret: x.overheard.password})
+}
+
+// ask asks Dovecot and sets the identity if it says OK.
+func (x *exchange) ask(response []byte) (answer, error) {
+	ctx, cancel := context.WithTimeoutCause(x.ctx, x.proxy.timeout(), errNoAnswer)
+	defer cancel()
+	a, err := x.send(ctx, response)
+	if err != nil {
+		if errors.Is(err, auth.ErrMechanism) || errors.Is(err, auth.ErrMalformed) {
+			return answer{}, err
+		}
+		return answer{}, unavailable(err)
+	}
+	if a.verb == verbCont {
+		return a, nil
+	}
+	id, err := a.verdict()
+	id.Mechanism = x.mech
+	x.id = id
+	return a, err
+}
+
+// send begins the exchange with Dovecot, or goes on with it.
+func (x *exchange) send(ctx context.Context, response []byte) (answer, error) {
+	if r := x.begun(); r != nil {
+		return r.ask(ctx, contLine(r.id, response))
+	}
+	r, err := x.proxy.link.open(ctx, x.mech)
+	if err != nil {
+		return answer{}, err
+	}
+	if err := x.hold(r); err != nil {
+		return answer{}, err
+	}
+	return r.ask(ctx, authLine(r.id, x.mech, x.peer, response))
+}
+
+func (x *exchange) begun() *request {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.request
+}
+
+// hold keeps the request, for release to cancel.
+func (x *exchange) hold(r *request) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.released {
+		r.cancel()
+		return fmt.Errorf("the exchange is over: %w", context.Cause(x.ctx))
+	}
+	x.request = r
+	return nil
+}
+
+// release tells Dovecot that the exchange is over, unless it knows.
+func (x *exchange) release() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.released = true
+	if x.request != nil {
+		x.request.cancel()
+	}
+}

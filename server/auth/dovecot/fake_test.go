@@ -1,0 +1,208 @@
+package dovecot
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"postern/server/auth"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const goodGreeting = "VERSION\t1\t2\n" +
+	"MECH\tPLAIN\tplaintext\nMECH\tLOGIN\tplaintext\nMECH\tCRAM-MD5\tdictionary\tactive\n" +
+	"MECH\tSCRAM-SHA-256\tmutual-auth\nMECH\tSCRAM-SHA-256-PLUS\tmutual-auth\tchannel-binding\n" +
+	"MECH\tAPOP\tprivate\tdictionary\tactive\nMECH\tANONYMOUS\tanonymous\nMECH\tEXTERNAL\n" +
+	"SPID\t31957\nCUID\t1\nCOOKIE\tb5ddb3c07eeda5eab506b01cb8626088\nDONE\n"
+
+// A fake is a stand-in for Dovecot. Each connection gets the greeting, and then
+// each line of it goes to answer, which writes what it likes.
+type fake struct {
+	path string
+	lis  net.Listener
+	work sync.WaitGroup
+
+	mu    sync.Mutex
+	conns []net.Conn
+	lines []string // what came, the hello included
+}
+
+// A script answers one line; fields are the line taken apart.
+type script func(w io.Writer, fields []string)
+
+func startFake(t testing.TB, greeting string, answer script) *fake {
+	t.Helper()
+	f := &fake{path: filepath.Join(t.TempDir(), "auth")}
+	f.listen(t, greeting, answer)
+	t.Cleanup(f.stop)
+	return f
+}
+
+func (f *fake) listen(t testing.TB, greeting string, answer script) {
+	t.Helper()
+	lis, err := net.Listen("unix", f.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.lis = lis
+	f.work.Go(func() {
+		for {
+			c, err := lis.Accept()
+			if err != nil {
+				return
+			}
+			f.mu.Lock()
+			f.conns = append(f.conns, c)
+			f.mu.Unlock()
+			f.work.Go(func() { f.serve(c, greeting, answer) })
+		}
+	})
+}
+
+func (f *fake) serve(c net.Conn, greeting string, answer script) {
+	defer c.Close()
+	if _, err := io.WriteString(c, greeting); err != nil {
+		return
+	}
+	in := bufio.NewReader(c)
+	for {
+		line, err := in.ReadString('\n')
+		if err != nil {
+			return
+		}
+		f.mu.Lock()
+		f.lines = append(f.lines, line)
+		f.mu.Unlock()
+		fields := splitLine([]byte(strings.TrimSuffix(line, "\n")))
+		if answer != nil && fields[0] != "VERSION" && fields[0] != "CPID" {
+			answer(c, fields)
+		}
+	}
+}
+
+func (f *fake) stop() {
+	f.lis.Close()
+	f.hangUp()
+	f.work.Wait()
+}
+
+// hangUp closes all connections.
+func (f *fake) hangUp() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.conns {
+		c.Close()
+	}
+	f.conns = nil
+}
+
+// heard returns the lines that begin with the verb.
+func (f *fake) heard(verb string) []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var found []string
+	for _, line := range f.lines {
+		if strings.HasPrefix(line, verb+"\t") {
+			found = append(found, line)
+		}
+	}
+	return found
+}
+
+// store connects to the fake.
+func (f *fake) store(t testing.TB) *Store {
+	t.Helper()
+	s := New(Config{Path: Address{"unix", f.path}}, slog.New(slog.DiscardHandler))
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// proxy connects to the fake, with the default options and a short timeout.
+func (f *fake) proxy(t testing.TB) Proxy {
+	t.Helper()
+	p := Proxy{
+		Store:    f.store(t),
+		Throttle: auth.NewThrottle(auth.Defaults()),
+		Options:  auth.DefaultSecurityOptions(),
+		Timeout:  500 * time.Millisecond,
+	}
+	// The first connection is made in the background.
+	if _, err := p.link.connection(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// say is a script of one line, %ID standing for the number of the exchange.
+func say(lines ...string) script {
+	return func(w io.Writer, fields []string) {
+		for _, line := range lines {
+			_, _ = io.WriteString(w, strings.ReplaceAll(line, "%ID", fields[1])) // a client that hung up
+		}
+	}
+}
+
+// knowsAlice accepts alice with the password "secret", by PLAIN.
+func knowsAlice(w io.Writer, fields []string) {
+	if fields[0] != "AUTH" {
+		return
+	}
+	resp, _ := params(fields).get("resp")
+	if message, _ := base64.StdEncoding.DecodeString(resp); string(message) == "\x00alice\x00secret" {
+		say("OK\t%ID\tuser=alice@example.org\n")(w, fields)
+		return
+	}
+	say("FAIL\t%ID\tuser=someone\n")(w, fields)
+}
+
+// peer is a client on TLS.
+func peer() *auth.Peer {
+	return &auth.Peer{
+		Remote:  netip.MustParseAddrPort("192.0.2.7:50000"),
+		Local:   netip.MustParseAddrPort("[2001:db8::1]:587"),
+		TLS:     &tls.ConnectionState{},
+		Session: "s1",
+	}
+}
+
+// verify asks with a deadline that no answer needs.
+func verify(t testing.TB, s *Store, login, password string) (auth.Identity, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	return s.VerifyPassword(ctx, peer(), login, password)
+}
+
+// eventually waits for what another goroutine does.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for range 500 {
+		if ok() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("waited in vain for %s", what)
+}
+
+// wantLine looks for one line among those heard.
+func wantLine(t testing.TB, lines []string, want string) {
+	t.Helper()
+	if !slices.Contains(lines, want) {
+		t.Errorf("heard %q, want %q among them", lines, want)
+	}
+}

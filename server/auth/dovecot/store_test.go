@@ -1,0 +1,260 @@
+package dovecot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"postern/server/auth"
+)
+
+func TestVerifyPassword(t *testing.T) {
+	f := startFake(t, goodGreeting, knowsAlice)
+	s := f.store(t)
+	id, err := verify(t, s, "alice", "secret")
+	if want := (auth.Identity{User: "alice@example.org", As: "alice@example.org", Store: Kind}); err != nil || id != want {
+		t.Errorf("%+v and %v, want %+v", id, err, want)
+	}
+	_, err = verify(t, s, "alice", "wrong")
+	if failure, ok := errors.AsType[*auth.Failure](err); !ok || failure.Kind != auth.Unknowable {
+		t.Errorf("wrong password: %v", err)
+	}
+	wantLine(t, f.heard("VERSION"), "VERSION\t1\t2\n")
+	wantLine(t, f.heard("AUTH"), "AUTH\t1\tPLAIN\tservice=smtp\tnologin\tno-penalty\tsecured=tls\tsession=s1"+
+		"\tlip=2001:db8::1\tlport=587\trip=192.0.2.7\trport=50000\tresp=AGFsaWNlAHNlY3JldA==\n")
+}
+
+// Nothing that a client chooses can end a field or a line.
+func TestHostileNames(t *testing.T) {
+	f := startFake(t, goodGreeting, knowsAlice)
+	s := f.store(t)
+	p := peer()
+	p.Session = "a\tuser=b\nOK\t1\x00\x01"
+	logins := []string{
+		"*)(uid=*", "a' or 1=1--", "x\nOK\t1\tuser=x", "x\tlocal", "x\x00y", "../../etc/passwd", "", "\xff\xfe",
+		strings.Repeat("x", 1<<20),
+	}
+	for _, login := range logins {
+		_, err := s.VerifyPassword(t.Context(), p, login, "secret")
+		if _, ok := errors.AsType[*auth.Failure](err); !ok {
+			t.Errorf("%.20q: %v", login, err)
+		}
+	}
+	if _, err := verify(t, s, "alice", "secret"); err != nil {
+		t.Errorf("alice after all that: %v", err)
+	}
+	lines := f.heard("AUTH")
+	if len(lines) != len(logins)-2+1 { // the NUL and the megabyte stay here
+		t.Errorf("%d lines for %d logins", len(lines), len(logins))
+	}
+	for _, line := range lines[:len(lines)-1] {
+		if !strings.Contains(line, "\tsession=a\x01tuser=b\x01lOK\x01t1\x010\x011\t") {
+			t.Errorf("session id in %q", line)
+		}
+	}
+}
+
+func TestWithoutTLSNothingIsCalledSecured(t *testing.T) {
+	f := startFake(t, goodGreeting, knowsAlice)
+	if _, err := f.store(t).VerifyPassword(t.Context(), &auth.Peer{}, "alice", "secret"); err != nil {
+		t.Fatal(err)
+	}
+	wantLine(t, f.heard("AUTH"), "AUTH\t1\tPLAIN\tservice=smtp\tnologin\tno-penalty\tresp=AGFsaWNlAHNlY3JldA==\n")
+}
+
+// Dovecot answers in the order that it likes, and one answer is late.
+func TestAnswersOutOfOrder(t *testing.T) {
+	const logins = 50
+	var mu sync.Mutex
+	var held []string
+	f := startFake(t, goodGreeting, func(w io.Writer, fields []string) {
+		if fields[0] != "AUTH" {
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if held = append(held, fields[1]); len(held) == logins {
+			for _, id := range held {
+				defer fmt.Fprintf(w, "OK\t%s\tuser=user%s\n", id, id)
+			}
+		}
+	})
+	s := f.store(t)
+	seen := make(chan string, logins)
+	var all sync.WaitGroup
+	for range logins {
+		all.Go(func() {
+			id, err := verify(t, s, "x", "y")
+			if err != nil {
+				t.Error(err)
+			}
+			seen <- id.User
+		})
+	}
+	all.Wait()
+	close(seen)
+	users := make(map[string]bool)
+	for user := range seen {
+		users[user] = true
+	}
+	if len(users) != logins {
+		t.Errorf("%d logins found %d users", logins, len(users))
+	}
+}
+
+func TestPlainNotOffered(t *testing.T) {
+	f := startFake(t, "VERSION\t1\t2\nMECH\tCRAM-MD5\nDONE\n", knowsAlice)
+	_, err := verify(t, f.store(t), "alice", "secret")
+	if !errors.Is(err, errNoPlain) || errors.Is(err, auth.ErrMechanism) {
+		t.Error(err)
+	}
+}
+
+func TestDownAndBack(t *testing.T) {
+	f := startFake(t, goodGreeting, knowsAlice)
+	s := f.store(t)
+	if _, err := verify(t, s, "alice", "secret"); err != nil {
+		t.Fatal(err)
+	}
+	f.stop()
+	eventually(t, "the loss to be noticed", func() bool { _, err := verify(t, s, "alice", "secret"); return isUnavailable(err) })
+	if _, err := verify(t, s, "alice", "secret"); !isUnavailable(err) {
+		t.Errorf("while Dovecot is away: %v", err)
+	}
+	f.listen(t, goodGreeting, knowsAlice)
+	eventually(t, "the recovery", func() bool { _, err := verify(t, s, "alice", "secret"); return err == nil })
+}
+
+func isUnavailable(err error) bool {
+	_, ok := errors.AsType[*auth.Unavailable](err)
+	return ok
+}
+
+// While Dovecot is away, nobody knocks more often than agreed.
+func TestBackOff(t *testing.T) {
+	f := startFake(t, "garbage\n", nil)
+	s := f.store(t)
+	for range 200 {
+		if _, err := verify(t, s, "alice", "secret"); !isUnavailable(err) {
+			t.Fatalf("with garbage for a greeting: %v", err)
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if n := len(f.conns); n > 20 {
+		t.Errorf("%d connections for 200 logins", n)
+	}
+}
+
+// A Dovecot that says nothing costs the time of ctx, and no more connections
+// than one at a time.
+func TestHang(t *testing.T) {
+	f := startFake(t, goodGreeting, nil)
+	s := f.store(t)
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			if _, err := s.VerifyPassword(ctx, peer(), "alice", "secret"); !isUnavailable(err) || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+	all.Wait()
+	// Nothing was heard on that connection, so the next login gets a new one.
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, _ = s.VerifyPassword(ctx, peer(), "alice", "secret")
+	if n := len(f.heard("VERSION")); n != 2 {
+		t.Errorf("%d connections, want 2", n)
+	}
+}
+
+// A slow answer does not cost the others their connection.
+func TestSlowOne(t *testing.T) {
+	f := startFake(t, goodGreeting, func(w io.Writer, fields []string) {
+		if fields[0] == "AUTH" && fields[1] != "1" {
+			knowsAlice(w, fields)
+		}
+	})
+	s := f.store(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	slow := make(chan error)
+	go func() {
+		_, err := s.VerifyPassword(ctx, peer(), "slow", "secret")
+		slow <- err
+	}()
+	eventually(t, "the slow login", func() bool { return len(f.heard("AUTH")) == 1 })
+	for range 10 {
+		if _, err := verify(t, s, "alice", "secret"); err != nil {
+			t.Error(err)
+		}
+	}
+	cancel()
+	if err := <-slow; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	eventually(t, "CANCEL", func() bool { return len(f.heard("CANCEL")) == 1 })
+	wantLine(t, f.heard("CANCEL"), "CANCEL\t1\n")
+	if n := len(f.heard("VERSION")); n != 1 {
+		t.Errorf("%d connections", n)
+	}
+}
+
+// After Reload the next login is on a new connection; what is under way goes on.
+func TestReload(t *testing.T) {
+	release := make(chan bool)
+	f := startFake(t, goodGreeting, func(w io.Writer, fields []string) {
+		if fields[0] == "AUTH" {
+			if resp, _ := params(fields).get("resp"); resp == "AHNsb3cAc2VjcmV0" {
+				<-release
+			}
+			say("OK\t%ID\tuser=u\n")(w, fields)
+		}
+	})
+	s := f.store(t)
+	old := make(chan error)
+	go func() {
+		_, err := verify(t, s, "slow", "secret")
+		old <- err
+	}()
+	eventually(t, "the slow login", func() bool { return len(f.heard("AUTH")) == 1 })
+	if err := s.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := verify(t, s, "alice", "secret"); err != nil {
+		t.Error(err)
+	}
+	if n := len(f.heard("VERSION")); n != 2 {
+		t.Errorf("%d connections, want 2", n)
+	}
+	close(release)
+	if err := <-old; err != nil {
+		t.Errorf("the login that was under way: %v", err)
+	}
+}
+
+func TestClose(t *testing.T) {
+	f := startFake(t, goodGreeting, nil)
+	s := New(Config{Path: Address{"unix", f.path}}, slog.New(slog.DiscardHandler))
+	waiting := make(chan error)
+	go func() {
+		_, err := verify(t, s, "alice", "secret")
+		waiting <- err
+	}()
+	eventually(t, "the login", func() bool { return len(f.heard("AUTH")) == 1 })
+	s.Close()
+	if err := <-waiting; !errors.Is(err, errClosed) {
+		t.Error(err)
+	}
+	if _, err := verify(t, s, "alice", "secret"); !errors.Is(err, errClosed) {
+		t.Error(err)
+	}
+}
