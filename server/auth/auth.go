@@ -19,9 +19,12 @@ package auth
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"net/netip"
 
 	"github.com/emersion/go-sasl"
+
+	"postern/server/auth/hash"
 )
 
 // A Provider is all that a session knows of authentication. Its methods are
@@ -60,6 +63,10 @@ type Peer struct {
 	TLS           *tls.ConnectionState // nil on clear text
 	Session       string               // the session id of the log
 
+	// Certificate is what the server has shown to this client, nil if that is
+	// not known. Its hash is the channel binding tls-server-end-point.
+	Certificate *x509.Certificate
+
 	// Known says that the login under examination has succeeded from this
 	// address before. Where a store has to queue, such a client goes first.
 	Known bool
@@ -82,4 +89,35 @@ type PasswordVerifier interface {
 	// other error is temporary. The password is never empty and the login
 	// has no control characters: the caller has refused those already.
 	VerifyPassword(ctx context.Context, p *Peer, login, password string) (Identity, error)
+}
+
+// A KeyStore serves SCRAM-SHA-256 and SCRAM-SHA-256-PLUS: it keeps what RFC 5802
+// calls StoredKey and ServerKey. It is called by many sessions at once, and ctx
+// bounds the call.
+type KeyStore interface {
+	// ScramKeys returns the keys of a user. "No" is a *Failure: NoSuchUser, or
+	// BadPassword for a user who has no such keys (locked, or a hash of another
+	// scheme). Any other error is temporary. The login has no control characters.
+	ScramKeys(ctx context.Context, login string) (ScramKeys, error)
+
+	// ScramDecoy says what the keys of that login would look like, if there is
+	// no such user. It answers at once.
+	ScramDecoy(login string) ScramDecoy
+}
+
+// ScramKeys are the keys of a user, who it is, and the store that keeps them. User
+// is the canonical name, as in Identity.
+type ScramKeys struct {
+	hash.ScramKeys
+	User  string
+	Store string
+}
+
+// A ScramDecoy describes keys that do not exist, so that the answer to an unknown
+// user looks like one of the store.
+type ScramDecoy struct {
+	// Login is the same for all the spellings that the store takes for one login.
+	Login string
+	// ScramShape is that of most users.
+	hash.ScramShape
 }

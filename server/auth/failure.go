@@ -59,6 +59,12 @@ func (f *Failure) Error() string {
 
 func (f *Failure) Unwrap() error { return f.Err }
 
+// asFailure returns err as a *Failure, or nil if it says anything but "no".
+func asFailure(err error) *Failure {
+	f, _ := errors.AsType[*Failure](err)
+	return f
+}
+
 // Unavailable is a temporary error (454 4.7.0) together with what the log wants
 // to know: nobody could tell whether the login is right. A store may return
 // any other error instead; the exchanges of [Local] put it into this type.
@@ -66,6 +72,10 @@ type Unavailable struct {
 	Store string // empty if no store was asked
 	Login string // as the client gave it, made safe for a log line by the mechanism
 	Err   error
+
+	// Refused is what another store has said of the login that Store could not
+	// tell of. It is for the log and the Throttle; to the client it is no answer.
+	Refused *Failure
 }
 
 func (u *Unavailable) Error() string {

@@ -2,7 +2,6 @@ package auth
 
 import (
 	"context"
-	"errors"
 	"unicode/utf8"
 
 	"golang.org/x/text/secure/precis"
@@ -56,6 +55,6 @@ func (v prepared) VerifyPassword(ctx context.Context, p *Peer, login, password s
 // isGuess reports whether err says that login or password are wrong. The other
 // kinds of failure are told to somebody who knew them.
 func isGuess(err error) bool {
-	f, ok := errors.AsType[*Failure](err)
-	return ok && (f.Kind == NoSuchUser || f.Kind == Unknowable || f.Kind == BadPassword)
+	f := asFailure(err)
+	return f != nil && (f.Kind == NoSuchUser || f.Kind == Unknowable || f.Kind == BadPassword)
 }

@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"net/netip"
 	"slices"
 	"sync"
@@ -104,8 +105,9 @@ type Attempt struct {
 }
 
 // An Outcome is how an attempt ended. No Err is a success; a *Failure of the
-// kinds NoSuchUser, Unknowable and BadPassword is a wrong guess; anything else
-// says nothing of the client.
+// kinds NoSuchUser, Unknowable and BadPassword is a wrong guess, and so is an
+// *Unavailable that such a BadPassword comes with; anything else says nothing of
+// the client.
 type Outcome struct {
 	Err error
 	// Secret is the password that was tried, so that its repetition is
@@ -212,7 +214,7 @@ func (a *Attempt) Leave(o Outcome) {
 	switch {
 	case o.Err == nil:
 		t.known.succeeded(a.login, a.from, now)
-	case isGuess(o.Err) && !a.exempt:
+	case (isGuess(o.Err) || isRefused(o.Err)) && !a.exempt:
 		t.guessed(a, o.Secret, now)
 	}
 	if a.penalty == nil {
@@ -224,6 +226,14 @@ func (a *Attempt) Leave(o Outcome) {
 	<-a.penalty.turn
 	a.penalty.inLine--
 	t.put(a.from, a.penalty, now)
+}
+
+// isRefused reports whether a store has found the password wrong while another one
+// could not tell. A store that only does not know the user has said nothing of
+// the client, who may be at home in the other one.
+func isRefused(err error) bool {
+	u, ok := errors.AsType[*Unavailable](err)
+	return ok && u.Refused != nil && u.Refused.Kind == BadPassword
 }
 
 // guessed holds a wrong guess against whom it belongs: the pair if the login was

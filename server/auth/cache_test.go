@@ -1,0 +1,256 @@
+package auth
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A changing store is asked by tests that change what it says.
+type changing struct {
+	passwords map[string]string
+	err       error
+	asked     int
+}
+
+func (c *changing) VerifyPassword(_ context.Context, _ *Peer, login, password string) (Identity, error) {
+	c.asked++
+	switch {
+	case c.err != nil:
+		return Identity{}, c.err
+	case c.passwords[login] == "":
+		return Identity{}, &Failure{Kind: NoSuchUser}
+	case c.passwords[login] != password:
+		return Identity{}, &Failure{Kind: BadPassword}
+	}
+	return Identity{User: login}, nil
+}
+
+func cachedFor(ttl, stale time.Duration) func(*StoreSpec) {
+	return func(s *StoreSpec) { s.Cache = CacheConfig{TTL: ttl, StaleWhileDown: stale} }
+}
+
+// Each step happens in order: something changes or time passes, then somebody
+// logs in.
+func TestCache(t *testing.T) {
+	type step struct {
+		change          func(*changing)
+		login, password string
+		want            string
+		asked           bool
+	}
+	after := func(d time.Duration) func(*changing) { return func(*changing) { time.Sleep(d) } }
+	set := func(login, password string) func(*changing) {
+		return func(c *changing) { c.passwords[login] = password }
+	}
+	fails := func(err error) func(*changing) { return func(c *changing) { c.err = err } }
+	const (
+		yes  = "yes: alice (pam)"
+		no   = "wrong password (pam)"
+		down = "later (pam)"
+	)
+	tests := []struct {
+		name       string
+		ttl, stale time.Duration
+		steps      []step
+	}{
+		{"is off", 0, 0, []step{
+			{nil, "alice", "secret", yes, true},
+			{nil, "alice", "secret", yes, true},
+		}},
+		{"answers within the TTL", time.Minute, 0, []step{
+			{nil, "alice", "secret", yes, true},
+			{after(59 * time.Second), "alice", "secret", yes, false},
+			{after(time.Second), "alice", "secret", yes, true},
+		}},
+		{"answers do not lengthen the TTL", time.Minute, 0, []step{
+			{nil, "alice", "secret", yes, true},
+			{after(40 * time.Second), "alice", "secret", yes, false},
+			{after(40 * time.Second), "alice", "secret", yes, true},
+		}},
+		{"another password is asked about", time.Minute, 0, []step{
+			{nil, "alice", "secret", yes, true},
+			{nil, "alice", "Secret", no, true},
+			{nil, "alice", "Secret", no, true},
+		}},
+		{"another user with the same password", time.Minute, time.Hour, []step{
+			{nil, "alice", "secret", yes, true},
+			{nil, "bob", "secret", no, true},
+			{nil, "bob", "secret", no, true},
+			{nil, "bo", "bsecret", "no such user (pam)", true},
+			{fails(errDown), "bob", "secret", down, true},
+			{nil, "carol", "secret", down, true},
+		}},
+		{"a changed password works at once", time.Minute, 0, []step{
+			{nil, "alice", "secret", yes, true},
+			{set("alice", "changed"), "alice", "changed", yes, true},
+			{nil, "alice", "changed", yes, false},
+		}},
+		{"a refusal drops what was right", time.Minute, time.Hour, []step{
+			{nil, "alice", "secret", yes, true},
+			{set("alice", "changed"), "alice", "wrong", no, true},
+			{nil, "alice", "secret", no, true},
+		}},
+		{"an account that is closed", time.Minute, time.Hour, []step{
+			{nil, "alice", "secret", yes, true},
+			{fails(&Failure{Kind: Disabled}), "alice", "other", "account disabled (pam)", true},
+			{nil, "alice", "secret", "account disabled (pam)", true},
+			{fails(errDown), "alice", "secret", down, true},
+		}},
+		{"a user who is gone", time.Minute, time.Hour, []step{
+			{nil, "alice", "secret", yes, true},
+			{set("alice", ""), "alice", "other", "no such user (pam)", true},
+			{nil, "alice", "secret", "no such user (pam)", true},
+		}},
+		{"an outage beyond the TTL", time.Minute, 0, []step{
+			{nil, "alice", "secret", yes, true},
+			{fails(errDown), "alice", "secret", yes, false},
+			{after(time.Minute), "alice", "secret", down, true},
+		}},
+		{"stale while down", 0, time.Hour, []step{
+			{nil, "alice", "secret", yes, true},
+			{nil, "alice", "secret", yes, true},
+			{fails(errDown), "alice", "secret", yes, true},
+			{nil, "alice", "wrong", down, true},
+			{after(59 * time.Minute), "alice", "secret", yes, true},
+			{after(time.Minute), "alice", "secret", down, true},
+			{fails(nil), "alice", "secret", yes, true},
+		}},
+		{"stale is no answer to a store that is up", time.Minute, time.Hour, []step{
+			{nil, "alice", "secret", yes, true},
+			{after(2 * time.Minute), "alice", "secret", yes, true},
+			{set("alice", "changed"), "alice", "secret", yes, false},
+			{after(2 * time.Minute), "alice", "secret", no, true},
+			{fails(errDown), "alice", "secret", down, true},
+		}},
+		{"failures are not remembered", time.Minute, time.Hour, []step{
+			{nil, "alice", "new", no, true},
+			{set("alice", "new"), "alice", "new", yes, true},
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				backend := &changing{passwords: map[string]string{"alice": "secret", "bob": "his own"}}
+				s := newTestStore("pam", backend, cachedFor(tt.ttl, tt.stale))
+				for i, step := range tt.steps {
+					if step.change != nil {
+						step.change(backend)
+					}
+					before := backend.asked
+					if got := result(s.VerifyPassword(t.Context(), tlsPeer(), step.login, step.password)); got != step.want {
+						t.Errorf("step %d: got %s, want %s", i, got, step.want)
+					}
+					if asked := backend.asked > before; asked != step.asked {
+						t.Errorf("step %d: asked %v", i, asked)
+					}
+				}
+			})
+		})
+	}
+}
+
+// CVE-2025-30189 was one key for all users of several stores.
+func TestTwoStoresShareNoAnswer(t *testing.T) {
+	first := &changing{passwords: map[string]string{"alice": "secret"}}
+	second := &changing{passwords: map[string]string{"alice": "other"}}
+	c := Chain{
+		newTestStore("pam", first, cachedFor(time.Hour, 0), onFailure(OnFailureNext)),
+		newTestStore("pam", second, cachedFor(time.Hour, 0)),
+	}
+	for _, password := range []string{"secret", "secret", "other", "other"} {
+		if _, err := c.VerifyPassword(t.Context(), tlsPeer(), "alice", password); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c[1].VerifyPassword(t.Context(), tlsPeer(), "alice", "secret"); asFailure(err) == nil {
+		t.Errorf("the second store takes the first one's password: %v", err)
+	}
+}
+
+// What becomes one question is one entry; what does not is none.
+func TestCacheKnowsTheLoginOfTheStore(t *testing.T) {
+	backend := &changing{passwords: map[string]string{"alice": "secret", "alice@example.net": "secret"}}
+	local := func(s *StoreSpec) { s.Config.Login = localPart }
+	byLocal := newTestStore("pam", backend, cachedFor(time.Hour, 0), local)
+	byUser := newTestStore("pam", backend, cachedFor(time.Hour, 0))
+	for _, login := range []string{"alice", "alice@example.net"} {
+		for _, s := range []*Store{byLocal, byUser} {
+			if _, err := s.VerifyPassword(t.Context(), tlsPeer(), login, "secret"); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if backend.asked != 3 {
+		t.Errorf("asked %d times, want once by {local} and twice by {user}", backend.asked)
+	}
+}
+
+func TestCacheNeedsNoPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		block := make(chan struct{})
+		s := newTestStore("pam", verifierFunc(func(_ context.Context, _ *Peer, login, _ string) (Identity, error) {
+			if login == "slow" {
+				<-block
+			}
+			return Identity{User: login}, nil
+		}), cachedFor(time.Hour, 0), func(s *StoreSpec) { s.Config.Concurrency = 1 })
+		for _, who := range []string{"alice", "slow", "alice"} {
+			go s.VerifyPassword(t.Context(), tlsPeer(), who, "secret")
+			synctest.Wait()
+		}
+		if got := result(s.VerifyPassword(t.Context(), tlsPeer(), "alice", "secret")); got != "yes: alice (pam)" {
+			t.Errorf("got %s", got)
+		}
+		close(block)
+	})
+}
+
+func TestCacheIsBounded(t *testing.T) {
+	store := verifierFunc(func(_ context.Context, _ *Peer, login, _ string) (Identity, error) {
+		return Identity{User: login}, nil
+	})
+	c := newCached(CacheConfig{TTL: time.Hour}, store)
+	for i := range cacheLogins + 100 {
+		if _, err := c.VerifyPassword(t.Context(), tlsPeer(), fmt.Sprint(i), "secret"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 20 {
+		if _, err := c.VerifyPassword(t.Context(), tlsPeer(), "alice", fmt.Sprint(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	known, _ := c.logins.get("alice")
+	if len(c.logins.items) != cacheLogins || len(known) != cachePerLogin {
+		t.Errorf("%d logins, %d of alice", len(c.logins.items), len(known))
+	}
+	if _, ok := c.recall("alice", passwordMAC(c.key, "alice", "19"), time.Hour); !ok {
+		t.Error("the last one is forgotten")
+	}
+}
+
+func TestCacheValidateNamesTheKey(t *testing.T) {
+	tests := []struct {
+		config CacheConfig
+		want   string
+	}{
+		{CacheConfig{}, ""},
+		{CacheConfig{TTL: time.Minute}, ""},
+		{CacheConfig{StaleWhileDown: time.Hour}, ""},
+		{CacheConfig{TTL: time.Minute, StaleWhileDown: time.Hour}, ""},
+		{CacheConfig{TTL: -1}, "ttl"},
+		{CacheConfig{TTL: 25 * time.Hour}, "ttl"},
+		{CacheConfig{TTL: time.Hour, StaleWhileDown: time.Minute}, "stale_while_down"},
+		{CacheConfig{StaleWhileDown: 1000 * time.Hour}, "stale_while_down"},
+	}
+	for _, tt := range tests {
+		got := ""
+		tt.config.Validate(func(key, _ string) { got += key })
+		if got != tt.want {
+			t.Errorf("%+v: complains of %q, want %q", tt.config, got, tt.want)
+		}
+	}
+}

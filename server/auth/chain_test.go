@@ -1,0 +1,262 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+var errDown = errors.New("connection refused")
+
+// says is a store with one answer for everybody.
+func says(answer any) verifierFunc {
+	return func(_ context.Context, _ *Peer, login, _ string) (Identity, error) {
+		switch a := answer.(type) {
+		case string:
+			return Identity{User: a, Store: "backend"}, nil
+		case FailureKind:
+			return Identity{}, &Failure{Kind: a, Store: "backend"}
+		default:
+			return Identity{}, a.(error)
+		}
+	}
+}
+
+// newTestStore is a store as most tests want it.
+func newTestStore(name string, backend PasswordVerifier, change ...func(*StoreSpec)) *Store {
+	spec := StoreSpec{Kind: name, Config: StoreDefaults(), Backend: backend, Log: slog.New(slog.DiscardHandler)}
+	for _, c := range change {
+		c(&spec)
+	}
+	return NewStore(spec)
+}
+
+func onFailure(o OnFailure) func(*StoreSpec) {
+	return func(s *StoreSpec) { s.Config.OnFailure = o }
+}
+
+// result is what a chain has answered, in one line.
+func result(id Identity, err error) string {
+	var f *Failure
+	var u *Unavailable
+	switch {
+	case err == nil:
+		return fmt.Sprintf("yes: %s (%s)", id.User, id.Store)
+	case errors.As(err, &f):
+		return fmt.Sprintf("%v (%s)", f.Kind, f.Store)
+	case errors.As(err, &u) && u.Refused != nil:
+		return fmt.Sprintf("later (%s), while %v (%s)", u.Store, u.Refused.Kind, u.Refused.Store)
+	case errors.As(err, &u):
+		return fmt.Sprintf("later (%s)", u.Store)
+	}
+	return err.Error()
+}
+
+func TestChain(t *testing.T) {
+	tests := []struct {
+		first      any
+		on         OnFailure
+		second     any
+		want       string
+		secondHere bool // is asked
+	}{
+		{"alice", "", NoSuchUser, "yes: alice (one)", false},
+		{NoSuchUser, "", "alice", "yes: alice (two)", true},
+		{Unknowable, "", "alice", "yes: alice (two)", true},
+		{BadPassword, "", "alice", "wrong password (one)", false},
+		{Disabled, "", "alice", "account disabled (one)", false},
+		{Expired, "", "alice", "password expired (one)", false},
+		{NotAllowed, "", "alice", "not allowed (one)", false},
+
+		{NoSuchUser, "", BadPassword, "wrong password (two)", true},
+		{NoSuchUser, "", NoSuchUser, "no such user (one)", true},
+		{NoSuchUser, "", Unknowable, "refused (two)", true},
+		{Unknowable, "", NoSuchUser, "refused (one)", true},
+		{Unknowable, "", Disabled, "account disabled (two)", true},
+
+		{BadPassword, OnFailureNext, "alice", "yes: alice (two)", true},
+		{BadPassword, OnFailureNext, NoSuchUser, "wrong password (one)", true},
+		{Disabled, OnFailureNext, BadPassword, "account disabled (one)", true},
+		{Disabled, OnFailureNext, Expired, "account disabled (one)", true},
+		{NoSuchUser, OnFailureStop, "alice", "no such user (one)", false},
+		{Unknowable, OnFailureStop, "alice", "refused (one)", false},
+
+		{errDown, "", "alice", "yes: alice (two)", true},
+		{errDown, OnFailureNext, "alice", "yes: alice (two)", true},
+		{errDown, OnFailureStop, "alice", "later (one)", false},
+		{errDown, "", NoSuchUser, "later (one), while no such user (two)", true},
+		{errDown, "", BadPassword, "later (one), while wrong password (two)", true},
+		{errDown, "", Disabled, "later (one), while account disabled (two)", true},
+		{errDown, "", errDown, "later (one)", true},
+		{NoSuchUser, "", errDown, "later (two), while no such user (one)", true},
+		{Unknowable, "", errDown, "later (two), while refused (one)", true},
+		{BadPassword, "", errDown, "wrong password (one)", false},
+		{BadPassword, OnFailureNext, errDown, "later (two), while wrong password (one)", true},
+		{&Unavailable{Store: "inner", Err: errDown}, "", NoSuchUser, "later (one), while no such user (two)", true},
+		{"", "", NoSuchUser, "later (one), while no such user (two)", true},
+	}
+	for _, tt := range tests {
+		t.Run(fmt.Sprintf("%v %s %v", tt.first, tt.on, tt.second), func(t *testing.T) {
+			asked := false
+			second := verifierFunc(func(ctx context.Context, p *Peer, login, password string) (Identity, error) {
+				asked = true
+				return says(tt.second)(ctx, p, login, password)
+			})
+			c := Chain{newTestStore("one", says(tt.first), onFailure(tt.on)), newTestStore("two", second)}
+			if got := result(c.VerifyPassword(t.Context(), tlsPeer(), "alice", "secret")); got != tt.want {
+				t.Errorf("got  %s\nwant %s", got, tt.want)
+			}
+			if asked != tt.secondHere {
+				t.Errorf("second store asked: %v", asked)
+			}
+		})
+	}
+}
+
+func TestChainOfNoStores(t *testing.T) {
+	if got := result(Chain{}.VerifyPassword(t.Context(), tlsPeer(), "alice", "secret")); got != "later ()" {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestChainEndsInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hangs := verifierFunc(func(ctx context.Context, _ *Peer, _, _ string) (Identity, error) {
+			<-ctx.Done()
+			return Identity{}, ctx.Err()
+		})
+		var c Chain
+		for range 5 {
+			c = append(c, newTestStore("hangs", hangs))
+		}
+		begun := time.Now()
+		_, err := c.VerifyPassword(t.Context(), tlsPeer(), "alice", "secret")
+		if took := time.Since(begun); took != chainTime {
+			t.Errorf("took %v, want %v", took, chainTime)
+		}
+		if _, ok := errors.AsType[*Unavailable](err); !ok || !errors.Is(err, errSlow) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// A store whose template the login does not fit is not asked, and says nothing.
+func TestChainPassesOverWhomTheTemplateDoesNotFit(t *testing.T) {
+	fail := verifierFunc(func(_ context.Context, _ *Peer, login, _ string) (Identity, error) {
+		t.Errorf("asked about %q", login)
+		return Identity{}, errDown
+	})
+	local := func(s *StoreSpec) {
+		s.Config.Login, s.Realm, s.Config.OnFailure = localPart, "example.org", OnFailureStop
+	}
+	c := Chain{newTestStore("pam", fail, local), newTestStore("file", says("alice@example.net"))}
+	if got := result(c.VerifyPassword(t.Context(), tlsPeer(), "alice@example.net", "secret")); got != "yes: alice@example.net (file)" {
+		t.Errorf("got %s", got)
+	}
+	if got := result(c[:1].VerifyPassword(t.Context(), tlsPeer(), "alice@example.net", "secret")); got != "no such user (pam)" {
+		t.Errorf("alone: %s", got)
+	}
+}
+
+func TestTrace(t *testing.T) {
+	local := func(s *StoreSpec) { s.Config.Login, s.Realm = localPart, "example.org" }
+	whole := func(s *StoreSpec) { s.Realm = "example.org" }
+	c := Chain{
+		newTestStore("pam", says(Unknowable), local),
+		newTestStore("ldap", says(errDown), whole),
+		newTestStore("sql", says("alice"), whole),
+		newTestStore("never", says("alice")),
+	}
+	for login, want := range map[string][]string{
+		"alice": {
+			`pam "alice": auth: refused (pam)`,
+			`ldap "alice@example.org": auth: no answer (ldap): connection refused`,
+			`sql "alice@example.org": alice`,
+		},
+		"alice@example.net": {
+			`pam "": auth: no such user (pam): the login is not of auth.realm, and the template forgets the domain`,
+			`ldap "alice@example.net": auth: no answer (ldap): connection refused`,
+			`sql "alice@example.net": alice`,
+		},
+	} {
+		var got []string
+		ctx := WithTrace(t.Context(), func(q Question) {
+			line := fmt.Sprintf("%s %q: %s", q.Store, q.Login, q.User)
+			if q.Err != nil {
+				line += q.Err.Error()
+			}
+			got = append(got, line)
+		})
+		l := Local{Passwords: NewThrottle(Defaults()).Guard(Prepared(c))}
+		x, err := l.Start(ctx, tlsPeer(), "PLAIN")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, done, err := x.Next([]byte("\x00" + login + "\x00secret")); !done || err != nil {
+			t.Errorf("%s: %v", login, err)
+		}
+		x.Close()
+		if !slices.Equal(got, want) {
+			t.Errorf("%s:\n got %s\nwant %s", login, strings.Join(got, "\n     "), strings.Join(want, "\n     "))
+		}
+		if strings.Contains(fmt.Sprint(got), "secret") {
+			t.Error("the password is in the trace")
+		}
+	}
+}
+
+// While a store is down, guessing at the others must cost as much as ever.
+func TestThrottleCountsWhatAnotherStoreRefuses(t *testing.T) {
+	tests := []struct {
+		second FailureKind
+		slowed bool
+	}{{BadPassword, true}, {NoSuchUser, false}, {Unknowable, false}, {Disabled, false}}
+	for _, tt := range tests {
+		synctest.Test(t, func(t *testing.T) {
+			c := Chain{newTestStore("down", says(errDown)), newTestStore("up", says(tt.second))}
+			v := NewThrottle(Defaults()).Guard(c)
+			begun := time.Now()
+			for i := range 2 {
+				_, err := v.VerifyPassword(t.Context(), tlsPeer(), "alice", fmt.Sprint("guess ", i))
+				if u, ok := errors.AsType[*Unavailable](err); !ok || u.Store != "down" {
+					t.Errorf("got %v", err)
+				}
+			}
+			if slowed := time.Since(begun) > 0; slowed != tt.slowed {
+				t.Errorf("%v: slowed down: %v", tt.second, slowed)
+			}
+		})
+	}
+}
+
+// addOns is a backend with all abilities that are optional.
+type addOns struct {
+	verifierFunc
+	heard *[]string
+}
+
+func (a addOns) Check(context.Context) error  { *a.heard = append(*a.heard, "check"); return errDown }
+func (a addOns) Reload(context.Context) error { *a.heard = append(*a.heard, "reload"); return errDown }
+func (a addOns) Close() error                 { *a.heard = append(*a.heard, "close"); return errDown }
+
+func TestStoresPassAddOnsThrough(t *testing.T) {
+	var heard []string
+	c := Chain{newTestStore("plain", says("alice")), newTestStore("rich", addOns{says("alice"), &heard})}
+	if err := c[0].Check(t.Context()); err != nil {
+		t.Errorf("check: %v", err)
+	}
+	for _, err := range []error{c[1].Check(t.Context()), c.Reload(t.Context()), c.Close()} {
+		if !errors.Is(err, errDown) {
+			t.Errorf("got %v", err)
+		}
+	}
+	if got := strings.Join(heard, " "); got != "check reload close" {
+		t.Errorf("heard %s", got)
+	}
+}

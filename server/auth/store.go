@@ -1,0 +1,220 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"regexp"
+	"time"
+
+	"postern/server/auth/gate"
+)
+
+// StoreConfig is what every table [[auth.stores]] takes, whatever its kind.
+type StoreConfig struct {
+	// Name is what the log calls the store. Where there are several of one
+	// kind, names tell them apart; the default is the kind.
+	Name string `toml:"name"`
+
+	// Login makes of the client's login the one that the store is asked about.
+	Login LoginTemplate `toml:"login"`
+
+	// Timeout is how long the store has to answer; where it hashes the password
+	// itself, Config.HashWait included. A login waits as long once more, at the
+	// most, for its turn to be asked about.
+	Timeout time.Duration `toml:"timeout"`
+
+	// Concurrency is how many logins the store is asked about at once.
+	Concurrency int `toml:"concurrency"`
+
+	// OnFailure says whether the stores behind this one are asked when it has
+	// refused a login; see Chain.
+	OnFailure OnFailure `toml:"on_failure"`
+}
+
+// StoreDefaults returns the values that apply where a table says nothing.
+func StoreDefaults() StoreConfig {
+	return StoreConfig{Login: wholeLogin, Timeout: 10 * time.Second, Concurrency: 20}
+}
+
+var storeName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$`)
+
+// Validate reports each value that makes no sense, with its key relative to the
+// table.
+func (c *StoreConfig) Validate(bad func(key, why string)) {
+	if c.Name != "" && !storeName.MatchString(c.Name) {
+		bad("name", "must be up to 32 letters, digits, dots, dashes and underscores; it stands in the log")
+	}
+	if c.Timeout < 100*time.Millisecond || c.Timeout > chainTime {
+		bad("timeout", fmt.Sprintf(`must be between "100ms" and "%v", so that a client is still there when the answer comes`, chainTime))
+	}
+	if c.Concurrency < 1 || c.Concurrency > 1000 {
+		bad("concurrency", "must be between 1 and 1000")
+	}
+}
+
+// OnFailure is when a store that has refused a login ends the search.
+type OnFailure string
+
+// The values of on_failure; see Chain.
+const (
+	OnFailureByKind OnFailure = ""
+	OnFailureNext   OnFailure = "next"
+	OnFailureStop   OnFailure = "stop"
+)
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (o *OnFailure) UnmarshalText(text []byte) error {
+	switch v := OnFailure(text); v {
+	case OnFailureNext, OnFailureStop:
+		*o = v
+		return nil
+	}
+	return fmt.Errorf(`%q is not known; write "next" (always ask the next store), "stop" (never), or leave the key out`, text)
+}
+
+// StoreSpec is what a Store is made of.
+type StoreSpec struct {
+	Kind    string // the name, unless Config has one
+	Config  StoreConfig
+	Cache   CacheConfig // its zero value for stores that need none
+	Realm   string      // Config.Realm
+	Backend PasswordVerifier
+	Log     *slog.Logger
+}
+
+// A Store is a backend as the configuration wants it to be asked: which login, by
+// how many at once, for how long. It answers under its own name. It may be used
+// by many goroutines at once.
+type Store struct {
+	name     string
+	config   StoreConfig
+	realm    string
+	bounded  *bounded
+	verifier PasswordVerifier // bounded, or the cache over it
+}
+
+var _ PasswordVerifier = (*Store)(nil)
+
+// NewStore wraps a backend, which belongs to the store from now on.
+func NewStore(s StoreSpec) *Store {
+	name := s.Config.Name
+	if name == "" {
+		name = s.Kind
+	}
+	b := &bounded{
+		name: name, timeout: s.Config.Timeout, gate: gate.New(s.Config.Concurrency),
+		log: s.Log, backend: s.Backend,
+	}
+	store := &Store{name: name, config: s.Config, realm: s.Realm, bounded: b, verifier: b}
+	if s.Cache.on() {
+		store.verifier = newCached(s.Cache, b)
+	}
+	return store
+}
+
+// Name returns what the log calls the store.
+func (s *Store) Name() string { return s.name }
+
+// VerifyPassword implements PasswordVerifier.
+func (s *Store) VerifyPassword(ctx context.Context, p *Peer, login, password string) (Identity, error) {
+	var id Identity
+	err := s.ask(ctx, login, func(asked string) (user string, err error) {
+		id, err = s.verifier.VerifyPassword(ctx, p, asked, password)
+		return id.User, err
+	})
+	if err != nil {
+		return Identity{}, err
+	}
+	id.Store = s.name
+	return id, nil
+}
+
+// keeper returns the backend as one that keeps keys, if it does.
+func (s *Store) keeper() (KeyStore, bool) {
+	k, ok := s.bounded.backend.(KeyStore)
+	return k, ok
+}
+
+// scramKeys asks a backend that keeps keys.
+func (s *Store) scramKeys(ctx context.Context, k KeyStore, login string) (ScramKeys, error) {
+	var keys ScramKeys
+	err := s.ask(ctx, login, func(asked string) (user string, err error) {
+		keys, err = s.bounded.scramKeys(ctx, k, asked)
+		return keys.User, err
+	})
+	if err != nil {
+		return ScramKeys{}, err
+	}
+	keys.Store = s.name
+	return keys, nil
+}
+
+// scramDecoy asks what the keys of an unknown user are to look like.
+func (s *Store) scramDecoy(k KeyStore, login string) ScramDecoy {
+	if asked, why := s.config.Login.expand(login, s.realm); why == "" {
+		login = asked
+	}
+	return k.ScramDecoy(login)
+}
+
+// ask puts the login into the form that the store knows, and the answer into the
+// one that others expect: a *Failure or an *Unavailable with the store's name.
+func (s *Store) ask(ctx context.Context, login string, question func(asked string) (user string, err error)) error {
+	asked, why := s.config.Login.expand(login, s.realm)
+	if why != "" {
+		err := &Failure{Kind: NoSuchUser, Store: s.name, Reason: why, Err: errNotAsked}
+		tell(ctx, Question{Store: s.name, Err: err})
+		return err
+	}
+	begun := time.Now()
+	user, err := question(asked)
+	err = s.sign(err)
+	tell(ctx, Question{Store: s.name, Login: asked, Took: time.Since(begun), User: user, Err: err})
+	return err
+}
+
+// sign puts the store's name on an error. The backend's own value is left as it
+// is; it may be shared.
+func (s *Store) sign(err error) error {
+	if err == nil {
+		return nil
+	}
+	if f := asFailure(err); f != nil {
+		signed := *f
+		signed.Store = s.name
+		return &signed
+	}
+	if u, ok := errors.AsType[*Unavailable](err); ok {
+		signed := *u
+		signed.Store = s.name
+		return &signed
+	}
+	return &Unavailable{Store: s.name, Err: err}
+}
+
+// Check says what is wrong with the backend, where it can tell.
+func (s *Store) Check(ctx context.Context) error {
+	if c, ok := s.bounded.backend.(interface{ Check(context.Context) error }); ok {
+		return c.Check(ctx)
+	}
+	return nil
+}
+
+// Reload makes the backend look again at what it was made of, where it can.
+func (s *Store) Reload(ctx context.Context) error {
+	if r, ok := s.bounded.backend.(interface{ Reload(context.Context) error }); ok {
+		return r.Reload(ctx)
+	}
+	return nil
+}
+
+// Close closes the backend, if it has something to close.
+func (s *Store) Close() error {
+	if c, ok := s.bounded.backend.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}

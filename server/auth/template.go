@@ -1,0 +1,85 @@
+package auth
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// A LoginTemplate makes of the login that a client gives the one that a store
+// is asked about. "{user}" is the whole login, "{local}" what stands before its
+// last "@", "{domain}" what stands behind it; everything else stays as it is. The
+// empty template is "{user}".
+//
+// A login without a domain belongs to the default domain (Config.Realm), if there
+// is one: then "{user}" and "{domain}" have it, too. A login that lacks what the
+// template asks for is not known to the store, which is not asked.
+//
+// A template without {user} and {domain} forgets the domain. With a default domain
+// its store is asked about the logins of that domain only: foo@example.net is
+// somebody else than the foo of example.org, and neither his password nor his
+// failures are the business of a store that knows the other one. Without a
+// default domain it is asked about foo, whatever the domain.
+//
+// The template changes the question only. The canonical name is what the store
+// answers, and neither the domain that the client has given nor the default one
+// is added to it: otherwise the user foo of one store could choose to be
+// foo@example.net of another one. Logins that become the same question are one
+// user of that store, with one password and one name. Stores that know users
+// without a domain share their names: foo of one is foo of the other.
+type LoginTemplate string
+
+const (
+	wholeLogin  = "{user}"
+	localPart   = "{local}"
+	loginDomain = "{domain}"
+
+	maxTemplate = 256 // bytes
+)
+
+var braces = regexp.MustCompile(`\{[^{}]*\}?|\}`)
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (t *LoginTemplate) UnmarshalText(text []byte) error {
+	s := string(text)
+	if len(s) > maxTemplate || !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl) {
+		return fmt.Errorf("a login template has %d bytes of printable text at the most, such as {local} or {user}", maxTemplate)
+	}
+	for _, found := range braces.FindAllString(s, -1) {
+		if found != wholeLogin && found != localPart && found != loginDomain {
+			return fmt.Errorf("%q means nothing in a login template; write {user} (the whole login), {local} or {domain}", found)
+		}
+	}
+	if !strings.Contains(s, wholeLogin) && !strings.Contains(s, localPart) {
+		return fmt.Errorf("the login template %q does not name the user, so that all would share one account; write {user} or {local} in it", s)
+	}
+	*t = LoginTemplate(s)
+	return nil
+}
+
+// expand returns the login for the store, or why the store is not to be asked.
+func (t LoginTemplate) expand(login, realm string) (asked, why string) {
+	if t == "" {
+		t = wholeLogin
+	}
+	local, domain, whole := login, realm, login
+	if at := strings.LastIndexByte(login, '@'); at >= 0 {
+		local, domain = login[:at], login[at+1:]
+	} else if realm != "" {
+		whole = login + "@" + realm
+	}
+	switch {
+	case t.has(loginDomain) && domain == "":
+		return "", "the login has no domain, and auth.realm gives it none"
+	case t.has(localPart) && local == "":
+		return "", "the login has nothing before its domain"
+	case !t.has(wholeLogin) && !t.has(loginDomain) && realm != "" && !strings.EqualFold(domain, realm):
+		return "", "the login is not of auth.realm, and the template forgets the domain"
+	}
+	// One pass: what a client writes in braces is not expanded.
+	return strings.NewReplacer(wholeLogin, whole, localPart, local, loginDomain, domain).Replace(string(t)), ""
+}
+
+func (t LoginTemplate) has(part string) bool { return strings.Contains(string(t), part) }
