@@ -44,7 +44,8 @@ func (x *exchange) Close() error {
 // Next implements sasl.Server.
 func (x *exchange) Next(response []byte) (challenge []byte, done bool, err error) {
 	if x.last {
-		return nil, true, x.acknowledged(response)
+		err := x.acknowledged(response)
+		return nil, err == nil, err
 	}
 	if x.over {
 		return nil, false, auth.ErrMalformed

@@ -1,0 +1,376 @@
+package dovecot
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"io"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"postern/server/auth"
+)
+
+func TestMechanisms(t *testing.T) {
+	f := startFake(t, goodGreeting, nil)
+	p := f.proxy(t)
+	tests := []struct {
+		options auth.SecurityOptions
+		want    []string
+	}{
+		{auth.DefaultSecurityOptions(), []string{"PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256"}},
+		{auth.SecurityOptions{auth.NoPlaintext, auth.NoAnonymous}, []string{"CRAM-MD5", "SCRAM-SHA-256"}},
+		{auth.SecurityOptions{auth.MutualAuth}, []string{"SCRAM-SHA-256"}},
+		{auth.SecurityOptions{auth.ForwardSecrecy}, nil},
+		{nil, []string{"PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256", "ANONYMOUS"}},
+	}
+	for _, tt := range tests {
+		p.Options = tt.options
+		if got := p.Mechanisms(peer()); !slices.Equal(got, tt.want) {
+			t.Errorf("%v: %q, want %q", tt.options, got, tt.want)
+		}
+		if got := p.Mechanisms(&auth.Peer{}); got != nil {
+			t.Errorf("%v: without TLS %q", tt.options, got)
+		}
+	}
+	for _, mech := range []string{"EXTERNAL", "APOP", "SCRAM-SHA-256-PLUS", "NTLM", "", "PLAIN\nX"} {
+		if _, err := p.Start(t.Context(), peer(), mech); !errors.Is(err, auth.ErrMechanism) {
+			t.Errorf("Start with %q: %v", mech, err)
+		}
+	}
+}
+
+// Before Dovecot was ever seen there is a guess, and afterwards what it said last.
+func TestMechanismsWhileDown(t *testing.T) {
+	f := startFake(t, goodGreeting, nil)
+	f.lis.Close()
+	p := Proxy{Store: f.store(t), Throttle: auth.NewThrottle(auth.Defaults()), Options: auth.DefaultSecurityOptions()}
+	if got := p.Mechanisms(peer()); !slices.Equal(got, []string{"PLAIN", "LOGIN"}) {
+		t.Errorf("never seen: %q", got)
+	}
+	if _, _, err := say1(t, p, "LOGIN", nil); !isUnavailable(err) {
+		t.Errorf("never seen: %v", err)
+	}
+	p.Options = append(p.Options, auth.NoPlaintext)
+	if got := p.Mechanisms(peer()); got != nil {
+		t.Errorf("never seen, noplaintext: %q", got)
+	}
+	f.listen(t, goodGreeting, nil)
+	eventually(t, "the connection", func() bool { return slices.Contains(p.Mechanisms(peer()), "SCRAM-SHA-256") })
+	f.stop()
+	eventually(t, "the loss", func() bool { _, _, err := say1(t, p, "SCRAM-SHA-256", []byte("x")); return err != nil })
+	if got := p.Mechanisms(peer()); !slices.Equal(got, []string{"CRAM-MD5", "SCRAM-SHA-256"}) {
+		t.Errorf("seen before: %q", got)
+	}
+}
+
+// say1 starts an exchange and takes its first step.
+func say1(t *testing.T, p Proxy, mech string, response []byte) (challenge []byte, done bool, err error) {
+	t.Helper()
+	x, err := p.Start(t.Context(), peer(), mech)
+	if err != nil {
+		return nil, false, err
+	}
+	defer x.Close()
+	return x.Next(response)
+}
+
+// A step is what the client says and what it hears; nil and empty are not the
+// same.
+type step struct {
+	says  []byte
+	hears string
+	done  bool
+	err   error
+}
+
+// A conversation is handed through as it is, in both directions.
+func TestConversations(t *testing.T) {
+	empty := []byte{}
+	tests := []struct {
+		name, mech string
+		answers    []string // of Dovecot, in order
+		steps      []step
+		lines      []string // what Dovecot hears, from "resp" on or of a CONT
+	}{
+		{"PLAIN", "PLAIN", []string{"OK\t%ID\tuser=u\n"},
+			[]step{{says: []byte("\x00u\x00p"), done: true}}, []string{"resp=AHUAcA=="}},
+		{"PLAIN without initial response", "PLAIN", []string{"CONT\t%ID\t\n", "OK\t%ID\tuser=u\n"},
+			[]step{{says: nil}, {says: []byte("\x00u\x00p"), done: true}}, []string{"", "AHUAcA=="}},
+		{"LOGIN", "LOGIN", []string{"CONT\t%ID\tVXNlcm5hbWU6\n", "CONT\t%ID\tUGFzc3dvcmQ6\n", "OK\t%ID\tuser=u\n"},
+			[]step{{says: nil, hears: "Username:"}, {says: []byte("u"), hears: "Password:"}, {says: []byte("p"), done: true}},
+			[]string{"", "dQ==", "cA=="}},
+		{"empty initial response", "LOGIN", []string{"CONT\t%ID\tVXNlcm5hbWU6\n"},
+			[]step{{says: empty, hears: "Username:"}}, []string{"resp=="}},
+		{"last message by challenge", "SCRAM-SHA-256", []string{"CONT\t%ID\tcg==\n", "CONT\t%ID\tdg==\n", "OK\t%ID\tuser=u\n"},
+			[]step{{says: []byte("n,,n=u,r=1"), hears: "r"}, {says: []byte("c"), hears: "v"}, {says: empty, done: true}},
+			[]string{"resp=biwsbj11LHI9MQ==", "Yw==", ""}},
+		{"last message with OK", "SCRAM-SHA-256", []string{"CONT\t%ID\tcg==\n", "OK\t%ID\tuser=u\tresp=dg==\n"},
+			[]step{{says: []byte("n,,n=u,r=1"), hears: "r"}, {says: []byte("c"), hears: "v"}, {says: empty, done: true}},
+			[]string{"resp=biwsbj11LHI9MQ==", "Yw=="}},
+		{"last message answered with something", "SCRAM-SHA-256", []string{"OK\t%ID\tuser=u\tresp=dg==\n"},
+			[]step{{says: []byte("n,,n=u,r=1"), hears: "v"}, {says: []byte("x"), err: auth.ErrMalformed}, {says: empty, err: auth.ErrMalformed}},
+			[]string{"resp=biwsbj11LHI9MQ=="}},
+		{"after the end", "PLAIN", []string{"FAIL\t%ID\n"},
+			[]step{{says: []byte("\x00u\x00p"), err: &auth.Failure{}}, {says: []byte("\x00u\x00p"), err: auth.ErrMalformed}},
+			[]string{"resp=AHUAcA=="}},
+		{"Dovecot gives up in between", "LOGIN", []string{"CONT\t%ID\tVXNlcm5hbWU6\nFAIL\t%ID\ttemp\n"},
+			[]step{{says: nil, hears: "Username:"}, {says: []byte("u"), err: &auth.Unavailable{}}}, []string{""}},
+		{"two answers", "LOGIN", []string{"CONT\t%ID\tVXNlcm5hbWU6\nOK\t%ID\tuser=mallory\n"},
+			[]step{{says: nil, hears: "Username:"}, {says: []byte("u"), err: &auth.Unavailable{}}}, []string{""}},
+		{"control character", "LOGIN", []string{"CONT\t%ID\tVXNlcm5hbWU6\n"},
+			[]step{{says: nil, hears: "Username:"}, {says: []byte("a\tb"), err: &auth.Failure{}}}, []string{""}},
+		{"too long", "CRAM-MD5", []string{"CONT\t%ID\tPDE+\n"},
+			[]step{{says: nil, hears: "<1>"}, {says: make([]byte, maxLine), err: auth.ErrMalformed}}, []string{""}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			f := startFake(t, goodGreeting, inOrder(tt.answers))
+			p := f.proxy(t)
+			x, err := p.Start(t.Context(), peer(), tt.mech)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer x.Close()
+			for _, s := range tt.steps {
+				s.take(t, x)
+				if s.done && x.Identity() != (auth.Identity{User: "u", As: "u", Mechanism: tt.mech, Store: Kind}) {
+					t.Errorf("identity %+v", x.Identity())
+				}
+			}
+			if got := f.responses(); !slices.Equal(got, tt.lines) {
+				t.Errorf("Dovecot heard %q, want %q", got, tt.lines)
+			}
+		})
+	}
+}
+
+func (s step) take(t *testing.T, x auth.Exchange) {
+	t.Helper()
+	// The second of two answers may need a moment to arrive.
+	if _, ok := s.err.(*auth.Unavailable); ok {
+		time.Sleep(50 * time.Millisecond)
+	}
+	challenge, done, err := x.Next(s.says)
+	if string(challenge) != s.hears || done != s.done || !sameKind(err, s.err) {
+		t.Errorf("%q: %q, %v, %v; want %q, %v, %v", s.says, challenge, done, err, s.hears, s.done, s.err)
+	}
+}
+
+func sameKind(got, want error) bool {
+	switch want.(type) {
+	case nil:
+		return got == nil
+	case *auth.Failure:
+		_, ok := errors.AsType[*auth.Failure](got)
+		return ok
+	case *auth.Unavailable:
+		return isUnavailable(got)
+	}
+	return errors.Is(got, want)
+}
+
+// inOrder gives one answer after the other, whatever comes.
+func inOrder(answers []string) script {
+	var mu sync.Mutex
+	return func(w io.Writer, fields []string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if len(answers) > 0 && fields[0] != "CANCEL" {
+			say(answers[0])(w, fields)
+			answers = answers[1:]
+		}
+	}
+}
+
+// responses are the client's messages as Dovecot heard them.
+func (f *fake) responses() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var found []string
+	for _, line := range f.lines {
+		switch fields := strings.Split(strings.TrimSuffix(line, "\n"), "\t"); fields[0] {
+		case "AUTH":
+			last := fields[len(fields)-1]
+			if !strings.HasPrefix(last, "resp=") {
+				last = ""
+			}
+			found = append(found, last)
+		case "CONT":
+			found = append(found, fields[2])
+		}
+	}
+	return found
+}
+
+// A client that goes away, at whatever moment, leaves nothing behind.
+func TestAbandoned(t *testing.T) {
+	f := startFake(t, goodGreeting, func(w io.Writer, fields []string) {
+		if fields[0] == "AUTH" {
+			say("CONT\t%ID\tVXNlcm5hbWU6\n")(w, fields)
+		}
+	})
+	p := f.proxy(t)
+	var all sync.WaitGroup
+	for i := range 50 {
+		all.Go(func() {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			x, err := p.Start(ctx, clientAt(i), "LOGIN")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if _, _, err := x.Next(nil); err != nil {
+				t.Error(err)
+			}
+			if i%2 == 0 { // while Dovecot is being asked
+				time.AfterFunc(10*time.Millisecond, cancel)
+				if _, _, err := x.Next([]byte("u")); !isUnavailable(err) {
+					t.Error(err)
+				}
+			}
+			x.Close()
+		})
+	}
+	all.Wait()
+	eventually(t, "50 times CANCEL", func() bool { return len(f.heard("CANCEL")) == 50 })
+	c, err := p.link.connection(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.requests) != 0 {
+		t.Errorf("%d requests are still open", len(c.requests))
+	}
+}
+
+// clientAt is a client with an address of its own.
+func clientAt(n int) *auth.Peer {
+	p := peer()
+	p.Remote = netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(n)}), 50000)
+	return p
+}
+
+// Dovecot hangs: an error in time, and the exchange of another session goes on.
+func TestStepTimesOut(t *testing.T) {
+	f := startFake(t, goodGreeting, func(w io.Writer, fields []string) {
+		if fields[0] == "AUTH" && fields[1] == "1" {
+			say("CONT\t%ID\tVXNlcm5hbWU6\n")(w, fields)
+		}
+		if fields[0] == "CONT" {
+			say("OK\t%ID\tuser=u\n")(w, fields)
+		}
+	})
+	p := f.proxy(t)
+	other, err := p.Start(t.Context(), clientAt(1), "LOGIN")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if _, _, err := other.Next(nil); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(10 * time.Millisecond)
+	if _, _, err := say1(t, p, "PLAIN", []byte("\x00u\x00p")); !errors.Is(err, errNoAnswer) {
+		t.Errorf("%v", err)
+	}
+	if _, done, err := other.Next([]byte("u")); !done || err != nil {
+		t.Errorf("the exchange on the old connection: %v, %v", done, err)
+	}
+}
+
+// Who guesses waits, also if he hangs up instead of waiting for the answer; who
+// was known there does not.
+func TestThrottle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		throttle := auth.NewThrottle(auth.Defaults())
+		x := &exchange{proxy: Proxy{Throttle: throttle}, peer: peer(), ctx: t.Context()}
+		enter := func(login string) (*auth.Attempt, time.Duration) {
+			t.Helper()
+			start := time.Now()
+			a, err := throttle.Enter(t.Context(), peer(), login)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return a, time.Since(start)
+		}
+		// A challenge and a login that nobody has heard are no outcome.
+		for _, a := range []answer{{verb: verbCont}, {verb: verbOK}} {
+			attempt, _ := enter("")
+			x.leave(attempt, a, nil)
+		}
+		x.overheard.login = "alice"
+		attempt, _ := enter("alice")
+		x.leave(attempt, answer{verb: verbOK}, nil)
+
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		x.ctx, x.overheard.login = gone, "bob"
+		attempt, _ = enter("bob")
+		x.leave(attempt, answer{}, unavailable(context.Canceled))
+
+		attempt, waited := enter("")
+		if waited != 2*time.Second {
+			t.Errorf("after a guess that was abandoned: waited %v", waited)
+		}
+		attempt.Yield()
+		attempt, waited = enter("alice")
+		if waited != 0 {
+			t.Errorf("a user who was known there waited %v", waited)
+		}
+		attempt.Yield()
+	})
+}
+
+func TestOverheard(t *testing.T) {
+	tests := []struct {
+		mech            string
+		messages        []string
+		login, password string
+	}{
+		{"PLAIN", []string{"\x00alice\x00secret"}, "alice", "secret"},
+		{"PLAIN", []string{"", "bob\x00alice\x00secret"}, "alice", "secret"},
+		{"PLAIN", []string{"alice\x00secret"}, "", ""},
+		{"PLAIN", []string{"\x00alice\x00sec\x00ret"}, "", ""},
+		{"LOGIN", []string{"", "alice", "secret"}, "alice", "secret"},
+		{"LOGIN", []string{"alice", "secret"}, "alice", "secret"},
+		{"SCRAM-SHA-256", []string{"n,,n=a=2Cb=3Dc,r=1", "c=biws"}, "a,b=c", ""},
+		{"SCRAM-SHA-1", []string{"y,a=bob,n=alice,r=1"}, "alice", ""},
+		{"SCRAM-SHA-256", []string{"n,,m=x,n=alice,r=1"}, "", ""},
+		{"SCRAM-SHA-256", []string{"n,,n=alice"}, "", ""},
+		{"CRAM-MD5", []string{"alice 0123"}, "", ""},
+	}
+	for _, tt := range tests {
+		o := overheard{mech: tt.mech}
+		for _, m := range tt.messages {
+			if err := o.take([]byte(m)); err != nil {
+				t.Errorf("%s %q: %v", tt.mech, m, err)
+			}
+		}
+		if o.login != tt.login || o.password != tt.password {
+			t.Errorf("%s %q: %q and %q", tt.mech, tt.messages, o.login, o.password)
+		}
+	}
+}
+
+// The secret of a mechanism does not reach an error.
+func TestErrorsKeepSecrets(t *testing.T) {
+	f := startFake(t, goodGreeting, say("x\n"))
+	p := f.proxy(t)
+	message := []byte("\x00alice\x00geheim")
+	_, _, err := say1(t, p, "PLAIN", message)
+	u, ok := errors.AsType[*auth.Unavailable](err)
+	if !ok || u.Login != "alice" || u.Store != Kind {
+		t.Fatalf("%#v", err)
+	}
+	if s := err.Error(); strings.Contains(s, "geheim") || strings.Contains(s, base64.StdEncoding.EncodeToString(message)) {
+		t.Error(s)
+	}
+}
