@@ -1,0 +1,144 @@
+package pam
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"postern/server/auth"
+)
+
+var peer = &auth.Peer{Remote: netip.MustParseAddrPort("192.0.2.7:4711")}
+
+func (r *running) store(t *testing.T) *Store {
+	t.Helper()
+	s, err := New(Config{Service: "smtp", Socket: r.path}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestStore(t *testing.T) {
+	h := startScripted(t, nil)
+	s := h.store(t)
+	id, err := s.VerifyPassword(t.Context(), peer, "alice", "right")
+	if err != nil || id != (auth.Identity{User: "alice", Store: Kind}) {
+		t.Errorf("%+v, %v", id, err)
+	}
+	if id, err = s.VerifyPassword(t.Context(), peer, "alice", "environment"); err != nil || !strings.HasSuffix(id.User, "true 192.0.2.7") {
+		t.Errorf("the client's address is not there: %+v, %v", id, err)
+	}
+	long := strings.Repeat("x", 1<<20)
+	for _, tt := range []struct {
+		login, password string
+		want            auth.FailureKind
+	}{
+		{"alice", "wrong", auth.Unknowable},
+		{"alice", "expired", auth.Expired},
+		{"../alice", "right", auth.NoSuchUser},
+		{long, "right", auth.NoSuchUser},
+		{"alice\x00", "right", auth.NoSuchUser},
+		{"alice", long, auth.Unknowable},
+		{"alice", "right\x00", auth.Unknowable},
+	} {
+		_, err := s.VerifyPassword(t.Context(), peer, tt.login, tt.password)
+		if f, ok := errors.AsType[*auth.Failure](err); !ok || f.Kind != tt.want || f.Store != Kind {
+			t.Errorf("%.10q, %.10q: %v", tt.login, tt.password, err)
+		}
+	}
+	h.stop()
+	for _, password := range []string{"right", "wrong"} {
+		_, err := s.VerifyPassword(t.Context(), peer, "alice", password)
+		if u, ok := errors.AsType[*auth.Unavailable](err); !ok || u.Store != Kind || !strings.Contains(err.Error(), h.path) {
+			t.Errorf("without a helper: %v", err)
+		}
+	}
+}
+
+// Exchanges that are abandoned half-way leave nothing, and others go on.
+func TestAbandoned(t *testing.T) {
+	h := startScripted(t, func(c *HelperConfig) { c.Processes = 4 })
+	s := h.store(t)
+	var all sync.WaitGroup
+	for range 50 {
+		all.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			_, err := s.VerifyPassword(ctx, peer, "alice", "hang:"+filepath.Join(t.TempDir(), "pid"))
+			if _, ok := errors.AsType[*auth.Unavailable](err); !ok {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+	all.Wait()
+	if _, err := s.VerifyPassword(t.Context(), peer, "alice", "right"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCheck(t *testing.T) {
+	h := startScripted(t, nil)
+	if err := h.store(t).Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+	other, err := New(Config{Service: "imap", Socket: h.path}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Check(t.Context()); err == nil || !strings.Contains(err.Error(), "--service") {
+		t.Errorf("another service: %v", err)
+	}
+	h.stop()
+	if err := h.store(t).Check(t.Context()); err == nil || !strings.Contains(err.Error(), h.path) {
+		t.Errorf("no helper: %v", err)
+	}
+}
+
+func TestNewWithoutHelper(t *testing.T) {
+	_, err := New(Defaults(), nil)
+	want := "docs/systemd/postern-pam-helper.service"
+	if !Available {
+		want = "postern-pam"
+	}
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v, want %q", err, want)
+	}
+	if _, err := StartHelper(nil, quiet()); !Available && !errors.Is(err, ErrNotBuilt) {
+		t.Errorf("StartHelper: %v", err)
+	}
+}
+
+func TestValidate(t *testing.T) {
+	tests := []struct {
+		name string
+		cfg  Config
+		want string
+	}{
+		{"a helper", Config{Service: "smtp", Socket: "/run/postern-pam/mux"}, ""},
+		{"no service", Config{Socket: "/run/postern-pam/mux"}, "service"},
+		{"path", Config{Service: "../su", Socket: "/run/postern-pam/mux"}, "service"},
+		{"capitals", Config{Service: "SMTP", Socket: "/run/postern-pam/mux"}, "service"},
+		{"NUL", Config{Service: "smtp\x00", Socket: "/run/postern-pam/mux"}, "service"},
+		{"relative socket", Config{Service: "smtp", Socket: "mux"}, "socket"},
+	}
+	for _, tt := range tests {
+		if got := complaints(tt.cfg); got != tt.want {
+			t.Errorf("%s: complains about %q, want %q", tt.name, got, tt.want)
+		}
+	}
+	if got := complaints(Defaults()); Available != (got == "") {
+		t.Errorf("defaults: complains about %q", got)
+	}
+}
+
+func complaints(cfg Config) string {
+	var keys []string
+	cfg.Validate(func(key, _ string) { keys = append(keys, key) })
+	return strings.Join(keys, " ")
+}

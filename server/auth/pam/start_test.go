@@ -1,0 +1,135 @@
+package pam
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"postern/server/auth"
+)
+
+// inheritedHelper is the process that StartHelper starts.
+func inheritedHelper() error {
+	l, err := Inherited()
+	if err != nil {
+		return err
+	}
+	h := NewHelper(HelperConfig{Services: []string{"smtp"}, Processes: 8, Timeout: time.Minute, Child: scripted, Log: quiet()})
+	return h.Serve(context.Background(), l)
+}
+
+func startInherited(t *testing.T, log *slog.Logger) (*Started, *exec.Cmd, *Store) {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe", "inherited-helper")
+	h, err := startHelper(cmd, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h, cmd, &Store{service: "smtp", dial: h.Dial, where: "the helper"}
+}
+
+func TestStartedHelper(t *testing.T) {
+	h, _, s := startInherited(t, quiet())
+	var clients sync.WaitGroup
+	for i := range 40 {
+		clients.Go(func() {
+			password := []string{"right", "wrong"}[i%2]
+			_, err := s.VerifyPassword(t.Context(), peer, "alice", password)
+			if f, refused := errors.AsType[*auth.Failure](err); refused != (password == "wrong") || !refused && err != nil {
+				t.Errorf("%s: %v, %v", password, f, err)
+			}
+		})
+	}
+	clients.Wait()
+	if err := s.Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := h.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.VerifyPassword(t.Context(), peer, "alice", "right"); !errors.Is(err, errHelperGone) {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
+// The end of the starter ends helper and children.
+func TestStartedHelperCloses(t *testing.T) {
+	h, _, s := startInherited(t, quiet())
+	file := filepath.Join(t.TempDir(), "pid")
+	var asking sync.WaitGroup
+	asking.Go(func() { _, _ = s.VerifyPassword(t.Context(), peer, "alice", "hang:"+file) })
+	waitFor(t, file)
+	if err := h.Close(); err != nil {
+		t.Error(err)
+	}
+	asking.Wait()
+	wantGone(t, file)
+}
+
+// A helper that is killed leaves no child behind, and is missed aloud.
+func TestStartedHelperKilled(t *testing.T) {
+	log := new(lockedBuffer)
+	h, cmd, s := startInherited(t, slog.New(slog.NewTextHandler(log, nil)))
+	file := filepath.Join(t.TempDir(), "pid")
+	var asking sync.WaitGroup
+	asking.Go(func() {
+		_, err := s.VerifyPassword(t.Context(), peer, "alice", "hang:"+file)
+		if _, ok := errors.AsType[*auth.Unavailable](err); !ok {
+			t.Errorf("in the middle: %v", err)
+		}
+	})
+	waitFor(t, file)
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	asking.Wait()
+	wantGone(t, file)
+	<-h.ended
+	if !strings.Contains(log.String(), "the PAM helper has ended") {
+		t.Errorf("log: %s", log)
+	}
+	if _, err := s.VerifyPassword(t.Context(), peer, "alice", "right"); !errors.Is(err, errHelperGone) {
+		t.Errorf("after the end: %v", err)
+	}
+	if err := h.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A helper that takes no questions holds nobody up.
+func TestStartedHelperStops(t *testing.T) {
+	h, cmd, s := startInherited(t, quiet())
+	if _, err := s.VerifyPassword(t.Context(), peer, "alice", "right"); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	var asking sync.WaitGroup
+	for range 300 {
+		asking.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			defer cancel()
+			if _, err := s.VerifyPassword(ctx, peer, "alice", "right"); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+	asking.Wait()
+	if err := cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.VerifyPassword(t.Context(), peer, "alice", "right"); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+	if err := h.Close(); err != nil {
+		t.Error(err)
+	}
+}
