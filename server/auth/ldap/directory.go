@@ -1,0 +1,231 @@
+package ldap
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"postern/server/auth"
+)
+
+const (
+	// A server that has failed is asked after the others for so long.
+	avoidTime = 15 * time.Second
+
+	// What a server gets to answer if the caller sets no bound.
+	longestAnswer = 10 * time.Second
+
+	// How many TLS sessions are remembered for each server: one handshake is
+	// like another.
+	tlsSessions = 4
+)
+
+// A directory is all servers, one as good as the other.
+type directory struct {
+	servers []*server
+	log     *slog.Logger
+}
+
+// A server is one of them.
+type server struct {
+	dialer dialer
+	pool   *pool
+
+	mu        sync.Mutex
+	avoidTill time.Time // zero if it is well
+}
+
+func newDirectory(cfg Config, log *slog.Logger) (*directory, error) {
+	service, err := readAccount(cfg)
+	if err != nil {
+		return nil, err
+	}
+	authorities, err := readAuthorities(cfg.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	d := &directory{log: log}
+	for _, u := range cfg.ServerHost {
+		d.servers = append(d.servers, &server{
+			dialer: dialer{
+				url:      u,
+				startTLS: u.scheme == schemePlain && (cfg.StartTLS || !u.local()),
+				tls:      tlsConfig(cfg, u, authorities),
+				account:  service,
+			},
+			pool: newPool(cfg.Connections, cfg.IdleTime),
+		})
+	}
+	return d, nil
+}
+
+func readAccount(cfg Config) (account, error) {
+	if cfg.BindDN.text == "" {
+		return account{}, nil
+	}
+	password, err := auth.ReadSecretFile(cfg.BindPasswordFile)
+	if err != nil {
+		return account{}, fmt.Errorf("bind_password_file: %w", err)
+	}
+	return account{cfg.BindDN.text, secret{password}}, nil
+}
+
+// readAuthorities returns nil for those of the system.
+func readAuthorities(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("ca_file: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("ca_file: %s holds no certificate in PEM form", file)
+	}
+	return pool, nil
+}
+
+func tlsConfig(cfg Config, u URL, authorities *x509.CertPool) *tls.Config {
+	return &tls.Config{
+		ServerName:         u.host,
+		RootCAs:            authorities,
+		InsecureSkipVerify: !cfg.Verify && u.local(),
+		MinVersion:         tls.VersionTLS12, // RFC 8996
+		ClientSessionCache: tls.NewLRUClientSessionCache(tlsSessions),
+	}
+}
+
+func (d *directory) close() {
+	for _, s := range d.servers {
+		s.pool.close()
+	}
+}
+
+// do lets op ask the first server that is well, and then the others, until one
+// has answered. Each of them gets its share of the time that ctx leaves.
+func (d *directory) do(ctx context.Context, p purpose, known bool, op func(*conn) error) error {
+	var errs []error
+	order := d.order(time.Now())
+	for i, s := range order {
+		err := s.try(ctx, len(order)-i, p, known, op)
+		if answered(err) {
+			d.recovered(s)
+			return err
+		}
+		if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return err // nobody waits for the answer any more
+		}
+		errs = append(errs, err)
+		d.failed(s, err)
+	}
+	return errors.Join(errs...)
+}
+
+// order puts those that have failed of late last.
+func (d *directory) order(now time.Time) []*server {
+	order := make([]*server, 0, len(d.servers))
+	var avoided []*server
+	for _, s := range d.servers {
+		if s.avoided(now) {
+			avoided = append(avoided, s)
+		} else {
+			order = append(order, s)
+		}
+	}
+	return slices.Concat(order, avoided)
+}
+
+func (s *server) avoided(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return now.Before(s.avoidTill)
+}
+
+// failed remembers that a server is not well. To be busy is no failure.
+func (d *directory) failed(s *server, err error) {
+	if _, busy := errors.AsType[*busyError](err); busy {
+		return
+	}
+	s.pool.clear(true)
+	s.mu.Lock()
+	first := s.avoidTill.IsZero()
+	s.avoidTill = time.Now().Add(avoidTime)
+	s.mu.Unlock()
+	if first {
+		d.log.Warn("LDAP server does not answer", "server", s.dialer.url.String(), "error", err)
+	}
+}
+
+func (d *directory) recovered(s *server) {
+	s.mu.Lock()
+	was := !s.avoidTill.IsZero()
+	s.avoidTill = time.Time{}
+	s.mu.Unlock()
+	if was {
+		d.log.Info("LDAP server answers again", "server", s.dialer.url.String())
+	}
+}
+
+// try asks one server, which shares the time with as many as are left. A
+// connection from the pool may have died there unnoticed: then a new one is
+// tried.
+func (s *server) try(ctx context.Context, left int, p purpose, known bool, op func(*conn) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, share(ctx, left), &silentError{s.dialer.url})
+	defer cancel()
+	reused, err := s.once(ctx, p, known, op)
+	if reused && !answered(err) && ctx.Err() == nil {
+		s.pool.clear(true)
+		_, err = s.once(ctx, p, known, op)
+	}
+	if answered(err) {
+		return err
+	}
+	return fmt.Errorf("%s: %w", s.dialer.url, auth.ExplainDial(err))
+}
+
+// share is the time for the next of the servers that are left.
+func share(ctx context.Context, left int) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return longestAnswer
+	}
+	return time.Until(deadline) / time.Duration(left)
+}
+
+// once makes one attempt, and reports whether it was over a connection from the
+// pool.
+func (s *server) once(ctx context.Context, p purpose, known bool, op func(*conn) error) (reused bool, err error) {
+	if err := s.pool.enter(ctx, known); err != nil {
+		return false, &busyError{err}
+	}
+	c := s.pool.take(p)
+	defer func() { s.pool.leave(c) }()
+	if c == nil {
+		if c, err = s.dialer.dial(ctx, p); err != nil {
+			return false, err
+		}
+	}
+	return c.reused, c.within(ctx, op)
+}
+
+// A silentError is the cause when a server has not answered in its time.
+type silentError struct{ url URL }
+
+func (e *silentError) Error() string { return "no answer in time from " + e.url.String() }
+
+// Timeout makes it a timeout to those who ask (net.Error).
+func (e *silentError) Timeout() bool { return true }
+
+// A busyError means that all connections to a server were in use for too long.
+type busyError struct{ err error }
+
+func (e *busyError) Error() string { return "all connections are in use: " + e.err.Error() }
+func (e *busyError) Unwrap() error { return e.err }

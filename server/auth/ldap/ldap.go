@@ -1,0 +1,194 @@
+// Package ldap is the store of users for those who keep them in a directory:
+// OpenLDAP, 389 Directory Server, FreeIPA, Active Directory, or any other
+// server that speaks LDAP (RFC 4511).
+//
+// A password is checked by a simple bind (RFC 4513, section 5.1.3) as the
+// entry of the user. There are two ways to its name:
+//
+//   - user_dn makes it from the login. If the server refuses, it does not say
+//     whether there is such an entry: the answer is auth.Unknowable.
+//   - otherwise query_filter finds it, with the rights of bind_dn or of
+//     nobody. No entry is auth.NoSuchUser, more than one is a mistake in the
+//     configuration and therefore a temporary error.
+//
+// What the client sends becomes a value in a filter or in a name, escaped as
+// RFC 4515 and RFC 4514 want it; it never becomes syntax. An empty password is
+// never sent: RFC 4513, section 5.1.2 makes it an "unauthenticated bind", which
+// succeeds.
+//
+// A user who gave the right password gets auth.Disabled if disabled_filter
+// matches the entry, or if the server says so itself, and auth.Expired if the
+// password is; see answer.go for who says what. A server that hides from us
+// whether an account is disabled gets nobody in.
+//
+// The canonical user is the value of user_attribute. Directories compare names
+// without regard to case, width and blanks, so that many logins lead to one
+// entry. Without user_attribute the canonical user is therefore the login in
+// lower case, and logins in other than ASCII are nobody's.
+//
+// Connections are pooled in two kinds that never mix: those of the service
+// account, and those on which users are bound. One of the latter is bound as
+// nobody again before it goes back. A server that does not answer is asked last
+// for a while. Every wait is bounded by the caller's ctx.
+//
+// Left out: SASL binds, client certificates, referrals (they are not followed),
+// and aliases.
+package ldap
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"postern/server/auth"
+)
+
+// Kind is what the configuration calls this store, and its name in the log.
+const Kind = "ldap"
+
+// A Store is a directory. It may be used by many goroutines at once.
+type Store struct {
+	cfg     Config
+	servers *directory
+	pace    pace
+}
+
+// New returns the store of cfg, which is valid. It reads the password and the
+// certificates that cfg names, and connects to nobody yet: a directory that is
+// down does not keep us from starting.
+func New(cfg Config, log *slog.Logger) (*Store, error) {
+	servers, err := newDirectory(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	return &Store{cfg: cfg, servers: servers}, nil
+}
+
+// Close closes the connections that nobody uses, and the others when they come
+// back.
+func (s *Store) Close() error {
+	s.servers.close()
+	return nil
+}
+
+// VerifyPassword implements auth.PasswordVerifier.
+func (s *Store) VerifyPassword(ctx context.Context, p *auth.Peer, login, password string) (auth.Identity, error) {
+	if f := s.hopeless(login, password); f != nil {
+		return auth.Identity{}, f
+	}
+	verify := s.searchAndBind
+	if s.cfg.UserDN.text != "" {
+		verify = s.bindByName
+	}
+	user, err := verify(ctx, attempt{login, password, p.Known})
+	if err != nil {
+		return auth.Identity{}, asAuthError(err)
+	}
+	return auth.Identity{User: user, Store: Kind}, nil
+}
+
+// An attempt is one login.
+type attempt struct {
+	login, password string
+	known           bool
+}
+
+// bindByName is the way of user_dn.
+func (s *Store) bindByName(ctx context.Context, a attempt) (user string, err error) {
+	dn, err := s.cfg.UserDN.fill(a.login)
+	if err != nil {
+		return "", nobody(err)
+	}
+	err = s.servers.do(ctx, forUsers, a.known, func(c *conn) error {
+		if err := c.bindUser(dn, a.password, auth.Unknowable); err != nil {
+			return err
+		}
+		if err := c.enabled(dn, s.cfg.DisabledFilter); err != nil {
+			return err
+		}
+		user, err = s.ownName(c, dn, a.login)
+		return err
+	})
+	return user, err
+}
+
+// ownName lets a user who is bound read what the entry says about the name.
+func (s *Store) ownName(c *conn, dn, login string) (string, error) {
+	if s.cfg.UserAttribute == "" {
+		return strings.ToLower(login), nil
+	}
+	e, err := c.entry(dn, s.cfg.UserAttribute)
+	if err != nil {
+		return "", err
+	}
+	return s.canonical(e, login)
+}
+
+// searchAndBind is the way of query_filter.
+func (s *Store) searchAndBind(ctx context.Context, a attempt) (string, error) {
+	e, err := s.find(ctx, a)
+	if err != nil {
+		return "", s.pace.after(ctx, err)
+	}
+	began := time.Now()
+	err = s.servers.do(ctx, forUsers, a.known, func(c *conn) error {
+		return c.bindUser(e.DN, a.password, auth.BadPassword)
+	})
+	s.pace.saw(time.Since(began))
+	if err != nil {
+		return "", err
+	}
+	if s.cfg.DisabledFilter.text != "" {
+		err := s.servers.do(ctx, forSearches, a.known, func(c *conn) error {
+			return c.enabled(e.DN, s.cfg.DisabledFilter)
+		})
+		if err != nil {
+			return "", err
+		}
+	}
+	return s.canonical(e, a.login)
+}
+
+// hopeless refuses what must not or need not reach a server. The mechanisms
+// have refused most of it already; it stands here because a server would say
+// yes to an empty password.
+func (s *Store) hopeless(login, password string) *auth.Failure {
+	switch {
+	case password == "":
+		return &auth.Failure{Kind: auth.BadPassword, Store: Kind, Reason: "empty password"}
+	case !usable(login):
+		return &auth.Failure{Kind: auth.NoSuchUser, Store: Kind, Reason: "not a name"}
+	case s.cfg.UserAttribute == "" && strings.ContainsFunc(login, notPlain):
+		return &auth.Failure{Kind: auth.NoSuchUser, Store: Kind, Reason: "only user_attribute could tell whose name in other than ASCII this is"}
+	}
+	return nil
+}
+
+// maxName is the longest name of a user, in bytes.
+const maxName = 1024
+
+// usable says that a name may stand in a log, and be compared with others.
+func usable(name string) bool {
+	return name != "" && len(name) <= maxName && utf8.ValidString(name) && !strings.ContainsFunc(name, unicode.IsControl)
+}
+
+// notPlain finds what the string preparation of directories (RFC 4518) would
+// make something else of.
+func notPlain(r rune) bool { return r <= ' ' || r >= 0x7f }
+
+// nobody is the answer where the login cannot be the name of anybody.
+func nobody(err error) error {
+	return &auth.Failure{Kind: auth.NoSuchUser, Store: Kind, Reason: err.Error(), Err: err}
+}
+
+// asAuthError leaves a "no" alone; everything else means that nobody could tell.
+func asAuthError(err error) error {
+	if f, ok := errors.AsType[*auth.Failure](err); ok {
+		return f
+	}
+	return &auth.Unavailable{Store: Kind, Err: err}
+}
