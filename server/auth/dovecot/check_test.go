@@ -1,0 +1,76 @@
+package dovecot
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"postern/server/auth"
+)
+
+func TestCheck(t *testing.T) {
+	f := startFake(t, goodGreeting, nil)
+	p := f.proxy(t)
+	if err := p.Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := p.Store.Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+	p.Options = auth.SecurityOptions{auth.ForwardSecrecy}
+	wantText(t, p.Check(t.Context()), "forward_secrecy", "CRAM-MD5", "auth_mechanisms")
+}
+
+func TestCheckFails(t *testing.T) {
+	dir := t.TempDir()
+	stale := filepath.Join(dir, "stale")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: stale, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	if err := errors.Join(l.Close(), os.Chmod(stale, 0o640)); err != nil {
+		t.Fatal(err)
+	}
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	free.Close()
+	tests := map[Address][]string{
+		{"unix", filepath.Join(dir, "none")}:                           {"is not there", "unix_listener auth-postern", groupName()},
+		{"unix", stale}:                                                {"mode 0640", "start the server"},
+		{"tcp", free.Addr().String()}:                                  {"inet:" + free.Addr().String(), "inet_listener"},
+		{"unix", startFake(t, "220 mx.example.org ESMTP\n", nil).path}: {"not Dovecot's authentication protocol"},
+		{"unix", startFake(t, "VERSION\t1\t2\nDONE\n", nil).path}:      {"offers no mechanism"},
+	}
+	for addr, says := range tests {
+		s := New(Config{Path: addr}, slog.New(slog.DiscardHandler))
+		wantText(t, s.Check(t.Context()), says...)
+		s.Close()
+	}
+}
+
+// Postfix's folder private is closed to all others.
+func TestForbiddenSocket(t *testing.T) {
+	a := Address{"unix", filepath.Join(t.TempDir(), "auth")}
+	if err := os.WriteFile(a.addr, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err := &net.OpError{Op: "dial", Net: "unix", Addr: &net.UnixAddr{Name: a.addr, Net: "unix"}, Err: syscall.EACCES}
+	wantText(t, a.explain(err), a.addr, "mode 0600", "service auth {", "group = "+groupName(), `path = "/run/dovecot/auth-postern"`)
+}
+
+func wantText(t *testing.T, err error, says ...string) {
+	t.Helper()
+	for _, one := range says {
+		if err == nil || !strings.Contains(err.Error(), one) {
+			t.Errorf("%v, want %q in it", err, one)
+		}
+	}
+}
