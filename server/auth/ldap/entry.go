@@ -142,11 +142,11 @@ func (c *conn) enabled(dn string, disabled Filter) error {
 	if disabled.text == "" {
 		return nil
 	}
-	yes, err := c.matches(dn, "(!"+parenthesized(disabled.text)+")")
+	yes, err := c.matches(dn, "(!"+disabled.text+")")
 	if err != nil || yes {
 		return err
 	}
-	no, err := c.matches(dn, parenthesized(disabled.text))
+	no, err := c.matches(dn, disabled.text)
 	switch {
 	case err != nil:
 		return err
@@ -160,13 +160,4 @@ func (c *conn) enabled(dn string, disabled Filter) error {
 func (c *conn) matches(dn, filter string) (bool, error) {
 	found, err := c.search(query{dn, Scope{ldap.ScopeBaseObject}, filter, noAttributes})
 	return len(found) > 0, err
-}
-
-// parenthesized is the filter in its full form; the outer pair may be left out
-// in a configuration.
-func parenthesized(filter string) string {
-	if strings.HasPrefix(filter, "(") {
-		return filter
-	}
-	return "(" + filter + ")"
 }
