@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime"
 	"sync"
 	"time"
 
@@ -40,11 +41,30 @@ func (a *arrival) settle() {
 	}
 }
 
+// tooLate waits for the first sign of the message, and reports whether it was
+// abandoned before that. go-smtp starts a goroutine for BDAT, which may come to
+// run only after the RSET that was sent behind an empty chunk; then Reset did
+// not know of it, and the place for its result may be another message's.
+func (a *arrival) tooLate() bool {
+	if a.from == nil {
+		return false
+	}
+	_, err := a.from.Read(nil) // takes nothing from the first block
+	return errors.Is(err, smtp.ErrDataReset)
+}
+
 // Data takes the message in and hands it over. 250 is said only for a message
 // that the next hop has said 250 for.
 func (s *session) Data(r io.Reader) error {
 	a := &arrival{done: make(chan struct{})}
 	a.from, _ = r.(*io.PipeReader)
+	s.conn.receiving.Store(true)
+	if a.tooLate() {
+		s.mu.Lock()
+		s.conn.receiving.Store(s.arriving != nil)
+		s.mu.Unlock()
+		runtime.Goexit() // a result would be taken for the next message's
+	}
 	s.mu.Lock()
 	s.arriving = a
 	s.mu.Unlock()
