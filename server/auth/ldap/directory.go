@@ -143,10 +143,19 @@ func (d *directory) order(now time.Time) []*server {
 	return slices.Concat(order, avoided)
 }
 
+// avoided reports whether the server has failed of late. When its time is over,
+// one login tries it, and the others wait for how that ends.
 func (s *server) avoided(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return now.Before(s.avoidTill)
+	if s.avoidTill.IsZero() {
+		return false
+	}
+	if now.Before(s.avoidTill) {
+		return true
+	}
+	s.avoidTill = now.Add(avoidTime)
+	return false
 }
 
 // failed remembers that a server is not well. To be busy is no failure.

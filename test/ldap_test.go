@@ -1,0 +1,294 @@
+package test
+
+import (
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	goldap "github.com/go-ldap/ldap/v3"
+
+	"postern/server/auth/ldap"
+)
+
+const slapdConf = `
+include /etc/ldap/schema/core.schema
+include /etc/ldap/schema/cosine.schema
+include /etc/ldap/schema/inetorgperson.schema
+modulepath /usr/lib/ldap
+moduleload back_mdb
+moduleload ppolicy
+pidfile %[1]s/pid
+TLSCACertificateFile %[1]s/ca.pem
+TLSCertificateFile %[1]s/cert.pem
+TLSCertificateKeyFile %[1]s/key.pem
+disallow bind_anon
+database mdb
+suffix "dc=example,dc=org"
+rootdn "cn=root,dc=example,dc=org"
+rootpw root
+directory %[1]s/data
+index uid,mail eq
+overlay ppolicy
+ppolicy_use_lockout
+access to attrs=userPassword by anonymous auth by * none
+access to attrs=description by * none
+access to dn.subtree="ou=people,dc=example,dc=org" by dn.exact="cn=postern,dc=example,dc=org" read by self read by * none
+access to * by dn.exact="cn=postern,dc=example,dc=org" read by * none
+`
+
+// Whoever has departed is disabled, for those who configure it so.
+const slapdData = `
+dn: dc=example,dc=org
+objectClass: domain
+dc: example
+
+dn: cn=postern,dc=example,dc=org
+objectClass: organizationalRole
+objectClass: simpleSecurityObject
+cn: postern
+userPassword: service
+
+dn: cn=strict,dc=example,dc=org
+objectClass: organizationalRole
+objectClass: pwdPolicy
+cn: strict
+pwdAttribute: userPassword
+pwdLockout: TRUE
+pwdMaxFailure: 3
+pwdMustChange: TRUE
+pwdMaxAge: 1000
+
+dn: ou=people,dc=example,dc=org
+objectClass: organizationalUnit
+ou: people
+`
+
+const slapdPerson = `
+dn: uid=%[1]s,ou=people,dc=example,dc=org
+objectClass: inetOrgPerson
+uid: %[1]s
+cn: %[1]s
+sn: %[1]s
+mail: %[1]s@example.org
+userPassword: secret
+%[2]s
+`
+
+const strictPolicy = "pwdPolicySubentry: cn=strict,dc=example,dc=org\n"
+
+// A slapd is a private OpenLDAP on a port and a socket.
+type slapd struct {
+	*daemon
+	dir, port, url, socket string
+}
+
+func startSlapd(t *testing.T) *slapd {
+	t.Helper()
+	peer(t, "slapd", "slapadd")
+	dir := openFolder(t)
+	port := freePort(t)
+	s := &slapd{dir: dir, port: fmt.Sprint(port), url: "ldap://" + loopback(port), socket: filepath.Join(dir, "ldapi")}
+	newCA(t, dir).issue(t, 1, filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
+	conf := filepath.Join(dir, "slapd.conf")
+	write(t, conf, fmt.Sprintf(slapdConf, dir))
+	write(t, filepath.Join(dir, "data.ldif"), slapdData+people())
+	if err := os.Mkdir(filepath.Join(dir, "data"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("slapadd", "-f", conf, "-l", filepath.Join(dir, "data.ldif")).CombinedOutput(); err != nil {
+		t.Fatalf("slapadd: %v\n%s", err, out)
+	}
+	s.daemon = startDaemon(t, dir, daemon{
+		args:  []string{"slapd", "-d", "none", "-f", conf, "-h", s.url + " ldapi://" + url.QueryEscape(s.socket)},
+		stops: "TERM",
+		ready: func() bool { return listening(loopback(port)) },
+	})
+	return s
+}
+
+func people() string {
+	var all strings.Builder
+	for name, more := range map[string]string{
+		"alice":   "description: present",
+		"carol":   "",
+		"bob":     "employeeType: departed",
+		"locked":  strictPolicy,
+		"reset":   strictPolicy + "pwdReset: TRUE",
+		"expired": strictPolicy + "pwdChangedTime: 20200101000000Z",
+		"o'neil":  "",
+	} {
+		fmt.Fprintf(&all, slapdPerson, name, more)
+	}
+	return all.String()
+}
+
+// modify changes a password as the administrator.
+func (s *slapd) setPassword(t *testing.T, user, password string) {
+	t.Helper()
+	c, err := goldap.DialURL(s.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Bind("cn=root,dc=example,dc=org", "root"); err != nil {
+		t.Fatal(err)
+	}
+	change := goldap.NewModifyRequest("uid="+user+",ou=people,dc=example,dc=org", nil)
+	change.Replace("userPassword", []string{password})
+	if err := c.Modify(change); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// set reads one value as the configuration does.
+func set(t *testing.T, v interface{ UnmarshalText([]byte) error }, text string) {
+	t.Helper()
+	if err := v.UnmarshalText([]byte(text)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// bySearch is the configuration of a search by a service account, by StartTLS.
+func (s *slapd) bySearch(t *testing.T) ldap.Config {
+	cfg := ldap.Defaults()
+	cfg.ServerHost = make([]ldap.URL, 1)
+	set(t, &cfg.ServerHost[0], s.url)
+	cfg.StartTLS, cfg.CAFile = true, filepath.Join(s.dir, "ca.pem")
+	set(t, &cfg.SearchBase, "dc=example,dc=org")
+	set(t, &cfg.QueryFilter, "(&(objectClass=person)(|(uid={user})(mail={user})))")
+	set(t, &cfg.BindDN, "cn=postern,dc=example,dc=org")
+	set(t, &cfg.DisabledFilter, "(employeeType=departed)")
+	cfg.UserAttribute = "uid"
+	cfg.BindPasswordFile = filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(cfg.BindPasswordFile, []byte("service\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+// byName is the configuration without a search, over the socket.
+func (s *slapd) byName(t *testing.T) ldap.Config {
+	cfg := ldap.Defaults()
+	cfg.ServerHost = make([]ldap.URL, 1)
+	set(t, &cfg.ServerHost[0], "ldapi://"+s.socket)
+	set(t, &cfg.UserDN, "uid={user},ou=people,dc=example,dc=org")
+	set(t, &cfg.DisabledFilter, "(employeeType=departed)")
+	cfg.UserAttribute = "uid"
+	return cfg
+}
+
+func (s *slapd) drill(t *testing.T, cfg ldap.Config) storeDrill {
+	t.Helper()
+	cfg.Validate(func(key, why string) { t.Errorf("%s: %s", key, why) })
+	store, err := ldap.New(cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	d := storeDrill{store: store, server: s.daemon, user: "alice", wrong: "wrong password", nobody: "no such user"}
+	if cfg.UserDN.String() != "" {
+		d.wrong, d.nobody = "refused", "refused"
+	}
+	return d
+}
+
+func TestLDAP(t *testing.T) {
+	t.Parallel()
+	s := startSlapd(t)
+	t.Run("search", func(t *testing.T) { s.drill(t, s.bySearch(t)).all(t) })
+	t.Run("by name", func(t *testing.T) { s.drill(t, s.byName(t)).all(t) })
+	t.Run("TLS", s.wantTLS)
+	t.Run("one", func(t *testing.T) {
+		cfg := s.bySearch(t)
+		cfg.Connections = 1
+		s.drill(t, cfg).manyAtOnce(t)
+	})
+}
+
+func TestLDAPAccounts(t *testing.T) {
+	t.Parallel()
+	s := startSlapd(t)
+	search, direct := s.drill(t, s.bySearch(t)), s.drill(t, s.byName(t))
+	for _, d := range []storeDrill{search, direct} {
+		d.want(t, "ALICE", "secret", "ok alice")
+		d.want(t, "o'neil", "secret", "ok o'neil")
+		d.want(t, "bob", "secret", "account disabled")
+		d.want(t, "bob", "wrong", d.wrong)
+		d.want(t, "expired", "secret", "password expired")
+		d.want(t, "expired", "wrong", d.wrong)
+		d.want(t, "reset", "secret", "password expired")
+
+		d.want(t, "carol", "secret", "ok carol")
+		s.setPassword(t, "carol", "changed")
+		d.want(t, "carol", "secret", d.wrong)
+		d.want(t, "carol", "changed", "ok carol")
+		s.setPassword(t, "carol", "secret")
+	}
+	search.want(t, "alice@example.org", "secret", "ok alice")
+
+	// Too many mistakes: from then on the right password looks like a wrong one.
+	for range 3 {
+		search.want(t, "locked", "wrong", "wrong password")
+	}
+	search.want(t, "locked", "secret", "wrong password")
+	direct.want(t, "locked", "secret", "refused")
+}
+
+// What the directory does not let us see is not taken for a yes.
+func TestLDAPHiddenState(t *testing.T) {
+	t.Parallel()
+	s := startSlapd(t)
+	cfg := s.bySearch(t)
+	set(t, &cfg.DisabledFilter, "(description=disabled)")
+	s.drill(t, cfg).want(t, "alice", "secret", "temporary")
+	set(t, &cfg.DisabledFilter, "(noSuchAttribute=TRUE)")
+	s.drill(t, cfg).want(t, "alice", "secret", "temporary")
+	set(t, &cfg.SearchBase, "dc=example,dc=net")
+	d := s.drill(t, cfg)
+	d.want(t, "alice", "secret", "temporary")
+	if err := d.store.(*ldap.Store).Check(t.Context()); err == nil || !strings.Contains(err.Error(), "dc=example,dc=net") {
+		t.Errorf("check: %v", err)
+	}
+}
+
+// wantTLS connects with and without the right authority.
+func (s *slapd) wantTLS(t *testing.T) {
+	cfg := s.bySearch(t)
+	if err := s.drill(t, cfg).store.(*ldap.Store).Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+	cfg.CAFile = newCA(t, t.TempDir()).File
+	d := s.drill(t, cfg)
+	d.want(t, "alice", "secret", "temporary")
+	if err := d.store.(*ldap.Store).Check(t.Context()); err == nil || !strings.Contains(err.Error(), "x509") {
+		t.Errorf("another authority: %v", err)
+	}
+}
+
+// The first server is down, or hangs: the second one serves.
+func TestLDAPFailOver(t *testing.T) {
+	t.Parallel()
+	first, second := startSlapd(t), startSlapd(t)
+	cfg := second.bySearch(t)
+	cfg.StartTLS = false
+	cfg.ServerHost = make([]ldap.URL, 2)
+	set(t, &cfg.ServerHost[0], first.url)
+	set(t, &cfg.ServerHost[1], second.url)
+	d := first.drill(t, cfg)
+	d.want(t, "alice", "secret", "ok alice")
+	first.signal(t, syscall.SIGSTOP)
+	d.want(t, "alice", "secret", "ok alice")
+	d.manyAtOnce(t)
+	first.signal(t, syscall.SIGCONT)
+	first.stop()
+	d.want(t, "alice", "secret", "ok alice")
+	first.start(t)
+	second.stop()
+	d.want(t, "alice", "secret", "ok alice")
+}

@@ -1,0 +1,234 @@
+package test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"postern/server/auth"
+)
+
+// A daemon is a server that runs in the foreground, under a shell that ends it
+// when this process is gone.
+type daemon struct {
+	args  []string
+	stops string // the signal that ends it
+	ready func() bool
+	hold  func() error // ends it
+	cmd   *exec.Cmd
+	log   string
+}
+
+// startDaemon starts a server and waits until it is ready. Its output goes to a
+// file in dir.
+func startDaemon(t *testing.T, dir string, d daemon) *daemon {
+	t.Helper()
+	d.log = filepath.Join(dir, "output")
+	d.start(t)
+	t.Cleanup(func() {
+		d.stop()
+		if text, _ := os.ReadFile(d.log); t.Failed() {
+			t.Logf("%s:\n%s", d.args[0], text[max(0, len(text)-4000):])
+		}
+	})
+	return &d
+}
+
+func (d *daemon) start(t *testing.T) {
+	t.Helper()
+	out, err := os.OpenFile(d.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	script := `"$@" </dev/null & read -r _; kill -` + d.stops + ` $!; wait $!`
+	d.cmd = exec.Command("sh", append([]string{"-c", script, "sh"}, d.args...)...)
+	d.cmd.Stdout, d.cmd.Stderr = out, out
+	hold, err := d.cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	d.hold = hold.Close
+	eventually(t, 60*time.Second, d.args[0], d.ready)
+}
+
+func (d *daemon) stop() {
+	if d.hold == nil {
+		return
+	}
+	d.hold()
+	_ = d.cmd.Wait() // ended by a signal, as intended
+	d.hold = nil
+}
+
+// signal sends a signal to the daemon and its own children.
+func (d *daemon) signal(t *testing.T, s syscall.Signal) {
+	t.Helper()
+	for _, pid := range childrenOf(d.cmd.Process.Pid) {
+		for _, child := range append(childrenOf(pid), pid) {
+			if err := syscall.Kill(child, s); err != nil && !errors.Is(err, syscall.ESRCH) {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func childrenOf(pid int) []int {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", pid))
+	var pids []int
+	for word := range strings.FieldsSeq(string(text)) {
+		if n, err := strconv.Atoi(word); err == nil {
+			pids = append(pids, n)
+		}
+	}
+	return pids
+}
+
+// A storeDrill is a store with its server, and what every such pair has to get
+// right.
+type storeDrill struct {
+	store  auth.PasswordVerifier
+	server *daemon // nil if there is none
+	user   string  // canonical, with the password "secret"
+	wrong  string  // the answer to a wrong password
+	nobody string  // the answer to an unknown name
+}
+
+// verdict is "ok" with the user, the kind of the failure, or "temporary".
+func verdict(id auth.Identity, err error) string {
+	f, no := errors.AsType[*auth.Failure](err)
+	switch {
+	case err == nil:
+		return "ok " + id.User
+	case no:
+		return f.Kind.String()
+	}
+	return "temporary"
+}
+
+// answer asks the store; an answer that takes too long is a temporary error.
+func (d storeDrill) answer(login, password string, limit time.Duration) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	began := time.Now()
+	id, err := d.store.VerifyPassword(ctx, tlsClient(1), login, password)
+	if late := time.Since(began) - limit; late > 5*time.Second {
+		return "too late", fmt.Errorf("%v after the end of its time: %w", late, err)
+	}
+	return verdict(id, err), err
+}
+
+func (d storeDrill) want(t *testing.T, login, password, want string) {
+	t.Helper()
+	if got, err := d.answer(login, password, 20*time.Second); got != want {
+		t.Errorf("%.50q: %s, want %s (%v)", login, got, want, err)
+	}
+}
+
+func (d storeDrill) all(t *testing.T) {
+	t.Run("good and bad", d.goodAndBad)
+	t.Run("hostile names", d.hostileNames)
+	t.Run("many at once", d.manyAtOnce)
+	t.Run("abandoned", d.abandoned)
+	if d.server != nil {
+		t.Run("hanging", d.hanging)
+		t.Run("down and back", d.downAndBack)
+	}
+}
+
+func (d storeDrill) goodAndBad(t *testing.T) {
+	d.want(t, d.user, "secret", "ok "+d.user)
+	d.want(t, d.user, "wrong", d.wrong)
+	d.want(t, d.user, "", auth.BadPassword.String())
+	d.want(t, "nobody@example.org", "secret", d.nobody)
+}
+
+func (d storeDrill) hostileNames(t *testing.T) {
+	names := []string{
+		"*)(uid=*", "*", "a' or 1=1--", `a" or 1=1--`, "a' or '1'='1", "'; drop table users; --", `\' or 1=1 -- `, "{user}", "$1", "?", "%",
+		"x\tlocal", "x\ny", "x\x00y", "../../etc/passwd", "alice,ou=people", "#alice", `alice\`, "\xff\xfe", strings.Repeat("a", 1<<20),
+		d.user + "\x00", d.user + "'", d.user + "*", d.user + "%", "%" + d.user,
+	}
+	for _, name := range names {
+		got, err := d.answer(name, "secret", 20*time.Second)
+		if got != d.nobody && got != auth.NoSuchUser.String() {
+			t.Errorf("%.50q: %s (%v)", name, got, err)
+		}
+	}
+	d.want(t, d.user, "secret", "ok "+d.user)
+}
+
+func (d storeDrill) manyAtOnce(t *testing.T) {
+	var wait sync.WaitGroup
+	for i := range 200 {
+		wait.Go(func() {
+			if i%2 == 0 {
+				d.want(t, d.user, "secret", "ok "+d.user)
+				return
+			}
+			d.want(t, d.user, fmt.Sprint("wrong ", i), d.wrong)
+		})
+	}
+	wait.Wait()
+}
+
+// abandoned logins, whose clients go away at any moment, are in nobody's way.
+func (d storeDrill) abandoned(t *testing.T) {
+	var wait sync.WaitGroup
+	for i := range 50 {
+		wait.Go(func() {
+			ctx, cancel := context.WithTimeoutCause(t.Context(), time.Duration(i)*200*time.Microsecond, context.Canceled)
+			defer cancel()
+			if got := verdict(d.store.VerifyPassword(ctx, tlsClient(1), d.user, "secret")); got != "temporary" && got != "ok "+d.user {
+				t.Error(got)
+			}
+		})
+		wait.Go(func() { d.want(t, d.user, "secret", "ok "+d.user) })
+	}
+	wait.Wait()
+}
+
+// hanging stops the server in the middle of everything: there is an answer in
+// time, and a yes as soon as it goes on.
+func (d storeDrill) hanging(t *testing.T) {
+	d.want(t, d.user, "secret", "ok "+d.user) // there are connections to hang on
+	d.server.signal(t, syscall.SIGSTOP)
+	defer d.server.signal(t, syscall.SIGCONT)
+	var wait sync.WaitGroup
+	for range 30 {
+		wait.Go(func() {
+			if got, err := d.answer(d.user, "secret", time.Second); got != "temporary" {
+				t.Errorf("hanging: %s (%v)", got, err)
+			}
+		})
+	}
+	wait.Wait()
+	d.server.signal(t, syscall.SIGCONT)
+	d.want(t, d.user, "secret", "ok "+d.user)
+	d.want(t, d.user, "wrong", d.wrong)
+}
+
+func (d storeDrill) downAndBack(t *testing.T) {
+	d.server.stop()
+	d.want(t, d.user, "secret", "temporary")
+	d.want(t, d.user, "wrong", "temporary")
+	d.want(t, "nobody@example.org", "secret", "temporary")
+	if c, ok := d.store.(interface{ Check(context.Context) error }); ok && c.Check(t.Context()) == nil {
+		t.Error("check finds nothing wrong")
+	}
+	d.server.start(t)
+	d.want(t, d.user, "secret", "ok "+d.user)
+	d.want(t, d.user, "wrong", d.wrong)
+}
