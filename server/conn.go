@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/base32"
 	"errors"
@@ -51,6 +52,8 @@ type conn struct {
 	limits        Limits
 	quotaAfter    int64 // bytes without a reply once authenticated
 	loginBy       time.Time
+	ctx           context.Context // ends with the connection
+	cancel        context.CancelFunc
 	admitted      func() // called when the client has logged in
 	closed        func() // called once, when the connection is closed
 
@@ -66,7 +69,8 @@ type conn struct {
 	greeted  bool
 	tlsBegun bool     // 220 to STARTTLS has been said
 	top      net.Conn // where replies are written: this, or the TLS above; nil while unknown
-	farewell string   // said when the server reads the next time
+	over     bool     // hang up when the server reads the next time
+	farewell string   // said then, if there is anything to say
 	leaving  bool     // hang up as soon as no transaction is in flight
 	once     sync.Once
 }
@@ -83,6 +87,7 @@ func newConn(raw net.Conn, s *service) *conn {
 		quotaAfter: 2*int64(s.config.MessageSizeLimit) + quotaBeforeLogin,
 		loginBy:    time.Now().Add(s.limits.LoginTime),
 	}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.log = s.log.forSession(c.id, s.listener.Name, c.remote.Addr())
 	if s.listener.Mode == STARTTLS {
 		c.top = c
@@ -122,13 +127,13 @@ func (c *conn) setTop(top net.Conn) {
 	c.top = top
 }
 
-// hangUp makes line the last one that the client sees: it is written when the
-// replies to all that came before are out.
+// hangUp ends the connection when the replies to all that came before are out.
+// line, if any, is the last one that the client sees.
 func (c *conn) hangUp(line string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.farewell == "" {
-		c.farewell = line
+	if !c.over {
+		c.over, c.farewell = true, line
 	}
 }
 
@@ -185,15 +190,16 @@ func (c *conn) Read(p []byte) (int, error) {
 // bye says the farewell, if there is one, and reports whether it is over.
 func (c *conn) bye() bool {
 	c.mu.Lock()
-	line, top := c.farewell, c.top
-	if line == "" && c.leaving && !c.busy.Load() {
-		line = shuttingDown
+	if !c.over && c.leaving && !c.busy.Load() {
+		c.over, c.farewell = true, shuttingDown
 	}
+	over, line, top := c.over, c.farewell, c.top
+	c.farewell = "" // once
 	c.mu.Unlock()
-	if line == "" {
+	if !over {
 		return false
 	}
-	if top != nil {
+	if top != nil && line != "" {
 		_, _ = io.WriteString(top, line+"\r\n")
 	}
 	_ = c.flush()
@@ -275,9 +281,16 @@ func (c *conn) Close() error {
 	c.once.Do(func() {
 		_ = c.flush()
 		err = c.Conn.Close()
+		c.cancel()
 		c.closed()
 	})
 	return err
+}
+
+// cut ends the connection whatever it is busy with.
+func (c *conn) cut() {
+	c.cancel()
+	_ = c.Conn.Close()
 }
 
 // ended looks, without waiting, whether the client has closed its side. A

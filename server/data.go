@@ -13,71 +13,29 @@ import (
 	"postern/relay/message"
 )
 
-// An arrival is a message that is on its way in.
-type arrival struct {
-	from *io.PipeReader // BDAT; nil with DATA
-	done chan struct{}  // closed when Data returns
-}
-
-// settleTime bounds the wait for the goroutine of an abandoned BDAT.
-const settleTime = time.Second
-
-// settle waits until go-smtp's goroutine for an abandoned BDAT message has
-// handed over its result. go-smtp keeps one place for that result, and the
-// next message would find this one's in it. The result is handed over when
-// the pipe has been closed from the reading side too.
-func (a *arrival) settle() {
-	if a.from == nil {
-		return // DATA: Reset comes from the same goroutine
-	}
-	deadline := time.Now().Add(settleTime)
-	<-a.done
-	var p [1]byte
-	for time.Now().Before(deadline) {
-		if _, err := a.from.Read(p[:]); errors.Is(err, io.ErrClosedPipe) {
-			return
-		}
-		time.Sleep(50 * time.Microsecond)
-	}
-}
-
-// tooLate waits for the first sign of the message, and reports whether it was
-// abandoned before that. go-smtp starts a goroutine for BDAT, which may come to
-// run only after the RSET that was sent behind an empty chunk; then Reset did
-// not know of it, and the place for its result may be another message's.
-func (a *arrival) tooLate() bool {
-	if a.from == nil {
-		return false
-	}
-	_, err := a.from.Read(nil) // takes nothing from the first block
-	return errors.Is(err, smtp.ErrDataReset)
-}
-
 // Data takes the message in and hands it over. 250 is said only for a message
 // that the next hop has said 250 for.
 func (s *session) Data(r io.Reader) error {
-	a := &arrival{done: make(chan struct{})}
-	a.from, _ = r.(*io.PipeReader)
-	s.conn.receiving.Store(true)
-	if a.tooLate() {
-		s.mu.Lock()
-		s.conn.receiving.Store(s.arriving != nil)
-		s.mu.Unlock()
-		runtime.Goexit() // a result would be taken for the next message's
+	s.arriving.Add(1)
+	s.conn.receiving.Store(true) // until Reset: go-smtp may have the rest to read
+	err := s.receive(r)
+	left := s.arriving.Add(-1)
+	if errors.Is(err, smtp.ErrDataReset) {
+		// RSET, or the end of the session, in the middle of BDAT. Nobody waits
+		// for a result any more, and go-smtp's only place for one may be the
+		// next message's by now: this goroutine ends without any.
+		if left == 0 {
+			s.conn.receiving.Store(false)
+		}
+		runtime.Goexit()
 	}
-	s.mu.Lock()
-	s.arriving = a
-	s.mu.Unlock()
-	defer close(a.done)
-	return s.receive(r)
+	return err
 }
 
 func (s *session) receive(r io.Reader) error {
 	m, received, err := s.stageFrom(r)
 	if errors.Is(err, smtp.ErrDataReset) {
-		// RSET or the end of the session in the middle of BDAT: the
-		// transaction is gone already, and its place may be taken.
-		return replyCut
+		return err // the transaction is gone already, and its place may be taken
 	}
 	if err == nil {
 		defer func() { _ = m.Close() }()
@@ -99,7 +57,6 @@ func (s *session) receive(r io.Reader) error {
 // stageFrom reads the message to its end. received counts the bytes that the
 // client sent, without dots that were stuffed.
 func (s *session) stageFrom(r io.Reader) (m *message.Message, received int64, err error) {
-	s.conn.receiving.Store(true) // until Reset: go-smtp may have the rest to read
 	w := s.stage.New(message.Options{BareNewlines: s.config.BareNewline})
 	if err := copyMessage(w, r); err != nil {
 		w.Abort()

@@ -23,7 +23,6 @@ var (
 	replyBadSender      = reply(501, 5, 1, 7, "Bad sender address syntax")
 	replyBadRecipient   = reply(501, 5, 1, 3, "Bad recipient address syntax")
 	replyNeedUTF8       = reply(553, 5, 6, 7, "Address needs SMTPUTF8")                                    // RFC 6531, section 3.5
-	replyNoUTF8         = reply(550, 5, 6, 7, "SMTPUTF8 is not possible any more: the next hop lost it")   // RFC 6531, section 3.2
 	replyMailMax        = reply(421, 4, 7, 0, "Too many messages in this session; reconnect to send more") // RFC 9422
 	replyTooLarge       = reply(552, 5, 3, 4, "Message size exceeds fixed limit")                          // RFC 1870, section 6.3
 	replyNoStorage      = reply(452, 4, 3, 1, "Insufficient system storage")
@@ -45,14 +44,12 @@ var (
 
 // Last lines before we hang up.
 const (
-	shuttingDown     = "421 4.3.2 Service shutting down"
-	tooManyErrors    = "421 4.7.0 Error: too many errors"
-	tooManyFailures  = "421 4.7.0 Error: too many authentication failures"
-	tooManyClients   = "421 4.7.0 Error: too many connections"
-	outOfStep        = "421 4.5.0 Error: commands sent before the reply to BDAT LAST"
-	messageCutShort  = "421 4.4.2 Error: message cut short"
-	tooManyMessages  = "421 4.7.0 Reconnect to send more"
-	badProxyProtocol = "421 4.7.0 Error: PROXY header expected"
+	shuttingDown    = "421 4.3.2 Service shutting down"
+	tooManyErrors   = "421 4.7.0 Error: too many errors"
+	tooManyFailures = "421 4.7.0 Error: too many authentication failures"
+	tooManyClients  = "421 4.7.0 Error: too many connections"
+	outOfStep       = "421 4.5.0 Error: commands sent before the reply to BDAT LAST"
+	messageCutShort = "421 4.4.2 Error: message cut short"
 )
 
 // messageReply is what the client hears when the header cannot be put in order.

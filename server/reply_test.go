@@ -14,15 +14,15 @@ import (
 	"postern/server/auth"
 )
 
-// secret is the cause of an error: it is in the log and nowhere else.
-var secret = errors.New("dial unix /run/secret: refused")
+// errSecret is the cause of an error: it is in the log and nowhere else.
+var errSecret = errors.New("dial unix /run/secret: refused")
 
 func TestAuthReply(t *testing.T) {
 	for _, test := range []struct {
 		err  error
 		want *smtp.SMTPError
 	}{
-		{&auth.Failure{Kind: auth.NoSuchUser, Err: secret}, replyBadCredentials},
+		{&auth.Failure{Kind: auth.NoSuchUser, Err: errSecret}, replyBadCredentials},
 		{&auth.Failure{Kind: auth.BadPassword, Reason: "secret"}, replyBadCredentials},
 		{&auth.Failure{Kind: auth.Unknowable}, replyBadCredentials},
 		{&auth.Failure{Kind: auth.NotAllowed}, replyBadCredentials},
@@ -31,9 +31,9 @@ func TestAuthReply(t *testing.T) {
 		{fmt.Errorf("secret: %w", &auth.Failure{Kind: auth.BadPassword}), replyBadCredentials},
 		{auth.ErrMechanism, replyMechanism},
 		{fmt.Errorf("secret: %w", auth.ErrMalformed), replyMalformedAuth},
-		{&auth.Unavailable{Store: "secret", Err: secret}, replyAuthLater},
+		{&auth.Unavailable{Store: "secret", Err: errSecret}, replyAuthLater},
 		{auth.ErrPenalty, replyAuthLater},
-		{secret, replyAuthLater},
+		{errSecret, replyAuthLater},
 	} {
 		if got := authReply(test.err); got != test.want {
 			t.Errorf("%v: %v", test.err, got)
@@ -51,12 +51,12 @@ func TestStageReply(t *testing.T) {
 		{fmt.Errorf("secret: %w", message.ErrNUL), replyNUL},
 		{message.ErrLongLine, replyLongLine},
 		{message.ErrHeaderTooLarge, replyLongHeader},
-		{&message.StorageError{Err: secret}, replyNoStorage},
+		{&message.StorageError{Err: errSecret}, replyNoStorage},
 		{io.ErrUnexpectedEOF, replyCut},
 		{smtp.ErrDataReset, replyCut},
 		{os.ErrDeadlineExceeded, replyCut},
 		{replyCut, replyCut},
-		{secret, replyCut},
+		{errSecret, replyCut},
 	} {
 		if got := stageReply(test.err); got != test.want {
 			t.Errorf("%v: %v", test.err, got)
@@ -75,7 +75,7 @@ func TestRelayReply(t *testing.T) {
 	if got := relayReply(closing); got.Code != 451 || got.Message != closing.Message || closing.Code != 421 {
 		t.Errorf("%v: %v", closing, got)
 	}
-	for _, err := range []error{secret, &smtp.SMTPError{Code: 354, Message: "secret"}, &smtp.SMTPError{Code: 250}} {
+	for _, err := range []error{errSecret, &smtp.SMTPError{Code: 354, Message: "secret"}, &smtp.SMTPError{Code: 250}} {
 		if got := relayReply(err); got != replyNoHop {
 			t.Errorf("%v: %v", err, got)
 		}
@@ -129,7 +129,7 @@ func TestRepliesAreDull(t *testing.T) {
 			t.Errorf("%v has an odd text", r)
 		}
 	}
-	for _, line := range []string{shuttingDown, tooManyErrors, tooManyFailures, tooManyClients, outOfStep, messageCutShort, tooManyMessages} {
+	for _, line := range []string{shuttingDown, tooManyErrors, tooManyFailures, tooManyClients, outOfStep, messageCutShort} {
 		if !strings.HasPrefix(line, "421 4.") || strings.ContainsFunc(line, isControl) {
 			t.Errorf("%q is no farewell", line)
 		}
@@ -144,7 +144,7 @@ func TestCause(t *testing.T) {
 	if err := cause(fmt.Errorf("more: %w", reply)); err == nil {
 		t.Error("what stands around a reply is lost")
 	}
-	if err := cause(secret); err != secret {
+	if err := cause(errSecret); err != errSecret {
 		t.Errorf("the cause is %v", err)
 	}
 }

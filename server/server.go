@@ -183,7 +183,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	for c := range s.conns {
-		_ = c.Conn.Close()
+		c.cut()
 	}
 	s.mu.Unlock()
 	select {

@@ -46,8 +46,8 @@ type session struct {
 	mu       sync.Mutex
 	exchange *exchange    // the AUTH that is under way
 	mail     *transaction // from MAIL to the end of data or RSET
-	arriving *arrival     // the Data that is running, or ran last in this transaction
 
+	arriving atomic.Int32 // calls of Data that run; an abandoned one may be among them
 	refusals atomic.Int32 // BDAT's goroutine counts too
 	over     atomic.Bool  // our 421 is said or about to be
 }
@@ -80,7 +80,7 @@ func (s *service) newSession(c *smtp.Conn) (smtp.Session, error) {
 		n.conn.login() // the limits for strangers are not meant here
 	}
 	n.log = n.conn.log
-	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.ctx, n.cancel = context.WithCancel(n.conn.ctx)
 	return n, nil
 }
 
@@ -109,7 +109,7 @@ func (s *session) begin(from string, opts *smtp.MailOptions) (*transaction, *smt
 	case s.current() != nil:
 		return nil, replyNestedMail
 	case s.messages >= s.limits.Messages:
-		s.hangUp(tooManyMessages)
+		s.hangUp("") // the reply says it all
 		return nil, replyMailMax
 	}
 	sender := ""
@@ -216,7 +216,8 @@ func (s *session) refuse(command string, t *transaction, rcpt string, reply *smt
 	return reply
 }
 
-// hangUp ends the session with line behind the reply that is being made.
+// hangUp ends the session with line, if any, behind the reply that is being
+// made.
 // Commands that the client has pipelined are still run: they find over set.
 func (s *session) hangUp(line string) {
 	s.over.Store(true)
@@ -234,12 +235,9 @@ func (s *session) current() *transaction {
 func (s *session) Reset() {
 	s.closeExchange()
 	s.mu.Lock()
-	t, a := s.mail, s.arriving
-	s.mail, s.arriving = nil, nil
+	t := s.mail
+	s.mail = nil
 	s.mu.Unlock()
-	if a != nil {
-		a.settle()
-	}
 	if t != nil && t.hop != nil {
 		_ = t.hop.Close()
 	}

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // Config is the section [auth] of the configuration. The stores, [[auth.stores]],
@@ -27,6 +28,22 @@ type Config struct {
 	// PenaltyExempt lists the networks whose failed logins slow nobody down:
 	// webmail, the office behind one address.
 	PenaltyExempt []Network `toml:"penalty_exempt"`
+
+	// Realm is the domain of logins that have none (smtpd_sasl_local_domain of
+	// Postfix). Empty, they have none; see LoginTemplate.
+	Realm string `toml:"realm"`
+
+	// Mechanisms are those that may be offered, of the ones that the stores can
+	// serve. SCRAM-SHA-256 and SCRAM-SHA-256-PLUS are not among the defaults: a
+	// client that prefers them, and there are some that try nothing else then,
+	// would lock out every user whose password is stored in another form. They are
+	// to be named when all users have their keys. A store that brings mechanisms of
+	// its own (Dovecot, alone) is not concerned.
+	Mechanisms []MechanismName `toml:"mechanisms"`
+
+	// SecurityOptions rules out mechanisms by what they are, those of Dovecot
+	// included (smtpd_sasl_security_options of Postfix).
+	SecurityOptions SecurityOptions `toml:"security_options"`
 }
 
 // Defaults returns the values that apply where the file says nothing.
@@ -35,6 +52,8 @@ func Defaults() Config {
 		FailuresPerConnection: 3,
 		HashWait:              10 * time.Second,
 		PenaltyWait:           30 * time.Second,
+		Mechanisms:            []MechanismName{mechPlain, mechLogin},
+		SecurityOptions:       DefaultSecurityOptions(),
 	}
 }
 
@@ -52,7 +71,15 @@ func (c *Config) Validate(bad func(key, why string)) {
 	if c.PenaltyWait < 15*time.Second || c.PenaltyWait > time.Minute {
 		bad("penalty_wait", `must be between "15s" (the longest penalty) and "1m", so that a client is still there when it is its turn`)
 	}
+	if strings.ContainsFunc(c.Realm, notInRealm) || len(c.Realm) > 255 {
+		bad("realm", `must be a domain such as "example.org", without "@"`)
+	}
+	if len(c.Mechanisms) == 0 {
+		bad("mechanisms", `must name one at least, such as ["PLAIN", "LOGIN"]; without any nobody can log in`)
+	}
 }
+
+func notInRealm(r rune) bool { return r == '@' || !unicode.IsGraphic(r) || unicode.IsSpace(r) }
 
 // A Network is an address ("192.0.2.1") or a block of them ("192.0.2.0/24",
 // "2001:db8::/32") in the configuration.

@@ -31,11 +31,11 @@ type passwordExchange struct {
 	cancel context.CancelFunc
 	peer   *Peer
 	store  PasswordVerifier
-	mech   string
+	mech   MechanismName
 	id     Identity
 }
 
-func newPasswordExchange(ctx context.Context, s PasswordVerifier, p *Peer, mech string) *passwordExchange {
+func newPasswordExchange(ctx context.Context, s PasswordVerifier, p *Peer, mech MechanismName) *passwordExchange {
 	ctx, cancel := context.WithCancel(ctx)
 	return &passwordExchange{ctx: ctx, cancel: cancel, peer: p, store: s, mech: mech}
 }
@@ -55,7 +55,7 @@ func (x *passwordExchange) verify(c credentials) error {
 	if err != nil {
 		return withLogin(err, c.login)
 	}
-	id.As, id.Mechanism = id.User, x.mech
+	id.As, id.Mechanism = id.User, string(x.mech)
 	x.id = id
 	return nil
 }
@@ -71,12 +71,20 @@ func (x *passwordExchange) ask(c credentials) (Identity, error) {
 	if id.User == "" {
 		return Identity{}, &Unavailable{Store: id.Store, Err: errNoUser}
 	}
-	// RFC 4616, section 2: the server checks that the authentication identity
-	// may act as the authorization identity. Nobody may act as another here.
-	if c.authzid != "" && c.authzid != c.login && c.authzid != id.User {
-		return Identity{}, &Failure{Kind: NotAllowed, Store: id.Store, Reason: "wanted to act as " + logName(c.authzid)}
+	if f := id.notAllowed(c); f != nil {
+		return Identity{}, f
 	}
 	return id, nil
+}
+
+// RFC 4616, section 2, and RFC 5802, section 5.1: the server checks that the
+// authentication identity may act as the authorization identity. Nobody may act
+// as another here.
+func (id Identity) notAllowed(c credentials) *Failure {
+	if c.authzid == "" || c.authzid == c.login || c.authzid == id.User {
+		return nil
+	}
+	return &Failure{Kind: NotAllowed, Store: id.Store, Reason: "wanted to act as " + logName(c.authzid)}
 }
 
 // hopeless refuses what no store is to see: an empty password is "bind as
@@ -95,7 +103,7 @@ func hopeless(c credentials) *Failure {
 // withLogin returns err as a *Failure or an *Unavailable that names the login.
 // The store's own value is left as it is; it may be shared.
 func withLogin(err error, login string) error {
-	if f, ok := errors.AsType[*Failure](err); ok {
+	if f := asFailure(err); f != nil {
 		named := *f
 		named.Login = logName(login)
 		return &named

@@ -2,6 +2,7 @@ package auth
 
 import (
 	"bytes"
+	"context"
 	"unicode/utf8"
 )
 
@@ -29,7 +30,9 @@ const (
 	loginOver
 )
 
-func startLogin(x *passwordExchange) Exchange { return &login{passwordExchange: x} }
+func startLogin(ctx context.Context, l Local, p *Peer) Exchange {
+	return &login{passwordExchange: newPasswordExchange(ctx, l.Passwords, p, mechLogin)}
+}
 
 // Next implements sasl.Server.
 func (x *login) Next(response []byte) (challenge []byte, done bool, err error) {

@@ -2,6 +2,7 @@ package auth
 
 import (
 	"bytes"
+	"context"
 	"unicode/utf8"
 )
 
@@ -11,7 +12,9 @@ type plain struct {
 	asked, over bool
 }
 
-func startPlain(x *passwordExchange) Exchange { return &plain{passwordExchange: x} }
+func startPlain(ctx context.Context, l Local, p *Peer) Exchange {
+	return &plain{passwordExchange: newPasswordExchange(ctx, l.Passwords, p, mechPlain)}
+}
 
 // Next implements sasl.Server.
 func (x *plain) Next(response []byte) (challenge []byte, done bool, err error) {

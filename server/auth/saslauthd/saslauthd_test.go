@@ -226,7 +226,7 @@ func TestManyAtOnce(t *testing.T) {
 // A full line of waiting connections is waited for, but not longer than ctx.
 func TestBusy(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mux")
-	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

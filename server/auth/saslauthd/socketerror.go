@@ -33,7 +33,7 @@ func explain(path string, err error) error {
 func advice(path string) string {
 	blocker, need := firstForbidden(path)
 	var st unix.Stat_t
-	if unix.Lstat(blocker, &st) != nil || st.Gid == 0 || st.Mode&(need<<3) == 0 {
+	if unix.Lstat(blocker, &st) != nil || st.Gid == 0 || uint32(st.Mode)&(need<<3) == 0 {
 		return "give this user access to " + blocker + ", or let the daemon have its socket elsewhere"
 	}
 	group := groupName(int(st.Gid))

@@ -2,6 +2,7 @@ package userfile
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -26,6 +27,9 @@ var byteOrderMark = []byte("\ufeff")
 type table struct {
 	hashes map[string]string // by name; empty: locked
 	decoy  string            // a stored hash of the commonest kind
+
+	scram   hash.ScramShape // of most SCRAM keys
+	noScram int             // users who have none and are not locked
 }
 
 // A problem is a line that was skipped. Its reason repeats nothing of it.
@@ -52,7 +56,7 @@ func (p problems) summary() string {
 // parse reads a whole file. It fails only if the file as such is no user file.
 func parse(text []byte) (*table, problems, error) {
 	t := &table{hashes: make(map[string]string)}
-	kinds := make(commonest)
+	seen := census{kinds: make(map[string]*kind), shapes: make(map[hash.ScramShape]int)}
 	var skipped problems
 	number := 0
 	for line := range bytes.Lines(bytes.TrimPrefix(text, byteOrderMark)) {
@@ -65,7 +69,7 @@ func parse(text []byte) (*table, problems, error) {
 			why = "this name is in the file already, and the first line counts; delete one of them"
 		}
 		if why == "" {
-			why = t.add(user, stored, kinds)
+			why = t.add(user, stored, &seen)
 		}
 		if why != "" {
 			skipped = append(skipped, problem{number, why})
@@ -74,12 +78,12 @@ func parse(text []byte) (*table, problems, error) {
 			return nil, nil, fmt.Errorf("more than %d users", maxUsers)
 		}
 	}
-	t.decoy = kinds.decoy()
+	t.decoy, t.scram, t.noScram = seen.decoy(), seen.shape(), seen.noScram
 	return t, skipped, nil
 }
 
 // add takes one user in, and returns what is wrong with the hash.
-func (t *table) add(user, stored string, kinds commonest) (why string) {
+func (t *table) add(user, stored string, seen *census) (why string) {
 	h, err := hash.Parse(stored)
 	switch {
 	case err != nil:
@@ -87,7 +91,7 @@ func (t *table) add(user, stored string, kinds commonest) (why string) {
 	case h.Locked():
 		stored = ""
 	default:
-		kinds.count(h.Kind(), stored)
+		seen.count(h, stored)
 	}
 	t.hashes[user] = stored
 	return ""
@@ -134,30 +138,55 @@ func checkName(user string) error {
 	return nil
 }
 
-// commonest finds the kind of hash that most users have.
-type commonest map[string]*kind
+// A census finds out what most users have.
+type census struct {
+	kinds   map[string]*kind
+	shapes  map[hash.ScramShape]int
+	noScram int
+}
 
 type kind struct {
 	example string
 	users   int
 }
 
-func (c commonest) count(name, stored string) {
-	if k, ok := c[name]; ok {
+func (c *census) count(h hash.Hash, stored string) {
+	if keys, ok := h.ScramKeys(); ok {
+		c.shapes[keys.Shape()]++
+	} else {
+		c.noScram++
+	}
+	if k, ok := c.kinds[h.Kind()]; ok {
 		k.users++
 		return
 	}
-	c[name] = &kind{example: stored, users: 1}
+	c.kinds[h.Kind()] = &kind{example: stored, users: 1}
 }
 
 // decoy returns a hash of the commonest kind. Among equals it does not matter
 // which.
-func (c commonest) decoy() string {
+func (c *census) decoy() string {
 	most := &kind{example: hash.DefaultDecoy}
-	for _, k := range c {
+	for _, k := range c.kinds {
 		if k.users > most.users {
 			most = k
 		}
 	}
 	return most.example
+}
+
+// shape returns the commonest shape of SCRAM keys, among equals always the same:
+// clients see it.
+func (c *census) shape() hash.ScramShape {
+	most, users := hash.DefaultScramShape(), 0
+	for s, n := range c.shapes {
+		if n > users || n == users && compareShapes(s, most) < 0 {
+			most, users = s, n
+		}
+	}
+	return most
+}
+
+func compareShapes(a, b hash.ScramShape) int {
+	return cmp.Or(cmp.Compare(a.Iterations, b.Iterations), cmp.Compare(a.SaltLength, b.SaltLength))
 }

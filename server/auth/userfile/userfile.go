@@ -20,10 +20,15 @@
 // How long an answer takes does not tell whether the user exists: a name that
 // is not there is compared with a hash of the kind that most users have. In a
 // file of hashes that cost very different work, those of the rarer kinds
-// stand out.
+// stand out. So do, to SCRAM, keys of another iteration count than most have.
+//
+// Users whose hash is of the scheme SCRAM-SHA-256 can log in by SCRAM, too. All
+// others fail there as unknown users do, whatever their password; see
+// [Store.WithoutScramKeys].
 package userfile
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -116,6 +121,47 @@ func refusal(found bool) *auth.Failure {
 		return &auth.Failure{Kind: auth.BadPassword, Store: Kind, Reason: "the account has no password"}
 	}
 	return &auth.Failure{Kind: auth.NoSuchUser, Store: Kind}
+}
+
+// ScramKeys implements auth.KeyStore.
+func (s *Store) ScramKeys(_ context.Context, login string) (auth.ScramKeys, error) {
+	users, err := s.users()
+	if err != nil {
+		return auth.ScramKeys{}, unavailable(err)
+	}
+	stored, found := users.hashes[login]
+	h, err := hash.Parse(cmp.Or(stored, users.decoy)) // the same work, whether found or not
+	if err != nil {
+		return auth.ScramKeys{}, unavailable(err)
+	}
+	keys, ok := h.ScramKeys()
+	switch {
+	case stored == "":
+		return auth.ScramKeys{}, refusal(found)
+	case !ok:
+		return auth.ScramKeys{}, &auth.Failure{Kind: auth.BadPassword, Store: Kind,
+			Reason: "has no SCRAM keys but a hash of another scheme; set the password again with --scheme scram-sha-256"}
+	}
+	return auth.ScramKeys{ScramKeys: keys, User: login, Store: Kind}, nil
+}
+
+// ScramDecoy implements auth.KeyStore.
+func (s *Store) ScramDecoy(login string) auth.ScramDecoy {
+	shape := hash.DefaultScramShape()
+	if users := s.content.Load().table; users != nil {
+		shape = users.scram
+	}
+	return auth.ScramDecoy{Login: login, ScramShape: shape}
+}
+
+// WithoutScramKeys returns how many users can log in by PLAIN and LOGIN and not by
+// SCRAM. As long as there are any, SCRAM should not be offered.
+func (s *Store) WithoutScramKeys() int {
+	users, err := s.users()
+	if err != nil {
+		return 0
+	}
+	return users.noScram
 }
 
 func unavailable(err error) error { return &auth.Unavailable{Store: Kind, Err: err} }
