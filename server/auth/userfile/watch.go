@@ -138,7 +138,7 @@ func (s *Store) lost(err error) {
 	before := s.content.Load()
 	s.content.Store(&content{err: err})
 	if before.table != nil || before.err != nil && before.err.Error() != err.Error() {
-		s.log.Error("user file cannot be read, nobody can log in with it", "path", s.path, "error", err)
+		s.log.Error("user file cannot be read, nobody can log in with it", "path", s.path, "err", err)
 	}
 }
 

@@ -60,7 +60,8 @@ func resolve(path string) (string, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return target, err
 	}
-	if _, err := os.Lstat(path); err == nil {
+	// A plain file here has been made by somebody else meanwhile.
+	if info, err := os.Lstat(path); err == nil && info.Mode()&fs.ModeSymlink != 0 {
 		return "", fmt.Errorf("%s is a symbolic link to a file that does not exist; make that file, or remove the link", path)
 	}
 	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
