@@ -1,0 +1,321 @@
+package auth
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/xdg-go/scram"
+
+	"postern/server/auth/hash"
+)
+
+// fakeKeeper keeps the keys of users whose password is the value.
+type fakeKeeper struct {
+	users map[string]string
+	asked []string
+	err   error
+}
+
+const testIterations = 4096
+
+func (k *fakeKeeper) ScramKeys(_ context.Context, login string) (ScramKeys, error) {
+	k.asked = append(k.asked, login)
+	if k.err != nil {
+		return ScramKeys{}, k.err
+	}
+	password, ok := k.users[login]
+	switch {
+	case !ok:
+		return ScramKeys{}, &Failure{Kind: NoSuchUser, Store: "keeper"}
+	case password == "bcrypt":
+		return ScramKeys{}, &Failure{Kind: BadPassword, Store: "keeper", Reason: "no keys"}
+	}
+	return keysOf(strings.ToLower(login), password), nil
+}
+
+func (k *fakeKeeper) ScramDecoy(login string) ScramDecoy {
+	return ScramDecoy{Login: strings.ToLower(login), ScramShape: hash.ScramShape{Iterations: testIterations, SaltLength: 16}}
+}
+
+// keysOf derives keys as a client does, with a salt of the user's own.
+func keysOf(user, password string) ScramKeys {
+	salt := sha256.Sum256([]byte("salt of " + user))
+	client, err := scram.SHA256.NewClient(user, password, "")
+	if err != nil {
+		panic(err)
+	}
+	c, err := client.GetStoredCredentialsWithError(scram.KeyFactors{Salt: string(salt[:16]), Iters: testIterations})
+	if err != nil {
+		panic(err)
+	}
+	return ScramKeys{User: user, Store: "keeper", ScramKeys: hash.ScramKeys{
+		Salt: []byte(c.Salt), Iterations: c.Iters, StoredKey: c.StoredKey, ServerKey: c.ServerKey,
+	}}
+}
+
+// handshake makes a real connection, since channel bindings come from one. It
+// returns what the client sees and the peer that the server sees.
+func handshake(t *testing.T, version uint16) (client tls.ConnectionState, p *Peer) {
+	t.Helper()
+	cert := selfSigned(t)
+	near, far := net.Pipe()
+	server := tls.Server(far, &tls.Config{Certificates: []tls.Certificate{cert}, MaxVersion: version, SessionTicketsDisabled: true})
+	c := tls.Client(near, &tls.Config{InsecureSkipVerify: true, MinVersion: version, MaxVersion: version})
+	done := make(chan error, 1)
+	go func() { done <- server.Handshake() }()
+	if err := errors.Join(c.Handshake(), <-done); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { near.Close(); far.Close() })
+	state := server.ConnectionState()
+	p = tlsPeer()
+	p.TLS, p.Certificate = &state, cert.Leaf
+	return c.ConnectionState(), p
+}
+
+func selfSigned(t *testing.T) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+}
+
+func scramLocal(k KeyStore) Local {
+	return Local{Keys: k, Scram: NewScram(NewThrottle(Defaults()))}
+}
+
+func users() *fakeKeeper {
+	return &fakeKeeper{users: map[string]string{"Alice": "secret", "bob": "bcrypt", "a=b,c": "secret", "élise": "caf\u00e9"}}
+}
+
+// talk lets a client of the library talk to an exchange. It returns what the
+// server said, and the exchange.
+func talk(t *testing.T, x Exchange, c *scram.ClientConversation) (said []string, err error) {
+	t.Helper()
+	t.Cleanup(func() { x.Close() })
+	challenge := ""
+	for {
+		response, err := c.Step(challenge)
+		if err != nil {
+			return said, fmt.Errorf("the client gives up: %w", err)
+		}
+		answer, done, err := x.Next([]byte(response))
+		if err != nil || done {
+			return said, err
+		}
+		challenge = string(answer)
+		said = append(said, challenge)
+	}
+}
+
+func start(t *testing.T, l Local, p *Peer, mech string) Exchange {
+	t.Helper()
+	x, err := l.Start(t.Context(), p, mech)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x
+}
+
+func clientOf(t *testing.T, user, password, authzid string) *scram.Client {
+	t.Helper()
+	c, err := scram.SHA256.NewClientUnprepped(user, password, authzid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestScramConversations(t *testing.T) {
+	tests := []struct{ name, login, password, authzid, want string }{
+		{"right", "Alice", "secret", "", "yes: alice (keeper)"},
+		{"name to be escaped", "a=b,c", "secret", "", "yes: a=b,c (keeper)"},
+		{"password that is not ASCII", "élise", "caf\u00e9", "", "yes: élise (keeper)"},
+		{"authzid is the login", "Alice", "secret", "Alice", "yes: alice (keeper)"},
+		{"authzid is the canonical name", "Alice", "secret", "alice", "yes: alice (keeper)"},
+		{"authzid to be escaped", "a=b,c", "secret", "a=b,c", "yes: a=b,c (keeper)"},
+		{"authzid of somebody else", "Alice", "secret", "bob", "not allowed (keeper)"},
+		{"authzid of somebody else and wrong password", "Alice", "no", "bob", "wrong password (keeper)"},
+		{"wrong password", "Alice", "Secret", "", "wrong password (keeper)"},
+		{"empty password", "Alice", "", "", "wrong password (keeper)"},
+		{"unknown user", "eve", "secret", "", "no such user (keeper)"},
+		{"unknown user and authzid", "eve", "secret", "Alice", "no such user (keeper)"},
+		{"hash of another scheme", "bob", "bcrypt", "", "wrong password (keeper)"},
+		{"control character", "a\tb", "secret", "", ErrMalformed.Error()},
+		{"long name", strings.Repeat("x", maxName+1), "secret", "", ErrMalformed.Error()},
+		{"long authzid", "Alice", "secret", strings.Repeat("x", maxName+1), ErrMalformed.Error()},
+		{"empty name", "", "secret", "", ErrMalformed.Error()},
+		{"not UTF-8", "\xff", "secret", "", ErrMalformed.Error()},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			x := start(t, scramLocal(users()), tlsPeer(), "SCRAM-SHA-256")
+			said, err := talk(t, x, clientOf(t, tt.login, tt.password, tt.authzid).NewConversation())
+			if got := result(x.Identity(), err); got != tt.want {
+				t.Errorf("got %s, want %s", got, tt.want)
+			}
+			if err != nil && x.Identity() != (Identity{}) {
+				t.Errorf("an identity without success: %+v", x.Identity())
+			}
+			if f := asFailure(err); f != nil && f.Login != tt.login {
+				t.Errorf("names the login %q", f.Login)
+			}
+			if err == nil && x.Identity() != (Identity{User: x.Identity().User, As: x.Identity().User, Mechanism: "SCRAM-SHA-256", Store: "keeper"}) {
+				t.Errorf("identity %+v", x.Identity())
+			}
+			if len(said) > 2 {
+				t.Errorf("said %q", said)
+			}
+		})
+	}
+}
+
+// RFC 7677, section 3.
+func TestScramVectorOfRFC7677(t *testing.T) {
+	const (
+		first       = "n,,n=user,r=rOprNGfwEbeRWgbNEkqO"
+		serverFirst = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
+		final       = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
+		serverFinal = "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
+	)
+	salt, err := base64.StdEncoding.DecodeString("W22ZaJ0SNY7soEsUEjb6gQ==")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := clientOf(t, "user", "pencil", "").GetStoredCredentialsWithError(scram.KeyFactors{Salt: string(salt), Iters: 4096})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := start(t, scramLocal(users()), tlsPeer(), "SCRAM-SHA-256").(*scramExchange)
+	defer x.Close()
+	// The server's nonce cannot be asked for, so the conversation is put in place.
+	server, err := scram.SHA256.NewServer(func(string) (scram.StoredCredentials, error) { return c, nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.WithNonceGenerator(func() string { return "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0" })
+	x.conversation = server.NewConversation()
+	x.login, x.account = "user", ScramKeys{User: "user", Store: "rfc"}
+	if got, err := x.conversation.Step(first); got != serverFirst || err != nil {
+		t.Fatalf("%s, %v", got, err)
+	}
+	x.next = (*scramExchange).final
+	got, done, err := x.Next([]byte(final))
+	if string(got) != serverFinal || done || err != nil {
+		t.Fatalf("%s, done %v, %v", got, done, err)
+	}
+	if x.Identity() != (Identity{}) {
+		t.Error("an identity before the client has agreed")
+	}
+	if _, done, err := x.Next([]byte{}); !done || err != nil || x.Identity().User != "user" {
+		t.Errorf("done %v, %v, %+v", done, err, x.Identity())
+	}
+}
+
+func TestScramPlus(t *testing.T) {
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		client, p := handshake(t, version)
+		endpoint, err := scram.NewTLSServerEndpointBinding(&client)
+		if err != nil {
+			t.Fatal(err)
+		}
+		exporter, err := scram.NewTLSExporterBinding(&client)
+		if err != nil {
+			t.Fatal(err)
+		}
+		elsewhere, _ := handshake(t, version)
+		otherEnd, _ := scram.NewTLSServerEndpointBinding(&elsewhere)
+		otherKeys, _ := scram.NewTLSExporterBinding(&elsewhere)
+		ofTLS12 := map[bool]string{true: "refused ()", false: "yes: alice (keeper)"}[version == tls.VersionTLS12]
+		tests := []struct {
+			name     string
+			binding  scram.ChannelBinding
+			password string
+			want     string
+		}{
+			{"end point", endpoint, "secret", "yes: alice (keeper)"},
+			{"exporter", exporter, "secret", ofTLS12},
+			{"end point, wrong password", endpoint, "no", "wrong password (keeper)"},
+			{"another certificate", otherEnd, "secret", "refused (keeper)"},
+			{"tls-unique", scram.NewTLSUniqueBinding([]byte("finished")), "secret", "refused ()"},
+		}
+		if version == tls.VersionTLS13 {
+			tests = append(tests, tests[0])
+			tests[5].name, tests[5].binding, tests[5].want = "another connection", otherKeys, "refused (keeper)"
+		}
+		for _, tt := range tests {
+			t.Run(tls.VersionName(version)+" "+tt.name, func(t *testing.T) {
+				x := start(t, scramLocal(users()), p, "SCRAM-SHA-256-PLUS")
+				_, err := talk(t, x, clientOf(t, "Alice", tt.password, "").NewConversationWithChannelBinding(tt.binding))
+				if got := result(x.Identity(), err); got != tt.want {
+					t.Errorf("got %s, want %s (%v)", got, tt.want, err)
+				}
+			})
+		}
+	}
+}
+
+func TestScramFlags(t *testing.T) {
+	_, both := handshake(t, tls.VersionTLS13)
+	_, old := handshake(t, tls.VersionTLS12)
+	old.Certificate = nil
+	const rest = ",,n=Alice,r=0123456789abcdef"
+	tests := []struct {
+		name, mech string
+		peer       *Peer
+		only       []MechanismName
+		flag, want string
+	}{
+		{"no binding", "SCRAM-SHA-256", both, nil, "n", "goes on"},
+		{"downgrade", "SCRAM-SHA-256", both, nil, "y", "refused ()"},
+		{"not offered by the configuration", "SCRAM-SHA-256", both, []MechanismName{mechScram}, "y", "goes on"},
+		{"not offered for want of a binding", "SCRAM-SHA-256", old, nil, "y", "goes on"},
+		{"binding without PLUS", "SCRAM-SHA-256", both, nil, "p=tls-exporter", ErrMalformed.Error()},
+		{"binding without PLUS", "SCRAM-SHA-256", old, nil, "p=tls-exporter", ErrMalformed.Error()},
+		{"PLUS without binding", "SCRAM-SHA-256-PLUS", both, nil, "n", ErrMalformed.Error()},
+		{"PLUS without binding", "SCRAM-SHA-256-PLUS", both, nil, "y", ErrMalformed.Error()},
+		{"empty name", "SCRAM-SHA-256-PLUS", both, nil, "p=", "refused ()"},
+		{"unknown name", "SCRAM-SHA-256-PLUS", both, nil, "p=tls-nonsense", "refused ()"},
+		{"exporter", "SCRAM-SHA-256-PLUS", both, nil, "p=tls-exporter", "goes on"},
+		{"no flag", "SCRAM-SHA-256", both, nil, "", ErrMalformed.Error()},
+		{"another flag", "SCRAM-SHA-256", both, nil, "x", ErrMalformed.Error()},
+	}
+	for _, tt := range tests {
+		l := scramLocal(users())
+		l.Only = tt.only
+		x := start(t, l, tt.peer, tt.mech)
+		_, done, err := x.Next([]byte(tt.flag + rest))
+		got := "goes on"
+		if err != nil || done {
+			got = result(x.Identity(), err)
+		}
+		if got != tt.want {
+			t.Errorf("%s: got %s, want %s", tt.name, got, tt.want)
+		}
+		x.Close()
+	}
+}
