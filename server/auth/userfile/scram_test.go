@@ -1,0 +1,147 @@
+package userfile
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/xdg-go/scram"
+
+	"postern/server/auth"
+	"postern/server/auth/hash"
+)
+
+// Made by doveadm of "correct horse".
+const (
+	dovecots = "{SCRAM-SHA-256}4096,YK+1dPj8bZkC8xGGSYJxxg==,0UyNb/aUgNz9cMVocRpmC26+qybBm4s3VJbO56Pg2P0=,sNiopwTgYuTa9FZLshbHbI6ZgFrYvikeHMIF4xQXVi4="
+	fewer    = "{SCRAM-SHA-256}8192,YK+1dPj8bZk=,0UyNb/aUgNz9cMVocRpmC26+qybBm4s3VJbO56Pg2P0=,sNiopwTgYuTa9FZLshbHbI6ZgFrYvikeHMIF4xQXVi4="
+)
+
+var _ auth.KeyStore = (*Store)(nil)
+
+func TestScramKeys(t *testing.T) {
+	f := openText(t, "alice:"+dovecots+"\nbob:"+secret+"\ncarol:!"+dovecots+"\ndave:\n")
+	tests := map[string]string{
+		"alice": "4096 iterations, 16 bytes of salt",
+		"bob":   "auth: wrong password (userfile): has no SCRAM keys but a hash of another scheme; set the password again with --scheme scram-sha-256",
+		"carol": "auth: wrong password (userfile): the account has no password",
+		"dave":  "auth: wrong password (userfile): the account has no password",
+		"eve":   "auth: no such user (userfile)",
+		"Alice": "auth: no such user (userfile)",
+	}
+	for login, want := range tests {
+		keys, err := f.ScramKeys(t.Context(), login)
+		got := fmt.Sprintf("%d iterations, %d bytes of salt", keys.Iterations, len(keys.Salt))
+		if err != nil {
+			got = err.Error()
+		}
+		if got != want {
+			t.Errorf("%s: %s, want %s", login, got, want)
+		}
+		if err == nil && (keys.User != login || keys.Store != Kind) {
+			t.Errorf("%s is %q of %q", login, keys.User, keys.Store)
+		}
+	}
+	if err := os.Remove(f.path); err != nil {
+		t.Fatal(err)
+	}
+	f.clock = f.clock.Add(2 * lookEvery)
+	if _, err := f.ScramKeys(t.Context(), "alice"); !isUnavailable(err) {
+		t.Errorf("without its file: %v", err)
+	}
+}
+
+func isUnavailable(err error) bool {
+	_, ok := errors.AsType[*auth.Unavailable](err)
+	return ok
+}
+
+func TestScramDecoyIsLikeMost(t *testing.T) {
+	made, own := hash.DefaultScramShape(), hash.ScramShape{Iterations: 4096, SaltLength: 16}
+	tests := []struct {
+		name, text string
+		want       hash.ScramShape
+		without    int
+	}{
+		{"no keys", "a:" + secret + "\nb:" + slow + "\nc:!\n", made, 2},
+		{"all alike", "a:" + dovecots + "\nb:" + dovecots + "\n", own, 0},
+		{"most", "a:" + dovecots + "\nb:" + fewer + "\nc:" + dovecots + "\nd:" + secret + "\n", own, 1},
+		{"as many of each", "a:" + fewer + "\nb:" + dovecots + "\n", own, 0},
+	}
+	for _, tt := range tests {
+		f := openText(t, tt.text)
+		if got := f.ScramDecoy("eve"); got != (auth.ScramDecoy{Login: "eve", ScramShape: tt.want}) {
+			t.Errorf("%s: %+v, want %+v", tt.name, got, tt.want)
+		}
+		if got := f.WithoutScramKeys(); got != tt.without {
+			t.Errorf("%s: %d without, want %d", tt.name, got, tt.without)
+		}
+	}
+}
+
+// One line of the file serves all mechanisms.
+func TestOneLineServesScramAndPlain(t *testing.T) {
+	made, err := hash.New("scram-sha-256", "correct horse")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := openText(t, "alice@example.org:"+dovecots+"\nbob@example.org:"+made+"\ncarol@example.org:"+secret+"\n")
+	store := auth.NewStore(auth.StoreSpec{
+		Kind: Kind, Config: auth.StoreDefaults(), Realm: "example.org", Backend: f.Store, Log: slog.New(slog.DiscardHandler),
+	})
+	throttle := auth.NewThrottle(auth.Defaults())
+	chain := auth.Chain{store}
+	local := auth.Local{
+		Passwords: throttle.Guard(auth.Prepared(chain)),
+		Keys:      chain.Keys(),
+		Scram:     auth.NewScram(throttle),
+	}
+	peer := &auth.Peer{TLS: new(tls.ConnectionState)}
+	for _, login := range []string{"alice", "bob@example.org"} {
+		x, err := local.Start(t.Context(), peer, "PLAIN")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := x.Next([]byte("\x00" + login + "\x00correct horse")); err != nil {
+			t.Errorf("PLAIN %s: %v", login, err)
+		}
+		x.Close()
+		if id, err := byScram(t, local, peer, login, "correct horse"); err != nil || !strings.HasPrefix(id.User, login) || !strings.HasSuffix(id.User, "@example.org") {
+			t.Errorf("SCRAM %s: %+v, %v", login, id, err)
+		}
+	}
+	if _, err := byScram(t, local, peer, "carol", "secret"); err == nil {
+		t.Error("carol has no keys and got in")
+	}
+}
+
+func byScram(t *testing.T, local auth.Local, peer *auth.Peer, login, password string) (auth.Identity, error) {
+	t.Helper()
+	x, err := local.Start(context.Background(), peer, "SCRAM-SHA-256")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Close()
+	client, err := scram.SHA256.NewClient(login, password, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	talk := client.NewConversation()
+	challenge := ""
+	for {
+		response, err := talk.Step(challenge)
+		if err != nil {
+			return auth.Identity{}, err
+		}
+		answer, done, err := x.Next([]byte(response))
+		if err != nil || done {
+			return x.Identity(), err
+		}
+		challenge = string(answer)
+	}
+}
