@@ -32,7 +32,7 @@ const killGrace = time.Second
 
 // Child is the whole life of the process that answers one question. dir holds
 // the PAM service files; empty: the system's. It ends itself, and all that the
-// modules have started in its process group, if the helper goes away.
+// modules have started, if the helper goes away.
 func Child(dir string) error {
 	unix.CloseOnExec(questionFD)
 	unix.CloseOnExec(answerFD)
@@ -53,7 +53,21 @@ func Child(dir string) error {
 // the only way out of a module that hangs.
 func endWith(helper io.Reader) {
 	_, _ = io.Copy(io.Discard, helper)
-	_ = syscall.Kill(0, syscall.SIGKILL) // the process group, of which this is the leader
+	_ = killTree(os.Getpid())
+}
+
+// killTree kills the child pid, with what its module has started: those of its
+// process group, which it leads, and those that have left it, as the programs of
+// pam_exec do. It is stopped first, so that it starts nothing meanwhile; from
+// inside it cannot be, but the module hangs then.
+func killTree(pid int) error {
+	if pid != os.Getpid() {
+		_ = syscall.Kill(pid, syscall.SIGSTOP)
+	}
+	for _, d := range descendants(pid) {
+		_ = syscall.Kill(d, syscall.SIGKILL)
+	}
+	return syscall.Kill(-pid, syscall.SIGKILL)
 }
 
 // runChild has a question answered by a child, and kills it when ctx ends.
@@ -70,7 +84,7 @@ func runChild(ctx context.Context, cmd *exec.Cmd, r saslauthd.Request) (saslauth
 	cmd.ExtraFiles = []*os.File{p.childIn, p.childOut}
 	cmd.Env, cmd.Dir = childEnv, "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.Cancel = func() error { return killTree(cmd.Process.Pid) }
 	cmd.WaitDelay = killGrace
 	if err := startConfined(cmd); err != nil {
 		return saslauthd.Answer{}, fmt.Errorf("cannot start a child: %w", err)
@@ -103,7 +117,7 @@ func newPipes() (*pipes, error) {
 // close closes what is still open.
 func (p *pipes) close() {
 	for _, f := range []*os.File{p.childIn, p.in, p.out, p.childOut} {
-		_ = f.Close() // the second time is an error that means nothing, and so is nil
+		_ = f.Close() // of one that is closed already, or was never opened: an error without a meaning
 	}
 }
 

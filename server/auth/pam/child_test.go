@@ -83,10 +83,11 @@ func scriptedChild() int {
 	return 0
 }
 
-// hang never answers, and has a child of its own that keeps everything open. Its
-// process id is in file.
+// hang never answers, and has a child of its own that keeps everything open and
+// has left its process group, as one of pam_exec does. Its process id is in file.
 func hang(file string) {
 	sleep := exec.Command("sleep", "600")
+	sleep.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	sleep.Stdin, sleep.Stdout, sleep.Stderr = os.Stdin, os.Stdout, os.Stderr
 	sleep.ExtraFiles = []*os.File{os.NewFile(questionFD, ""), os.NewFile(answerFD, "")}
 	if sleep.Start() != nil {

@@ -10,9 +10,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"postern/server/auth/saslauthd"
 )
 
 // A SocketConfig says where a helper that is a service of its own is found, and
@@ -54,7 +57,12 @@ func Listen(cfg SocketConfig) (net.Listener, error) {
 		return nil, errors.Join(err, l.Close())
 	}
 	users := append(slices.Clone(cfg.Users), os.Geteuid())
-	return &namedListener{UnixListener: l, path: cfg.Path, file: file, users: users, log: cfg.Log}, nil
+	named := &namedListener{
+		UnixListener: l, path: cfg.Path, file: file, users: users, log: cfg.Log,
+		refusing: make(chan struct{}, maxRefusals),
+	}
+	named.end = sync.OnceValue(named.close)
+	return named, nil
 }
 
 // makeRoom makes the folder, and finds out whether the name is free.
@@ -102,7 +110,15 @@ type namedListener struct {
 	file  fs.FileInfo // which of that name it is
 	users []int
 	log   *slog.Logger
+
+	refusing chan struct{} // as many as are refused with patience
+	end      func() error  // close, once
 }
+
+const (
+	maxRefusals = 16
+	refusalTime = time.Second
+)
 
 // Accept implements net.Listener.
 func (l *namedListener) Accept() (net.Conn, error) {
@@ -116,18 +132,43 @@ func (l *namedListener) Accept() (net.Conn, error) {
 			return conn, nil
 		}
 		l.log.Warn("refused somebody who may not ask; start the helper with --allow-user for him", "uid", uid, "err", err)
-		_ = conn.Close()
+		l.refuse(conn)
 	}
+}
+
+// refuse hangs up when the question has been sent: clients that write into a
+// closed socket die of SIGPIPE, as testsaslauthd does. If there are many to be
+// refused, they may.
+func (l *namedListener) refuse(conn net.Conn) {
+	select {
+	case l.refusing <- struct{}{}:
+	default:
+		_ = conn.Close()
+		return
+	}
+	go func() {
+		_ = conn.SetDeadline(time.Now().Add(refusalTime))
+		_, _ = saslauthd.ReadRequest(conn) // whatever it is
+		_ = conn.Close()
+		<-l.refusing
+	}()
 }
 
 // Addr implements net.Listener.
 func (l *namedListener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
 
-// Close implements net.Listener. The name goes too, unless another helper has
-// taken it meanwhile.
-func (l *namedListener) Close() error {
+// Close implements net.Listener. More than once does no harm.
+func (l *namedListener) Close() error { return l.end() }
+
+// close takes the name away, unless another helper has taken it over meanwhile,
+// and waits for the refusals.
+func (l *namedListener) close() error {
 	if info, err := os.Lstat(l.path); err == nil && os.SameFile(info, l.file) {
 		_ = os.Remove(l.path) // what is left is a stale socket, which the next helper replaces
 	}
-	return l.UnixListener.Close()
+	err := l.UnixListener.Close()
+	for range maxRefusals {
+		l.refusing <- struct{}{}
+	}
+	return err
 }

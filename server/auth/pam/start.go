@@ -202,7 +202,7 @@ func (l *inherited) Accept() (net.Conn, error) {
 }
 
 // Addr implements net.Listener.
-func (l *inherited) Addr() net.Addr { return l.LocalAddr() }
+func (l *inherited) Addr() net.Addr { return &net.UnixAddr{Name: "inherited", Net: "unixpacket"} }
 
 func passedConn(rights []byte) (net.Conn, error) {
 	messages, err := unix.ParseSocketControlMessage(rights)

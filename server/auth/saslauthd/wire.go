@@ -93,7 +93,7 @@ func (r Request) client() string {
 	if !r.Client.IsValid() {
 		return ""
 	}
-	return r.Client.Unmap().String()
+	return r.Client.Unmap().WithZone("").String()
 }
 
 func appendCounted(b []byte, s string) []byte {
@@ -132,7 +132,7 @@ func (r *Request) readClient(in io.Reader) error {
 	if err != nil {
 		return ErrMalformed
 	}
-	r.Client = addr.Unmap()
+	r.Client = addr.Unmap().WithZone("")
 	return nil
 }
 
@@ -232,7 +232,7 @@ func ReadAnswer(in io.Reader) (Answer, error) {
 // Clip makes what somebody else has said fit for a log line: quoted, and of
 // bounded length.
 func Clip(s string) string {
-	const most = 100 // bytes
+	const most = 200 // bytes
 	if len(s) > most {
 		return fmt.Sprintf("%+q...", s[:most])
 	}
