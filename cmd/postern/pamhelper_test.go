@@ -1,0 +1,81 @@
+package main
+
+import (
+	"io"
+	"os"
+	"strings"
+	"testing"
+
+	"postern/server/auth/pam"
+)
+
+// pamHelper runs the command by itself.
+func pamHelper(args ...string) error {
+	cmd := pamHelperCommand()
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	cmd.SetArgs(args)
+	cmd.SetOut(io.Discard)
+	cmd.SetErr(io.Discard)
+	return cmd.Execute()
+}
+
+// A program without libpam names the one that has it.
+func TestPAMHelperNotBuilt(t *testing.T) {
+	err := pamHelper("--timeout", "1ms") // which would be refused otherwise
+	if pam.Available {
+		if exitStatus(err) != exitUsage {
+			t.Errorf("%v", err)
+		}
+		return
+	}
+	if exitStatus(err) != exitConfig || !strings.Contains(err.Error(), "postern-pam") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestPAMHelperSocketConfig(t *testing.T) {
+	tests := []struct {
+		name string
+		o    pamHelperOptions
+		want string // in the error
+	}{
+		{"defaults", pamHelperOptions{mode: "0660"}, ""},
+		{"numbers", pamHelperOptions{mode: "600", users: []string{"0", "root"}, group: "0"}, ""},
+		{"mode", pamHelperOptions{mode: "rw-rw----"}, "--mode"},
+		{"set-user-id", pamHelperOptions{mode: "4755"}, "--mode"},
+		{"user", pamHelperOptions{mode: "0660", users: []string{"no-such-user"}}, "no-such-user"},
+		{"group", pamHelperOptions{mode: "0660", group: "no-such-group"}, "no-such-group"},
+	}
+	for _, tt := range tests {
+		cfg, err := tt.o.socketConfig()
+		if tt.want == "" {
+			if err != nil || len(cfg.Users) != len(tt.o.users) {
+				t.Errorf("%s: %+v, %v", tt.name, cfg, err)
+			}
+			continue
+		}
+		if err == nil || exitStatus(err) != exitUsage || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+}
+
+// The socket gets the group of the first user who may ask.
+func TestPAMHelperGroup(t *testing.T) {
+	nobody, err := lookupAccount("nobody")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		o    pamHelperOptions
+		want int
+	}{
+		{pamHelperOptions{mode: "0660"}, os.Getegid()},
+		{pamHelperOptions{mode: "0660", users: []string{"nobody", "root"}}, nobody.gid},
+		{pamHelperOptions{mode: "0660", users: []string{"nobody"}, group: "root"}, 0},
+	} {
+		if cfg, err := tt.o.socketConfig(); err != nil || cfg.GID != tt.want {
+			t.Errorf("%+v: %+v, %v", tt.o, cfg, err)
+		}
+	}
+}
