@@ -6,6 +6,10 @@
 // ([PasswordVerifier] and its siblings) for what each mechanism really needs,
 // and backends that speak SASL themselves and proxy the whole exchange.
 //
+// Stores are asked in the order of the configuration: a [Chain], each of whose
+// members is a [Store], which bounds what a backend is asked, by how many and for
+// how long.
+//
 // Mechanisms are not stores: a store that can only check passwords never has
 // to pretend that it knows SCRAM keys. To add a store, write a package below
 // this one that implements PasswordVerifier, and name it in the table of

@@ -41,8 +41,10 @@ var (
 // with "stop" is never passed over like that, and has nobody behind it.
 //
 // A login that the template of a store does not fit is not a question to it: the
-// search goes on, whatever its OnFailure. Its methods may be called by many
-// sessions at once.
+// search goes on, whatever its OnFailure.
+//
+// How long an answer takes tells how many stores were asked for it. Its methods may
+// be called by many sessions at once.
 type Chain []*Store
 
 var _ PasswordVerifier = Chain(nil)

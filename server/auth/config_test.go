@@ -17,6 +17,8 @@ func TestValidateNamesTheKey(t *testing.T) {
 		"failures_per_connection": func(c *Config) { c.FailuresPerConnection = 0 },
 		"hash_wait":               func(c *Config) { c.HashWait = 0 },
 		"penalty_wait":            func(c *Config) { c.PenaltyWait = 2 * time.Minute },
+		"realm":                   func(c *Config) { c.Realm = "@example.org" },
+		"mechanisms":              func(c *Config) { c.Mechanisms = nil },
 	}
 	for want, spoil := range tests {
 		c := Defaults()
@@ -62,6 +64,37 @@ func TestNetworkErrorsSayWhatToWrite(t *testing.T) {
 		var n Network
 		if err := n.UnmarshalText([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want ...%s...", text, err, want)
+		}
+	}
+}
+
+func TestRealm(t *testing.T) {
+	for realm, ok := range map[string]bool{
+		"": true, "example.org": true, "xn--bcher-kva.example": true, "mailhost": true,
+		"@": false, "a b": false, "example.org\n": false, "a@example.org": false,
+	} {
+		c := Defaults()
+		c.Realm = realm
+		c.Validate(func(key, why string) {
+			if ok {
+				t.Errorf("%q: %s: %s", realm, key, why)
+			}
+			ok = true
+		})
+		if !ok {
+			t.Errorf("%q: no complaint", realm)
+		}
+	}
+}
+
+func TestMechanismName(t *testing.T) {
+	for text, want := range map[string]MechanismName{
+		"PLAIN": "PLAIN", "login": "LOGIN", "Scram-SHA-256": "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS": "SCRAM-SHA-256-PLUS",
+		"CRAM-MD5": "", "": "", "SCRAM-SHA-1": "",
+	} {
+		var m MechanismName
+		if err := m.UnmarshalText([]byte(text)); m != want || (err == nil) != (want != "") {
+			t.Errorf("%q: %q, %v", text, m, err)
 		}
 	}
 }

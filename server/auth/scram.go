@@ -15,8 +15,8 @@ import (
 
 const scramProperties = MechanismMutualAuth
 
-// maxScram is more than a message with the longest names takes, each byte of which
-// may be written as three.
+// A message with the longest names, each byte of which may be written as three, is
+// shorter than maxScram.
 const (
 	maxScram = 8192 // bytes
 	maxNonce = 512  // bytes, of the client's part
