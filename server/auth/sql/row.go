@@ -1,0 +1,138 @@
+package sql
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// A row is what the query says about a user.
+type row struct {
+	hash     string // empty: no password
+	username string // canonical
+	disabled bool
+}
+
+// The names of the columns behind the first one, which is the hash whatever its
+// name.
+const (
+	columnUsername = "username"
+	columnDisabled = "disabled"
+)
+
+// maxName is the longest name of a user, in bytes.
+const maxName = 1024
+
+// usable says that a name may stand in a log, and be compared with others.
+func usable(name string) bool {
+	return name != "" && len(name) <= maxName && utf8.ValidString(name) && !strings.ContainsFunc(name, unicode.IsControl)
+}
+
+// errSeveral is the answer to a query that does not find one user.
+var errSeveral = errors.New("the query yields more than one row for a login; make it name one user")
+
+// lookup returns the row of a login, or nil if there is none.
+func (s *Store) lookup(ctx context.Context, login string) (*row, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	rows, err := s.db.QueryContext(ctx, s.statement.text, s.statement.arguments(login)...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	columns, err := rows.Columns()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.checkColumns(columns); err != nil {
+		return nil, err
+	}
+	if !rows.Next() {
+		return nil, rows.Err()
+	}
+	found, err := scan(rows, columns)
+	if err != nil {
+		return nil, err
+	}
+	if rows.Next() {
+		cancel() // or Close would read them all
+		return nil, errSeveral
+	}
+	if found.username == "" {
+		found.username = login
+	}
+	return found, rows.Err()
+}
+
+// checkColumns sees to it that the query means what it says.
+func (s *Store) checkColumns(columns []string) error {
+	if len(columns) == 0 {
+		return errors.New("the query yields no column; the first one has to be the hash of the password")
+	}
+	named := false
+	for i, column := range columns {
+		switch strings.ToLower(column) {
+		case columnUsername:
+			named = true
+			if i == 0 {
+				return fmt.Errorf("the first column is %q; the query has to yield the hash of the password first", column)
+			}
+		case columnDisabled:
+		default:
+			if i > 0 {
+				return fmt.Errorf("the column %q means nothing here; behind the hash there may be %s and %s", column, columnUsername, columnDisabled)
+			}
+		}
+	}
+	if !named && s.folds {
+		return fmt.Errorf("the database takes different spellings for the same name; let the query yield the name as it is stored in a second column: select password, name as %s", columnUsername)
+	}
+	return nil
+}
+
+// scan reads the current row.
+func scan(rows *sql.Rows, columns []string) (*row, error) {
+	var hash, username sql.NullString
+	var disabled any = false
+	fields := []any{&hash}
+	for _, column := range columns[1:] {
+		if strings.EqualFold(column, columnUsername) {
+			fields = append(fields, &username)
+		} else {
+			fields = append(fields, &disabled)
+		}
+	}
+	if err := rows.Scan(fields...); err != nil {
+		return nil, err
+	}
+	named := slices.ContainsFunc(columns, func(c string) bool { return strings.EqualFold(c, columnUsername) })
+	if named && !usable(username.String) {
+		return nil, fmt.Errorf("the column %s holds no name for a user", columnUsername)
+	}
+	off, err := truth(disabled)
+	return &row{hash: hash.String, username: username.String, disabled: off}, err
+}
+
+// truth reads what databases have for yes and no. NULL is neither.
+func truth(value any) (bool, error) {
+	switch v := value.(type) {
+	case bool:
+		return v, nil
+	case int64:
+		return v != 0, nil
+	case []byte:
+		value = string(v)
+	}
+	if text, ok := value.(string); ok {
+		if yes, err := strconv.ParseBool(text); err == nil {
+			return yes, nil
+		}
+	}
+	return false, fmt.Errorf("the column %s holds neither true nor false; let the query compute one of them, such as: coalesce(active, 0) = 0 as %[1]s", columnDisabled)
+}

@@ -1,0 +1,304 @@
+package sql
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	_ "modernc.org/sqlite"
+
+	"postern/server/auth"
+	"postern/server/auth/hash"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// Hashes of "secret", and keys of it.
+const (
+	secretHash = "{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ="
+	plainQuery = "select hash, name as username, disabled from users where name = {user}"
+)
+
+// A users table with a row for every case.
+var table = []string{
+	"create table users (name text collate nocase, hash text, disabled)",
+	"insert into users values ('alice@example.org', '" + secretHash + "', 0)",
+	"insert into users values ('bob', '" + secretHash + "', 1)",
+	"insert into users values ('truth', '" + secretHash + "', 'true')",
+	"insert into users values ('undecided', '" + secretHash + "', null)",
+	"insert into users values ('perhaps', '" + secretHash + "', 'perhaps')",
+	"insert into users values ('locked', '!" + secretHash + "', 0)",
+	"insert into users values ('empty', '', 0)",
+	"insert into users values ('none', null, 0)",
+	"insert into users values ('clear', 'secret', 0)",
+	"insert into users values ('twice', '" + secretHash + "', 0)",
+	"insert into users values ('twice', '" + secretHash + "', 0)",
+}
+
+// newTable writes a database, and returns its path.
+func newTable(t *testing.T, statements ...string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "users ?%.sqlite")
+	change(t, path, statements...)
+	return path
+}
+
+func change(t *testing.T, path string, statements ...string) {
+	t.Helper()
+	db, err := sql.Open("sqlite", "file:"+strings.NewReplacer("%", "%25", "?", "%3f").Replace(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	for _, s := range statements {
+		if _, err := db.Exec(s); err != nil {
+			t.Fatalf("%s: %v", s, err)
+		}
+	}
+}
+
+func open(t *testing.T, path, query string) *Store {
+	t.Helper()
+	cfg := Defaults()
+	cfg.Driver, cfg.Path = SQLite, path
+	set(t, &cfg.Query, query)
+	s, err := New(cfg, hash.NewChecker(time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// outcome is "ok" and the user, the kind of the failure, or "temporary".
+func outcome(user string, err error) string {
+	f, no := errors.AsType[*auth.Failure](err)
+	switch {
+	case err == nil:
+		return "ok " + user
+	case no:
+		return f.Kind.String()
+	}
+	return "temporary"
+}
+
+func verify(t *testing.T, s *Store, login, password string) string {
+	t.Helper()
+	id, err := s.VerifyPassword(t.Context(), &auth.Peer{}, login, password)
+	if err != nil && (id != auth.Identity{} || strings.Contains(err.Error(), secretHash)) {
+		t.Errorf("%v with %v", id, err)
+	}
+	return outcome(id.User, err)
+}
+
+func TestVerifyPassword(t *testing.T) {
+	s := open(t, newTable(t, table...), plainQuery)
+	tests := []struct{ login, password, want string }{
+		{"alice@example.org", "secret", "ok alice@example.org"},
+		{"ALICE@example.org", "secret", "ok alice@example.org"},
+		{"alice@example.org", "wrong", "wrong password"},
+		{"alice@example.org", "", "wrong password"},
+		{"nobody", "secret", "no such user"},
+		{"bob", "secret", "account disabled"},
+		{"bob", "wrong", "wrong password"},
+		{"truth", "secret", "account disabled"},
+		{"undecided", "secret", "temporary"},
+		{"perhaps", "secret", "temporary"},
+		{"locked", "secret", "wrong password"},
+		{"empty", "secret", "wrong password"},
+		{"none", "secret", "wrong password"},
+		{"clear", "secret", "temporary"},
+		{"twice", "secret", "temporary"},
+		{"a' or 1=1--", "secret", "no such user"},
+		{"' or ''='", "secret", "no such user"},
+		{"{user}", "secret", "no such user"},
+		{"?1", "secret", "no such user"},
+		{"%", "secret", "no such user"},
+		{"alice@example.org\x00", "secret", "no such user"},
+		{"x\ny", "secret", "no such user"},
+		{"\xff", "secret", "no such user"},
+		{strings.Repeat("a", 1<<20), "secret", "no such user"},
+	}
+	for _, tt := range tests {
+		if got := verify(t, s, tt.login, tt.password); got != tt.want {
+			t.Errorf("%.40q, %q: %s, want %s", tt.login, tt.password, got, tt.want)
+		}
+	}
+	if err := s.Check(t.Context()); err != nil {
+		t.Errorf("check: %v", err)
+	}
+}
+
+// A query that means something else than it should lets nobody in, and check
+// says what is wrong.
+func TestMistakenQueries(t *testing.T) {
+	path := newTable(t, table...)
+	for query, says := range map[string]string{
+		"select name as username, hash from users where name = {user}":               "hash of the password first",
+		"select hash, name from users where name = {user}":                           `"name" means nothing`,
+		"select hash from nothing where name = {user}":                               "nothing",
+		"select hash from users where name = {user} or 1 = 1":                        "more than one row",
+		"select hash from users where name = 'bob' or name = {user}":                 "who does not exist",
+		"select hash, '' as username from users where name = 'bob' or name = {user}": "no name for a user",
+		"select hash from users where name = {user} and disabled = ?9":               "",
+	} {
+		s := open(t, path, query)
+		if got := verify(t, s, "nobody", "secret"); got == "ok nobody" && says != "who does not exist" {
+			t.Errorf("%s: %s", query, got)
+		}
+		if err := s.Check(t.Context()); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v", query, err)
+		}
+	}
+}
+
+// Where the database takes several spellings for one name, the query has to say
+// which one counts.
+func TestNamesThatFold(t *testing.T) {
+	s := open(t, newTable(t, table...), "select hash from users where name = {user}")
+	if got := verify(t, s, "BOB", "secret"); got != "ok BOB" {
+		t.Error(got)
+	}
+	s.folds = true
+	if got := verify(t, s, "BOB", "secret"); got != "temporary" {
+		t.Error(got)
+	}
+	if a, b := s.ScramDecoy("BOB "), s.ScramDecoy("bob"); a != b {
+		t.Errorf("decoys %v and %v", a, b)
+	}
+}
+
+func TestScramKeys(t *testing.T) {
+	keys, err := hash.New("scram-sha-256", "secret")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, newTable(t, append(table,
+		"insert into users values ('carol', '"+keys+"', 0)",
+		"insert into users values ('dave', '"+keys+"', 1)",
+	)...), plainQuery)
+	for login, want := range map[string]string{
+		"Carol":  "ok carol",
+		"bob":    "wrong password",
+		"dave":   "wrong password",
+		"locked": "wrong password",
+		"nobody": "no such user",
+		"twice":  "temporary",
+		"a\x00":  "no such user",
+	} {
+		got, err := s.ScramKeys(t.Context(), login)
+		if outcome(got.User, err) != want {
+			t.Errorf("%s: %s, want %s", login, outcome(got.User, err), want)
+		}
+		if err == nil && len(got.StoredKey) == 0 {
+			t.Errorf("%s: no keys", login)
+		}
+	}
+	if got := verify(t, s, "carol", "secret"); got != "ok carol" {
+		t.Errorf("the same keys with a password: %s", got)
+	}
+	if got := s.ScramDecoy("nobody").ScramShape; got != hash.DefaultScramShape() {
+		t.Errorf("decoy %v", got)
+	}
+}
+
+// An unknown user costs what the others cost.
+func TestDecoyIsOfTheCommonestKind(t *testing.T) {
+	s := open(t, newTable(t, table...), plainQuery)
+	if got := s.kinds.commonest("unset"); got != "unset" {
+		t.Fatal(got)
+	}
+	verify(t, s, "alice@example.org", "wrong")
+	if got := s.kinds.commonest("unset"); got != secretHash {
+		t.Error(got)
+	}
+	s.kinds.saw("broken", "no hash")
+	s.kinds.saw("broken", "no hash")
+	if got := verify(t, s, "nobody", "secret"); got != "temporary" {
+		t.Errorf("the decoy is not computed: %s", got)
+	}
+}
+
+func TestFileChanges(t *testing.T) {
+	path := newTable(t, table...)
+	s := open(t, path, plainQuery)
+	if got := verify(t, s, "alice@example.org", "secret"); got != "ok alice@example.org" {
+		t.Fatal(got)
+	}
+	change(t, path, "update users set hash = '{SHA}0JQeaNqPOBUf+Gph/Fn3xc+fyqI='")
+	if got := verify(t, s, "alice@example.org", "secret"); got != "wrong password" {
+		t.Errorf("changed: %s", got)
+	}
+	if err := os.Rename(newTable(t, table...), path); err != nil {
+		t.Fatal(err)
+	}
+	if got := verify(t, s, "alice@example.org", "secret"); got != "ok alice@example.org" {
+		t.Errorf("replaced: %s", got)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if got := verify(t, s, "alice@example.org", "secret"); got != "temporary" {
+		t.Errorf("removed: %s", got)
+	}
+	if err := s.Check(t.Context()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("check: %v", err)
+	}
+	if _, err := os.Stat(path); err == nil {
+		t.Error("the file was made")
+	}
+}
+
+// A file that somebody has locked is waited for, and no longer than ctx.
+func TestLockedFile(t *testing.T) {
+	path := newTable(t, table...)
+	s := open(t, path, plainQuery)
+	other, err := sql.Open("sqlite", "file:"+strings.NewReplacer("%", "%25", "?", "%3f").Replace(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	other.SetMaxOpenConns(1)
+	if _, err := other.Exec("begin exclusive"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	id, err := s.VerifyPassword(ctx, &auth.Peer{}, "bob", "secret")
+	if got := outcome(id.User, err); got != "temporary" {
+		t.Error(got)
+	}
+	if _, err := other.Exec("rollback"); err != nil {
+		t.Fatal(err)
+	}
+	if got := verify(t, s, "alice@example.org", "secret"); got != "ok alice@example.org" {
+		t.Error(got)
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	cfg := Defaults()
+	set(t, &cfg.Query, plainQuery)
+	cfg.Driver, cfg.DSN = Postgres, "host=/run/postgresql"
+	if _, err := New(cfg, nil); err == nil || !strings.Contains(err.Error(), "cannot speak") {
+		t.Errorf("no driver: %v", err)
+	}
+	cfg.DSN, cfg.DSNFile = "", filepath.Join(t.TempDir(), "dsn")
+	if err := os.WriteFile(cfg.DSNFile, []byte("host=/run/postgresql password=secret"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(cfg, nil); err == nil || !strings.Contains(err.Error(), "0644") || strings.Contains(err.Error(), "secret:") {
+		t.Errorf("readable by all: %v", err)
+	}
+	for _, dsn := range []string{"u@/d?interpolateParams=true", "host=db default_query_exec_mode=simple_protocol"} {
+		if err := interpolates(dsn); err == nil {
+			t.Errorf("%s is taken", dsn)
+		}
+	}
+}
