@@ -61,17 +61,23 @@ func identity(a saslauthd.Answer) (auth.Identity, error) {
 }
 
 func failure(text string) *auth.Failure {
-	f := &auth.Failure{Kind: auth.Unknowable, Store: Kind}
-	word, reason, _ := strings.Cut(text, " ")
+	kind, reason := parseNo(text)
+	if reason != "" {
+		reason = saslauthd.Clip(reason)
+	}
+	return &auth.Failure{Kind: kind, Store: Kind, Reason: reason}
+}
+
+// parseNo is the reverse of no. A text that begins with none of words is a
+// reason.
+func parseNo(text string) (kind auth.FailureKind, reason string) {
+	word, rest, _ := strings.Cut(text, " ")
 	for _, w := range words {
 		if w.word == word {
-			f.Kind, text = w.kind, reason
+			return w.kind, rest
 		}
 	}
-	if text != "" {
-		f.Reason = saslauthd.Clip(text)
-	}
-	return f
+	return auth.Unknowable, text
 }
 
 func unavailable(reason string) error {

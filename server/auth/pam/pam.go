@@ -51,6 +51,9 @@ type Config struct {
 	Socket string `toml:"socket"`
 }
 
+// NeedsHelper says that "postern serve" has to start the helper, while it is root.
+func (c *Config) NeedsHelper() bool { return c.Socket == "" }
+
 // DefaultSocket is where "postern pam-helper" listens if it is not told.
 const DefaultSocket = "/run/postern-pam/mux"
 
@@ -117,7 +120,7 @@ func New(cfg Config, started Dialer) (*Store, error) {
 func (s *Store) VerifyPassword(ctx context.Context, p *auth.Peer, login, password string) (auth.Identity, error) {
 	a, err := s.ask(ctx, login, password, p.Remote.Addr())
 	if err != nil {
-		return auth.Identity{}, refused(err)
+		return auth.Identity{}, saslauthd.Refusal(Kind, err)
 	}
 	return identity(a)
 }
@@ -150,19 +153,6 @@ func fits(r saslauthd.Request) error {
 	return nil
 }
 
-// refused turns the error of a question that was not answered into what the
-// caller has to know of it.
-func refused(err error) error {
-	var field *saslauthd.FieldError
-	switch {
-	case !errors.As(err, &field):
-		return &auth.Unavailable{Store: Kind, Err: err}
-	case field.Field == "login":
-		return &auth.Failure{Kind: auth.NoSuchUser, Store: Kind, Reason: "the login " + field.Why}
-	}
-	return &auth.Failure{Kind: auth.Unknowable, Store: Kind, Reason: "the " + field.Field + " " + field.Why}
-}
-
 // Check asks the helper about nobody: it has to let us in, and to know the
 // service. PAM itself is not asked.
 func (s *Store) Check(ctx context.Context) error {
@@ -172,6 +162,8 @@ func (s *Store) Check(ctx context.Context) error {
 		return fmt.Errorf("pam: %w (does the helper let this user in? --allow-user)", err)
 	case a.Verdict != saslauthd.NO:
 		return fmt.Errorf("pam: %s: %s", s.where, a.Text)
+	case a != no(auth.Unknowable, emptyCredentials):
+		return fmt.Errorf("pam: %s is no helper of postern's, but maybe saslauthd: then write kind = \"saslauthd\"", s.where)
 	}
 	return nil
 }

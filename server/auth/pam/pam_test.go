@@ -3,6 +3,7 @@ package pam
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"postern/server/auth"
+	"postern/server/auth/saslauthd"
 )
 
 var peer = &auth.Peer{Remote: netip.MustParseAddrPort("192.0.2.7:4711")}
@@ -97,6 +99,23 @@ func TestCheck(t *testing.T) {
 	h.stop()
 	if err := h.store(t).Check(t.Context()); err == nil || !strings.Contains(err.Error(), h.path) {
 		t.Errorf("no helper: %v", err)
+	}
+}
+
+// A plain saslauthd would answer, and its yes would name nobody.
+func TestCheckPlainSaslauthd(t *testing.T) {
+	dial := func(context.Context) (net.Conn, error) {
+		ours, theirs := net.Pipe()
+		go func() {
+			defer theirs.Close()
+			_, _ = saslauthd.ReadRequest(theirs)
+			_, _ = theirs.Write(saslauthd.Answer{Verdict: saslauthd.NO, Text: "NULL login received"}.Append(nil))
+		}()
+		return ours, nil
+	}
+	s := &Store{service: "smtp", dial: dial, where: "/run/saslauthd/mux"}
+	if err := s.Check(t.Context()); err == nil || !strings.Contains(err.Error(), `kind = "saslauthd"`) {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -25,12 +25,15 @@ type question struct {
 // maxLogin is the longest login that is shown to PAM.
 const maxLogin = 512 // bytes
 
+// emptyCredentials is the reason that [Store.Check] expects to hear.
+const emptyCredentials = "empty login or password"
+
 // hopeless refuses what no module is to see, whoever asks.
 func hopeless(r saslauthd.Request) (saslauthd.Answer, bool) {
 	switch {
 	case r.Login == "" || r.Password == "":
 		// pam_unix with "nullok" lets in who has no password.
-		return no(auth.Unknowable, "empty login or password"), true
+		return no(auth.Unknowable, emptyCredentials), true
 	case len(r.Login) > maxLogin:
 		return no(auth.NoSuchUser, "the login is too long"), true
 	case !utf8.ValidString(r.Login) || strings.ContainsFunc(r.Login, unicode.IsControl):

@@ -87,7 +87,7 @@ func New(cfg Config) *Store { return &Store{cfg} }
 func (s *Store) VerifyPassword(ctx context.Context, _ *auth.Peer, login, password string) (auth.Identity, error) {
 	a, err := s.ask(ctx, Request{Login: login, Password: password, Service: s.cfg.Service, Realm: s.cfg.Realm})
 	if err != nil {
-		return auth.Identity{}, refused(err)
+		return auth.Identity{}, Refusal(Kind, err)
 	}
 	switch a.Verdict {
 	case OK:
@@ -109,18 +109,18 @@ func (s *Store) ask(ctx context.Context, r Request) (Answer, error) {
 	return Ask(ctx, conn, r)
 }
 
-// refused turns the error of a question that was not answered into what the
-// caller has to know of it. A string that does not fit is a "no" of this store
-// only: another one may have room for it.
-func refused(err error) error {
-	var field *FieldError
+// Refusal is what the store of that name returns for a question that was not
+// answered. A string that does not fit is a "no" of this store only: another
+// one may have room for it.
+func Refusal(store string, err error) error {
+	field, ok := errors.AsType[*FieldError](err)
 	switch {
-	case !errors.As(err, &field):
-		return &auth.Unavailable{Store: Kind, Err: err}
+	case !ok:
+		return &auth.Unavailable{Store: store, Err: err}
 	case field.Field == "login":
-		return &auth.Failure{Kind: auth.NoSuchUser, Store: Kind, Reason: "the login " + field.Why}
+		return &auth.Failure{Kind: auth.NoSuchUser, Store: store, Reason: "the login " + field.Why}
 	}
-	return &auth.Failure{Kind: auth.Unknowable, Store: Kind, Reason: "the " + field.Field + " " + field.Why}
+	return &auth.Failure{Kind: auth.Unknowable, Store: store, Reason: "the " + field.Field + " " + field.Why}
 }
 
 func reason(text string) string {
