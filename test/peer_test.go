@@ -51,6 +51,9 @@ func probe(name string) error {
 		return exec.Command(python, "-c", "").Run()
 	case "python3-dkim":
 		return exec.Command(python, "-c", "import dkim").Run()
+	case "dovecot-lua":
+		_, err := os.Stat("/usr/lib/dovecot/modules/auth/libauthdb_lua.so")
+		return err
 	case "nodemailer":
 		cmd := exec.Command("node", "-e", "require('nodemailer')")
 		cmd.Env = nodeEnv()

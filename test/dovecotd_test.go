@@ -1,0 +1,175 @@
+package test
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"postern/server/auth"
+	"postern/server/auth/dovecot"
+)
+
+// A dovecotd is a private Dovecot of which only the auth service is used, on a
+// socket and on a port.
+type dovecotd struct {
+	dir, socket, port string
+	hold              io.Closer // of the guard: the instance ends when it closes
+	cmd               *exec.Cmd
+}
+
+const dovecotConf = `
+base_dir = %[1]s/run
+state_dir = %[1]s/state
+log_path = %[1]s/log
+auth_verbose = yes
+protocols =
+ssl = no
+auth_mechanisms = %[3]s
+auth_master_user_separator = *
+passdb {
+  driver = passwd-file
+  args = %[1]s/masters
+  master = yes
+}
+passdb {
+  driver = passwd-file
+  args = %[1]s/users
+}
+passdb {
+  driver = lua
+  args = file=%[1]s/users.lua blocking=no
+}
+service auth {
+  unix_listener %[1]s/auth {
+    mode = 0666
+  }
+  unix_listener %[1]s/master {
+    mode = 0666
+  }
+  inet_listener {
+    address = 127.0.0.1
+    port = %[2]s
+  }
+}
+`
+
+const dovecotUsers = `alice@example.org:{PLAIN}secret
+bob@example.org:{PLAIN}hunter2
+closed@example.org:{PLAIN}secret::::::nologin=y reason=Closed_for_good
+elsewhere@example.org:{PLAIN}::::::nopassword=y proxy=y host=192.0.2.1
+`
+
+// What no passwd-file says of its users.
+const dovecotLua = `
+function auth_passdb_lookup(req)
+  if req.user == "disabled@example.org" then return dovecot.auth.PASSDB_RESULT_USER_DISABLED, "" end
+  if req.user == "broken@example.org" then return dovecot.auth.PASSDB_RESULT_INTERNAL_FAILURE, "" end
+  return dovecot.auth.PASSDB_RESULT_USER_UNKNOWN, ""
+end
+`
+
+const dovecotMechanisms = "plain login cram-md5 digest-md5 scram-sha-1 scram-sha-256 anonymous external apop"
+
+func startDovecot(t *testing.T) *dovecotd {
+	t.Helper()
+	peer(t, "root", "dovecot", "gsasl", "dovecot-lua")
+	dir := openFolder(t)
+	d := &dovecotd{dir: dir, socket: filepath.Join(dir, "auth"), port: strconv.Itoa(freePort(t))}
+	d.configure(t, dovecotMechanisms)
+	write(t, filepath.Join(dir, "users"), dovecotUsers)
+	write(t, filepath.Join(dir, "users.lua"), dovecotLua)
+	write(t, filepath.Join(dir, "masters"), "admin:{PLAIN}master\n")
+	d.start(t)
+	t.Cleanup(func() {
+		d.stop(t)
+		if t.Failed() {
+			t.Logf("log of Dovecot:\n%s", d.log())
+		}
+	})
+	return d
+}
+
+func (d *dovecotd) configure(t *testing.T, mechanisms string) {
+	t.Helper()
+	write(t, filepath.Join(d.dir, "conf"), fmt.Sprintf(dovecotConf, d.dir, d.port, mechanisms))
+}
+
+// start runs it under a shell that ends it when this process is gone.
+func (d *dovecotd) start(t *testing.T) {
+	t.Helper()
+	d.cmd = exec.Command("sh", "-c", `dovecot -F -c "$0" </dev/null & read -r _; kill $!; wait $!`, filepath.Join(d.dir, "conf"))
+	hold, err := d.cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	d.hold = hold
+	eventually(t, 20*time.Second, "Dovecot", func() bool { return listening("127.0.0.1:" + d.port) })
+}
+
+// stop ends it at once. By itself the auth process would go on serving those who
+// are connected.
+func (d *dovecotd) stop(t *testing.T) {
+	t.Helper()
+	if d.hold == nil {
+		return
+	}
+	d.signal(t, syscall.SIGKILL)
+	d.hold.Close()
+	_ = d.cmd.Wait() // ended by a signal, as intended
+	d.hold = nil
+}
+
+func (d *dovecotd) log() string {
+	text, _ := os.ReadFile(filepath.Join(d.dir, "log"))
+	return string(text)
+}
+
+// signal sends a signal to the auth process.
+func (d *dovecotd) signal(t *testing.T, s syscall.Signal) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(d.dir, "run/master.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	master := strings.TrimSpace(string(text))
+	children, err := os.ReadFile(filepath.Join("/proc", master, "task", master, "children"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, child := range strings.Fields(string(children)) {
+		comm, _ := os.ReadFile(filepath.Join("/proc", child, "comm"))
+		if pid, _ := strconv.Atoi(child); strings.TrimSpace(string(comm)) == "auth" {
+			if err := syscall.Kill(pid, s); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// proxy connects to the socket, or to any other address.
+func (d *dovecotd) proxy(t *testing.T, addr string) dovecot.Proxy {
+	t.Helper()
+	cfg := dovecot.Defaults()
+	if err := cfg.Path.UnmarshalText([]byte(addr)); err != nil {
+		t.Fatal(err)
+	}
+	p := dovecot.Proxy{
+		Store:    dovecot.New(cfg, slog.New(slog.DiscardHandler)),
+		Throttle: auth.NewThrottle(auth.Defaults()),
+		Options:  auth.DefaultSecurityOptions(),
+		Timeout:  10 * time.Second,
+	}
+	t.Cleanup(func() { p.Close() })
+	return p
+}
