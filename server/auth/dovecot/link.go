@@ -185,9 +185,10 @@ func (l *link) serve(c *conn) {
 func (l *link) lost(c *conn, lived time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.current == c {
-		l.current = nil
+	if l.current != c {
+		return // has been replaced
 	}
+	l.current = nil
 	switch {
 	case errors.Is(c.err, errRetired), errors.Is(c.err, errClosed):
 	case lived < maxWait:

@@ -258,3 +258,37 @@ func TestClose(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A connection that has been replaced may break: nobody minds.
+func TestOldConnectionBreaks(t *testing.T) {
+	f := startFake(t, goodGreeting, func(w io.Writer, fields []string) {
+		if resp, _ := params(fields).get("resp"); resp != "AHNsb3cAc2VjcmV0" {
+			knowsAlice(w, fields)
+		}
+	})
+	s := f.store(t)
+	slow := make(chan error)
+	go func() {
+		_, err := verify(t, s, "slow", "secret")
+		slow <- err
+	}()
+	eventually(t, "the slow login", func() bool { return len(f.heard("AUTH")) == 1 })
+	s.link.mu.Lock()
+	old := s.link.current
+	s.link.mu.Unlock()
+	if err := s.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := verify(t, s, "alice", "secret"); err != nil {
+		t.Fatal(err)
+	}
+	old.end(io.ErrUnexpectedEOF)
+	if err := <-slow; !isUnavailable(err) {
+		t.Errorf("the login on the old connection: %v", err)
+	}
+	for range 20 {
+		if _, err := verify(t, s, "alice", "secret"); err != nil {
+			t.Errorf("a login on the new connection: %v", err)
+		}
+	}
+}
