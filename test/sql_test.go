@@ -1,0 +1,368 @@
+package test
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/BurntSushi/toml"
+	_ "github.com/go-sql-driver/mysql"
+	_ "github.com/jackc/pgx/v5/stdlib"
+	_ "modernc.org/sqlite"
+
+	passwords "postern/server/auth/hash"
+	sqlstore "postern/server/auth/sql"
+)
+
+// A database is a private server, or a file.
+type database struct {
+	driver sqlstore.Driver
+	server *daemon // nil for a file
+	dsn    string  // of its administrator, over TCP; the path of a file
+	socket string  // the DSN over the socket; empty for a file
+}
+
+// startPostgres starts a PostgreSQL, which refuses to run as root.
+func startPostgres(t *testing.T) *database {
+	t.Helper()
+	bin := postgresFolder()
+	if bin == "" {
+		bin = "postgres" // not there
+	}
+	peer(t, "root", filepath.Join(bin, "initdb"))
+	dir, port := folderOf(t, "postgres"), freePort(t)
+	data := filepath.Join(dir, "data")
+	run(t, "setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups",
+		filepath.Join(bin, "initdb"), "-D", data, "-U", "postern", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
+	db := &database{driver: sqlstore.Postgres}
+	db.dsn = fmt.Sprintf("host=127.0.0.1 port=%d user=postern dbname=postgres sslmode=disable", port)
+	db.socket = fmt.Sprintf("host=%s port=%d user=postern dbname=postgres", dir, port)
+	db.server = startDaemon(t, dir, daemon{
+		args: []string{"setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", filepath.Join(bin, "postgres"), "-D", data,
+			"-c", "listen_addresses=127.0.0.1", "-p", fmt.Sprint(port), "-c", "unix_socket_directories=" + dir, "-c", "fsync=off"},
+		stops: "INT", // does not wait for its clients
+		ready: func() bool { return db.ping() == nil },
+	})
+	return db
+}
+
+// postgresFolder is where Debian has the newest version.
+func postgresFolder() string {
+	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
+	if len(found) == 0 {
+		return ""
+	}
+	return found[len(found)-1]
+}
+
+func startMariaDB(t *testing.T) *database {
+	t.Helper()
+	peer(t, "root", "mariadbd", "mariadb-install-db")
+	dir, port := folderOf(t, "mysql"), freePort(t)
+	data, socket := filepath.Join(dir, "data"), filepath.Join(dir, "socket")
+	run(t, "mariadb-install-db", "--no-defaults", "--user=mysql", "--datadir="+data, "--auth-root-authentication-method=normal", "--skip-test-db")
+	db := &database{driver: sqlstore.MySQL}
+	db.dsn = fmt.Sprintf("root@tcp(127.0.0.1:%d)/mysql", port)
+	db.server = startDaemon(t, dir, daemon{
+		args: []string{"mariadbd", "--no-defaults", "--user=mysql", "--datadir=" + data, "--socket=" + socket, "--bind-address=127.0.0.1",
+			fmt.Sprintf("--port=%d", port), "--pid-file=" + filepath.Join(dir, "pid"), "--innodb-flush-log-at-trx-commit=0"},
+		stops: "TERM",
+		ready: func() bool { return db.ping() == nil },
+	})
+	db.exec(t, "create database mail")
+	db.dsn, db.socket = strings.Replace(db.dsn, "/mysql", "/mail", 1), "root@unix("+socket+")/mail"
+	return db
+}
+
+func newSQLite(t *testing.T) *database {
+	return &database{driver: sqlstore.SQLite, dsn: filepath.Join(t.TempDir(), "users.sqlite")}
+}
+
+// folderOf makes a folder that belongs to a user.
+func folderOf(t *testing.T, name string) string {
+	t.Helper()
+	owner, err := user.Lookup(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid, _ := strconv.Atoi(owner.Uid)
+	gid, _ := strconv.Atoi(owner.Gid)
+	dir := openFolder(t)
+	if err := os.Chown(dir, uid, gid); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func run(t *testing.T, args ...string) {
+	t.Helper()
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Dir = "/"
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%q: %v\n%s", args, err, out)
+	}
+}
+
+// open connects as the administrator.
+func (d *database) open() (*sql.DB, error) {
+	name := string(d.driver)
+	if d.driver == sqlstore.Postgres {
+		name = "pgx"
+	}
+	return sql.Open(name, d.dsn)
+}
+
+func (d *database) ping() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	db, err := d.open()
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	return db.PingContext(ctx)
+}
+
+func (d *database) exec(t *testing.T, statements ...string) {
+	t.Helper()
+	db, err := d.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	for _, s := range statements {
+		if _, err := db.Exec(s); err != nil {
+			t.Fatalf("%s: %v", s, err)
+		}
+	}
+}
+
+// drill opens a store with the query; dsn is for databases with a server.
+func (d *database) drill(t *testing.T, dsn, query string) storeDrill {
+	t.Helper()
+	cfg := sqlstore.Defaults()
+	cfg.Driver, cfg.DSN = d.driver, dsn
+	if d.driver == sqlstore.SQLite {
+		cfg.DSN, cfg.Path = "", d.dsn
+	}
+	set(t, &cfg.Query, query)
+	return d.drillWith(t, cfg)
+}
+
+func (d *database) drillWith(t *testing.T, cfg sqlstore.Config) storeDrill {
+	t.Helper()
+	cfg.Validate(func(key, why string) { t.Errorf("%s: %s", key, why) })
+	store, err := sqlstore.New(cfg, passwords.NewChecker(time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	if err := store.Check(t.Context()); err != nil {
+		t.Errorf("check: %v", err)
+	}
+	return storeDrill{store: store, server: d.server, user: "alice@example.org", wrong: "wrong password", nobody: "no such user"}
+}
+
+// eachDatabase runs a test with every kind of them, at the same time.
+func eachDatabase(t *testing.T, test func(*testing.T, *database)) {
+	t.Parallel()
+	for name, start := range map[string]func(*testing.T) *database{"postgres": startPostgres, "mysql": startMariaDB, "sqlite": newSQLite} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, start(t))
+		})
+	}
+}
+
+func TestSQL(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, d *database) {
+		secret, changed := hashOf(t, "secret"), hashOf(t, "changed")
+		d.exec(t, "create table accounts (name varchar(255) primary key, hash varchar(255), active boolean)",
+			"insert into accounts values ('alice@example.org', '"+secret+"', true)",
+			"insert into accounts values ('carol@example.org', '"+secret+"', true)",
+			"insert into accounts values ('bob@example.org', '"+secret+"', false)",
+			"insert into accounts values ('locked@example.org', '!"+secret+"', true)",
+			"insert into accounts values ('none@example.org', null, true)",
+			"insert into accounts values ('clear@example.org', 'secret', true)",
+		)
+		drill := d.drill(t, d.socket, "select hash, name as username, not active as disabled from accounts where name = {user}")
+		drill.all(t)
+		for login, want := range map[string]string{
+			"bob@example.org":    "account disabled",
+			"locked@example.org": "wrong password",
+			"none@example.org":   "wrong password",
+			"clear@example.org":  "temporary",
+			"carol@example.org":  "ok carol@example.org",
+		} {
+			drill.want(t, login, "secret", want)
+		}
+		d.exec(t, "update accounts set hash = '"+changed+"' where name = 'carol@example.org'")
+		drill.want(t, "carol@example.org", "secret", "wrong password")
+		drill.want(t, "carol@example.org", "changed", "ok carol@example.org")
+	})
+}
+
+// hashOf is a quick one.
+func hashOf(t *testing.T, password string) string {
+	t.Helper()
+	out, err := exec.Command("openssl", "passwd", "-1", "-salt", "postern", password).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// MariaDB takes many spellings for one name: all of them are the same user.
+func TestSQLSpellings(t *testing.T) {
+	t.Parallel()
+	d := startMariaDB(t)
+	d.exec(t, "create table accounts (name varchar(255) primary key, hash varchar(255)) character set utf8mb4",
+		"insert into accounts values ('alice@example.org', '"+hashOf(t, "secret")+"')")
+	drill := d.drill(t, d.dsn, "select hash, name as username from accounts where name = {user}")
+	for _, login := range []string{"ALICE@example.org", "\u00e0lice@example.org", "alice@example.org "} {
+		drill.want(t, login, "secret", "ok alice@example.org")
+	}
+	cfg := sqlstore.Defaults()
+	cfg.Driver, cfg.DSN = d.driver, d.dsn
+	set(t, &cfg.Query, "select hash from accounts where name = {user}")
+	store, err := sqlstore.New(cfg, passwords.NewChecker(time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	drill.store = store
+	drill.want(t, "alice@example.org", "secret", "temporary")
+	if err := store.Check(t.Context()); err == nil {
+		t.Error("check finds nothing wrong")
+	}
+}
+
+// A database with a password, which stands in a file and shows up nowhere.
+func TestSQLPassword(t *testing.T) {
+	t.Parallel()
+	d := startMariaDB(t)
+	d.exec(t, "create table accounts (name varchar(255) primary key, hash varchar(255))",
+		"insert into accounts values ('alice@example.org', '"+hashOf(t, "secret")+"')",
+		"create user reader identified by 'topsecret'", "grant select on accounts to reader")
+	cfg := sqlstore.Defaults()
+	cfg.Driver, cfg.DSNFile = d.driver, filepath.Join(t.TempDir(), "dsn")
+	set(t, &cfg.Query, "select hash, name as username from accounts where name = {user}")
+	dsn := strings.Replace(d.dsn, "root", "reader:topsecret", 1)
+	writeSecret(t, cfg.DSNFile, dsn)
+	d.drillWith(t, cfg).want(t, "alice@example.org", "secret", "ok alice@example.org")
+
+	writeSecret(t, cfg.DSNFile, strings.Replace(dsn, "topsecret", "topsecret2", 1))
+	store, err := sqlstore.New(cfg, passwords.NewChecker(time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	if err := store.Check(t.Context()); err == nil || strings.Contains(err.Error(), "topsecret") {
+		t.Errorf("another password: %v", err)
+	}
+	for driver, dsn := range map[sqlstore.Driver]string{sqlstore.MySQL: "reader:topsecret@tcp(db", sqlstore.Postgres: "postgres://reader:topsecret@db:port/mail"} {
+		cfg.Driver = driver
+		writeSecret(t, cfg.DSNFile, dsn)
+		if _, err := sqlstore.New(cfg, nil); err == nil || strings.Contains(err.Error(), "topsecret") {
+			t.Errorf("%s: %v", dsn, err)
+		}
+	}
+}
+
+func writeSecret(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Every query in docs/sql/README.md works with the tables that stand there, in
+// every database.
+func TestSQLExamples(t *testing.T) {
+	examples := readExamples(t)
+	if len(examples) < 4 {
+		t.Fatalf("only %d examples in the documentation", len(examples))
+	}
+	eachDatabase(t, func(t *testing.T, d *database) {
+		secret := hashOf(t, "secret")
+		for _, e := range examples {
+			tables := strings.ReplaceAll(e.tables, "HASH", secret)
+			if d.driver == sqlstore.MySQL {
+				tables = strings.ReplaceAll(tables, `"`, "`")
+			}
+			statements := strings.Split(tables, ";")
+			d.exec(t, statements[:len(statements)-1]...)
+			drill := d.drill(t, d.dsn, e.queryFor(d.driver))
+			drill.goodAndBad(t)
+			drill.hostileNames(t)
+			drill.want(t, "bob@example.org", "secret", "account disabled")
+			drill.want(t, "bob@example.org", "wrong", "wrong password")
+			drill.want(t, "alice@example.net", "secret", "no such user")
+			drill.want(t, "alice", "secret", "no such user")
+			if t.Failed() {
+				t.Fatal(e.name)
+			}
+		}
+	})
+}
+
+// An example is a section of the documentation.
+type example struct {
+	name, tables string
+	query        map[string]string // by driver; "" for all
+}
+
+func (e example) queryFor(d sqlstore.Driver) string {
+	if q, ok := e.query[string(d)]; ok {
+		return q
+	}
+	return e.query[""]
+}
+
+// readExamples takes the sections that have a query apart.
+func readExamples(t *testing.T) (all []example) {
+	t.Helper()
+	text, err := os.ReadFile("../docs/sql/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for section := range strings.SplitSeq(string(text), "\n## ") {
+		name, _, _ := strings.Cut(section, "\n")
+		e := example{name: name, query: make(map[string]string)}
+		tables := fenced(section, "sql")
+		for _, block := range fenced(section, "toml") {
+			var table struct{ Driver, Query string }
+			if _, err := toml.Decode(block, &table); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if table.Query != "" {
+				e.query[table.Driver] = table.Query
+			}
+		}
+		if len(tables) == 1 && len(e.query) > 0 {
+			e.tables = tables[0]
+			all = append(all, e)
+		}
+	}
+	return all
+}
+
+// fenced returns the code blocks of a language.
+func fenced(text, language string) (blocks []string) {
+	for {
+		_, rest, ok := strings.Cut(text, "\n```"+language+"\n")
+		if !ok {
+			return blocks
+		}
+		block, after, _ := strings.Cut(rest, "\n```")
+		blocks, text = append(blocks, block+"\n"), after
+	}
+}
