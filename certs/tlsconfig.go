@@ -2,6 +2,7 @@ package certs
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"sync/atomic"
 )
 
@@ -34,10 +35,28 @@ func NewShared(cfg Config, src Source) *Shared {
 	s.Set(cfg, src)
 	// The ticket keys stay those of the outer configuration, see
 	// tls.Config.GetConfigForClient.
-	s.outer.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
-		return s.current.Load(), nil
+	s.outer.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		current := s.current.Load()
+		show(current, hello)
+		return current, nil
 	}
 	return s
+}
+
+// A Viewer is a connection that wants to know which certificate its client is
+// shown: the channel binding tls-server-end-point is made of it (RFC 5929), and
+// crypto/tls does not tell. Of a resumed session it is the one that a whole
+// handshake would show now.
+type Viewer interface{ ShowCertificate(*x509.Certificate) }
+
+func show(cfg *tls.Config, hello *tls.ClientHelloInfo) {
+	viewer, ok := hello.Conn.(Viewer)
+	if !ok {
+		return
+	}
+	if cert, err := cfg.GetCertificate(hello); err == nil {
+		viewer.ShowCertificate(cert.Leaf)
+	}
 }
 
 // Config is for the listeners. It is always the same value.

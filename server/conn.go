@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/base32"
 	"errors"
 	"io"
@@ -59,6 +60,7 @@ type conn struct {
 
 	loggedIn  atomic.Bool
 	busy      atomic.Bool // a transaction is in flight
+	shown     atomic.Pointer[x509.Certificate]
 	receiving atomic.Bool // a message is arriving: each read has a deadline of its own
 	probing   atomic.Bool
 	expired   bool // a read deadline has passed; only Read touches it
@@ -119,6 +121,9 @@ func (c *conn) login() {
 	c.quota.Store(c.quotaAfter)
 	c.admitted()
 }
+
+// ShowCertificate is told, by the TLS above, which certificate the client sees.
+func (c *conn) ShowCertificate(leaf *x509.Certificate) { c.shown.Store(leaf) }
 
 // setTop tells where a line for the client is to be written.
 func (c *conn) setTop(top net.Conn) {

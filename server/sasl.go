@@ -22,6 +22,7 @@ func (s *session) peer() *auth.Peer {
 	return &auth.Peer{
 		Remote: s.conn.remote, Local: s.conn.local,
 		Helo: s.smtp.Hostname(), TLS: s.tls, Session: s.conn.id,
+		Certificate: s.conn.shown.Load(),
 	}
 }
 
