@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -87,6 +88,12 @@ func (t authTest) read(in io.Reader, questions io.Writer) (string, error) {
 func (t authTest) ask(ctx context.Context, cfg *Config, password string, out, errs io.Writer) error {
 	log := slog.New(slog.NewTextHandler(errs, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	w := newWorkshop(cfg, &logger{Logger: log})
+	defer w.endPAM()
+	if os.Geteuid() == 0 {
+		if err := w.startPAM(cfg); err != nil {
+			return withStatus(exitTempFail, err)
+		}
+	}
 	stores, err := w.openStores(cfg)
 	if err != nil {
 		return withStatus(exitTempFail, err)
@@ -94,14 +101,14 @@ func (t authTest) ask(ctx context.Context, cfg *Config, password string, out, er
 	defer stores.Close()
 	ctx, cancel := context.WithTimeout(ctx, authTestTime)
 	defer cancel()
-	id, err := w.plain(ctx, stores, t.user, password)
+	id, err := plainLogin(auth.WithTrace(ctx, func(q auth.Question) { tellQuestion(out, q) }), stores, t.user, password)
 	return verdict(out, t.user, id, err)
 }
 
-func (w *workshop) plain(ctx context.Context, stores auth.PasswordVerifier, user, password string) (auth.Identity, error) {
+func plainLogin(ctx context.Context, stores auth.PasswordVerifier, user, password string) (auth.Identity, error) {
 	here := netip.AddrPortFrom(netip.IPv6Loopback(), 0)
 	peer := &auth.Peer{Remote: here, Local: here, TLS: new(tls.ConnectionState), Session: "auth-test"}
-	e, err := w.provider(stores).Start(ctx, peer, "PLAIN")
+	e, err := auth.Local{Passwords: auth.Prepared(stores)}.Start(ctx, peer, "PLAIN")
 	if err != nil {
 		return auth.Identity{}, err
 	}
@@ -111,6 +118,26 @@ func (w *workshop) plain(ctx context.Context, stores auth.PasswordVerifier, user
 		return auth.Identity{}, err
 	}
 	return e.Identity(), nil
+}
+
+// tellQuestion prints what one store was asked and what it said.
+func tellQuestion(out io.Writer, q auth.Question) {
+	answer := "yes"
+	var no *auth.Failure
+	switch {
+	case errors.As(q.Err, &no):
+		answer = no.Kind.String()
+		if no.Reason != "" {
+			answer += ": " + no.Reason
+		}
+	case q.Err != nil:
+		answer = q.Err.Error()
+	}
+	if q.Login == "" {
+		fmt.Fprintf(out, "store %s was not asked: %s\n", q.Store, answer)
+		return
+	}
+	fmt.Fprintf(out, "store %s was asked for %q: %s (%v)\n", q.Store, q.Login, answer, q.Took.Round(time.Millisecond))
 }
 
 // verdict prints the answer in one line and makes the exit status of it.

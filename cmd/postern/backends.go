@@ -1,158 +1,185 @@
 package main
 
 import (
-	"context"
-	"errors"
+	"cmp"
 	"fmt"
-	"io"
-	"maps"
-	"reflect"
 	"slices"
 	"strings"
 
-	"github.com/BurntSushi/toml"
-
 	"postern/server/auth"
+	"postern/server/auth/dovecot"
+	"postern/server/auth/ldap"
+	"postern/server/auth/pam"
+	"postern/server/auth/saslauthd"
+	"postern/server/auth/sql"
 	"postern/server/auth/userfile"
+
+	// The drivers of package sql make themselves known by being imported.
+	_ "github.com/go-sql-driver/mysql"
+	_ "github.com/jackc/pgx/v5/stdlib"
+	_ "modernc.org/sqlite"
 )
 
 // storeKinds is the table of the stores: what kind = "..." in [[auth.stores]]
 // means. To add one, write its package below server/auth and its storeConfig
 // here, and add its line.
 func storeKinds() map[string]func() storeConfig {
+	common := auth.StoreDefaults
 	return map[string]func() storeConfig{
-		userfile.Kind: func() storeConfig { return &userfileConfig{userfile.Defaults()} },
+		dovecot.Kind:   func() storeConfig { return &dovecotConfig{common(), dovecot.Defaults()} },
+		ldap.Kind:      func() storeConfig { return &ldapConfig{common(), ldap.Defaults(), auth.CacheConfig{}} },
+		pam.Kind:       func() storeConfig { return &pamConfig{common(), pam.Defaults(), auth.CacheConfig{}} },
+		saslauthd.Kind: func() storeConfig { return &saslauthdConfig{common(), saslauthd.Defaults(), auth.CacheConfig{}} },
+		sql.Kind:       func() storeConfig { return &sqlConfig{hashing(), sql.Defaults()} },
+		userfile.Kind:  func() storeConfig { return &userfileConfig{hashing(), userfile.Defaults()} },
 	}
+}
+
+// hashing are the defaults of stores whose hashes are compared here: that has
+// bounds of its own, and a password that is remembered need not queue.
+func hashing() auth.StoreConfig {
+	c := auth.StoreDefaults()
+	c.Concurrency = 1000
+	return c
 }
 
 // A storeConfig is what one kind of store takes in [[auth.stores]].
 type storeConfig interface {
-	fmt.Stringer // what it is, for a person
-	Validate(bad func(key, why string))
+	// parts are the values that have to make sense, by their keys: "" is the
+	// table itself.
+	parts() map[string]validator
+	spec() auth.StoreSpec // without a backend
 	open(w *workshop) (auth.PasswordVerifier, error)
+	where() string // what it asks, for a person
 }
 
-type userfileConfig struct{ userfile.Config }
+type validator interface {
+	Validate(bad func(key, why string))
+}
 
-func (c *userfileConfig) String() string { return userfile.Kind + " " + c.Path }
+type dovecotConfig struct {
+	auth.StoreConfig
+	dovecot.Config
+}
 
+func (c *dovecotConfig) parts() map[string]validator {
+	return map[string]validator{"": both{&c.StoreConfig, &c.Config}}
+}
+func (c *dovecotConfig) spec() auth.StoreSpec { return auth.StoreSpec{Config: c.StoreConfig} }
+func (c *dovecotConfig) where() string        { return c.Path.String() }
+func (c *dovecotConfig) open(w *workshop) (auth.PasswordVerifier, error) {
+	return dovecot.New(c.Config, w.log.Logger), nil
+}
+
+type ldapConfig struct {
+	auth.StoreConfig
+	ldap.Config
+	Cache auth.CacheConfig `toml:"cache"`
+}
+
+func (c *ldapConfig) parts() map[string]validator {
+	return map[string]validator{"": both{&c.StoreConfig, &c.Config}, "cache": &c.Cache}
+}
+func (c *ldapConfig) spec() auth.StoreSpec {
+	return auth.StoreSpec{Config: c.StoreConfig, Cache: c.Cache}
+}
+func (c *ldapConfig) where() string {
+	servers := make([]string, len(c.ServerHost))
+	for i, u := range c.ServerHost {
+		servers[i] = u.String()
+	}
+	return strings.Join(servers, " ")
+}
+func (c *ldapConfig) open(w *workshop) (auth.PasswordVerifier, error) {
+	return ldap.New(c.Config, w.log.Logger)
+}
+
+type pamConfig struct {
+	auth.StoreConfig
+	pam.Config
+	Cache auth.CacheConfig `toml:"cache"`
+}
+
+func (c *pamConfig) parts() map[string]validator {
+	return map[string]validator{"": both{&c.StoreConfig, &c.Config}, "cache": &c.Cache}
+}
+func (c *pamConfig) spec() auth.StoreSpec {
+	return auth.StoreSpec{Config: c.StoreConfig, Cache: c.Cache}
+}
+func (c *pamConfig) where() string { return "service " + c.Service }
+func (c *pamConfig) open(w *workshop) (auth.PasswordVerifier, error) {
+	switch {
+	case w.pamHelper == nil:
+		return pam.New(c.Config, nil)
+	case c.Socket == "" && !slices.Contains(w.pamServices, c.Service):
+		return nil, fmt.Errorf("the PAM helper does not serve %q, and only root can start another one: restart postern", c.Service)
+	}
+	return pam.New(c.Config, w.pamHelper.Dial)
+}
+
+type saslauthdConfig struct {
+	auth.StoreConfig
+	saslauthd.Config
+	Cache auth.CacheConfig `toml:"cache"`
+}
+
+func (c *saslauthdConfig) parts() map[string]validator {
+	return map[string]validator{"": both{&c.StoreConfig, &c.Config}, "cache": &c.Cache}
+}
+func (c *saslauthdConfig) spec() auth.StoreSpec {
+	return auth.StoreSpec{Config: c.StoreConfig, Cache: c.Cache}
+}
+func (c *saslauthdConfig) where() string { return c.Path }
+func (c *saslauthdConfig) open(*workshop) (auth.PasswordVerifier, error) {
+	return saslauthd.New(c.Config), nil
+}
+
+type sqlConfig struct {
+	auth.StoreConfig
+	sql.Config
+}
+
+func (c *sqlConfig) parts() map[string]validator {
+	return map[string]validator{"": both{&c.StoreConfig, &c.Config}}
+}
+func (c *sqlConfig) spec() auth.StoreSpec { return auth.StoreSpec{Config: c.StoreConfig} }
+func (c *sqlConfig) where() string {
+	return string(c.Driver) + " " + cmp.Or(c.Path, c.DSNFile, c.DSN)
+}
+func (c *sqlConfig) open(w *workshop) (auth.PasswordVerifier, error) {
+	return sql.New(c.Config, w.checker)
+}
+
+type userfileConfig struct {
+	auth.StoreConfig
+	userfile.Config
+}
+
+func (c *userfileConfig) parts() map[string]validator {
+	return map[string]validator{"": both{&c.StoreConfig, &c.Config}}
+}
+func (c *userfileConfig) spec() auth.StoreSpec { return auth.StoreSpec{Config: c.StoreConfig} }
+func (c *userfileConfig) where() string        { return c.Path }
 func (c *userfileConfig) open(w *workshop) (auth.PasswordVerifier, error) {
 	return userfile.New(c.Config, w.checker, w.log.Logger)
 }
 
-// openStores are the stores of one configuration, in its order.
-type openStores []auth.PasswordVerifier
+// both are two parts of one table.
+type both [2]validator
 
-// openStores opens all stores of cfg. It fails if one of them cannot be used.
-func (w *workshop) openStores(cfg *Config) (*openStores, error) {
-	stores := new(openStores)
-	for _, s := range cfg.Auth.Stores {
-		v, err := s.open(w)
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("store %s: %w", s, explainUnreadable(err)), stores.Close())
-		}
-		*stores = append(*stores, v)
-	}
-	return stores, nil
+func (b both) Validate(bad func(key, why string)) {
+	b[0].Validate(bad)
+	b[1].Validate(bad)
 }
 
-// VerifyPassword asks one store after the other, until one knows the user.
-func (s *openStores) VerifyPassword(ctx context.Context, p *auth.Peer, login, password string) (id auth.Identity, err error) {
-	for _, v := range *s {
-		id, err = v.VerifyPassword(ctx, p, login, password)
-		if !asksNext(err) {
-			break
+// pamServices are the services that the helper is asked for, where serve is to
+// start one.
+func (l storeList) pamServices() []string {
+	var services []string
+	for _, s := range l {
+		if c, ok := s.storeConfig.(*pamConfig); ok && c.Socket == "" && !slices.Contains(services, c.Service) {
+			services = append(services, c.Service)
 		}
 	}
-	return id, err
-}
-
-// asksNext says that the answer leaves the question open: the store does not
-// know the user, or says no without saying why.
-func asksNext(err error) bool {
-	var no *auth.Failure
-	return errors.As(err, &no) && (no.Kind == auth.NoSuchUser || no.Kind == auth.Unknowable)
-}
-
-// Close closes the stores that have something to close.
-func (s *openStores) Close() error {
-	var errs []error
-	for _, v := range *s {
-		if c, ok := v.(io.Closer); ok {
-			errs = append(errs, c.Close())
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// checkStore opens a store for a moment and asks it whether all is well, where
-// it can tell.
-func (w *workshop) checkStore(ctx context.Context, s store) error {
-	v, err := s.open(w)
-	if err != nil {
-		return explainUnreadable(err)
-	}
-	if c, ok := v.(interface{ Check(context.Context) error }); ok {
-		err = c.Check(ctx)
-	}
-	return errors.Join(err, (&openStores{v}).Close())
-}
-
-// A store is one table [[auth.stores]]: its kind, and what that kind takes.
-type store struct {
-	Kind string
-	storeConfig
-}
-
-func newStore(kind string) store { return store{kind, storeKinds()[kind]()} }
-
-// A storeList is all of them. What a table may hold depends on its kind.
-type storeList []store
-
-func (l *storeList) decode(d *decoder, path string, p toml.Primitive) {
-	tables, ok := d.asTables(path, p)
-	if !ok {
-		return
-	}
-	*l = nil
-	for i, t := range tables {
-		at := fmt.Sprintf("%s[%d]", path, i)
-		if s, ok := d.store(at, t); ok {
-			*l = append(*l, s)
-		}
-	}
-}
-
-func (d *decoder) store(path string, t table) (store, bool) {
-	kinds := slices.Sorted(maps.Keys(storeKinds()))
-	named, ok := t["kind"]
-	if !ok {
-		d.bad(path+".kind", "is missing", "write kind = "+quoteAll(kinds, " or "))
-		return store{}, false
-	}
-	kind, _ := d.raw(named).(string)
-	if !slices.Contains(kinds, kind) {
-		d.bad(path+".kind", fmt.Sprintf("there is no kind of store %q", d.raw(named)), "write "+quoteAll(kinds, " or "))
-		return store{}, false
-	}
-	s := newStore(kind)
-	delete(t, "kind")
-	d.table(path, t, reflect.ValueOf(s.storeConfig).Elem())
-	return s, true
-}
-
-func (l *storeList) keys(path string) []string {
-	all := []string{path + "[].kind"}
-	for _, newConfig := range storeKinds() {
-		all = append(all, keysOf(path+"[]", reflect.TypeOf(newConfig()).Elem())...)
-	}
-	return all
-}
-
-func quoteAll(words []string, between string) string {
-	quoted := make([]string, len(words))
-	for i, w := range words {
-		quoted[i] = `"` + w + `"`
-	}
-	return strings.Join(quoted, between)
+	return services
 }

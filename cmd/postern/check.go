@@ -43,8 +43,10 @@ func check(ctx context.Context, config string, out io.Writer) error {
 	c := &checkup{out: out}
 	cfg, err := loadConfig(config)
 	c.result("configuration", config, err)
-	if err == nil && c.becomeUser(cfg, config) {
-		c.all(ctx, cfg)
+	if err == nil {
+		c.shop = newWorkshop(cfg, &logger{Logger: slog.New(slog.DiscardHandler)})
+		defer c.shop.endPAM()
+		c.all(ctx, cfg, config)
 	}
 	if c.failed {
 		return silently(exitFailure)
@@ -55,11 +57,20 @@ func check(ctx context.Context, config string, out io.Writer) error {
 // A checkup prints one line for each thing that it looks at.
 type checkup struct {
 	out    io.Writer
+	shop   *workshop
 	failed bool
 }
 
 // all goes through the parts in the order in which a message meets them.
-func (c *checkup) all(ctx context.Context, cfg *Config) {
+func (c *checkup) all(ctx context.Context, cfg *Config, config string) {
+	if os.Geteuid() == 0 { // as serve does, before it gives up root
+		if err := c.shop.startPAM(cfg); err != nil {
+			c.result("PAM", "", err)
+		}
+	}
+	if !c.becomeUser(cfg, config) {
+		return
+	}
 	c.certificates(cfg.TLS)
 	c.stores(ctx, cfg)
 	c.policies(cfg)
@@ -171,8 +182,9 @@ func (c *checkup) keys(keys []sign.Key) {
 
 // stores opens one store after the other, so that each gets its line.
 func (c *checkup) stores(ctx context.Context, cfg *Config) {
-	w := newWorkshop(cfg, &logger{Logger: slog.New(slog.DiscardHandler)})
 	for _, s := range cfg.Auth.Stores {
-		c.result("store", s.String(), w.checkStore(ctx, s))
+		c.result("store", s.String(), c.shop.checkStore(ctx, s))
 	}
+	names, err := c.shop.checkMechanisms(ctx, cfg)
+	c.result("mechanisms", strings.Join(names, " "), err)
 }

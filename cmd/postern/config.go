@@ -154,7 +154,5 @@ func (c *Config) validateStores(bad func(path, why string)) {
 	if len(c.Auth.Stores) == 0 {
 		bad("auth.stores", "no store: nobody could log in; leave it out for the user file "+userfile.Defaults().Path)
 	}
-	for i, s := range c.Auth.Stores {
-		s.Validate(func(key, why string) { bad(fmt.Sprintf("auth.stores[%d].%s", i, key), why) })
-	}
+	c.Auth.Stores.Validate(func(key, why string) { bad(join("auth", key), why) })
 }

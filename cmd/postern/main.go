@@ -55,6 +55,7 @@ func newRoot() *cobra.Command {
 		passwdCommand(),
 		authCommand(),
 		healthCommand(),
+		pamHelperCommand(),
 		dkimCommand(),
 		demoCommand(),
 		versionCommand(),

@@ -17,6 +17,7 @@ import (
 	"postern/server"
 	"postern/server/auth"
 	"postern/server/auth/hash"
+	"postern/server/auth/pam"
 )
 
 // A workshop builds the parts of the server, and keeps what must outlive a
@@ -27,11 +28,15 @@ type workshop struct {
 	log      *logger
 	throttle *auth.Throttle
 	checker  *hash.Checker
+	scram    *auth.Scram
 	tls      *certs.Shared
 	stage    *message.Stage
 	logins   currentProvider
 	hop      currentHop
 	now      *generation
+
+	pamHelper   *pam.Started // nil: none has been started
+	pamServices []string     // that it serves
 }
 
 // A generation is what one reading of the configuration has built.
@@ -49,10 +54,12 @@ type generation struct {
 }
 
 func newWorkshop(cfg *Config, log *logger) *workshop {
+	throttle := auth.NewThrottle(cfg.Auth.Config)
 	return &workshop{
 		log:      log,
-		throttle: auth.NewThrottle(cfg.Auth.Config),
+		throttle: throttle,
 		checker:  hash.NewChecker(cfg.Auth.HashWait),
+		scram:    auth.NewScram(throttle),
 	}
 }
 
@@ -97,7 +104,7 @@ func (w *workshop) adopt(g *generation) server.Parts {
 	} else {
 		w.tls.Set(g.cfg.TLS, g.certs)
 	}
-	w.logins.set(w.provider(g.stores), func() { w.closed("stores", g.stores.Close()) })
+	w.logins.set(w.provider(g.cfg.Auth, g.stores), func() { w.closed("stores", g.stores.Close()) })
 	w.hop.set(g.hop, func() { w.closed("next hops", g.closeHop()) })
 	go g.certs.Watch(g.watching)
 	if w.now != nil {
@@ -105,11 +112,6 @@ func (w *workshop) adopt(g *generation) server.Parts {
 	}
 	w.now = g
 	return w.parts()
-}
-
-// provider is what runs the mechanisms over the stores.
-func (w *workshop) provider(stores auth.PasswordVerifier) auth.Provider {
-	return auth.Local{Passwords: w.throttle.Guard(auth.Prepared(stores))}
 }
 
 // parts are those of the generation in force.
@@ -129,6 +131,7 @@ func (w *workshop) parts() server.Parts {
 
 // close ends the generation in force; the server has been shut down.
 func (w *workshop) close() {
+	defer w.endPAM()
 	if w.now == nil {
 		return
 	}

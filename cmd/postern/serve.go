@@ -89,6 +89,9 @@ func (d *daemon) start(become *account) error {
 	if err := d.bind(); err != nil {
 		return err
 	}
+	if err := d.shop.startPAM(d.cfg); err != nil {
+		return err
+	}
 	if err := d.drop(become); err != nil {
 		return err
 	}

@@ -41,6 +41,9 @@ const (
 	mechScramPlus MechanismName = "SCRAM-SHA-256-PLUS"
 )
 
+// NeedsKeys reports whether the mechanism asks a KeyStore.
+func (m MechanismName) NeedsKeys() bool { return m == mechScram || m == mechScramPlus }
+
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (m *MechanismName) UnmarshalText(text []byte) error {
 	switch name := MechanismName(strings.ToUpper(string(text))); name {
