@@ -1,0 +1,252 @@
+package test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"postern/server/auth"
+	"postern/server/auth/saslauthd"
+)
+
+// A cyrusDaemon is the saslauthd of Cyrus SASL, with a socket in a folder of the
+// test's own. It sees /etc as its namespace of mounts shows it, and nothing of
+// the machine's is changed.
+type cyrusDaemon struct {
+	dir   string
+	etc   string // what is mounted where, as commands of a shell
+	flags []string
+	cmd   *exec.Cmd
+}
+
+func startSaslauthd(t *testing.T, etc string, flags ...string) *cyrusDaemon {
+	t.Helper()
+	peer(t, "root", "saslauthd", "unshare")
+	d := &cyrusDaemon{dir: openFolder(t), etc: etc, flags: flags}
+	d.start(t)
+	t.Cleanup(func() { d.stop(t) })
+	return d
+}
+
+func (d *cyrusDaemon) socket() string { return filepath.Join(d.dir, "mux") }
+
+func (d *cyrusDaemon) start(t *testing.T) {
+	t.Helper()
+	script := d.etc + ` && exec saslauthd -d -m "$0" "$@"` // -d: in the foreground
+	d.cmd = exec.Command("unshare", append([]string{"--mount", "sh", "-c", script, d.dir}, d.flags...)...)
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	log, err := os.OpenFile(filepath.Join(d.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	d.cmd.Stdout, d.cmd.Stderr = log, log
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 20*time.Second, "saslauthd", func() bool { return d.store("").Check(t.Context()) == nil })
+}
+
+// signal reaches all processes of the daemon.
+func (d *cyrusDaemon) signal(t *testing.T, s syscall.Signal) {
+	t.Helper()
+	if err := syscall.Kill(-d.cmd.Process.Pid, s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (d *cyrusDaemon) stop(t *testing.T) {
+	if d.cmd == nil {
+		return
+	}
+	_ = syscall.Kill(-d.cmd.Process.Pid, syscall.SIGCONT)
+	_ = syscall.Kill(-d.cmd.Process.Pid, syscall.SIGTERM)
+	_ = d.cmd.Wait() // with whatever it makes of the signal
+	d.cmd = nil
+	if t.Failed() {
+		text, _ := os.ReadFile(filepath.Join(d.dir, "log"))
+		t.Logf("log of saslauthd:\n%s", text)
+	}
+}
+
+func (d *cyrusDaemon) store(realm string) *saslauthd.Store {
+	return saslauthd.New(saslauthd.Config{Path: d.socket(), Service: "smtp", Realm: realm})
+}
+
+// told is how a store has answered: "yes", a kind of failure, or "later".
+func told(t *testing.T, s auth.PasswordVerifier, login, password string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	id, err := s.VerifyPassword(ctx, stranger, login, password)
+	if f, ok := errors.AsType[*auth.Failure](err); ok {
+		return f.Kind.String()
+	}
+	switch {
+	case err != nil:
+		t.Logf("%.40q: %v", login, err)
+		return "later"
+	case id.User != login:
+		return "yes to " + id.User
+	}
+	return "yes"
+}
+
+var stranger = &auth.Peer{Remote: netip.MustParseAddrPort("192.0.2.7:4711")}
+
+// hostileNames are logins that mean something else to somebody.
+var hostileNames = []string{
+	"*)(uid=*", "a' or 1=1--", "x\tlocal", "x\ny", "x\x00y", "../../etc/shadow", "%n%s", "-", strings.Repeat("x", 1<<20),
+}
+
+const (
+	refused = "refused" // auth.Unknowable
+	unknown = "no such user"
+)
+
+// A users' database of Cyrus SASL, in the place of the machine's.
+func TestSaslauthdSasldb(t *testing.T) {
+	t.Parallel()
+	peer(t, "root", "saslpasswd2")
+	db := filepath.Join(openFolder(t), "sasldb2")
+	setSasldb(t, db, "alice", "example.org", "sesame")
+	setSasldb(t, db, "bob", "example.org", "wonderland")
+	d := startSaslauthd(t, fmt.Sprintf("mount --bind %s /etc/sasldb2", db), "-a", "sasldb", "-n", "4")
+	s := d.store("example.org")
+	for _, tt := range []struct{ login, password, want string }{
+		{"alice", "sesame", "yes"},
+		{"alice", "wrong", refused},
+		{"alice", "wonderland", refused}, // bob's
+		{"bob", "wonderland", "yes"},
+		{"carol", "sesame", refused},
+	} {
+		if got := told(t, s, tt.login, tt.password); got != tt.want {
+			t.Errorf("%s, %s: %s, want %s", tt.login, tt.password, got, tt.want)
+		}
+	}
+	if got := told(t, d.store("example.com"), "alice", "sesame"); got != refused {
+		t.Errorf("in another realm: %s", got)
+	}
+	for _, name := range hostileNames {
+		if got := told(t, s, name, "sesame"); got != refused && got != unknown {
+			t.Errorf("%.20q: %s", name, got)
+		}
+	}
+	setSasldb(t, db, "alice", "example.org", "simsalabim")
+	if got := told(t, s, "alice", "sesame"); got != refused {
+		t.Errorf("the old password: %s", got)
+	}
+	if got := told(t, s, "alice", "simsalabim"); got != "yes" {
+		t.Errorf("the new password: %s", got)
+	}
+}
+
+func setSasldb(t *testing.T, db, user, realm, password string) {
+	t.Helper()
+	cmd := exec.Command("saslpasswd2", "-f", db, "-p", "-c", "-u", realm, user)
+	cmd.Stdin = strings.NewReader(password)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("saslpasswd2: %v\n%s", err, out)
+	}
+}
+
+// Down, hanging, and back again; then 200 logins at once, and 50 that are
+// abandoned.
+func TestSaslauthdTroubles(t *testing.T) {
+	t.Parallel()
+	peer(t, "root", "saslpasswd2")
+	db := filepath.Join(openFolder(t), "sasldb2")
+	setSasldb(t, db, "alice", "example.org", "sesame")
+	d := startSaslauthd(t, fmt.Sprintf("mount --bind %s /etc/sasldb2", db), "-a", "sasldb", "-n", "4")
+	s := d.store("example.org")
+
+	d.stop(t)
+	if got := told(t, s, "alice", "sesame"); got != "later" {
+		t.Errorf("down: %s", got)
+	}
+	if err := s.Check(t.Context()); err == nil || !strings.Contains(err.Error(), d.dir) {
+		t.Errorf("down: Check says %v", err)
+	}
+	d.start(t)
+	if got := told(t, s, "alice", "sesame"); got != "yes" {
+		t.Errorf("back: %s", got)
+	}
+
+	d.signal(t, syscall.SIGSTOP)
+	abandon(t, 50, func(ctx context.Context) error {
+		_, err := s.VerifyPassword(ctx, stranger, "alice", "sesame")
+		return err
+	})
+	d.signal(t, syscall.SIGCONT)
+	atOnce(t, 200, func(i int) {
+		password, want := "sesame", "yes"
+		if i%2 == 1 {
+			password, want = "wrong", refused
+		}
+		if got := told(t, s, "alice", password); got != want {
+			t.Errorf("%d of 200: %s, want %s", i, got, want)
+		}
+	})
+}
+
+// abandon asks n times at once, and goes away after a moment.
+func abandon(t *testing.T, n int, ask func(context.Context) error) {
+	t.Helper()
+	atOnce(t, n, func(i int) {
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		if err := ask(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("abandoned: %v", err)
+		}
+	})
+}
+
+func atOnce(t *testing.T, n int, do func(i int)) {
+	t.Helper()
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() { do(i) })
+	}
+	all.Wait()
+}
+
+// saslauthd with PAM, and the marker for the fifth string, which it does not
+// notice.
+func TestSaslauthdPAM(t *testing.T) {
+	t.Parallel()
+	user := newUser(t, "sesame")
+	services := openFolder(t)
+	write(t, filepath.Join(services, "smtp"), "auth required pam_unix.so nodelay\naccount required pam_unix.so\n")
+	d := startSaslauthd(t, fmt.Sprintf("mount --bind %s /etc/pam.d", services), "-a", "pam", "-n", "2")
+	s := d.store("")
+	for _, tt := range []struct{ login, password, want string }{
+		{user, "sesame", "yes"},
+		{user, "wrong", refused},
+		{"no-such-user", "sesame", refused},
+	} {
+		if got := told(t, s, tt.login, tt.password); got != tt.want {
+			t.Errorf("%s, %s: %s, want %s", tt.login, tt.password, got, tt.want)
+		}
+	}
+	for password, want := range map[string]saslauthd.Verdict{"sesame": saslauthd.OK, "wrong": saslauthd.NO} {
+		conn, err := saslauthd.Dial(t.Context(), d.socket())
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := saslauthd.Ask(t.Context(), conn, saslauthd.Request{
+			Login: user, Password: password, Service: "smtp", Extended: true, Client: stranger.Remote.Addr(),
+		})
+		if err != nil || a.Verdict != want {
+			t.Errorf("five strings, %s: %+v, %v", password, a, err)
+		}
+	}
+}
