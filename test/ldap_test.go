@@ -282,7 +282,7 @@ func TestLDAPFailOver(t *testing.T) {
 	set(t, &cfg.ServerHost[1], second.url)
 	d := first.drill(t, cfg)
 	d.want(t, "alice", "secret", "ok alice")
-	first.signal(t, syscall.SIGSTOP)
+	first.freeze(t)
 	d.want(t, "alice", "secret", "ok alice")
 	d.manyAtOnce(t)
 	first.signal(t, syscall.SIGCONT)

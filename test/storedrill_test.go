@@ -85,6 +85,35 @@ func (d *daemon) signal(t *testing.T, s syscall.Signal) {
 	}
 }
 
+// freeze stops it until signal goes on with SIGCONT. The kernel takes its time to
+// stop each thread.
+func (d *daemon) freeze(t *testing.T) {
+	t.Helper()
+	d.signal(t, syscall.SIGSTOP)
+	eventually(t, 10*time.Second, "every thread to stop", func() bool {
+		for _, pid := range childrenOf(d.cmd.Process.Pid) {
+			for _, child := range append(childrenOf(pid), pid) {
+				if !frozen(child) {
+					return false
+				}
+			}
+		}
+		return true
+	})
+}
+
+func frozen(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, thread := range threads {
+		text, err := os.ReadFile(thread)
+		_, state, ok := strings.Cut(string(text), ") ")
+		if err == nil && ok && state[0] != 'T' && state[0] != 'Z' {
+			return false
+		}
+	}
+	return true
+}
+
 func childrenOf(pid int) []int {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", pid))
 	var pids []int
@@ -204,7 +233,7 @@ func (d storeDrill) abandoned(t *testing.T) {
 // time, and a yes as soon as it goes on.
 func (d storeDrill) hanging(t *testing.T) {
 	d.want(t, d.user, "secret", "ok "+d.user) // there are connections to hang on
-	d.server.signal(t, syscall.SIGSTOP)
+	d.server.freeze(t)
 	defer d.server.signal(t, syscall.SIGCONT)
 	var wait sync.WaitGroup
 	for range 30 {

@@ -25,14 +25,18 @@ func openDatabase(cfg Config) (*sql.DB, error) {
 	}
 	db := sql.OpenDB(c)
 	db.SetMaxOpenConns(cfg.Connections)
-	db.SetMaxIdleConns(cfg.Connections)
+	db.SetMaxIdleConns(cfg.maxIdle())
 	db.SetConnMaxIdleTime(cfg.IdleTime)
-	if cfg.Driver == SQLite {
-		// To open a file takes little, and who replaces it by another one
-		// wants that to be seen.
-		db.SetMaxIdleConns(-1)
-	}
 	return db, nil
+}
+
+// maxIdle is none for a file: to open it takes little, and who replaces it by
+// another one wants that to be seen.
+func (c *Config) maxIdle() int {
+	if c.Driver == SQLite {
+		return -1
+	}
+	return c.Connections
 }
 
 func newConnector(cfg Config) (driver.Connector, error) {

@@ -3,7 +3,6 @@ package sql
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -34,8 +33,13 @@ func usable(name string) bool {
 	return name != "" && len(name) <= maxName && utf8.ValidString(name) && !strings.ContainsFunc(name, unicode.IsControl)
 }
 
-// errSeveral is the answer to a query that does not find one user.
-var errSeveral = errors.New("the query yields more than one row for a login; make it name one user")
+// A mistake in the query or the table is what only people can mend: to ask again
+// is of no use.
+type mistake string
+
+func (m mistake) Error() string { return string(m) }
+
+func mistakef(format string, args ...any) error { return mistake(fmt.Sprintf(format, args...)) }
 
 // lookup returns the row of a login, or nil if there is none.
 func (s *Store) lookup(ctx context.Context, login string) (*row, error) {
@@ -62,7 +66,7 @@ func (s *Store) lookup(ctx context.Context, login string) (*row, error) {
 	}
 	if rows.Next() {
 		cancel() // or Close would read them all
-		return nil, errSeveral
+		return nil, mistake("the query yields more than one row for a login; make it name one user")
 	}
 	if found.username == "" {
 		found.username = login
@@ -73,7 +77,7 @@ func (s *Store) lookup(ctx context.Context, login string) (*row, error) {
 // checkColumns sees to it that the query means what it says.
 func (s *Store) checkColumns(columns []string) error {
 	if len(columns) == 0 {
-		return errors.New("the query yields no column; the first one has to be the hash of the password")
+		return mistake("the query yields no column; the first one has to be the hash of the password")
 	}
 	named := false
 	for i, column := range columns {
@@ -81,17 +85,17 @@ func (s *Store) checkColumns(columns []string) error {
 		case columnUsername:
 			named = true
 			if i == 0 {
-				return fmt.Errorf("the first column is %q; the query has to yield the hash of the password first", column)
+				return mistakef("the first column is %q; the query has to yield the hash of the password first", column)
 			}
 		case columnDisabled:
 		default:
 			if i > 0 {
-				return fmt.Errorf("the column %q means nothing here; behind the hash there may be %s and %s", column, columnUsername, columnDisabled)
+				return mistakef("the column %q means nothing here; behind the hash there may be %s and %s", column, columnUsername, columnDisabled)
 			}
 		}
 	}
 	if !named && s.folds {
-		return fmt.Errorf("the database takes different spellings for the same name; let the query yield the name as it is stored in a second column: select password, name as %s", columnUsername)
+		return mistakef("the database takes different spellings for the same name; let the query yield the name as it is stored in a second column: select password, name as %s", columnUsername)
 	}
 	return nil
 }
@@ -113,7 +117,7 @@ func scan(rows *sql.Rows, columns []string) (*row, error) {
 	}
 	named := slices.ContainsFunc(columns, func(c string) bool { return strings.EqualFold(c, columnUsername) })
 	if named && !usable(username.String) {
-		return nil, fmt.Errorf("the column %s holds no name for a user", columnUsername)
+		return nil, mistakef("the column %s holds no name for a user", columnUsername)
 	}
 	off, err := truth(disabled)
 	return &row{hash: hash.String, username: username.String, disabled: off}, err
@@ -134,5 +138,5 @@ func truth(value any) (bool, error) {
 			return yes, nil
 		}
 	}
-	return false, fmt.Errorf("the column %s holds neither true nor false; let the query compute one of them, such as: coalesce(active, 0) = 0 as %[1]s", columnDisabled)
+	return false, mistakef("the column %s holds neither true nor false; let the query compute one of them, such as: coalesce(active, 0) = 0 as %[1]s", columnDisabled)
 }

@@ -38,6 +38,7 @@ package sql
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -55,6 +56,7 @@ type Store struct {
 	statement statement
 	folds     bool   // see Driver.folds
 	path      string // of SQLite
+	maxIdle   int    // connections in the pool
 	checker   *hash.Checker
 
 	kinds  tally[string, string] // of hashes, with an example of each
@@ -79,6 +81,7 @@ func New(cfg Config, checker *hash.Checker) (*Store, error) {
 		statement: cfg.Query.translate(cfg.Driver),
 		folds:     cfg.Driver.folds(),
 		path:      cfg.Path,
+		maxIdle:   cfg.maxIdle(),
 		checker:   checker,
 	}, nil
 }
@@ -154,8 +157,8 @@ type record struct {
 // find returns nil if there is no such user. An error is temporary.
 func (s *Store) find(ctx context.Context, login string) (*record, error) {
 	found, err := s.lookup(ctx, login)
-	if err != nil && ctx.Err() == nil {
-		// The connection may have died in the pool, and a query may be asked twice.
+	if _, mistaken := errors.AsType[mistake](err); err != nil && !mistaken && ctx.Err() == nil {
+		s.dropIdle()
 		found, err = s.lookup(ctx, login)
 	}
 	if err != nil {
@@ -170,6 +173,13 @@ func (s *Store) find(ctx context.Context, login string) (*record, error) {
 	}
 	s.remember(h, found.hash)
 	return &record{*found, h}, nil
+}
+
+// dropIdle closes the connections in the pool: when the server was restarted they
+// have all died, and not every driver notices before it asks.
+func (s *Store) dropIdle() {
+	s.db.SetMaxIdleConns(-1)
+	s.db.SetMaxIdleConns(s.maxIdle)
 }
 
 // remember counts what the users have who log in.
