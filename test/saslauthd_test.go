@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -26,6 +27,7 @@ type cyrusDaemon struct {
 	etc   string // what is mounted where, as commands of a shell
 	flags []string
 	cmd   *exec.Cmd
+	hold  io.Closer // what the guard waits for
 }
 
 func startSaslauthd(t *testing.T, etc string, flags ...string) *cyrusDaemon {
@@ -41,9 +43,16 @@ func (d *cyrusDaemon) socket() string { return filepath.Join(d.dir, "mux") }
 
 func (d *cyrusDaemon) start(t *testing.T) {
 	t.Helper()
-	script := d.etc + ` && exec saslauthd -d -m "$0" "$@"` // -d: in the foreground
-	d.cmd = exec.Command("unshare", append([]string{"--mount", "sh", "-c", script, d.dir}, d.flags...)...)
+	// The guard ends the daemon with all its processes when this one is gone.
+	guard := `unshare --mount sh -c "$0" "$@" </dev/null & read -r _; kill -KILL 0`
+	inside := d.etc + ` && exec saslauthd -d -m "$0" "$@"` // -d: in the foreground
+	d.cmd = exec.Command("sh", append([]string{"-c", guard, inside, d.dir}, d.flags...)...)
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	hold, err := d.cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.hold = hold
 	log, err := os.OpenFile(filepath.Join(d.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		t.Fatal(err)
@@ -64,13 +73,15 @@ func (d *cyrusDaemon) signal(t *testing.T, s syscall.Signal) {
 	}
 }
 
+// stop ends it without asking: saslauthd's handler of SIGTERM writes to the log,
+// and may wait there for itself.
 func (d *cyrusDaemon) stop(t *testing.T) {
 	if d.cmd == nil {
 		return
 	}
-	_ = syscall.Kill(-d.cmd.Process.Pid, syscall.SIGCONT)
-	_ = syscall.Kill(-d.cmd.Process.Pid, syscall.SIGTERM)
-	_ = d.cmd.Wait() // with whatever it makes of the signal
+	_ = syscall.Kill(-d.cmd.Process.Pid, syscall.SIGKILL)
+	_ = d.hold.Close()
+	_ = d.cmd.Wait() // ended by a signal, as intended
 	d.cmd = nil
 	if t.Failed() {
 		text, _ := os.ReadFile(filepath.Join(d.dir, "log"))
