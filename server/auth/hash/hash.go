@@ -9,6 +9,7 @@
 // Dovecot writes a {SCHEME} in front, with that:
 //
 //	$2a$ $2b$ $2x$ $2y$             bcrypt            {BLF-CRYPT} {CRYPT}
+//	$bcrypt-sha256$                 bcrypt of HMAC    {CRYPT}; passlib, Mailu
 //	$5$ $6$                         SHA-crypt         {SHA256-CRYPT} {SHA512-CRYPT} {CRYPT}
 //	$argon2id$ $argon2i$ $argon2d$  Argon2 (RFC 9106) {ARGON2ID} {ARGON2I} {CRYPT}
 //	$y$                             yescrypt          {CRYPT}

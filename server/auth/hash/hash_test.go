@@ -114,6 +114,8 @@ func TestParseRefuses(t *testing.T) {
 		{"bcrypt cost 3", "$2y$03" + bcryptTail, "cost 3"},
 		{"bcrypt cut short", "$2y$05$abcdefghijklmnop", "malformed bcrypt"},
 		{"bcrypt with a tail", "$2y$05" + bcryptTail + "x", "malformed bcrypt"},
+		{"bcrypt-sha256 of version 1", "$bcrypt-sha256$2b,12$DpxfB1WJx0j.D8xOn3rPX.$onT.rjc2I66bqjILrnAnKlxnGzF9hpW", "version 2"},
+		{"bcrypt-sha256 cost 31", "$bcrypt-sha256$v=2,t=2b,r=31$DpxfB1WJx0j.D8xOn3rPX.$onT.rjc2I66bqjILrnAnKlxnGzF9hpW", "cost 31"},
 		{"a billion rounds", "$5$rounds=999999999" + shaTail, "999999999 rounds"},
 		{"more digits than a number has", "$5$rounds=99999999999999999999" + shaTail, "malformed"},
 		{"too few rounds", "$5$rounds=10" + shaTail, "10 rounds"},

@@ -37,6 +37,7 @@ type scheme struct {
 
 var schemes = []scheme{
 	{"bcrypt", []string{"$2a$", "$2b$", "$2x$", "$2y$"}, parseBcrypt},
+	{"bcrypt-sha256", []string{"$bcrypt-sha256$"}, parseBcryptSHA256},
 	{"sha512-crypt", []string{"$6$"}, parseSHACrypt},
 	{"sha256-crypt", []string{"$5$"}, parseSHACrypt},
 	{"argon2id", []string{"$argon2id$"}, parseArgon2},
