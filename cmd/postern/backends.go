@@ -15,7 +15,7 @@ import (
 	"postern/server/auth/userfile"
 
 	// The drivers of package sql make themselves known by being imported.
-	_ "github.com/go-sql-driver/mysql"
+	"github.com/go-sql-driver/mysql"
 	_ "github.com/jackc/pgx/v5/stdlib"
 	_ "modernc.org/sqlite"
 )
@@ -33,6 +33,12 @@ func storeKinds() map[string]func() storeConfig {
 		sql.Kind:       func() storeConfig { return &sqlConfig{hashing(), sql.Defaults()} },
 		userfile.Kind:  func() storeConfig { return &userfileConfig{hashing(), userfile.Defaults()} },
 	}
+}
+
+// quietDrivers keeps the driver for MySQL from writing to stderr by itself: what
+// it has to say comes back as an error, too.
+func quietDrivers() {
+	_ = mysql.SetLogger(&mysql.NopLogger{}) // refuses nil only
 }
 
 // hashing are the defaults of stores whose hashes are compared here: that has

@@ -54,6 +54,7 @@ type generation struct {
 }
 
 func newWorkshop(cfg *Config, log *logger) *workshop {
+	quietDrivers()
 	throttle := auth.NewThrottle(cfg.Auth.Config)
 	return &workshop{
 		log:      log,
