@@ -39,8 +39,17 @@ type posternOptions struct {
 	// Sections are lines to add to sections of the configuration.
 	Sections map[string]string
 
+	// Stores are tables [[auth.stores]], instead of the file of users.
+	Stores string
+
 	// Plain is postern without the race detector, to be measured.
 	Plain bool
+
+	// PAM is the build with libpam.
+	PAM bool
+
+	// PAMServices is a folder that it sees as /etc/pam.d.
+	PAMServices string
 
 	// Root starts it as root; [server] has to name whom it becomes.
 	Root bool
@@ -115,9 +124,13 @@ func (p *postern) configure(t *testing.T, broken string) {
 	if p.opts.Proxied {
 		sections["server"] += "\nproxy_trusted = [\"127.0.0.1/32\"]"
 	}
+	if p.opts.Stores != "" {
+		sections["auth"] = ""
+	}
 	for name, lines := range p.opts.Sections {
 		sections[name] += "\n" + lines
 	}
+	sections["auth"] += "\n" + p.opts.Stores
 	for name, lines := range sections {
 		fmt.Fprintf(&b, "[%s]\n%s\n", name, lines)
 	}
@@ -163,21 +176,31 @@ func (p *postern) run(t *testing.T) {
 // command is postern with a subcommand, as the user who owns its files.
 func (p *postern) command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
-	build := program
-	if p.opts.Plain {
-		build = plainProgram
-	}
-	file, err := build()
+	file, err := p.build()
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(file, args...)
+	if p.opts.PAMServices != "" {
+		const script = `mount --bind "$1" /etc/pam.d && shift && exec "$@"`
+		cmd = exec.Command("unshare", append([]string{"--mount", "sh", "-c", script, "sh", p.opts.PAMServices, file}, args...)...)
+	}
 	cmd.Dir = p.dir
 	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=20") // instead of a second at each exit
 	if os.Geteuid() == 0 && !p.opts.Root {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	}
 	return cmd
+}
+
+func (p *postern) build() (string, error) {
+	switch {
+	case p.opts.PAM:
+		return pamProgram()
+	case p.opts.Plain:
+		return plainProgram()
+	}
+	return program()
 }
 
 // answers says whether a client could get as far as EHLO inside TLS. A server
