@@ -1,6 +1,7 @@
 package ldap
 
 import (
+	"cmp"
 	"fmt"
 	"path/filepath"
 	"regexp"
@@ -50,7 +51,8 @@ type Config struct {
 	BindPasswordFile string `toml:"bind_password_file"`
 
 	// UserAttribute is where an entry has the canonical name of its user.
-	// Empty means the login in lower case. (result_attribute)
+	// Empty means the login in lower case, which has to have its domain
+	// looked at by query_filter or user_dn. (result_attribute)
 	UserAttribute string `toml:"user_attribute"`
 
 	// DisabledFilter matches the entries of those who may not log in. They
@@ -84,6 +86,9 @@ func (c *Config) Validate(bad func(key, why string)) {
 		c.validateSearch(bad)
 	} else {
 		c.validateNoSearch(bad)
+	}
+	if template := cmp.Or(c.UserDN.text, c.QueryFilter.text); c.UserAttribute == "" && forgetsDomain(template) {
+		bad("user_attribute", fmt.Sprintf(`is missing: %q takes a login of any domain, so that a user could choose whose name to bear; write the attribute with the name, such as "mail"`, template))
 	}
 	if c.UserAttribute != "" && !attributeName.MatchString(c.UserAttribute) {
 		bad("user_attribute", `must be the name of one attribute, such as "uid" or "mail"`)

@@ -67,6 +67,13 @@ func TestValidate(t *testing.T) {
 		}, nil},
 		{"unverified elsewhere", byName, func(c *Config) { c.Verify, c.ServerHost = false, urls(t, "ldap://ldap.example.org") }, []string{"verify"}},
 		{"odd attribute", byName, func(c *Config) { c.UserAttribute = "uid,mail" }, []string{"user_attribute"}},
+		{"any domain by search", searching, func(c *Config) { set(t, &c.QueryFilter, "(uid={local})") }, []string{"user_attribute"}},
+		{"any domain by name", byName, func(c *Config) { set(t, &c.UserDN, "uid={local},dc=example,dc=org") }, []string{"user_attribute"}},
+		{"any domain and the name", searching, func(c *Config) {
+			set(t, &c.QueryFilter, "(uid={local})")
+			c.UserAttribute = "mail"
+		}, nil},
+		{"the domain elsewhere", byName, func(c *Config) { set(t, &c.UserDN, "uid={local},ou={domain},dc=example,dc=org") }, nil},
 		{"no connections", byName, func(c *Config) { c.Connections = 0 }, []string{"connections"}},
 		{"no idle time", byName, func(c *Config) { c.IdleTime = -time.Second }, []string{"idle_time"}},
 	}

@@ -101,6 +101,12 @@ func checkVariables(template string) error {
 	return nil
 }
 
+// forgetsDomain says that alice@example.org and alice@example.net may lead to the
+// same entry.
+func forgetsDomain(template string) bool {
+	return strings.Contains(template, "{local}") && !strings.Contains(template, "{domain}")
+}
+
 // A DN is the distinguished name of an entry. The zero value is none.
 type DN struct{ text string }
 

@@ -49,6 +49,12 @@ func (q *Query) UnmarshalText(text []byte) error {
 
 func (q Query) String() string { return q.text }
 
+// forgetsDomain says that alice@example.org and alice@example.net may find the
+// same row.
+func (q Query) forgetsDomain() bool {
+	return strings.Contains(q.text, "{local}") && !strings.Contains(q.text, "{domain}")
+}
+
 // A statement is a query as one driver takes it, and which part of the login
 // each of its parameters is.
 type statement struct {

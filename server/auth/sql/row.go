@@ -94,6 +94,9 @@ func (s *Store) checkColumns(columns []string) error {
 			}
 		}
 	}
+	if !named && s.forgets {
+		return mistakef("without {domain} the logins of all domains find the same row; let the query yield the name as it is stored in a second column: select password, name as %s", columnUsername)
+	}
 	if !named && s.folds {
 		return mistakef("the database takes different spellings for the same name; let the query yield the name as it is stored in a second column: select password, name as %s", columnUsername)
 	}

@@ -20,7 +20,8 @@
 // MySQL takes "Alice", "alice" and "álice " for the same name, unless the
 // collation of the column says otherwise. Two spellings must not be two users,
 // so there the column username has to be among the results, and what it holds is
-// the name.
+// the name. So it has to with a query that asks for {local} and not for {domain}:
+// else alice would choose at each login whose alice she is.
 //
 // The login goes to the database apart from the statement (see [Query]), and
 // DSNs that would make the driver put it in are refused.
@@ -55,6 +56,7 @@ type Store struct {
 	db        *sql.DB
 	statement statement
 	folds     bool   // see Driver.folds
+	forgets   bool   // see Query.forgetsDomain
 	path      string // of SQLite
 	maxIdle   int    // connections in the pool
 	checker   *hash.Checker
@@ -80,6 +82,7 @@ func New(cfg Config, checker *hash.Checker) (*Store, error) {
 		db:        db,
 		statement: cfg.Query.translate(cfg.Driver),
 		folds:     cfg.Driver.folds(),
+		forgets:   cfg.Query.forgetsDomain(),
 		path:      cfg.Path,
 		maxIdle:   cfg.maxIdle(),
 		checker:   checker,
@@ -140,12 +143,14 @@ func (s *Store) ScramKeys(ctx context.Context, login string) (auth.ScramKeys, er
 	return auth.ScramKeys{ScramKeys: keys, User: found.username, Store: Kind}, nil
 }
 
-// ScramDecoy implements auth.KeyStore.
+// ScramDecoy implements auth.KeyStore. Logins of which the database is asked the
+// same are one.
 func (s *Store) ScramDecoy(login string) auth.ScramDecoy {
 	if s.folds {
 		login = strings.ToLower(strings.TrimRight(login, " "))
 	}
-	return auth.ScramDecoy{Login: login, ScramShape: s.shapes.commonest(hash.DefaultScramShape())}
+	asked := fmt.Sprintf("%q", s.statement.arguments(login))
+	return auth.ScramDecoy{Login: asked, ScramShape: s.shapes.commonest(hash.DefaultScramShape())}
 }
 
 // A record is a row with its hash read.

@@ -174,6 +174,27 @@ func TestNamesThatFold(t *testing.T) {
 	}
 }
 
+// Where the query does not look at the domain, a user must not get to choose one.
+func TestNamesOfAnyDomain(t *testing.T) {
+	path := newTable(t, table...)
+	s := open(t, path, "select hash from users where name = {local}")
+	if got := verify(t, s, "truth@example.net", "secret"); got != "temporary" {
+		t.Error(got)
+	}
+	if err := s.Check(t.Context()); err == nil || !strings.Contains(err.Error(), "username") {
+		t.Errorf("check: %v", err)
+	}
+	s = open(t, path, "select hash, name || '@example.org' as username from users where name = {local}")
+	for _, login := range []string{"truth", "truth@example.org", "truth@example.net"} {
+		if got := verify(t, s, login, "secret"); got != "ok truth@example.org" {
+			t.Errorf("%s: %s", login, got)
+		}
+	}
+	if a, b := s.ScramDecoy("eve@example.org"), s.ScramDecoy("eve@example.net"); a != b {
+		t.Errorf("decoys %v and %v", a, b)
+	}
+}
+
 func TestScramKeys(t *testing.T) {
 	keys, err := hash.New("scram-sha-256", "secret")
 	if err != nil {
