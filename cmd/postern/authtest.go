@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -89,10 +88,8 @@ func (t authTest) ask(ctx context.Context, cfg *Config, password string, out, er
 	log := slog.New(slog.NewTextHandler(errs, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	w := newWorkshop(cfg, &logger{Logger: log})
 	defer w.endPAM()
-	if os.Geteuid() == 0 {
-		if err := w.startPAM(cfg); err != nil {
-			return withStatus(exitTempFail, err)
-		}
+	if err := w.startPAM(cfg); err != nil {
+		return withStatus(exitTempFail, err)
 	}
 	stores, err := w.openStores(cfg)
 	if err != nil {

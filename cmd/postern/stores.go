@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -218,10 +219,11 @@ func quoteAll(words []string, between string) string {
 }
 
 // startPAM starts the helper for stores of kind "pam" that name no socket. It
-// has to be root, so this comes before root is given up.
+// has to be root, so this comes before root is given up; where there is no root to
+// give up, the store says what to do when it is opened.
 func (w *workshop) startPAM(cfg *Config) error {
 	services := cfg.Auth.Stores.pamServices()
-	if len(services) == 0 || w.pamHelper != nil {
+	if len(services) == 0 || w.pamHelper != nil || os.Geteuid() != 0 {
 		return nil
 	}
 	h, err := startPAMHelper(services, w.log)
