@@ -1,0 +1,153 @@
+package test
+
+import (
+	"crypto/tls"
+	"encoding/base64"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/xdg-go/scram"
+)
+
+// startScram is a postern with keys for SCRAM, made by "postern passwd".
+func startScram(t *testing.T) *postern {
+	t.Helper()
+	path := filepath.Join(openFolder(t), "users")
+	write(t, path, "bob:"+hash+"\n")
+	setUserfilePassword(t, path, "alice", password)
+	return startPostern(t, posternOptions{
+		NextHop:  "smtp://" + startSink(t).Addr,
+		Sections: map[string]string{"auth": exempt},
+		Stores:   fmt.Sprintf("mechanisms = %s\n[[auth.stores]]\nkind = \"userfile\"\npath = %q\n", ownMechanisms, path),
+	})
+}
+
+var tlsVersions = map[string]uint16{"TLS1.2": tls.VersionTLS12, "TLS1.3": tls.VersionTLS13}
+
+// SCRAM by GNU SASL, which has the server prove itself. Its channel binding is
+// tls-exporter on TLS 1.3; on TLS 1.2 it only knows tls-unique, which postern has
+// not, so that the other binding is for another client below.
+func TestScramByGsasl(t *testing.T) {
+	t.Parallel()
+	peer(t, "gsasl")
+	p := startScram(t)
+	for version := range tlsVersions {
+		for user, password := range map[string]string{"alice": password, "bob": password, "nobody": password} {
+			for _, mech := range []string{"SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"} {
+				flags := []string{"--priority", "NORMAL:-VERS-ALL:+VERS-" + version}
+				switch {
+				case mech == "SCRAM-SHA-256":
+					flags = append(flags, "--no-cb")
+				case version == "TLS1.2":
+					continue
+				}
+				out, err := p.gsasl(t, mech, user, password, flags...)
+				if (err == nil) != (user == "alice") || !strings.Contains(out, "AUTH "+mech+"\n") {
+					t.Errorf("%s on %s for %s: %v\n%s", mech, version, user, err, out)
+				}
+			}
+		}
+	}
+	if out, err := p.gsasl(t, "SCRAM-SHA-256-PLUS", "alice", "wrong"); err == nil {
+		t.Errorf("the wrong password is right:\n%s", out)
+	}
+	for version, mech := range map[string]string{"TLS1.2": "SCRAM-SHA-256", "TLS1.3": "SCRAM-SHA-256-PLUS"} {
+		if len(p.logLines("auth ok", "mech="+mech, "tls="+version)) == 0 {
+			t.Errorf("no login by %s on %s", mech, version)
+		}
+	}
+}
+
+// The bindings of each version of TLS, with the SCRAM client of xdg-go.
+func TestScramPlus(t *testing.T) {
+	t.Parallel()
+	p := startScram(t)
+	endpoint := func(s tls.ConnectionState) (scram.ChannelBinding, error) {
+		return scram.NewTLSServerEndpointBinding(&s)
+	}
+	exporter := func(s tls.ConnectionState) (scram.ChannelBinding, error) { return scram.NewTLSExporterBinding(&s) }
+	other := func(tls.ConnectionState) (scram.ChannelBinding, error) {
+		return scram.ChannelBinding{Type: scram.ChannelBindingTLSServerEndpoint, Data: make([]byte, 32)}, nil
+	}
+	for _, tt := range []struct {
+		name, version string
+		binding       func(tls.ConnectionState) (scram.ChannelBinding, error)
+		password      string
+		code          int
+	}{
+		{"endpoint", "TLS1.2", endpoint, password, 235},
+		{"endpoint", "TLS1.3", endpoint, password, 235},
+		{"exporter", "TLS1.3", exporter, password, 235},
+		{"wrong password", "TLS1.2", endpoint, "wrong", 535},
+		{"wrong password", "TLS1.3", exporter, "wrong", 535},
+		{"somebody in between", "TLS1.2", other, password, 535},
+		{"somebody in between", "TLS1.3", other, password, 535},
+	} {
+		t.Run(tt.name+" on "+tt.version, func(t *testing.T) {
+			config := p.tlsConfig()
+			config.MinVersion, config.MaxVersion = tlsVersions[tt.version], tlsVersions[tt.version]
+			c, state := p.greetWith(t, config)
+			binding, err := tt.binding(state)
+			if err != nil {
+				t.Fatal(err)
+			}
+			client, err := scram.SHA256.NewClient("alice", tt.password, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			conversation := client.NewConversationWithChannelBinding(binding)
+			if r := converse(t, c, "SCRAM-SHA-256-PLUS", conversation); r.Code != tt.code || tt.code == 235 && !conversation.Valid() {
+				t.Errorf("%v, want %d; the server has proved itself: %v", r, tt.code, conversation.Valid())
+			}
+		})
+	}
+}
+
+// greetWith is connect with a TLS configuration, and says what came of that.
+func (p *postern) greetWith(t *testing.T, config *tls.Config) (*submitter, tls.ConnectionState) {
+	t.Helper()
+	conn, err := net.Dial("tcp", p.addr(startTLS))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newSubmitter(conn)
+	t.Cleanup(func() { c.close() })
+	if err := c.hello(startTLS, config); err != nil {
+		t.Fatal(err)
+	}
+	secured, ok := c.conn.(*tls.Conn)
+	if !ok {
+		t.Fatal("no TLS")
+	}
+	return c, secured.ConnectionState()
+}
+
+// converse authenticates, and returns the last reply.
+func converse(t *testing.T, c *submitter, mech string, conversation *scram.ClientConversation) reply {
+	t.Helper()
+	line, challenge := "AUTH "+mech+" ", ""
+	for {
+		response, err := conversation.Step(challenge)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.text.PrintfLine("%s", line+base64.StdEncoding.EncodeToString([]byte(response))); err != nil {
+			t.Fatal(err)
+		}
+		r, err := c.ask("")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Code != 334 {
+			return r
+		}
+		text, err := base64.StdEncoding.DecodeString(r.Text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		line, challenge = "", string(text)
+	}
+}
