@@ -71,12 +71,8 @@ func makeRoom(path string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	var st unix.Stat_t
-	if err := unix.Stat(dir, &st); err != nil {
-		return &fs.PathError{Op: "stat", Path: dir, Err: err}
-	}
-	if st.Mode&0o002 != 0 && st.Mode&unix.S_ISVTX == 0 {
-		return fmt.Errorf("%s may be written by everybody, who could put a socket of his own there: chmod o-w %[1]s", dir)
+	if err := guarded(dir); err != nil {
+		return err
 	}
 	info, err := os.Lstat(path)
 	switch {
@@ -88,6 +84,26 @@ func makeRoom(path string) error {
 		return fmt.Errorf("%s is there already and no socket; name another path, or move it away", path)
 	}
 	return unanswered(path)
+}
+
+// guarded refuses a folder in which others could put a socket of theirs, or in
+// the place of the fresh one a link: root would change the mode of what it leads
+// to. Who may write above the folder could exchange all of it.
+func guarded(dir string) error {
+	dir, err := filepath.EvalSymlinks(dir)
+	for above := ""; err == nil && dir != above; above, dir = dir, filepath.Dir(dir) {
+		var st unix.Stat_t
+		err = unix.Stat(dir, &st)
+		switch uid := int(st.Uid); {
+		case err != nil:
+			err = &fs.PathError{Op: "stat", Path: dir, Err: err}
+		case uid != 0 && uid != os.Geteuid():
+			err = fmt.Errorf("%s belongs to uid %d, who could put a socket of his own there: let the socket be in a folder of root's", dir, uid)
+		case st.Mode&0o022 != 0 && st.Mode&unix.S_ISVTX == 0:
+			err = fmt.Errorf("%s may be written by others, who could put a socket of their own there: chmod go-w %[1]s", dir)
+		}
+	}
+	return err
 }
 
 // unanswered tries out whether somebody listens.

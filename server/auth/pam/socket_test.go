@@ -64,11 +64,48 @@ func TestListenInPlaceOf(t *testing.T) {
 }
 
 func TestListenInOpenFolder(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.Chmod(dir, 0o777); err != nil {
+	top := t.TempDir()
+	dir := filepath.Join(top, "dir")
+	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := listen(filepath.Join(dir, "mux"), 0o600); err == nil || !strings.Contains(err.Error(), "written by everybody") {
-		t.Errorf("%v", err)
+	for _, tt := range []struct {
+		folder string
+		mode   fs.FileMode
+		says   string
+	}{
+		{dir, 0o777, "written by others"},
+		{dir, 0o775, "written by others"},
+		{top, 0o775, "written by others"}, // and so it could be exchanged
+		{dir, 0o777 | fs.ModeSticky, ""},
+	} {
+		if err := os.Chmod(tt.folder, tt.mode); err != nil {
+			t.Fatal(err)
+		}
+		wantListen(t, filepath.Join(dir, "mux"), tt.says)
+		if err := os.Chmod(tt.folder, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if os.Geteuid() != 0 {
+		return
+	}
+	if err := os.Chown(top, 65534, -1); err != nil {
+		t.Fatal(err)
+	}
+	wantListen(t, filepath.Join(dir, "mux"), "belongs to uid 65534")
+}
+
+func wantListen(t *testing.T, path, says string) {
+	t.Helper()
+	l, err := listen(path, 0o600)
+	switch {
+	case err == nil:
+		l.Close()
+		if says != "" {
+			t.Errorf("taken, want %q", says)
+		}
+	case says == "" || !strings.Contains(err.Error(), says):
+		t.Errorf("%v, want %q", err, says)
 	}
 }
