@@ -60,10 +60,24 @@ func (s *session) stageFrom(r io.Reader) (m *message.Message, received int64, er
 	w := s.stage.New(message.Options{BareNewlines: s.config.BareNewline})
 	if err := copyMessage(w, r); err != nil {
 		w.Abort()
-		return nil, 0, err
+		return nil, 0, outlast(r, err)
 	}
 	m, err = w.Message()
 	return m, w.Received(), err
+}
+
+// outlast reads the rest of a BDAT message that was not taken in, so that its
+// result comes when go-smtp waits for it: an early one may come to lie where
+// that of the next message is awaited, if the client has pipelined RSET. DATA
+// has no such place, and go-smtp reads the rest itself.
+func outlast(r io.Reader, err error) error {
+	if _, bdat := r.(*io.PipeReader); !bdat || errors.Is(err, smtp.ErrDataReset) {
+		return err
+	}
+	if _, reset := io.Copy(io.Discard, r); reset != nil {
+		return reset
+	}
+	return err
 }
 
 var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
