@@ -13,8 +13,10 @@ readonly STATICCHECK=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 readonly GOVULNCHECK=golang.org/x/vuln/cmd/govulncheck@v1.9.0
 readonly NODEMAILER=nodemailer@10.6.0
 readonly PACKAGES=(
-  ca-certificates curl fail2ban haproxy libnet-ssleay-perl msmtp opendkim-tools openssl
-  postfix procps python3 python3-dkim s-nail swaks systemd
+  ca-certificates curl dovecot-auth-lua dovecot-core fail2ban gcc gsasl haproxy libc6-dev
+  libnet-ssleay-perl libpam-pwdfile libpam0g-dev libsasl2-modules mariadb-server msmtp
+  opendkim-tools openssl passwd postfix postgresql procps python3 python3-dkim s-nail sasl2-bin
+  slapd swaks systemd util-linux
 )
 
 scratch=$(mktemp -d)
@@ -72,7 +74,7 @@ check_format() {
 # and is all that can be said.
 check_vulnerabilities() {
   local log=$scratch/govulncheck status=0
-  "$scratch/bin/govulncheck" ./... >"$log" 2>&1 || status=$?
+  "$scratch/bin/govulncheck" -tags pam ./... >"$log" 2>&1 || status=$?
   cat "$log"
   case $status in
     0) ;;
@@ -82,23 +84,33 @@ check_vulnerabilities() {
   esac
 }
 
-# The line that makes a release binary; README.md shows the same.
+# The lines that make the release binaries; README.md shows the same. The static
+# ones are postern, the one with libpam is postern-pam. That is made for this
+# machine only, whose libpam and C compiler it takes.
 build_release() {
-  local version arch
+  local version arch host
   version=$(git describe --tags --always --dirty 2>/dev/null || echo unknown)
+  host=$(go env GOHOSTARCH)
   for arch in amd64 arm64; do
     CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -trimpath -buildvcs=false \
       -ldflags "-s -w -X main.version=$version" -o "$scratch/postern-$arch" ./cmd/postern
   done
-  "$scratch/postern-$(go env GOHOSTARCH)" version
+  CGO_ENABLED=1 go build -tags pam -trimpath -buildvcs=false \
+    -ldflags "-s -w -X main.version=$version" -o "$scratch/postern-pam-$host" ./cmd/postern
+  "$scratch/postern-$host" version
+  "$scratch/postern-pam-$host" version
+  ! ldd "$scratch/postern-$host" 2>/dev/null || fail "postern is not static"
+  ldd "$scratch/postern-pam-$host" | grep -q libpam || fail "postern-pam is without libpam"
 }
 
+# The units name a path where no program is installed on this machine.
 verify_units() {
-  # The unit names a path where no program is installed on this machine.
+  local unit program=$scratch/postern-pam-$(go env GOHOSTARCH)
   mkdir "$scratch/units"
-  sed "s|^ExecStart=[^ ]*|ExecStart=$scratch/postern-$(go env GOHOSTARCH)|" docs/systemd/postern.service \
-    >"$scratch/units/postern.service"
-  systemd-analyze verify --recursive-errors=no "$scratch/units/postern.service"
+  for unit in postern postern-pam-helper; do
+    sed "s|^ExecStart=[^ ]*|ExecStart=$program|" "docs/systemd/$unit.service" >"$scratch/units/$unit.service"
+    systemd-analyze verify --recursive-errors=no "$scratch/units/$unit.service"
+  done
 }
 
 step "packages"
@@ -115,9 +127,11 @@ go mod verify
 
 step "go vet"
 go vet ./...
+go vet -tags pam ./...
 
 step "staticcheck"
 "$scratch/bin/staticcheck" ./...
+"$scratch/bin/staticcheck" -tags pam ./...
 
 step "govulncheck"
 check_vulnerabilities
@@ -125,9 +139,13 @@ check_vulnerabilities
 step "build"
 build_release
 
-step "systemd unit"
+step "systemd units"
 verify_units
 
 step "tests"
 export POSTERN_TEST_REQUIRE_PEERS=1
-go test -race -timeout 10m ./...
+go test -race -timeout 12m ./...
+
+# The tests of the whole server, above, build both programs themselves.
+step "tests with libpam"
+go test -race -tags pam ./server/auth/pam ./cmd/postern
