@@ -1,23 +1,56 @@
-# A static binary in an empty image: no shell, no library, no package to update.
+# Two images of one program.
 #
 #   docker build --build-arg VERSION=1.0.0 -t postern .
 #
-# It runs as any uid, with a read-only root file system. /etc/postern is for
+# is a static binary in an empty image: no shell, no library, no package to update.
+#
+#   docker build --build-arg VERSION=1.0.0 --target postern-pam -t postern-pam .
+#
+# is Debian with libpam and the binary that needs it. Only "pam-helper", and a
+# "serve" that is to start one itself, need that: both are to run as root
+# (--user 0:0) and see nothing but the files of their own image, so mount there
+# what their PAM service reads. A postern that asks the socket of a helper may be
+# of either image, and root in neither.
+#
+# Both run as any uid, with a read-only root file system. /etc/postern is for
 # the configuration, the certificate and the users; /tmp takes large messages
 # while they arrive, so mount a tmpfs there (compose.yaml shows it all).
 
-FROM golang:1.26 AS build
+FROM golang:1.26-bookworm AS source
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
+
+FROM source AS build-pam
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends gcc libc6-dev libpam0g-dev
+ARG VERSION=dev
+RUN CGO_ENABLED=1 go build -tags pam -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /out/usr/bin/postern-pam ./cmd/postern \
+ && ln -s postern-pam /out/usr/bin/postern \
+ && install -d -m 0755 /out/etc/postern \
+ && install -D -m 0644 docs/pam/smtp /out/etc/pam.d/smtp \
+ && install -D -m 0644 /etc/ssl/certs/ca-certificates.crt /out/etc/ssl/certs/ca-certificates.crt
+
+FROM debian:bookworm-slim AS postern-pam
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends libpam0g libpam-modules libpam-pwdfile \
+ && rm -rf /var/lib/apt/lists/*
+COPY --from=build-pam /out/ /
+USER 65532:65532
+EXPOSE 587 465
+HEALTHCHECK --interval=30s --timeout=5s --start-period=10s CMD ["/usr/bin/postern-pam", "health"]
+ENTRYPOINT ["/usr/bin/postern-pam"]
+CMD ["serve"]
+
+FROM source AS build
 ARG VERSION=dev
 RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /out/usr/bin/postern ./cmd/postern \
  && install -d -m 1777 /out/tmp \
  && install -d -m 0755 /out/etc/postern \
  && install -D -m 0644 /etc/ssl/certs/ca-certificates.crt /out/etc/ssl/certs/ca-certificates.crt
 
-FROM scratch
+FROM scratch AS postern
 COPY --from=build /out/ /
 USER 65532:65532
 EXPOSE 587 465
