@@ -298,18 +298,19 @@ func (c *conn) cut() {
 	_ = c.Conn.Close()
 }
 
-// ended looks, without waiting, whether the client has closed its side. A
-// byte that comes instead is lost, so the connection must then be ended after
-// the reply; pipelined tells of that. Only the goroutine that would call Read
-// may call it.
+// ended looks, without waiting, whether the client has closed its side. What
+// comes instead is lost, all of it that is here, lest half a command be run; so
+// the connection must then be ended after the reply, and pipelined tells of
+// that. Only the goroutine that would call Read may call it.
 func (c *conn) ended(top net.Conn) (gone, pipelined bool) {
 	c.probing.Store(true)
 	defer c.probing.Store(false)
 	_ = c.Conn.SetReadDeadline(time.Unix(1, 0))
 	defer func() { _ = c.Conn.SetReadDeadline(time.Time{}) }()
-	n, err := top.Read(make([]byte, 1))
-	if n > 0 {
-		return false, true
+	var lost [512]byte
+	n, err := top.Read(lost[:])
+	for pipelined = n > 0; n > 0 && err == nil; {
+		n, err = top.Read(lost[:])
 	}
-	return !errors.Is(err, os.ErrDeadlineExceeded), false
+	return !pipelined && !errors.Is(err, os.ErrDeadlineExceeded), pipelined
 }

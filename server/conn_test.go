@@ -202,16 +202,20 @@ func TestConnEnded(t *testing.T) {
 	c, _ := connOver(t, roomy())
 	for _, test := range []struct {
 		name            string
-		top             fakeTop
+		top             *fakeTop
 		gone, pipelined bool
 	}{
-		{"waits", fakeTop{Conn: c, err: os.ErrDeadlineExceeded}, false, false},
-		{"has sent more", fakeTop{Conn: c, n: 1}, false, true},
-		{"has closed", fakeTop{Conn: c, err: io.EOF}, true, false},
-		{"is broken", fakeTop{Conn: c, err: net.ErrClosed}, true, false},
+		{"waits", &fakeTop{Conn: c, err: os.ErrDeadlineExceeded}, false, false},
+		{"has sent more", &fakeTop{Conn: c, n: 3, err: os.ErrDeadlineExceeded}, false, true},
+		{"has sent more and closed", &fakeTop{Conn: c, n: 3, err: io.EOF}, false, true},
+		{"has closed", &fakeTop{Conn: c, err: io.EOF}, true, false},
+		{"is broken", &fakeTop{Conn: c, err: net.ErrClosed}, true, false},
 	} {
 		if gone, pipelined := c.ended(test.top); gone != test.gone || pipelined != test.pipelined {
 			t.Errorf("%s: gone %v, pipelined %v", test.name, gone, pipelined)
+		}
+		if test.top.n > 0 {
+			t.Errorf("%s: half a command is left", test.name)
 		}
 	}
 }
@@ -219,11 +223,17 @@ func TestConnEnded(t *testing.T) {
 // fakeTop is a TLS connection as far as ended looks at it.
 type fakeTop struct {
 	net.Conn
-	n   int
-	err error
+	n   int   // records that wait
+	err error // behind them
 }
 
-func (f fakeTop) Read([]byte) (int, error) { return f.n, f.err }
+func (f *fakeTop) Read([]byte) (int, error) {
+	if f.n == 0 {
+		return 0, f.err
+	}
+	f.n--
+	return 1, nil
+}
 
 func TestNewID(t *testing.T) {
 	seen := make(map[string]bool)
