@@ -175,6 +175,9 @@ func (c *conn) Read(p []byte) (int, error) {
 		_ = c.Conn.SetReadDeadline(time.Now().Add(c.limits.DataTimeout))
 	}
 	n, err := c.Conn.Read(p)
+	if c.upgrading() {
+		quickAck(c.Conn)
+	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		if c.bye() { // drain woke us
 			return 0, io.EOF
@@ -190,6 +193,14 @@ func (c *conn) Read(p []byte) (int, error) {
 		return n, replyCut
 	}
 	return n, err
+}
+
+// upgrading reports whether the handshake behind STARTTLS is under way, or over
+// and no EHLO come yet.
+func (c *conn) upgrading() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.tlsBegun && c.top == nil
 }
 
 // bye says the farewell, if there is one, and reports whether it is over.
