@@ -175,7 +175,7 @@ func (c *conn) Read(p []byte) (int, error) {
 		_ = c.Conn.SetReadDeadline(time.Now().Add(c.limits.DataTimeout))
 	}
 	n, err := c.Conn.Read(p)
-	if c.upgrading() {
+	if c.upgrading() || c.receiving.Load() {
 		quickAck(c.Conn)
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {

@@ -7,9 +7,10 @@ import (
 )
 
 // quickAck acknowledges at once what has been read. Most mail clients leave
-// Nagle's algorithm on: they hold the EHLO behind a TLS handshake back until its
-// last message is acknowledged, and in TLS 1.3 we have nothing to say to that
-// message. Linux would wait for 40 ms before it sends a bare acknowledgement.
+// Nagle's algorithm on: they hold back what they have to say next until all
+// before it is acknowledged. Where we have nothing to say ourselves, Linux waits
+// for 40 ms before it sends a bare acknowledgement, and so does such a client:
+// with the EHLO behind a handshake of TLS 1.3, and with the final dot.
 func quickAck(c net.Conn) {
 	tcp, ok := c.(*net.TCPConn)
 	if !ok {

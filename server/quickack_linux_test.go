@@ -1,14 +1,15 @@
 package server
 
 import (
+	"errors"
 	"testing"
 	"time"
 )
 
-// TestQuickAck: a client that waits for acknowledgements (Nagle's algorithm) is
-// not kept waiting for one behind its TLS handshake. Without, it takes 40 ms
-// each time.
-func TestQuickAck(t *testing.T) {
+// quickly fails if do, which takes 40 ms each time when the server lets a client
+// with Nagle's algorithm wait for an acknowledgement, does not take less once.
+func quickly(t *testing.T, what string, do func(c *client) (time.Duration, error)) {
+	t.Helper()
 	d := newStand(t, defaultSettings())
 	best := time.Hour
 	for range 5 {
@@ -19,17 +20,41 @@ func TestQuickAck(t *testing.T) {
 		if err := c.raw.SetNoDelay(false); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.secure(); err != nil {
+		took, err := do(c)
+		if err != nil {
 			t.Fatalf("%v\n%s", err, c.transcript())
 		}
-		begun := time.Now()
-		if err := c.converse("EHLO client.example.org", "250"); err != nil {
-			t.Fatalf("%v\n%s", err, c.transcript())
-		}
-		best = min(best, time.Since(begun))
+		best = min(best, took)
 		_ = c.raw.Close()
 	}
 	if best > 35*time.Millisecond {
-		t.Errorf("EHLO behind the handshake takes %v at the best", best)
+		t.Errorf("%s takes %v at the best", what, best)
 	}
+}
+
+func TestQuickAckOfHandshake(t *testing.T) {
+	quickly(t, "EHLO behind the handshake", func(c *client) (time.Duration, error) {
+		if err := c.secure(); err != nil {
+			return 0, err
+		}
+		begun := time.Now()
+		err := c.converse("EHLO client.example.org", "250")
+		return time.Since(begun), err
+	})
+}
+
+func TestQuickAckOfMessage(t *testing.T) {
+	quickly(t, "a final dot by itself", func(c *client) (time.Duration, error) {
+		err := errors.Join(c.login("alice secret"), c.mail("alice@example.org bob@example.org"), c.converse("DATA", "354"))
+		if err != nil {
+			return 0, err
+		}
+		begun := time.Now()
+		c.pending = "\r\nHello\r\n"
+		if err := c.flush(); err != nil {
+			return 0, err
+		}
+		err = c.converse(".", "250")
+		return time.Since(begun), err
+	})
 }
