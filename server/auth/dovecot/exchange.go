@@ -110,8 +110,9 @@ func (x *exchange) step(response []byte) (a answer, err error) {
 }
 
 // errAbandoned is what the throttle hears of a client that has gone before the
-// answer. Dovecot says no 2 seconds later than yes: who does not wait for it
-// has had his answer all the same.
+// answer, or that has sent its last message when the time was all but up. Dovecot
+// says no 2 seconds later than yes: who does not wait for it has had his answer
+// all the same.
 var errAbandoned = &auth.Failure{Kind: auth.Unknowable, Store: Kind, Reason: "abandoned"}
 
 // leave gives back the turn. Only an exchange that has come to an end has an
@@ -121,7 +122,7 @@ func (x *exchange) leave(attempt *auth.Attempt, a answer, outcome error) {
 		attempt.Yield()
 		return
 	}
-	if outcome != nil && errors.Is(x.ctx.Err(), context.Canceled) {
+	if outcome != nil && x.ctx.Err() != nil {
 		outcome = errAbandoned
 	}
 	attempt.Leave(auth.Outcome{Err: outcome, Secret: x.overheard.password})

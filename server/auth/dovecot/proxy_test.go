@@ -312,15 +312,18 @@ func TestThrottle(t *testing.T) {
 
 		gone, cancel := context.WithCancel(t.Context())
 		cancel()
-		x.ctx, x.overheard.login = gone, "bob"
-		attempt, _ = enter("bob")
-		x.leave(attempt, answer{}, unavailable(context.Canceled))
-
-		attempt, waited := enter("")
-		if waited != 2*time.Second {
-			t.Errorf("after a guess that was abandoned: waited %v", waited)
+		late, cancel := context.WithTimeout(t.Context(), 0)
+		defer cancel()
+		x.overheard.login = "bob"
+		var waited time.Duration
+		for i, ctx := range []context.Context{gone, late, t.Context()} {
+			x.ctx = ctx
+			attempt, waited = enter("bob")
+			if want := []time.Duration{0, 2 * time.Second, 4 * time.Second}[i]; waited != want {
+				t.Errorf("after %d guesses without an answer: waited %v", i, waited)
+			}
+			x.leave(attempt, answer{}, unavailable(context.Canceled))
 		}
-		attempt.Yield()
 		attempt, waited = enter("alice")
 		if waited != 0 {
 			t.Errorf("a user who was known there waited %v", waited)
