@@ -169,7 +169,7 @@ func (d *directory) failed(s *server, err error) {
 	s.avoidTill = time.Now().Add(avoidTime)
 	s.mu.Unlock()
 	if first {
-		d.log.Warn("LDAP server does not answer", "server", s.dialer.url.String(), "error", err)
+		d.log.Warn("LDAP server does not answer", "server", s.dialer.url.String(), "err", err)
 	}
 }
 

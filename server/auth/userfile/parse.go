@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -69,7 +70,7 @@ func parse(text []byte) (*table, problems, error) {
 			why = "this name is in the file already, and the first line counts; delete one of them"
 		}
 		if why == "" {
-			why = t.add(user, stored, &seen)
+			why = cmp.Or(t.add(user, stored, &seen), unheeded(line))
 		}
 		if why != "" {
 			skipped = append(skipped, problem{number, why})
@@ -113,8 +114,42 @@ func parseLine(line []byte) (user, stored, why string) {
 	if err := checkName(user); err != nil {
 		return "", "", err.Error()
 	}
-	stored, _, _ = strings.Cut(rest, ":")
+	stored, rest, _ = strings.Cut(rest, ":")
+	if closed(rest) {
+		stored = ""
+	}
 	return user, stored, ""
+}
+
+// Fields of a Dovecot passwd-file behind the hash: uid, gid, gecos, home, shell,
+// and then extra fields with blanks between them.
+func extraFields(rest string) []string {
+	fields := strings.SplitN(rest, ":", 6)
+	return strings.Fields(fields[len(fields)-1])
+}
+
+// closed reports whether the line lets nobody in although it has a hash: who is
+// closed out by Dovecot is closed out here. Networks are not looked at here, so
+// a user who may come from some only may come from none.
+func closed(rest string) bool {
+	return slices.ContainsFunc(extraFields(rest), func(f string) bool {
+		name, _, _ := strings.Cut(f, "=")
+		return name == "nologin" || limitsNetworks(name)
+	})
+}
+
+func limitsNetworks(name string) bool { return name == "allow_nets" || name == "allow_real_nets" }
+
+// unheeded says that a user is locked for a field that we do not understand.
+func unheeded(line []byte) string {
+	_, rest, _ := strings.Cut(string(line), ":")
+	_, rest, _ = strings.Cut(rest, ":")
+	for _, f := range extraFields(rest) {
+		if name, _, _ := strings.Cut(f, "="); limitsNetworks(name) {
+			return "Dovecot's " + name + " is not known here, so this user is locked; take it out to let the user in from everywhere"
+		}
+	}
+	return ""
 }
 
 // checkName reports what is wrong with the name of a user.
