@@ -155,4 +155,7 @@ func (c *Config) validateStores(bad func(path, why string)) {
 		bad("auth.stores", "no store: nobody could log in; leave it out for the user file "+userfile.Defaults().Path)
 	}
 	c.Auth.Stores.Validate(func(key, why string) { bad(join("auth", key), why) })
+	if c.Auth.Stores.dovecotAlone() && c.Auth.Realm != "" {
+		bad("auth.realm", "has no place where Dovecot is the only store, which hears what the client sends; set auth_default_realm in Dovecot's configuration")
+	}
 }

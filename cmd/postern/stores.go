@@ -38,7 +38,7 @@ func (w *workshop) openStores(cfg *Config) (*openStores, error) {
 		spec.Kind, spec.Realm, spec.Backend, spec.Log = s.Kind, cfg.Auth.Realm, backend, w.log.Logger
 		stores.Chain = append(stores.Chain, auth.NewStore(spec))
 		w.warnOfMissingKeys(cfg.Auth, s, backend)
-		if d, ok := backend.(*dovecot.Store); ok && len(cfg.Auth.Stores) == 1 {
+		if d, ok := backend.(*dovecot.Store); ok && cfg.Auth.Stores.dovecotAlone() {
 			stores.alone = d
 			return stores, nil
 		}
@@ -164,7 +164,13 @@ func (l storeList) Validate(bad func(key, why string)) {
 		}
 		seen[s.name()] = true
 	}
+	if l.dovecotAlone() && l[0].spec().Config.Login != auth.StoreDefaults().Login {
+		bad("stores[0].login", "has no place where Dovecot is the only store, which hears what the client sends; set auth_username_format in Dovecot's configuration")
+	}
 }
+
+// dovecotAlone says that Dovecot runs the whole exchange, see workshop.provider.
+func (l storeList) dovecotAlone() bool { return len(l) == 1 && l[0].Kind == dovecot.Kind }
 
 func (l *storeList) decode(d *decoder, path string, p toml.Primitive) {
 	tables, ok := d.asTables(path, p)
