@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"net"
 	"os"
 	"strings"
 	"testing"
@@ -33,6 +35,22 @@ mynetworks = "127.0.0.0/8"
 		t.Errorf("status %d, want %d", status, exitFailure)
 	}
 	wantLines(t, stdout, "ok    configuration", "FAIL  certificate", "FAIL  store", "warn  policy", "FAIL  relay", "FAIL  DKIM key", "missing.pem")
+}
+
+// A server that takes connections and says nothing does not hold the checkup up.
+func TestCheckOfAStoreThatHangs(t *testing.T) {
+	s := newServing(t)
+	l, err := net.Listen("unix", s.file("mux"))
+	must(t, err)
+	defer l.Close()
+	silent := fmt.Sprintf(`[{ kind = "pam", socket = %q, timeout = "100ms" }]`, s.file("mux"))
+	text := readFile(t, s.config())
+	writeFile(t, s.config(), strings.Replace(text, fmt.Sprintf("[{ kind = \"userfile\", path = %q }]", s.file("users")), silent, 1))
+	status, stdout, _ := command(t, "", "check", "--config", s.config())
+	if status != exitFailure {
+		t.Errorf("status %d, want %d", status, exitFailure)
+	}
+	wantLines(t, stdout, "FAIL  store", "no answer in time", "ok    relay")
 }
 
 func sceneCheck() int {

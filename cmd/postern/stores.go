@@ -88,12 +88,14 @@ func (w *workshop) local(cfg authConfig, stores auth.Chain) auth.Local {
 }
 
 // checkStore opens a store for a moment and asks it whether all is well, where
-// it can tell.
+// it can tell, in the time that it has for a login.
 func (w *workshop) checkStore(ctx context.Context, s store) error {
 	backend, err := s.open(w)
 	if err != nil {
 		return explainUnreadable(err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, s.spec().Config.Timeout)
+	defer cancel()
 	if c, ok := backend.(interface{ Check(context.Context) error }); ok {
 		err = c.Check(ctx)
 	}
