@@ -6,11 +6,15 @@
 #
 #   docker build --build-arg VERSION=1.0.0 --target postern-pam -t postern-pam .
 #
-# is Debian with libpam and the binary that needs it. Only "pam-helper", and a
-# "serve" that is to start one itself, need that: both are to run as root
-# (--user 0:0) and see nothing but the files of their own image, so mount there
-# what their PAM service reads. A postern that asks the socket of a helper may be
-# of either image, and root in neither.
+# is Debian with libpam and the binary that needs it, /usr/bin/postern-pam. Only
+# these two need it, and root (--user 0:0), and what their PAM service reads has to
+# be mounted, since they see no other users than those of the container:
+#
+#   docker run --user 0:0 ... postern-pam pam-helper --allow-user postern
+#   docker run --user 0:0 ... postern-pam        # with server.user = "postern"
+#
+# Whoever only asks the socket of a helper, /run/postern-pam in a shared volume,
+# may be of either image, and is root in neither.
 #
 # Both run as any uid, with a read-only root file system. /etc/postern is for
 # the configuration, the certificate and the users; /tmp takes large messages
@@ -35,7 +39,9 @@ RUN CGO_ENABLED=1 go build -tags pam -trimpath -ldflags "-s -w -X main.version=$
 FROM debian:bookworm-slim AS postern-pam
 RUN apt-get update \
  && apt-get install -y --no-install-recommends libpam0g libpam-modules libpam-pwdfile \
- && rm -rf /var/lib/apt/lists/*
+ && rm -rf /var/lib/apt/lists/* \
+ && groupadd --gid 65532 postern \
+ && useradd --uid 65532 --gid 65532 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin postern
 COPY --from=build-pam /out/ /
 USER 65532:65532
 EXPOSE 587 465
