@@ -111,6 +111,9 @@ func readProxyHeader(raw net.Conn) (net.Conn, error) {
 	if c.ProxyHeader() == nil {
 		return nil, errors.New("no valid PROXY header from a trusted proxy")
 	}
+	if !addrPort(c.RemoteAddr()).IsValid() {
+		return nil, errors.New("the PROXY header names a client that has no TCP address")
+	}
 	return c, nil
 }
 
