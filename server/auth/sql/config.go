@@ -89,8 +89,9 @@ func (c *Config) validateServer(bad func(key, why string)) {
 	}
 }
 
-// What passwords look like in a URL or a MySQL DSN, and in key=value pairs.
-var passwordForms = regexp.MustCompile(`^[^/?(]*(://)?[^/?(@]*:[^/?(@]+@|(?i)password\s*=`)
+// What passwords look like in a URL or a MySQL DSN, where they may hold anything,
+// and in key=value pairs.
+var passwordForms = regexp.MustCompile(`^[^/?(]*(://)?[^/?(@]*:[^/?(@]+@|^[^:@(]+:/?[^/].*@([a-z0-9]*\(|/)|(?i)password\s*=`)
 
 func holdsPassword(dsn string) bool { return passwordForms.MatchString(dsn) }
 
