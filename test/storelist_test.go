@@ -117,8 +117,8 @@ func (p *postern) wantCheck(t *testing.T, status int, words ...string) {
 	}
 }
 
-// The passwords are nowhere in what a server with many stores writes.
-func TestStoresOnCheck(t *testing.T) {
+// check has a line for each store, those that are well and those that are not.
+func TestCheckStores(t *testing.T) {
 	t.Parallel()
 	s := startSlapd(t)
 	gone := filepath.Join(openFolder(t), "mux")
