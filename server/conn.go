@@ -21,6 +21,13 @@ const (
 	// it has authenticated. RFC 4954, section 4, wants lines of 12,288 bytes.
 	quotaBeforeLogin = 16 << 10
 
+	// freeText is what a client that has logged in may always send without a
+	// reply while no message is arriving: it may be one command line, which
+	// go-smtp keeps in memory to its end. longTexts bounds how many connections
+	// of the server may be past it at once; a refused BDAT chunk is, too.
+	freeText  = 64 << 10
+	longTexts = 32
+
 	// writeTimeout bounds how long a client may refuse to read our replies.
 	writeTimeout = time.Minute
 
@@ -52,18 +59,21 @@ type conn struct {
 	remote, local netip.AddrPort
 	limits        Limits
 	quotaAfter    int64 // bytes without a reply once authenticated
+	begun         time.Time
 	loginBy       time.Time
 	ctx           context.Context // ends with the connection
 	cancel        context.CancelFunc
-	admitted      func() // called when the client has logged in
-	closed        func() // called once, when the connection is closed
+	admitted      func()        // called when the client has logged in
+	closed        func()        // called once, when the connection is closed
+	long          *atomic.Int32 // connections of the server past freeText
 
 	loggedIn  atomic.Bool
 	busy      atomic.Bool // a transaction is in flight
 	shown     atomic.Pointer[x509.Certificate]
 	receiving atomic.Bool // a message is arriving: each read has a deadline of its own
 	probing   atomic.Bool
-	expired   bool // a read deadline has passed; only Read touches it
+	isLong    atomic.Bool // counted in long
+	expired   bool        // a read deadline has passed; only Read touches it
 	quota     atomic.Int64
 
 	mu       sync.Mutex
@@ -87,8 +97,10 @@ func newConn(raw net.Conn, s *service) *conn {
 		local:      addrPort(raw.LocalAddr()),
 		limits:     s.limits,
 		quotaAfter: 2*int64(s.config.MessageSizeLimit) + quotaBeforeLogin,
-		loginBy:    time.Now().Add(s.limits.LoginTime),
+		begun:      time.Now(),
+		long:       new(atomic.Int32),
 	}
+	c.loginBy = c.begun.Add(s.limits.LoginTime)
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.log = s.log.forSession(c.id, s.listener.Name, c.remote.Addr())
 	if s.listener.Mode == STARTTLS {
@@ -184,7 +196,7 @@ func (c *conn) Read(p []byte) (int, error) {
 		}
 		c.expired = true
 	}
-	if c.quota.Add(-int64(n)) < 0 {
+	if c.quota.Add(-int64(n)) < 0 || c.tooLong() {
 		n, err = 0, errQuota
 	}
 	if err != nil && err != io.EOF && c.receiving.Load() {
@@ -201,6 +213,21 @@ func (c *conn) upgrading() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.tlsBegun && c.top == nil
+}
+
+// tooLong reports that the client sends a long text, as too many others do.
+func (c *conn) tooLong() bool {
+	if c.receiving.Load() || c.quotaAfter-c.quota.Load() <= freeText || !c.loggedIn.Load() || c.isLong.Swap(true) {
+		return false
+	}
+	return c.long.Add(1) > longTexts
+}
+
+// textOver gives back the place among the long texts.
+func (c *conn) textOver() {
+	if c.isLong.Swap(false) {
+		c.long.Add(-1)
+	}
 }
 
 // bye says the farewell, if there is one, and reports whether it is over.
@@ -266,6 +293,7 @@ func (c *conn) flushLocked() error {
 		quota = c.quotaAfter
 	}
 	c.quota.Store(quota)
+	c.textOver()
 	return err
 }
 
@@ -296,10 +324,19 @@ func (c *conn) Close() error {
 	err := net.ErrClosed
 	c.once.Do(func() {
 		_ = c.flush()
-		err = c.Conn.Close()
-		c.cancel()
-		c.closed()
+		err = c.end()
 	})
+	return err
+}
+
+// drop closes the connection without a word.
+func (c *conn) drop() { c.once.Do(func() { _ = c.end() }) }
+
+func (c *conn) end() error {
+	err := c.Conn.Close()
+	c.cancel()
+	c.textOver()
+	c.closed()
 	return err
 }
 

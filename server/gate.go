@@ -31,7 +31,7 @@ func (g *gate) enter(client netip.Prefix, l Limits) (t *ticket, reason string) {
 	case over(g.open, l.Connections):
 		return nil, "too many connections"
 	case over(g.strangers, l.Unauthenticated):
-		return nil, "too many connections that have not logged in"
+		return nil, tooManyStrangers
 	case over(g.clients[client], l.ConnectionsPerClient):
 		return nil, "too many connections from this client"
 	}
@@ -43,6 +43,8 @@ func (g *gate) enter(client netip.Prefix, l Limits) (t *ticket, reason string) {
 	g.clients[client]++
 	return &ticket{gate: g, client: client, stranger: true}, ""
 }
+
+const tooManyStrangers = "too many connections that have not logged in"
 
 func over(n, limit int) bool { return limit > 0 && n >= limit }
 

@@ -121,6 +121,9 @@ func readProxyHeader(raw net.Conn) (net.Conn, error) {
 func (d *door) admit(s *service, raw net.Conn) {
 	client := addrPort(raw.RemoteAddr()).Addr()
 	whole, reason := d.server.gate.enter(clientPrefix(client), s.config.Limits)
+	if whole == nil && reason == tooManyStrangers && d.server.dropOldestStranger() {
+		whole, reason = d.server.gate.enter(clientPrefix(client), s.config.Limits)
+	}
 	if whole == nil {
 		d.turnAway(s, raw, client, reason)
 		return
@@ -132,6 +135,7 @@ func (d *door) admit(s *service, raw net.Conn) {
 		return
 	}
 	c := newConn(raw, s)
+	c.long = &d.server.longTexts
 	c.admitted = func() { whole.login(); own.login() }
 	c.closed = func() {
 		whole.leave()

@@ -39,6 +39,9 @@ func (l mailLog) turnedAway(listener string, client netip.Addr, reason string) {
 	l.Warn("connection refused", "listener", listener, "client", client.String(), "reason", reason)
 }
 
+// dropped is a connection that has not logged in and had to make room.
+func (l mailLog) dropped() { l.Warn("connection dropped", "reason", tooManyStrangers) }
+
 func (l mailLog) acceptFailed(listener string, err error, pause time.Duration) {
 	l.Error("cannot accept connections", "listener", listener, "err", err, "pause_ms", pause.Milliseconds())
 }

@@ -20,6 +20,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"postern/policy"
@@ -46,6 +47,8 @@ type Parts struct {
 type Server struct {
 	log  mailLog
 	gate gate
+
+	longTexts atomic.Int32 // see conn
 
 	accepting context.Context // ends when no more clients are wanted
 	stop      context.CancelFunc
@@ -219,6 +222,29 @@ func (s *Server) add(c *conn) bool {
 		s.conns[c] = struct{}{}
 	}
 	return !s.stopped
+}
+
+// minStay is how long a stranger is left in peace: time enough to log in.
+const minStay = 5 * time.Second
+
+// dropOldestStranger makes room for a client by ending the connection that has
+// gone without a login for longest. Who fills the places with connections that
+// say nothing would otherwise keep everybody out.
+func (s *Server) dropOldestStranger() bool {
+	s.mu.Lock()
+	var oldest *conn
+	for c := range s.conns {
+		if !c.loggedIn.Load() && (oldest == nil || c.begun.Before(oldest.begun)) {
+			oldest = c
+		}
+	}
+	s.mu.Unlock()
+	if oldest == nil || time.Since(oldest.begun) < minStay {
+		return false
+	}
+	oldest.log.dropped()
+	oldest.drop()
+	return true
 }
 
 func (s *Server) remove(c *conn) {
