@@ -30,6 +30,9 @@ type door struct {
 }
 
 func (d *door) listen() error {
+	if len(d.sockets) > 0 {
+		return nil
+	}
 	for _, address := range d.listener.Address {
 		l, err := net.Listen("tcp", address)
 		if err != nil {

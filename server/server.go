@@ -33,6 +33,7 @@ import (
 type Parts struct {
 	Config       Config
 	Listeners    []Listener
+	Sockets      map[string][]net.Listener // open already, by listener name; New takes them over
 	TLS          *tls.Config
 	Auth         auth.Provider
 	AuthFailures int                    // AUTH attempts per connection before 421
@@ -70,7 +71,7 @@ func New(p Parts) (*Server, error) {
 		if err != nil {
 			return nil, err
 		}
-		d := &door{server: s, listener: p.Listeners[i]}
+		d := &door{server: s, listener: p.Listeners[i], sockets: p.Sockets[p.Listeners[i].Name]}
 		d.service.Store(service)
 		s.doors = append(s.doors, d)
 	}
@@ -96,7 +97,7 @@ func newService(p *Parts, l *Listener) (*service, error) {
 	}, nil
 }
 
-// Listen binds every address. It is apart from Serve so that root can be given
+// Listen binds every address of the listeners that have no socket yet. It is apart from Serve so that root can be given
 // up in between.
 func (s *Server) Listen() error {
 	s.mu.Lock()
