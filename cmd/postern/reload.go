@@ -5,15 +5,18 @@ package main
 // too. If anything is wrong, nothing changes.
 func (d *daemon) reload() {
 	d.log.Info("reloading")
+	d.manager.reloading()
 	cfg, err := d.load()
 	if err == nil {
 		err = d.renew(cfg)
 	}
 	if err != nil {
 		d.log.Error("reload refused; the old configuration runs on", "err", err)
+		d.manager.ready("serving; the last reload was refused, see the log")
 		return
 	}
 	d.log.Info("reloaded")
+	d.manager.ready("serving")
 }
 
 func (d *daemon) renew(cfg *Config) error {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -67,6 +68,8 @@ type daemon struct {
 	log    *logger
 	shop   *workshop
 	server *server.Server
+
+	manager manager
 }
 
 func newDaemon(load func() (*Config, error), stderr io.Writer) (*daemon, error) {
@@ -78,7 +81,7 @@ func newDaemon(load func() (*Config, error), stderr io.Writer) (*daemon, error) 
 	if err != nil {
 		return nil, err
 	}
-	return &daemon{load: load, cfg: cfg, log: log, shop: newWorkshop(cfg, log)}, nil
+	return &daemon{load: load, cfg: cfg, log: log, shop: newWorkshop(cfg, log), manager: manager{log.Logger}}, nil
 }
 
 // start binds every address, becomes the unprivileged user, and only then
@@ -164,8 +167,14 @@ func (d *daemon) raiseLimits() {
 func (d *daemon) run(ctx context.Context, signals <-chan os.Signal) error {
 	served := make(chan error, 1)
 	go func() { served <- d.server.Serve() }()
+	d.manager.ready("serving")
+	watchdog, stop := d.manager.watchdog()
+	defer stop()
 	for {
 		select {
+		case <-watchdog:
+			d.manager.alive(d.server)
+			continue
 		case s := <-signals:
 			if s == syscall.SIGHUP {
 				d.reload()
@@ -177,19 +186,22 @@ func (d *daemon) run(ctx context.Context, signals <-chan os.Signal) error {
 		case err := <-served:
 			return err
 		}
-		return errors.Join(d.drain(signals), <-served)
+		d.manager.stopping()
+		return errors.Join(d.drain(signals, watchdog), <-served)
 	}
 }
 
 // drain lets transactions in flight finish. What has to be cut has had no 250,
 // so its client sends it again: nothing is lost, and that is no failure.
-func (d *daemon) drain(signals <-chan os.Signal) error {
+func (d *daemon) drain(signals <-chan os.Signal, watchdog <-chan time.Time) error {
 	ctx, cancel := context.WithTimeout(context.Background(), d.cfg.Server.ShutdownTimeout)
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- d.server.Shutdown(ctx) }()
 	for {
 		select {
+		case <-watchdog:
+			d.manager.alive(d.server)
 		case s := <-signals:
 			if s == syscall.SIGHUP {
 				continue
