@@ -111,8 +111,12 @@ func (d *daemon) bind() error {
 	if err != nil {
 		return err
 	}
+	sockets, err := inheritedSockets(d.cfg.Listeners)
+	if err != nil {
+		return err
+	}
 	d.server, err = server.New(server.Parts{
-		Config: d.cfg.Server, Listeners: d.cfg.Listeners, Policies: policies, Log: d.log.Logger,
+		Config: d.cfg.Server, Listeners: d.cfg.Listeners, Sockets: sockets, Policies: policies, Log: d.log.Logger,
 	})
 	if err != nil {
 		return err
@@ -128,7 +132,7 @@ func explainListen(err error) error {
 			"and if it is Postfix, take submission and submissions out of its master.cf", err)
 	case errors.Is(err, syscall.EACCES):
 		return fmt.Errorf("%w; ports below 1024 need root (with server.user) or CAP_NET_BIND_SERVICE, "+
-			"which docs/systemd/postern.service has", err)
+			"which docs/systemd/postern.service has, or sockets that systemd opens (docs/systemd/postern.socket)", err)
 	}
 	return err
 }
