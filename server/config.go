@@ -18,6 +18,7 @@ type Config struct {
 	Hostname         string               `toml:"hostname"`           // name in greeting and Received; empty: the machine's
 	Origin           string               `toml:"origin"`             // domain for addresses without one; empty: Hostname
 	User             string               `toml:"user"`               // whom to become after binding as root
+	Sandbox          bool                 `toml:"sandbox"`            // confine the process to what the configuration names
 	HideClient       bool                 `toml:"hide_client"`        // leave client address and EHLO name out of Received
 	MessageSizeLimit Size                 `toml:"message_size_limit"` // bytes of a message as the client sends it
 	BareNewline      message.BareNewlines `toml:"bare_newline"`       // what to do with bare CR and LF in the content
@@ -57,6 +58,7 @@ type Listener struct {
 // Defaults returns the configuration of an empty file.
 func Defaults() Config {
 	return Config{
+		Sandbox:          true,
 		HideClient:       true,
 		MessageSizeLimit: 50 << 20,
 		StageMemory:      64 << 20,

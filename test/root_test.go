@@ -10,7 +10,7 @@ import (
 )
 
 // Started as root, postern binds and becomes the user for good: in every
-// thread, with that user's groups and with no capability left.
+// thread, with that user's groups, and with nothing left that it could gain.
 func TestRootBecomesUser(t *testing.T) {
 	t.Parallel()
 	peer(t, "root")
@@ -31,6 +31,11 @@ func TestRootBecomesUser(t *testing.T) {
 			"Groups:": "65534",
 			"CapPrm:": "0000000000000000",
 			"CapEff:": "0000000000000000",
+			"CapInh:": "0000000000000000",
+			"CapAmb:": "0000000000000000",
+			"CapBnd:": "0000000000000000",
+
+			"NoNewPrivs:": "1",
 		})
 	}
 	r, err := p.mustLogin(t, "alice").submit(letter("dropped"), "alice@example.org", "bob@example.net")

@@ -57,6 +57,10 @@ type storeConfig interface {
 	spec() auth.StoreSpec // without a backend
 	open(w *workshop) (auth.PasswordVerifier, error)
 	where() string // what it asks, for a person
+
+	// needs tells n which files the store opens and whom it connects to. full
+	// makes the key of the whole file of one of the table.
+	needs(full func(key string) string, n *needs)
 }
 
 type validator interface {

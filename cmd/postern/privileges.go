@@ -116,15 +116,15 @@ func (a *account) verify() error {
 // what a set-user-id program could bring back.
 func dropPrivileges(a *account, log *slog.Logger) error {
 	if a != nil {
+		if err := forgetCapabilities(); err != nil {
+			log.Warn("cannot empty the bounding set of capabilities; going on without", "err", err)
+		}
 		if err := a.become(); err != nil {
 			return err
 		}
 		log.Info("root privileges dropped", "user", a.name, "uid", a.uid, "gid", a.gid, "groups", a.groups)
 	}
-	switch err := forbidNewPrivileges(); {
-	case errors.Is(err, errors.ErrUnsupported):
-		log.Debug("no_new_privs is not set: this build has cgo")
-	case err != nil:
+	if err := forbidNewPrivileges(); err != nil {
 		log.Warn("cannot set no_new_privs; going on without", "err", err)
 	}
 	return nil

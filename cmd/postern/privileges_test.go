@@ -34,6 +34,7 @@ var scenes = map[string]func() int{
 	"drop":       sceneDrop,
 	"unreadable": sceneUnreadable,
 	"check":      sceneCheck,
+	"confined":   sceneConfined,
 }
 
 // asRoot plays a scene in a process of its own and returns what it printed.
@@ -58,7 +59,7 @@ func becomeNobody() error {
 	if err != nil {
 		return err
 	}
-	return dropPrivileges(a, slog.New(slog.DiscardHandler))
+	return errors.Join(dropPrivileges(a, slog.New(slog.DiscardHandler)), dropCapabilities())
 }
 
 func sceneDrop() int {
@@ -100,9 +101,13 @@ func TestDropsRootForGood(t *testing.T) {
 			wantAll(t, key, fields, nobody.uid)
 		case "Gid":
 			wantAll(t, key, fields, nobody.gid)
-		case "CapEff", "CapPrm":
+		case "CapEff", "CapPrm", "CapInh", "CapAmb", "CapBnd":
 			if strings.Trim(fields[0], "0") != "" {
 				t.Errorf("%s = %s after the drop, want none", key, fields[0])
+			}
+		case "NoNewPrivs":
+			if fields[0] != "1" {
+				t.Errorf("%s = %s after the drop, want 1", key, fields[0])
 			}
 		}
 	}

@@ -20,6 +20,9 @@ func (d *daemon) reload() {
 }
 
 func (d *daemon) renew(cfg *Config) error {
+	if err := d.sandbox.admits(cfg); err != nil {
+		return err
+	}
 	g, err := d.shop.build(cfg)
 	if err != nil {
 		return err
@@ -40,6 +43,7 @@ func (d *daemon) tellOfRestart(cfg *Config) {
 		changed bool
 	}{
 		{"server.user", cfg.Server.User != d.cfg.Server.User},
+		{"server.sandbox", cfg.Server.Sandbox != d.cfg.Server.Sandbox},
 		{"log.format", cfg.Log.Format != d.cfg.Log.Format},
 		{"log.destination", cfg.Log.Destination != d.cfg.Log.Destination},
 		{"log.syslog_name", cfg.Log.SyslogName != d.cfg.Log.SyslogName},

@@ -42,6 +42,7 @@ func serve(ctx context.Context, config string, stderr io.Writer) error {
 		return err
 	}
 	defer d.close()
+	d.sandbox = &sandbox{config: config}
 	become, err := chooseAccount(d.cfg.Server.User)
 	if err != nil {
 		return withStatus(exitConfig, err)
@@ -69,6 +70,7 @@ type daemon struct {
 	shop   *workshop
 	server *server.Server
 
+	sandbox *sandbox // nil: the process stays as it is (demo)
 	manager manager
 }
 
@@ -84,8 +86,9 @@ func newDaemon(load func() (*Config, error), stderr io.Writer) (*daemon, error) 
 	return &daemon{load: load, cfg: cfg, log: log, shop: newWorkshop(cfg, log), manager: manager{log.Logger}}, nil
 }
 
-// start binds every address, becomes the unprivileged user, and only then
-// opens keys and stores, so that what works now works at the next reload too.
+// start binds every address, becomes the unprivileged user in its sandbox, and
+// only then opens keys and stores, so that what works now works at the next
+// reload too.
 func (d *daemon) start(become *account) error {
 	d.log.Info("starting", "version", versionString(), "pid", os.Getpid())
 	d.raiseLimits()
@@ -96,6 +99,9 @@ func (d *daemon) start(become *account) error {
 		return err
 	}
 	if err := d.drop(become); err != nil {
+		return err
+	}
+	if err := d.confine(); err != nil {
 		return err
 	}
 	g, err := d.shop.build(d.cfg)
@@ -151,6 +157,17 @@ func (d *daemon) drop(become *account) error {
 	}
 	_, err := d.load()
 	return withStatus(exitConfig, err)
+}
+
+// confine gives up what the process needed to get here.
+func (d *daemon) confine() error {
+	if d.sandbox == nil {
+		return nil
+	}
+	if err := dropCapabilities(); err != nil {
+		d.log.Warn("cannot give up the capabilities of the process; going on with them", "err", err)
+	}
+	return d.sandbox.enter(d.cfg, d.log.Logger)
 }
 
 func (d *daemon) raiseLimits() {

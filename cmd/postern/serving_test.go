@@ -51,15 +51,26 @@ func (b *lockedBuffer) String() string {
 // newServing writes what a server needs and starts nothing but the mailbox.
 func newServing(t *testing.T) *serving {
 	t.Helper()
-	s := &serving{dir: t.TempDir(), address: freeAddress(t), signals: make(chan os.Signal), ended: make(chan error, 1)}
-	cert, key, err := certs.SelfSigned([]string{"localhost", "127.0.0.1"}, 30*24*time.Hour)
-	must(t, err)
-	must(t, os.WriteFile(s.file("cert.pem"), cert, 0o600))
-	must(t, os.WriteFile(s.file("key.pem"), key, 0o600))
+	return newServingIn(t, t.TempDir())
+}
+
+func newServingIn(t *testing.T, dir string) *serving {
+	t.Helper()
+	s := &serving{dir: dir, address: freeAddress(t), signals: make(chan os.Signal), ended: make(chan error, 1)}
+	certify(t, s.file("cert.pem"), s.file("key.pem"))
 	s.user(t, "alice", "right")
 	s.mailbox = startMailbox(t, s.file("mail"))
 	s.configure(t, "")
 	return s
+}
+
+// certify writes a new pair.
+func certify(t *testing.T, certFile, keyFile string) {
+	t.Helper()
+	cert, key, err := certs.SelfSigned([]string{"localhost", "127.0.0.1"}, 30*24*time.Hour)
+	must(t, err)
+	must(t, os.WriteFile(certFile, cert, 0o600))
+	must(t, os.WriteFile(keyFile, key, 0o600))
 }
 
 // startMailbox serves a mailbox until the end of the test.
@@ -148,6 +159,12 @@ func (s *serving) reload(t *testing.T, says string) {
 	t.Helper()
 	before := len(s.log.String())
 	s.signals <- syscall.SIGHUP
+	s.waitFor(t, before, says)
+}
+
+// waitFor waits until the log says something behind its first bytes.
+func (s *serving) waitFor(t *testing.T, before int, says string) {
+	t.Helper()
 	for range 200 {
 		if strings.Contains(s.log.String()[before:], says) {
 			return

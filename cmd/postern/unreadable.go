@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // explainUnreadable adds to an error that means "permission denied" what is in
@@ -25,6 +27,11 @@ func explainUnreadable(err error) error {
 	path, absErr := filepath.Abs(p.Path)
 	if absErr != nil {
 		return err
+	}
+	if unix.Access(path, unix.R_OK) == nil { // which asks the modes alone
+		return fmt.Errorf("%w\nits mode would let user %s read it, but a sandbox does not: if this path is new, "+
+			"restart postern (server.sandbox); or look at systemd (InaccessiblePaths=), SELinux and AppArmor",
+			err, currentAccount().name)
 	}
 	b, ok := findBlocker(path)
 	if !ok {

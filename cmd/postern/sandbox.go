@@ -1,0 +1,170 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// The sandbox (server.sandbox) is Landlock: from then on the kernel lets this
+// process open only what its configuration names, connect to no other TCP port,
+// bind none, execute nothing, and send no signal to others. It is entered when
+// the ports are bound, the PAM helper has been started, which stays outside,
+// and root is given up; it cannot be left, and not be widened either. So a
+// reload that needs more is refused.
+//
+// Files are allowed by their folders: a rule holds for the file that was there,
+// and dies when another one is renamed over it. Renewed certificates and
+// rewritten user files come that way.
+//
+// What a configuration needs is listed in sandboxneeds.go and sandboxstores.go;
+// a test finds keys that name files or hosts and are missing there.
+
+// A sandbox is what the process is confined to. It is used by one goroutine.
+type sandbox struct {
+	config string // the configuration file, which is read again at each reload
+
+	entered bool
+	reads   []string // folders, and files that are never replaced; links resolved
+	writes  []string
+	ports   []uint16 // to connect to
+	tcp     bool     // the kernel can restrict them
+}
+
+// enter confines the process for good, as far as the kernel can, and logs how
+// far that is.
+func (s *sandbox) enter(cfg *Config, log *slog.Logger) error {
+	if !cfg.Server.Sandbox {
+		log.Warn("no sandbox, as server.sandbox = false asks for: what this process may open and connect to " +
+			"is not restricted beyond its user's rights")
+		return nil
+	}
+	n := needsOf(cfg, s.config)
+	s.reads = roots(slices.Concat(systemReads(), folders(n.reads)))
+	s.writes = roots(folders(n.writes))
+	s.ports = n.portNumbers()
+	applied, err := confine(s)
+	switch {
+	case err != nil:
+		return fmt.Errorf("cannot enter the sandbox: %w; server.sandbox = false goes without", err)
+	case applied == 0:
+		log.Warn("no sandbox: this kernel has no Landlock (Linux 5.13, and \"landlock\" in /sys/kernel/security/lsm), " +
+			"or a seccomp filter keeps it from us; server.sandbox = false ends this warning")
+		return nil
+	}
+	s.entered, s.tcp = true, applied >= restrictsTCP
+	ports := any(s.ports)
+	if !s.tcp {
+		ports = "any (restricted from Linux 6.7 on)"
+	}
+	log.Info("sandbox entered", "landlock", applied, "read", s.reads, "write", s.writes, "connect", ports)
+	return nil
+}
+
+// restrictsTCP is the version of Landlock that knows of TCP.
+const restrictsTCP = 4
+
+// admits says what cfg needs beyond the sandbox, or nothing.
+func (s *sandbox) admits(cfg *Config) error {
+	if s == nil || !s.entered {
+		return nil
+	}
+	n := needsOf(cfg, s.config)
+	for _, f := range n.reads {
+		if at := resolved(f.path); !beneath(at, slices.Concat(s.reads, s.writes)) {
+			return outside(f.key, "reading "+at)
+		}
+	}
+	for _, f := range n.writes {
+		if at := resolved(f.path); !beneath(at, s.writes) {
+			return outside(f.key, "writing to "+at)
+		}
+	}
+	for _, p := range n.ports {
+		if s.tcp && !slices.Contains(s.ports, p.port) {
+			return outside(p.key, fmt.Sprintf("connecting to TCP port %d", p.port))
+		}
+	}
+	return nil
+}
+
+func outside(key, what string) error {
+	return fmt.Errorf("%s: %s is outside of the sandbox that was entered at start, and nothing can widen it; "+
+		"restart postern for this configuration", key, what)
+}
+
+// folders are the places to allow for files that may be replaced: the folder of
+// each, that of each link on the way to it, and the one that it leads to.
+func folders(files []neededFile) (all []string) {
+	for _, f := range files {
+		abs, err := filepath.Abs(f.path)
+		if err != nil {
+			continue
+		}
+		if f.folder {
+			all = append(all, abs)
+			continue
+		}
+		all = append(all, around(abs))
+		for p := filepath.Dir(abs); p != filepath.Dir(p); p = filepath.Dir(p) {
+			if isLink(p) {
+				all = append(all, filepath.Dir(p))
+			}
+		}
+		all = append(all, around(resolved(abs)))
+	}
+	return all
+}
+
+// around is the folder of a file. For one in the root folder it is the file
+// alone.
+func around(file string) string {
+	if dir := filepath.Dir(file); dir != "/" {
+		return dir
+	}
+	return file
+}
+
+func isLink(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode()&os.ModeSymlink != 0
+}
+
+// roots resolves the links in paths, and leaves out what is missing or beneath
+// another one, and the root folder, which would allow everything.
+func roots(paths []string) (all []string) {
+	for _, p := range paths {
+		at, err := filepath.EvalSymlinks(p)
+		if err == nil && at != "/" {
+			all = append(all, at)
+		}
+	}
+	slices.Sort(all)
+	all = slices.Compact(all)
+	return slices.DeleteFunc(slices.Clone(all), func(p string) bool {
+		return slices.ContainsFunc(all, func(q string) bool { return p != q && beneath(p, []string{q}) })
+	})
+}
+
+// beneath says whether path is one of roots or below one of them.
+func beneath(path string, roots []string) bool {
+	return slices.ContainsFunc(roots, func(r string) bool {
+		return path == r || strings.HasPrefix(path, strings.TrimSuffix(r, "/")+"/")
+	})
+}
+
+// resolved is where path leads to. What is not there yet is looked for where it
+// would be.
+func resolved(path string) string {
+	path = filepath.Clean(path)
+	if at, err := filepath.EvalSymlinks(path); err == nil {
+		return at
+	}
+	if dir := filepath.Dir(path); dir != path {
+		return filepath.Join(resolved(dir), filepath.Base(path))
+	}
+	return path
+}
