@@ -68,6 +68,16 @@ func newRecipient(to string, opts *smtp.RcptOptions, allow8bit bool) (recipient,
 	return r, nil
 }
 
+// CheckRecipient says what Rcpt would, before it asks a hop: nil, or a
+// *smtp.SMTPError for an address or a parameter that must not go on the wire.
+func CheckRecipient(e *Envelope, to string, opts *smtp.RcptOptions) error {
+	if err := checkSender(e); err != nil {
+		return err
+	}
+	_, err := newRecipient(to, opts, e.Options.UTF8)
+	return err
+}
+
 func (r recipient) options() *smtp.RcptOptions {
 	return &smtp.RcptOptions{Notify: r.notify, OriginalRecipientType: r.kind, OriginalRecipient: r.original}
 }

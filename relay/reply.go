@@ -14,6 +14,10 @@ import (
 // again is the client's decision, since it could make two of it.
 var errUncertain = errors.New("the hop did not confirm the message")
 
+// IsUncertain reports that err came after the end of the data had gone out:
+// the hop may have the message or may not.
+func IsUncertain(err error) bool { return errors.Is(err, errUncertain) }
+
 // How much of a hop's text a client gets to see.
 const (
 	maxTextLines = 8

@@ -7,6 +7,7 @@ import (
 	"strings"
 )
 
+// What a header may be to be read in, for the first time or again.
 const (
 	maxHeader = 1 << 20 // bytes of all fields together
 	maxFields = 5000

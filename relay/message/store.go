@@ -45,6 +45,7 @@ type store struct {
 	charged int64 // bytes of the budget that are ours
 
 	file *os.File      // nil as long as mem holds everything
+	base int64         // where the message begins in file
 	out  *bufio.Writer // in front of file, until the next flush
 
 	closing sync.Once
@@ -132,7 +133,7 @@ func (s *store) flush() error {
 // ReadAt implements io.ReaderAt over what has been flushed.
 func (s *store) ReadAt(p []byte, off int64) (int, error) {
 	if s.file != nil {
-		return s.file.ReadAt(p, off)
+		return s.file.ReadAt(p, s.base+off)
 	}
 	if off >= int64(len(s.mem)) {
 		return 0, io.EOF
@@ -152,7 +153,7 @@ func (s *store) first(n int64) ([]byte, error) {
 		return s.mem[:n:n], nil
 	}
 	b := make([]byte, n)
-	if _, err := s.file.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
+	if _, err := s.file.ReadAt(b, s.base); err != nil && !errors.Is(err, io.EOF) {
 		return nil, &StorageError{err}
 	}
 	return b, nil
