@@ -1,0 +1,103 @@
+package spool
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	"postern/relay/relaytest"
+)
+
+// later refuses for now whatever comes for bob.
+func later(c relaytest.Command) relaytest.Answer {
+	if c.Address == "bob@example.com" {
+		return relaytest.Say("450 4.2.1 Later")
+	}
+	return relaytest.Usual
+}
+
+// What is done to the folder from outside, the running server notices.
+func TestBrowse(t *testing.T) {
+	dir := t.TempDir()
+	r := newRig(t, dir, nil)
+	r.spool.pace.first, r.spool.pace.last = time.Hour, time.Hour // only Flush brings it back
+	r.hop.Handle(later)
+	id, gone := r.spooled(toBob("x")), r.spooled(toBob("gone"))
+	r.deliver()
+	b, err := Browse(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var items []Item
+	eventually(t, "both have been tried", func() bool {
+		items, err = b.List()
+		return err == nil && len(items) == 2 && items[0].Tries == 1 && items[1].Tries == 1
+	})
+	if i := items[0]; i.ID != id || i.State != Queued || i.Sender != "alice@example.org" || i.Login != "alice" ||
+		len(i.Pending) != 1 || i.Reason != "<bob@example.com>: 450 4.2.1 Later" || time.Until(i.Next) < 30*time.Minute {
+		t.Errorf("%+v", i)
+	}
+	var text bytes.Buffer
+	if _, err := b.Show(id, &text); err != nil || text.String() != toBob("x").text() {
+		t.Errorf("show: %v\n%s", err, text.String())
+	}
+
+	do := func(what func(string) error, id string) {
+		t.Helper()
+		if err := what(id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	do(b.Remove, gone)
+	do(b.Hold, id)
+	eventually(t, "nothing is left to do", func() bool { return len(r.spool.ledger.all()) == 0 })
+	if err := b.Flush(id); err == nil {
+		t.Error("a message on hold was flushed")
+	}
+	do(b.Release, id)
+	eventually(t, "it has been tried again", func() bool {
+		i, err := b.Show(id, nil)
+		return err == nil && i.Tries == 2
+	})
+	r.hop.Handle(nil)
+	time.Sleep(2 * r.spool.pace.look)
+	do(b.Flush, id)
+	r.empty()
+	if got := subjects(r.hop.Delivered()); len(got) != 1 || got[0] != "x" {
+		t.Errorf("delivered %q", got)
+	}
+}
+
+// No id is a path.
+func TestBrowseWantsIDs(t *testing.T) {
+	dir := t.TempDir()
+	newRig(t, dir, nil)
+	b, err := Browse(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"", ".", "../lock", "00000000000000AAAAAA", "00000000000000aaaaaa"} {
+		for _, do := range []func(string) error{b.Hold, b.Release, b.Flush, b.Remove} {
+			if do(id) == nil {
+				t.Errorf("%q was taken", id)
+			}
+		}
+	}
+	if _, err := Browse(t.TempDir()); err == nil {
+		t.Error("an empty folder is a spool")
+	}
+}
+
+func TestCheck(t *testing.T) {
+	dir := t.TempDir()
+	if err := Check(dir); err != nil {
+		t.Error(err)
+	}
+	newRig(t, dir, nil)
+	if err := Check(dir); err != nil {
+		t.Errorf("while it is in use: %v", err)
+	}
+	if err := Check(dir + "/missing"); err == nil {
+		t.Error("a missing folder will do")
+	}
+}

@@ -1,0 +1,295 @@
+package spool
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/emersion/go-smtp"
+
+	"postern/relay"
+)
+
+const (
+	magic       = "postern-spool 1"
+	maxEnvelope = 4 << 20 // bytes of the JSON
+	maxJournal  = 8 << 20
+	sumLine     = 2*sha256.Size + 1
+)
+
+// errDamaged means that the file is not what was written: no attempt will
+// make it better.
+var errDamaged = errors.New("damaged")
+
+func damaged(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", errDamaged, fmt.Sprintf(format, args...))
+}
+
+// A header is what a file says of its message. It never changes.
+type header struct {
+	Arrived  time.Time   `json:"arrived"`
+	Reason   string      `json:"reason"` // why it was not handed on at once
+	Size     int64       `json:"size"`   // of the message, in bytes
+	EightBit bool        `json:"eight_bit,omitempty"`
+	Report   bool        `json:"report,omitempty"` // one of ours: a bounce or a notice of delay
+	Envelope envelope    `json:"envelope"`
+	To       []recipient `json:"to"`
+}
+
+// An envelope is a relay.Envelope on disk.
+type envelope struct {
+	Session    string `json:"session,omitempty"`
+	Listener   string `json:"listener,omitempty"`
+	Remote     string `json:"remote,omitempty"`
+	Helo       string `json:"helo,omitempty"`
+	Login      string `json:"login,omitempty"`
+	Mechanism  string `json:"mechanism,omitempty"`
+	Sender     string `json:"sender"`
+	Body       string `json:"body,omitempty"`
+	UTF8       bool   `json:"utf8,omitempty"`
+	Return     string `json:"ret,omitempty"`
+	EnvelopeID string `json:"envid,omitempty"`
+}
+
+// A recipient is one RCPT on disk.
+type recipient struct {
+	Address  string              `json:"address"`
+	Notify   []smtp.DSNNotify    `json:"notify,omitempty"`
+	Original string              `json:"original,omitempty"`
+	Kind     smtp.DSNAddressType `json:"kind,omitempty"`
+}
+
+func newEnvelope(e *relay.Envelope) envelope {
+	o := e.Options
+	return envelope{
+		Session: e.Session, Listener: e.Listener, Remote: e.Remote.String(), Helo: e.Helo,
+		Login: e.Login, Mechanism: e.Mechanism, Sender: e.Sender,
+		Body: string(o.Body), UTF8: o.UTF8, Return: string(o.Return), EnvelopeID: o.EnvelopeID,
+	}
+}
+
+// relay is the envelope as the next hop takes it.
+func (e *envelope) relay(size int64) *relay.Envelope {
+	remote, _ := netip.ParseAddrPort(e.Remote) // for the log only
+	return &relay.Envelope{
+		Session: e.Session, Listener: e.Listener, Remote: remote, Helo: e.Helo,
+		Login: e.Login, Mechanism: e.Mechanism, Sender: e.Sender,
+		Options: smtp.MailOptions{
+			Body: smtp.BodyType(e.Body), Size: size, UTF8: e.UTF8,
+			Return: smtp.DSNReturn(e.Return), EnvelopeID: e.EnvelopeID,
+		},
+	}
+}
+
+func newRecipient(to string, o *smtp.RcptOptions) recipient {
+	r := recipient{Address: to}
+	if o != nil {
+		r.Notify, r.Original, r.Kind = o.Notify, o.OriginalRecipient, o.OriginalRecipientType
+	}
+	return r
+}
+
+func (r *recipient) options() *smtp.RcptOptions {
+	return &smtp.RcptOptions{Notify: r.Notify, OriginalRecipient: r.Original, OriginalRecipientType: r.Kind}
+}
+
+// wants says whether the sender asked for this kind of report.
+//
+// RFC 3461 4.1: without NOTIFY it is a report of failure; one of delay is up
+// to us, and we send it only to those who ask.
+func (r *recipient) wants(what smtp.DSNNotify) bool {
+	if len(r.Notify) == 0 {
+		return what == smtp.DSNNotifyFailure
+	}
+	return slices.Contains(r.Notify, what)
+}
+
+// A record is one entry of the journal: what has become of the message since.
+type record struct {
+	Time    time.Time `json:"time"`
+	Done    []int     `json:"done,omitempty"`    // recipients that need nothing more, by their place
+	Delayed bool      `json:"delayed,omitempty"` // the sender has been told of the delay
+	Tries   int       `json:"tries"`             // so far
+	Reason  string    `json:"reason,omitempty"`  // of the last attempt
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// encodeHeader is what stands before the message.
+func encodeHeader(h *header) ([]byte, error) {
+	text, err := json.Marshal(h)
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxEnvelope {
+		return nil, errTooMany
+	}
+	return fmt.Appendf(nil, "%s %d %08x\n%s\n", magic, len(text), crc32.Checksum(text, castagnoli), text), nil
+}
+
+func encodeRecord(r *record) ([]byte, error) {
+	text, err := json.Marshal(r)
+	if err != nil {
+		return nil, err
+	}
+	return fmt.Appendf(nil, "%08x %s\n", crc32.Checksum(text, castagnoli), text), nil
+}
+
+// A content is what parse finds in a file.
+type content struct {
+	header
+	start   int64 // of the message
+	journal int64 // where the next record goes: behind the last whole one
+	done    []bool
+	delayed bool
+	tries   int
+	reason  string
+}
+
+// parse reads all of a file but the message itself, for which there is verify.
+// errDamaged means the file's fault, any other error that of the disk.
+func parse(f io.ReaderAt, size int64) (*content, error) {
+	in := bufio.NewReader(io.NewSectionReader(f, 0, size))
+	c := &content{}
+	var err error
+	if c.start, err = c.readHeader(in); err != nil {
+		return nil, err
+	}
+	c.journal = c.start + c.Size + sumLine
+	if c.Size < 0 || c.journal < c.Size || c.journal > size {
+		return nil, damaged("%d bytes, and the message alone should have %d", size, c.Size)
+	}
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	c.done = make([]bool, len(c.To))
+	rest := min(size-c.journal, maxJournal)
+	return c, c.readJournal(bufio.NewReader(io.NewSectionReader(f, c.journal, rest)))
+}
+
+// readHeader returns where the message begins.
+func (c *content) readHeader(in *bufio.Reader) (int64, error) {
+	line, err := in.ReadSlice('\n')
+	if err != nil {
+		return 0, cutShort(err)
+	}
+	first := int64(len(line))
+	var n int
+	var sum uint32
+	if _, err := fmt.Sscanf(string(line), magic+" %d %08x\n", &n, &sum); err != nil || n < 0 || n > maxEnvelope {
+		return 0, damaged("the first line is not one of ours")
+	}
+	text := make([]byte, n+1)
+	if _, err := io.ReadFull(in, text); err != nil {
+		return 0, cutShort(err)
+	}
+	if text[n] != '\n' || crc32.Checksum(text[:n], castagnoli) != sum {
+		return 0, damaged("the checksum of the envelope is wrong")
+	}
+	if err := json.Unmarshal(text[:n], &c.header); err != nil {
+		return 0, damaged("the envelope cannot be read: %v", err)
+	}
+	return first + int64(n) + 1, nil
+}
+
+func cutShort(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, bufio.ErrBufferFull) {
+		return damaged("it ends too early")
+	}
+	return err
+}
+
+// check keeps what is no envelope of ours from the wire, whoever wrote it.
+func (c *content) check() error {
+	if len(c.To) == 0 {
+		return damaged("nobody is to get it")
+	}
+	e := c.Envelope.relay(c.Size)
+	for i := range c.To {
+		if err := relay.CheckRecipient(e, c.To[i].Address, c.To[i].options()); err != nil {
+			return damaged("recipient %d: %v", i, err)
+		}
+	}
+	return nil
+}
+
+// readJournal takes over all records up to the first that is not whole, which
+// is where a crash has stopped the last writer. What such a record would have
+// said is lost: somebody may get the message twice, nobody goes without.
+func (c *content) readJournal(in *bufio.Reader) error {
+	for {
+		line, err := in.ReadBytes('\n')
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		var r record
+		if err != nil || !decodeRecord(line, &r) || !c.note(&r) {
+			return nil
+		}
+		c.journal += int64(len(line))
+	}
+}
+
+func decodeRecord(line []byte, r *record) bool {
+	var sum uint32
+	text, ok := bytes.CutSuffix(line, []byte("\n"))
+	if !ok || len(text) < 9 || text[8] != ' ' {
+		return false
+	}
+	if _, err := fmt.Sscanf(string(text[:8]), "%08x", &sum); err != nil {
+		return false
+	}
+	text = text[9:]
+	return crc32.Checksum(text, castagnoli) == sum && json.Unmarshal(text, r) == nil
+}
+
+// note reports whether r fits the message.
+func (c *content) note(r *record) bool {
+	for _, i := range r.Done {
+		if i < 0 || i >= len(c.done) {
+			return false
+		}
+	}
+	for _, i := range r.Done {
+		c.done[i] = true
+	}
+	c.delayed = c.delayed || r.Delayed
+	c.tries, c.reason = r.Tries, r.Reason
+	return true
+}
+
+// verify reads the message and compares it with its checksum.
+func (c *content) verify(f io.ReaderAt) error {
+	sum := sha256.New()
+	if _, err := io.Copy(sum, io.NewSectionReader(f, c.start, c.Size)); err != nil {
+		return err
+	}
+	line := make([]byte, sumLine)
+	if _, err := f.ReadAt(line, c.start+c.Size); err != nil {
+		return cutShort(err)
+	}
+	if string(line) != hex.EncodeToString(sum.Sum(nil))+"\n" {
+		return damaged("the checksum of the message is wrong")
+	}
+	return nil
+}
+
+// pending are the places of those who still wait for the message.
+func (c *content) pending() []int {
+	var all []int
+	for i, done := range c.done {
+		if !done {
+			all = append(all, i)
+		}
+	}
+	return all
+}

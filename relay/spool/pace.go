@@ -1,0 +1,111 @@
+package spool
+
+import (
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// A pace is how fast things happen. Tests have another one.
+type pace struct {
+	workers int           // deliveries at once; the pool leaves the rest of its connections to clients
+	look    time.Duration // between two looks at the folder
+	first   time.Duration // after a message's first failure; doubles
+	last    time.Duration // the longest time between two attempts
+	silence time.Duration // for a message that has found the hop silent
+	pause   time.Duration // for all messages then; doubles
+	longest time.Duration // such pause
+	alarm   time.Duration // until a delay is reported
+	call    time.Duration // for one question to the hop
+	grace   time.Duration // for deliveries under way at Close
+}
+
+func usualPace() pace {
+	return pace{
+		workers: 5,
+		look:    5 * time.Second,
+		first:   time.Minute,
+		last:    time.Hour,
+		silence: time.Minute,
+		pause:   time.Second,
+		longest: time.Minute,
+		alarm:   4 * time.Hour,
+		call:    3 * time.Minute,
+		grace:   5 * time.Second,
+	}
+}
+
+// backOff is how long to wait after so many failures of a message.
+func (p *pace) backOff(tries int) time.Duration {
+	wait := p.first
+	for range tries - 1 {
+		if wait = 2 * wait; wait >= p.last {
+			return jitter(p.last)
+		}
+	}
+	return jitter(wait)
+}
+
+// jitter is d, give or take a quarter, so that what has failed together does
+// not come again together.
+func jitter(d time.Duration) time.Duration {
+	return d*3/4 + rand.N(d/2+1)
+}
+
+// soon is t, unless the clock has been set back since that was written down.
+func soon(t time.Time) time.Time {
+	if now := time.Now(); t.Sub(now) > 2*time.Hour {
+		return now
+	}
+	return t
+}
+
+// An outage is the time in which no hop answers. Then one message at a time
+// tries, and the others wait.
+type outage struct {
+	mu    sync.Mutex
+	down  bool
+	pause time.Duration
+	until time.Time
+}
+
+// begin notes that the hop was silent.
+func (o *outage) begin(p *pace, log *slog.Logger, reason error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	now := time.Now()
+	switch {
+	case !o.down:
+		o.down, o.pause = true, p.pause
+		log.Warn("spool waits for the next hop", "err", reason)
+	case now.Before(o.until): // one of those that were under way
+		return
+	default:
+		o.pause = min(2*o.pause, p.longest)
+	}
+	o.until = now.Add(jitter(o.pause))
+}
+
+// end notes that the hop has answered.
+func (o *outage) end(log *slog.Logger) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.down {
+		o.down = false
+		log.Info("spool has found the next hop again")
+	}
+}
+
+// wait is how long nobody is to be tried, while so many are being tried.
+func (o *outage) wait(active int) time.Duration {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case !o.down:
+		return 0
+	case active > 0:
+		return time.Hour // until it has found out
+	}
+	return time.Until(o.until)
+}

@@ -1,0 +1,280 @@
+package spool
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/emersion/go-smtp"
+
+	"postern/relay/message"
+)
+
+// A kind of report.
+type kind struct {
+	action  string // RFC 3464 2.3.3
+	subject string
+	text    string
+}
+
+var (
+	failed = kind{"failed", "Undelivered Mail Returned to Sender",
+		"Your message could not be delivered to the recipients below. It will not be tried again."}
+	delayed = kind{"delayed", "Delayed Mail (still being retried)",
+		"Your message has not been delivered yet to the recipients below. There is no need to\r\nsend it again: it will be tried until %s."}
+)
+
+// maxReturned bounds what goes back with RET=FULL; of larger messages only the
+// header does.
+const maxReturned = 1 << 20
+
+// A failure is why a recipient goes without, for now or for good.
+type failure struct {
+	place  int
+	status string          // RFC 3463
+	reply  *smtp.SMTPError // of the hop; nil if it has said nothing
+}
+
+func refusedStatus(e *smtp.SMTPError) string { return spell(e.EnhancedCode, e.Code) }
+
+// spell falls back on what every reply of its class means (RFC 3463 3.1).
+func spell(c smtp.EnhancedCode, code int) string {
+	if c[0] != code/100 {
+		c = smtp.EnhancedCode{code / 100, 0, 0}
+	}
+	return fmt.Sprintf("%d.%d.%d", c[0], c[1], c[2])
+}
+
+func (f failure) diagnostic() string {
+	if f.reply == nil {
+		return ""
+	}
+	return oneLine(fmt.Sprintf("%d %s %s", f.reply.Code, spell(f.reply.EnhancedCode, f.reply.Code), f.reply.Message))
+}
+
+// oneLine keeps text from being more than a line of the report or the log.
+func oneLine(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, text)
+	text = strings.Join(strings.Fields(text), " ")
+	if len(text) > 600 {
+		text = strings.ToValidUTF8(text[:600], "")
+	}
+	return text
+}
+
+// report puts a report on some recipients into the spool. It reports whether
+// that is done with, which it also is where there is nobody to be told: RFC
+// 5321 6.1, RFC 3464 2: never about a message with a null sender.
+func (j *job) report(k kind, about []failure) bool {
+	s := j.spool
+	if len(about) == 0 || j.Envelope.Sender == "" {
+		return true
+	}
+	m, err := j.compose(k, about)
+	if err != nil {
+		s.log.Error("cannot write a report", "queue_id", j.entry.id, "err", err)
+		return false
+	}
+	defer m.Close()
+	e := j.Envelope
+	id, err := s.keep(&header{
+		Arrived: time.Now(), Reason: k.action + ": report on " + j.entry.id, Report: true,
+		// RFC 3464 2: the null sender, so that nobody answers a report.
+		Envelope: envelope{Session: e.Session, Listener: e.Listener, Remote: e.Remote, Login: e.Login, UTF8: e.UTF8},
+		To:       []recipient{{Address: e.Sender}},
+	}, m)
+	if err != nil {
+		s.log.Error("cannot keep a report", "queue_id", j.entry.id, "err", err)
+		return false
+	}
+	s.log.Info("report spooled", "session", e.Session, "queue_id", id, "about", j.entry.id, "action", k.action, "to", e.Sender, "nrcpt", len(about))
+	return true
+}
+
+// compose writes the report as a message.
+func (j *job) compose(k kind, about []failure) (*message.Message, error) {
+	original, err := j.message()
+	if err != nil && !errors.Is(err, errDamaged) {
+		return nil, err
+	}
+	if original != nil { // else the report says what it can
+		defer original.Close()
+	}
+	w := j.spool.stage.New(message.Options{})
+	r := &reporter{job: j, kind: k, about: about, out: w, boundary: rand.Text()}
+	r.write(original)
+	if r.err != nil {
+		w.Abort()
+		return nil, r.err
+	}
+	return w.Message()
+}
+
+// A reporter writes one report. The first error stays.
+type reporter struct {
+	*job
+	kind     kind
+	about    []failure
+	out      io.Writer
+	boundary string
+	err      error
+}
+
+func (r *reporter) printf(format string, args ...any) {
+	if r.err == nil {
+		_, r.err = fmt.Fprintf(r.out, format+"\r\n", args...)
+	}
+}
+
+// field writes one field of the delivery status, unless it is empty. Without
+// SMTPUTF8 it has to be ASCII (RFC 6533 3).
+func (r *reporter) field(name, value string) {
+	if value = oneLine(value); value == "" {
+		return
+	}
+	if !r.Envelope.UTF8 {
+		value = strings.Map(func(c rune) rune {
+			if c > unicode.MaxASCII {
+				return '?'
+			}
+			return c
+		}, value)
+	}
+	r.printf("%s: %s", name, value)
+}
+
+// write writes a multipart/report (RFC 6522) of what a person reads, what a
+// program reads (RFC 3464, or RFC 6533 with SMTPUTF8), and the message.
+func (r *reporter) write(original *message.Message) {
+	r.head()
+	r.part("text/plain; charset=utf-8", true)
+	r.notice()
+	status, whole, header := "message/delivery-status", "message/rfc822", "text/rfc822-headers"
+	if r.Envelope.UTF8 {
+		status, whole, header = "message/global-delivery-status", "message/global", "message/global-headers"
+	}
+	r.part(status, r.Envelope.UTF8)
+	r.aboutMessage()
+	for _, f := range r.about {
+		r.recipient(f)
+	}
+	switch {
+	case original == nil:
+	case r.returnsAll():
+		r.part(whole, r.EightBit)
+		r.copy(original.Reader())
+	default:
+		r.part(header, original.HeaderEightBit())
+		for f := range original.Fields() {
+			r.copy(strings.NewReader(string(f.Raw)))
+		}
+	}
+	r.printf("\r\n--%s--", r.boundary)
+}
+
+// returnsAll: RFC 3461 4.3: RET counts for failures only; without it the
+// choice is ours.
+func (r *reporter) returnsAll() bool {
+	return r.kind == failed && smtp.DSNReturn(r.Envelope.Return) == smtp.DSNReturnFull && r.Size <= maxReturned
+}
+
+func (r *reporter) copy(from io.Reader) {
+	if r.err == nil {
+		_, r.err = io.Copy(r.out, from)
+	}
+}
+
+func (r *reporter) part(contentType string, eightBit bool) {
+	r.printf("\r\n--%s", r.boundary)
+	r.printf("Content-Type: %s", contentType)
+	if eightBit {
+		r.printf("Content-Transfer-Encoding: 8bit")
+	}
+	r.printf("")
+}
+
+func (r *reporter) head() {
+	r.printf("From: Mail Delivery System <MAILER-DAEMON@%s>", r.spool.host)
+	r.printf("To: <%s>", r.Envelope.Sender)
+	r.printf("Subject: %s", r.kind.subject)
+	r.printf("Date: %s", mailDate(time.Now()))
+	r.printf("Message-ID: <%s@%s>", rand.Text(), r.spool.host)
+	r.printf("Auto-Submitted: auto-replied") // RFC 3834 5
+	r.printf("MIME-Version: 1.0")
+	r.printf("Content-Type: multipart/report; report-type=%s;", r.reportType())
+	r.printf("\tboundary=\"%s\"", r.boundary)
+	r.printf("\r\nThis is a report on a message in MIME format.")
+}
+
+// reportType: RFC 6522 3: the subtype of the part for programs.
+func (r *reporter) reportType() string {
+	if r.Envelope.UTF8 {
+		return "global-delivery-status"
+	}
+	return "delivery-status"
+}
+
+func (r *reporter) notice() {
+	r.printf("This is the mail system at %s.\r\n", r.spool.host)
+	if r.kind == delayed {
+		r.printf(r.kind.text, mailDate(r.spool.deadline(r.Arrived)))
+	} else {
+		r.printf("%s", r.kind.text)
+	}
+	for _, f := range r.about {
+		why := f.diagnostic()
+		if why == "" {
+			why = "the mail system behind this one did not answer"
+		}
+		r.printf("\r\n<%s>\r\n    %s", r.To[f.place].Address, why)
+	}
+}
+
+// aboutMessage writes the fields about the message (RFC 3464 2.2).
+func (r *reporter) aboutMessage() {
+	r.field("Original-Envelope-Id", r.Envelope.EnvelopeID)
+	r.field("Reporting-MTA", "dns; "+r.spool.host)
+	r.field("X-Postern-Queue-ID", r.entry.id)
+	r.field("Arrival-Date", mailDate(r.Arrived))
+}
+
+// recipient writes the fields about one recipient (RFC 3464 2.3).
+func (r *reporter) recipient(f failure) {
+	to := &r.To[f.place]
+	r.printf("")
+	if to.Original != "" {
+		r.field("Original-Recipient", strings.ToLower(string(to.Kind))+"; "+to.Original)
+	}
+	r.field("Final-Recipient", r.addressType(to.Address)+"; "+to.Address)
+	r.field("Action", r.kind.action)
+	r.field("Status", f.status)
+	if f.reply != nil {
+		r.field("Diagnostic-Code", "smtp; "+f.diagnostic())
+	}
+	r.field("Last-Attempt-Date", mailDate(time.Now()))
+	if r.kind == delayed {
+		r.field("Will-Retry-Until", mailDate(r.spool.deadline(r.Arrived)))
+	}
+}
+
+// addressType: RFC 6533 3: addresses beyond ASCII have a type of their own.
+func (r *reporter) addressType(address string) string {
+	for _, c := range address {
+		if c > unicode.MaxASCII {
+			return "utf-8"
+		}
+	}
+	return "rfc822"
+}
+
+// mailDate spells a time as RFC 5322 3.3 does.
+func mailDate(t time.Time) string { return t.Format("Mon, 2 Jan 2006 15:04:05 -0700") }

@@ -1,0 +1,293 @@
+package spool
+
+import (
+	"bytes"
+	"io"
+	"mime"
+	"mime/multipart"
+	netmail "net/mail"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/emersion/go-smtp"
+
+	"postern/relay/relaytest"
+)
+
+// A parsedReport is a report as a mail client takes it apart.
+type parsedReport struct {
+	header netmail.Header
+	types  []string
+	parts  []string
+}
+
+func parseReport(t *testing.T, m relaytest.Message) parsedReport {
+	t.Helper()
+	msg, err := netmail.ReadMessage(bytes.NewReader(m.Data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kind, params, err := mime.ParseMediaType(msg.Header.Get("Content-Type"))
+	if err != nil || kind != "multipart/report" {
+		t.Fatalf("%s: %v", kind, err)
+	}
+	r := parsedReport{header: msg.Header, types: []string{params["report-type"]}}
+	parts := multipart.NewReader(msg.Body, params["boundary"])
+	for {
+		p, err := parts.NextPart()
+		if err == io.EOF {
+			return r
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kind, _, _ := mime.ParseMediaType(p.Header.Get("Content-Type"))
+		r.types, r.parts = append(r.types, kind), append(r.parts, string(text))
+	}
+}
+
+func wantIn(t *testing.T, text string, all ...string) {
+	t.Helper()
+	for _, want := range all {
+		if !strings.Contains(text, want) {
+			t.Errorf("lacks %q:\n%s", want, text)
+		}
+	}
+}
+
+// refuseBob refuses one recipient, in more than one line.
+func refuseBob(c relaytest.Command) relaytest.Answer {
+	if c.Verb == "RCPT" && c.Address == "bob@example.com" {
+		return relaytest.Say("550-5.1.1 No such user:", "550 5.1.1 b\xc3\xb6b")
+	}
+	return relaytest.Usual
+}
+
+// A recipient whom the hop refuses later is reported; the others get the mail.
+func TestReport(t *testing.T) {
+	r := newRig(t, t.TempDir(), nil)
+	r.hop.Handle(refuseBob)
+	m := toBob("x")
+	m.to = append(m.to, "carol@example.com")
+	m.options.EnvelopeID = "env-1"
+	m.rcpt = smtp.RcptOptions{OriginalRecipientType: smtp.DSNAddressTypeRFC822, OriginalRecipient: "robert@example.com"}
+	id := r.spooled(m)
+	r.deliver()
+	r.empty()
+	got := r.hop.Delivered()
+	if len(got) != 2 || len(got[0].To) != 1 || got[0].To[0].Address != "carol@example.com" {
+		t.Fatalf("delivered: %+v", got)
+	}
+	if got[1].From != "" || got[1].To[0].Address != m.from {
+		t.Errorf("the report went from %q to %+v", got[1].From, got[1].To)
+	}
+	p := parseReport(t, got[1])
+	if s := strings.Join(p.types, " "); s != "delivery-status text/plain message/delivery-status text/rfc822-headers" {
+		t.Errorf("parts: %s", s)
+	}
+	if p.header.Get("Auto-Submitted") != "auto-replied" || p.header.Get("Message-Id") == "" || p.header.Get("To") != "<alice@example.org>" {
+		t.Errorf("header: %v", p.header)
+	}
+	wantIn(t, p.parts[0], "<bob@example.com>", "No such user: böb")
+	wantIn(t, p.parts[1],
+		"Original-Envelope-Id: env-1\r\n", "Reporting-MTA: dns; mail.example.org\r\n", "X-Postern-Queue-ID: "+id+"\r\n", "Arrival-Date: ",
+		"\r\n\r\nOriginal-Recipient: rfc822; robert@example.com\r\nFinal-Recipient: rfc822; bob@example.com\r\nAction: failed\r\nStatus: 5.1.1\r\n",
+		"Diagnostic-Code: smtp; 550 5.1.1 No such user: b?b\r\n")
+	wantIn(t, p.parts[2], "Subject: x\r\n")
+	if strings.Contains(p.parts[2], "hello") {
+		t.Error("the body went back without being asked for")
+	}
+}
+
+// What comes back depends on RET, and whether anything does on NOTIFY.
+func TestReportIsWhatWasAskedFor(t *testing.T) {
+	for name, c := range map[string]struct {
+		from   string
+		ret    smtp.DSNReturn
+		notify []smtp.DSNNotify
+		third  string // content type of the third part; empty for no report
+	}{
+		"full":            {"alice@example.org", smtp.DSNReturnFull, nil, "message/rfc822"},
+		"headers":         {"alice@example.org", smtp.DSNReturnHeaders, nil, "text/rfc822-headers"},
+		"failure, delay":  {"alice@example.org", "", []smtp.DSNNotify{smtp.DSNNotifyDelayed, smtp.DSNNotifyFailure}, "text/rfc822-headers"},
+		"never":           {"alice@example.org", smtp.DSNReturnFull, []smtp.DSNNotify{smtp.DSNNotifyNever}, ""},
+		"success only":    {"alice@example.org", "", []smtp.DSNNotify{smtp.DSNNotifySuccess}, ""},
+		"the null sender": {"", smtp.DSNReturnFull, []smtp.DSNNotify{smtp.DSNNotifyFailure}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, t.TempDir(), nil)
+			r.hop.Handle(refuseBob)
+			m := toBob("x")
+			m.from, m.options.Return, m.rcpt.Notify = c.from, c.ret, c.notify
+			r.spooled(m)
+			r.deliver()
+			r.empty()
+			got := r.hop.Delivered()
+			if (len(got) == 1) != (c.third != "") {
+				t.Fatalf("delivered: %+v", got)
+			}
+			if c.third == "" {
+				return
+			}
+			p := parseReport(t, got[0])
+			if p.types[3] != c.third {
+				t.Errorf("third part: %s", p.types[3])
+			}
+			if full := strings.Contains(p.parts[2], "\r\n\r\n.hello"); full != (c.ret == smtp.DSNReturnFull) {
+				t.Errorf("third part:\n%s", p.parts[2])
+			}
+		})
+	}
+}
+
+// RFC 6533: with SMTPUTF8 the report may say addresses as they are.
+func TestReportInUTF8(t *testing.T) {
+	r := newRig(t, t.TempDir(), nil)
+	r.hop.Handle(func(c relaytest.Command) relaytest.Answer {
+		if c.Verb == "RCPT" && c.Address == "böb@example.com" {
+			return relaytest.Say("550 5.1.1 No")
+		}
+		return relaytest.Usual
+	})
+	m := toBob("x")
+	m.from, m.to, m.options.UTF8 = "älice@example.org", []string{"böb@example.com"}, true
+	r.spooled(m)
+	r.deliver()
+	r.empty()
+	got := r.hop.Delivered()
+	if len(got) != 1 || !strings.Contains(got[0].Params, "SMTPUTF8") {
+		t.Fatalf("delivered: %+v", got)
+	}
+	p := parseReport(t, got[0])
+	if s := strings.Join(p.types, " "); s != "global-delivery-status text/plain message/global-delivery-status message/global-headers" {
+		t.Errorf("parts: %s", s)
+	}
+	wantIn(t, p.parts[1], "Final-Recipient: utf-8; böb@example.com")
+}
+
+// One refusal behind the data stands for all; but where it may be about one of
+// several recipients, they are asked again first.
+func TestRefusalBehindTheData(t *testing.T) {
+	r := newRig(t, t.TempDir(), nil)
+	r.hop.Handle(func(c relaytest.Command) relaytest.Answer {
+		if c.Verb == "." && len(r.hop.Messages()) < 2 {
+			return relaytest.Say("554 5.6.0 I do not like it")
+		}
+		return relaytest.Usual
+	})
+	m := toBob("x")
+	m.to = append(m.to, "carol@example.com")
+	r.spooled(m)
+	r.deliver()
+	r.empty()
+	got := r.hop.Delivered()
+	if len(got) != 1 || got[0].From != "" {
+		t.Fatalf("delivered: %+v", got)
+	}
+	wantIn(t, parseReport(t, got[0]).parts[1], "rfc822; bob@example.com", "rfc822; carol@example.com", "Status: 5.6.0")
+}
+
+// Temporary refusals are tried again, for those only who do not have it yet.
+func TestTemporaryRefusal(t *testing.T) {
+	r := newRig(t, t.TempDir(), nil)
+	r.hop.Handle(refuseSome())
+	r.spooled(crashTest("x"))
+	r.deliver()
+	r.empty()
+	got := map[string]int{}
+	for _, m := range r.hop.Delivered() {
+		for _, to := range m.To {
+			got[to.Address]++
+		}
+	}
+	if len(got) != 3 || got["bob@example.com"] != 1 || got["later@example.com"] != 1 || got["alice@example.org"] != 1 {
+		t.Errorf("got %v", got)
+	}
+}
+
+// An answer to the final dot that never comes is asked for again: it may be
+// there twice, and is there once.
+func TestUncertainIsTriedAgain(t *testing.T) {
+	r := newRig(t, t.TempDir(), nil)
+	r.hop.Handle(func(c relaytest.Command) relaytest.Answer {
+		if c.Verb == "." && len(r.hop.Messages()) < 1 {
+			return relaytest.HangUp()
+		}
+		return relaytest.Usual
+	})
+	r.spooled(toBob("x"))
+	r.deliver()
+	r.empty()
+	if got := len(r.hop.Messages()); got != 2 {
+		t.Errorf("sent %d times", got)
+	}
+}
+
+// After its lifetime, and one attempt, a message goes back.
+func TestLifetime(t *testing.T) {
+	for name, down := range map[string]bool{"the hop says later": false, "the hop is silent": true} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, t.TempDir(), func(c *Config) { c.Lifetime = time.Second })
+			r.hop.Handle(func(c relaytest.Command) relaytest.Answer {
+				if c.Address == "bob@example.com" {
+					return relaytest.Say("450 4.2.1 Later")
+				}
+				return relaytest.Usual
+			})
+			for _, subject := range []string{"a", "b", "c"} {
+				r.spooled(toBob(subject))
+			}
+			if down {
+				r.hop.Stop()
+			}
+			time.Sleep(1100 * time.Millisecond)
+			r.deliver()
+			if down {
+				eventually(t, "reports are written", func() bool { return strings.Count(r.log.String(), "report spooled") == 3 })
+				cfg := Defaults()
+				r.spool.Configure(cfg, 1<<30) // or the reports expire, too
+				r.hop.Start()
+			}
+			r.empty()
+			got := r.hop.Delivered()
+			if len(got) != 3 {
+				t.Fatalf("%d delivered\n%s", len(got), r.log.String())
+			}
+			status := parseReport(t, got[0]).parts[1]
+			wantIn(t, status, "Action: failed", "Status: 4.4.7")
+			if strings.Contains(status, "Diagnostic-Code: smtp; 450 4.2.1 Later") == down {
+				t.Errorf("diagnostic:\n%s", status)
+			}
+		})
+	}
+}
+
+// A delay is reported once, to those who have asked for it.
+func TestDelay(t *testing.T) {
+	r := newRig(t, t.TempDir(), nil)
+	r.spool.pace.alarm = time.Millisecond
+	r.hop.Handle(func(c relaytest.Command) relaytest.Answer {
+		if c.Address == "bob@example.com" {
+			return relaytest.Say("450 4.2.1 Later")
+		}
+		return relaytest.Usual
+	})
+	quiet, asked := toBob("quiet"), toBob("asked")
+	asked.rcpt.Notify = []smtp.DSNNotify{smtp.DSNNotifyDelayed, smtp.DSNNotifyFailure}
+	r.spooled(quiet)
+	id := r.spooled(asked)
+	r.deliver()
+	eventually(t, "several attempts", func() bool { return strings.Count(r.log.String(), "delivery deferred") > 6 })
+	got := r.hop.Delivered()
+	if len(got) != 1 {
+		t.Fatalf("%d reports", len(got))
+	}
+	p := parseReport(t, got[0])
+	wantIn(t, p.parts[1], id, "Action: delayed", "Status: 4.4.1", "Will-Retry-Until: ")
+	wantIn(t, p.header.Get("Subject"), "Delayed")
+}

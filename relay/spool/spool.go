@@ -1,0 +1,267 @@
+// Package spool takes messages for the next hop while that does not answer,
+// keeps them on disk, and hands them on later.
+//
+// A [Spool] is one folder and the deliverer that empties it. [Spool.Before]
+// makes the [relay.NextHop] that stands in front of another one: each
+// transaction asks the hop first, and only when no hop answers within
+// relay.patience does the spool say yes in its place. What a hop has refused
+// stays refused. The policy has judged the message by then, and signers and
+// milters stand before the spool, so it is handed on as it is.
+//
+// # What is promised
+//
+// The 250 comes after the file has been written, synced, renamed to its place,
+// and its folder synced. A message leaves the spool when the hop has said 250
+// for every recipient, or when a report to its sender is in the spool in its
+// place. So nothing is lost whenever the process or the machine stops. What
+// can happen is that somebody gets a message twice: when we stop between the
+// hop's 250 and the note of it, and when the hop does not answer to the end of
+// the data, which is tried again (RFC 5321 4.5.4.1 has no better way).
+//
+// Recipients that the spool has said yes for have not been asked of the hop.
+// One that it refuses later is told to the sender by a report (RFC 3464, RFC
+// 6522), as RFC 3461 has it: NOTIFY=NEVER gets none, RET and ENVID are
+// honoured, DELAY is reported after four hours. Reports have the null sender
+// and are never reported on themselves. They are not signed.
+//
+// Temporary refusals are tried again after 1 minute, then 2, and so on up to
+// an hour, each give or take a quarter. While no hop answers at all, one
+// message at a time finds out when it does. After relay.spool_lifetime and one
+// last attempt the sender gets the message back. The messages of a user go out
+// one after the other, oldest first; one that waits for its next attempt does
+// not keep back the others, and a new one that the hop takes at once overtakes
+// what is in the spool.
+//
+// # The folder
+//
+//	lock        held by the server: a second one does not start
+//	tmp/ID      being written
+//	queue/ID    to be delivered; the file's time is that of its next attempt
+//	hold/ID     left alone
+//	bad/ID      damaged: set aside and logged
+//
+// The folder is the truth, and the server looks at it every few seconds. To
+// hold, release or remove a message is to rename or remove its file, and to
+// have it tried is to set its time: see [Browse].
+//
+// # The format, version 1
+//
+//	postern-spool 1 LENGTH CRC32C LF     of the JSON that follows
+//	JSON LF                              envelope and recipients: see header
+//	message                              as many bytes as "size" in the JSON
+//	SHA256 LF                            of the message, in hexadecimal
+//	CRC32C SPACE JSON LF                 any number of records: see record
+//
+// Records are appended as recipients are done with. All else never changes. A
+// record that is not whole ends the journal. Another version is another first
+// line and a case in readHeader.
+//
+// The package leaves out: delivery by MX, a queue for each destination,
+// editing, and the "relayed" reports of RFC 3461 5.2.2.
+package spool
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/emersion/go-smtp"
+
+	"postern/relay"
+	"postern/relay/message"
+)
+
+var (
+	errClosed  = errors.New("spool: closed")
+	errTooMany = &smtp.SMTPError{Code: 452, EnhancedCode: smtp.EnhancedCode{4, 5, 3}, Message: "Too many recipients"}
+
+	// RFC 5321 4.2.2, RFC 3463 3.4.
+	errFull = &smtp.SMTPError{Code: 452, EnhancedCode: smtp.EnhancedCode{4, 3, 1}, Message: "Insufficient system storage"}
+)
+
+// Options are what a spool is besides its section of the configuration.
+type Options struct {
+	Bytes    int64  // of all messages together
+	Hostname string // for reports: the host that they come from
+	Log      *slog.Logger
+}
+
+// A Spool is an open folder. It may be used by many goroutines at once.
+type Spool struct {
+	folder folder
+	lock   *os.File
+	ledger *ledger
+	stage  *message.Stage
+	log    *slog.Logger
+	host   string
+	pace   pace
+
+	mu       sync.Mutex
+	lifetime time.Duration
+	lastID   int64
+	closed   bool
+
+	wake    chan struct{} // holds one: there is something to do
+	stop    context.CancelFunc
+	done    chan struct{} // closed when the deliverer has ended; nil without one
+	working sync.WaitGroup
+	outage  outage
+}
+
+// Open locks the folder and reads what is in it. cfg must have passed
+// Validate. Nothing is delivered before Deliver. Close closes the spool.
+func Open(cfg Config, o Options) (*Spool, error) {
+	s := &Spool{
+		folder: folder{dir: cfg.Dir}, ledger: newLedger(), log: o.Log, host: o.Hostname,
+		pace: usualPace(), wake: make(chan struct{}, 1),
+	}
+	s.Configure(cfg, o.Bytes)
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("relay.spool: %w", err)
+	}
+	var err error
+	if s.lock, err = s.folder.lock(); err != nil {
+		return nil, fmt.Errorf("relay.spool: %w", err)
+	}
+	if err := s.load(); err != nil {
+		return nil, fmt.Errorf("relay.spool: %w", errors.Join(err, s.lock.Close()))
+	}
+	return s, nil
+}
+
+func (s *Spool) load() error {
+	if err := s.folder.prepare(); err != nil {
+		return err
+	}
+	s.stage = message.NewStage(s.folder.path(incoming), stageMemory)
+	return s.look()
+}
+
+// stageMemory bounds the headers and reports in memory. A report that is
+// larger than a message may be in memory waits in a file.
+const stageMemory = 16 << 20
+
+// Configure puts new limits in force. The folder stays the same.
+func (s *Spool) Configure(cfg Config, bytes int64) {
+	s.ledger.limit(cfg.Messages, bytes)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lifetime = cfg.Lifetime
+}
+
+func (s *Spool) expired(arrived time.Time) bool {
+	return time.Now().After(s.deadline(arrived))
+}
+
+// deadline is when a message that came at arrived is given up.
+func (s *Spool) deadline(arrived time.Time) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return arrived.Add(s.lifetime)
+}
+
+// Deliver begins to hand messages on to next. It is called once.
+func (s *Spool) Deliver(next relay.NextHop) {
+	var ctx context.Context
+	ctx, s.stop = context.WithCancel(context.Background())
+	s.done = make(chan struct{})
+	go s.run(ctx, next)
+}
+
+// Close ends the deliveries: those under way have a few seconds to finish. It
+// is for after the last transaction.
+func (s *Spool) Close() error {
+	s.mu.Lock()
+	again := s.closed
+	s.closed = true
+	s.mu.Unlock()
+	if again {
+		return nil
+	}
+	if s.done != nil {
+		s.stop()
+		<-s.done
+	}
+	return s.lock.Close()
+}
+
+// Before returns the hop that asks next, and keeps what that cannot be asked
+// about.
+func (s *Spool) Before(next relay.NextHop) relay.NextHop { return &front{s, next} }
+
+// keep writes a message into the spool, durably, and returns its id. A report
+// takes the place of what it reports on, so there is room for it.
+func (s *Spool) keep(h *header, m *message.Message) (id string, err error) {
+	h.Size, h.EightBit = m.Size(), m.EightBit()
+	if !h.Report {
+		if !s.ledger.reserve(h.Size) {
+			return "", fmt.Errorf("spool: %w: the limit of messages or bytes is reached", errFull)
+		}
+		defer s.ledger.settle(h.Size)
+	}
+	if id, err = s.newID(); err != nil {
+		return "", err
+	}
+	size, err := s.folder.put(id, h, m.Reader())
+	if err != nil {
+		return "", fmt.Errorf("spool: %w: %w", errFull, err)
+	}
+	s.enter(id, size, h)
+	return id, nil
+}
+
+// enter notes a file that has just been written.
+func (s *Spool) enter(id string, size int64, h *header) {
+	mtime := time.Now()
+	if info, err := os.Stat(s.folder.path(queued, id)); err == nil {
+		mtime = info.ModTime()
+	}
+	s.ledger.add(newEntry(id, size, mtime, &content{header: *h}))
+	s.rouse()
+}
+
+// rouse has the deliverer look for work.
+func (s *Spool) rouse() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// newID makes a name by which files sort in the order of their arrival, and
+// which no earlier process has used.
+func (s *Spool) newID() (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return "", errClosed
+	}
+	s.lastID = max(time.Now().UnixMicro(), s.lastID+1)
+	var random [3]byte
+	if _, err := io.ReadFull(rand.Reader, random[:]); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%014x", s.lastID) + hex.EncodeToString(random[:]), nil
+}
+
+const idLength = 20
+
+// validID keeps what is no id of ours, such as "../x", from being a path.
+func validID(id string) bool {
+	if len(id) != idLength {
+		return false
+	}
+	for _, c := range []byte(id) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
