@@ -3,6 +3,8 @@ package spool
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"strings"
@@ -128,6 +130,32 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("%+v", c)
 		}
 		if err := c.verify(bytes.NewReader(file)); err != nil && !errors.Is(err, errDamaged) {
+			t.Error(err)
+		}
+	})
+}
+
+// FuzzEnvelope: the same behind checksums that are right, and what gets
+// through can be put on the wire and written again.
+func FuzzEnvelope(f *testing.F) {
+	f.Add([]byte(`{"size":3,"envelope":{"sender":"a@example.org","ret":"HDRS"},"to":[{"address":"b@example.com","notify":["NEVER"]}]}`), []byte(`{"done":[0],"tries":1}`))
+	f.Add([]byte(`{"size":-1,"to":[{"address":"b@example.com"}]}`), []byte(`{"done":[-1]}`))
+	f.Add([]byte(`{"size":9223372036854775807,"to":[{}]}`), []byte(`null`))
+	f.Fuzz(func(t *testing.T, envelope, note []byte) {
+		file := fmt.Appendf(nil, "%s %d %08x\n%s\n", magic, len(envelope), crc32.Checksum(envelope, castagnoli), envelope)
+		file = append(file, "abc"+strings.Repeat("0", sumLine)...)
+		file = fmt.Appendf(file, "%08x %s\n", crc32.Checksum(note, castagnoli), note)
+		c, err := parse(bytes.NewReader(file), int64(len(file)))
+		if err != nil {
+			if !errors.Is(err, errDamaged) {
+				t.Errorf("not damaged, but %v", err)
+			}
+			return
+		}
+		if strings.ContainsAny(c.Envelope.Sender+c.To[0].Address, "\r\n\x00") {
+			t.Errorf("%+v", c.header)
+		}
+		if _, err := encodeHeader(&c.header); err != nil {
 			t.Error(err)
 		}
 	})

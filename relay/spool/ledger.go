@@ -11,15 +11,16 @@ import (
 
 // An entry is what is known of a queued message without opening its file.
 type entry struct {
-	id      string
-	user    string // one after the other, in the order of arrival
-	size    int64  // of the file
-	arrived time.Time
-	mtime   time.Time // of the file, as last seen: a change is somebody's wish
-	due     time.Time
-	alarm   bool  // a notice of delay is wanted and not sent
-	busy    bool  // being delivered
-	done    []int // recipients whose end could not be noted in the file
+	id       string
+	user     string // one after the other, in the order of arrival
+	size     int64  // of the file
+	arrived  time.Time
+	mtime    time.Time // of the file, as last seen: a change is somebody's wish
+	due      time.Time
+	alarm    bool  // a notice of delay is wanted and not sent
+	busy     bool  // being delivered
+	silences int   // attempts that found no hop
+	done     []int // recipients whose end could not be noted in the file
 }
 
 func newEntry(id string, size int64, mtime time.Time, c *content) *entry {

@@ -13,8 +13,8 @@ type pace struct {
 	look    time.Duration // between two looks at the folder
 	first   time.Duration // after a message's first failure; doubles
 	last    time.Duration // the longest time between two attempts
-	silence time.Duration // for a message that has found the hop silent
-	pause   time.Duration // for all messages then; doubles
+	silence time.Duration // at most for a message that has found the hop silent
+	pause   time.Duration // for all messages then, and for that one; doubles
 	longest time.Duration // such pause
 	alarm   time.Duration // until a delay is reported
 	call    time.Duration // for one question to the hop
@@ -37,11 +37,17 @@ func usualPace() pace {
 }
 
 // backOff is how long to wait after so many failures of a message.
-func (p *pace) backOff(tries int) time.Duration {
-	wait := p.first
-	for range tries - 1 {
-		if wait = 2 * wait; wait >= p.last {
-			return jitter(p.last)
+func (p *pace) backOff(tries int) time.Duration { return doubled(p.first, tries-1, p.last) }
+
+// afterSilence is how long a message waits that has found no hop so many
+// times. It is not its fault, so it does not wait for long; but it may be, and
+// then the others have their turns.
+func (p *pace) afterSilence(times int) time.Duration { return doubled(p.pause, times-1, p.silence) }
+
+func doubled(wait time.Duration, times int, most time.Duration) time.Duration {
+	for range times {
+		if wait = 2 * wait; wait >= most {
+			return jitter(most)
 		}
 	}
 	return jitter(wait)

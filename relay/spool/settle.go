@@ -110,7 +110,8 @@ func (j *job) stay(done []int) {
 		j.spool.log.Info("delivery deferred", "session", j.Envelope.Session, "queue_id", j.entry.id, "tries", r.Tries,
 			"next_s", int(time.Until(due).Seconds()), "err", r.Reason)
 	default:
-		due = due.Add(jitter(j.spool.pace.silence))
+		j.entry.silences++
+		due = due.Add(j.spool.pace.afterSilence(j.entry.silences))
 	}
 	j.postpone(due)
 }
