@@ -31,10 +31,10 @@ func TestBrowse(t *testing.T) {
 	var items []Item
 	eventually(t, "both have been tried", func() bool {
 		items, err = b.List()
-		return err == nil && len(items) == 2 && items[0].Tries == 1 && items[1].Tries == 1
+		return err == nil && len(items) == 2 && putOff(items[0]) && putOff(items[1])
 	})
 	if i := items[0]; i.ID != id || i.State != Queued || i.Sender != "alice@example.org" || i.Login != "alice" ||
-		len(i.Pending) != 1 || i.Reason != "<bob@example.com>: 450 4.2.1 Later" || time.Until(i.Next) < 30*time.Minute {
+		len(i.Pending) != 1 || i.Reason != "<bob@example.com>: 450 4.2.1 Later" {
 		t.Errorf("%+v", i)
 	}
 	var text bytes.Buffer
@@ -67,6 +67,9 @@ func TestBrowse(t *testing.T) {
 		t.Errorf("delivered %q", got)
 	}
 }
+
+// putOff says that one attempt has been made and the next is far away.
+func putOff(i Item) bool { return i.Tries == 1 && time.Until(i.Next) > 30*time.Minute }
 
 // No id is a path.
 func TestBrowseWantsIDs(t *testing.T) {
