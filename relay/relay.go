@@ -23,7 +23,7 @@
 //
 // SMTP is spoken by go-smtp's client; the wire beneath it is stricter than
 // the client is. What the relay leaves out: it looks up no MX records, keeps
-// no queue, and never sends a part of a message's recipients.
+// no queue (package spool does), and never sends a part of a message's recipients.
 //
 // To add a next hop of another kind, write a package below this one with a
 // type that holds a NextHop (or is one), begins a transaction of the inner

@@ -15,6 +15,7 @@ import (
 	"postern/policy"
 	"postern/relay"
 	"postern/relay/sign"
+	"postern/relay/spool"
 )
 
 // checkTime bounds each question that check asks of somebody else.
@@ -74,6 +75,9 @@ func (c *checkup) all(ctx context.Context, cfg *Config, config string) {
 	c.policies(cfg)
 	c.result("stage", "large messages in transit", checkStageDir(cfg.Server.StageDir))
 	c.nextHops(ctx, cfg.Relay.Config)
+	if dir := cfg.Relay.Dir; dir != "" {
+		c.result("spool", dir, spool.Check(dir))
+	}
 	c.keys(cfg.Relay.DKIM)
 }
 

@@ -15,6 +15,7 @@ import (
 	"postern/policy"
 	"postern/relay"
 	"postern/relay/sign"
+	"postern/relay/spool"
 	"postern/server"
 	"postern/server/auth"
 	"postern/server/auth/userfile"
@@ -38,10 +39,25 @@ type authConfig struct {
 	Stores storeList `toml:"stores"`
 }
 
-// relayConfig is the section [relay], with the keys of the decorator.
+// relayConfig is the section [relay], with the keys of the decorators.
 type relayConfig struct {
 	relay.Config
-	DKIM []sign.Key `toml:"dkim"`
+	SpoolConfig
+	SpoolSize server.Size `toml:"spool_size"` // bytes of all spooled messages
+	DKIM      []sign.Key  `toml:"dkim"`
+}
+
+// SpoolConfig is named so to stand beside relay's.
+type SpoolConfig = spool.Config
+
+// Validate looks at both, which know nothing of each other.
+func (c *relayConfig) Validate(bad func(key, why string)) {
+	c.Config.Validate(bad)
+	c.SpoolConfig.Validate(bad)
+	if c.SpoolSize < 1 {
+		bad("spool_size", `nothing could be kept: write a size such as "1GiB"; to have no spool, leave out the key "spool"`)
+	}
+	sign.Validate(c.DKIM, bad)
 }
 
 // newConfig is the configuration of an empty file.
@@ -52,7 +68,7 @@ func newConfig() *Config {
 		TLS:       certs.Defaults(),
 		Auth:      authConfig{Config: auth.Defaults(), Stores: storeList{newStore(userfile.Kind)}},
 		Policy:    policy.Defaults(),
-		Relay:     relayConfig{Config: relay.Defaults()},
+		Relay:     relayConfig{Config: relay.Defaults(), SpoolConfig: spool.Defaults(), SpoolSize: 1 << 30},
 		Log:       logDefaults(),
 	}
 }
@@ -131,7 +147,6 @@ func (c *Config) validate(bad func(path, why string)) {
 	c.validateStores(bad)
 	c.Policy.Validate(in("policy"))
 	c.Relay.Validate(in("relay"))
-	sign.Validate(c.Relay.DKIM, in("relay"))
 	c.Log.Validate(in("log"))
 }
 

@@ -196,5 +196,8 @@ var oursForPostfix = map[string]string{
 	"smtp_connection_cache_time_limit":    "relay.pool.idle_time",
 	"smtp_connection_reuse_count_limit":   "relay.pool.messages",
 	"smtpd_milters":                       "relay.dkim[0].key",
+	"queue_directory":                     "relay.spool",
+	"maximal_queue_lifetime":              "relay.spool_lifetime",
+	"bounce_queue_lifetime":               "relay.spool_lifetime",
 	"maillog_file":                        "log.destination",
 }

@@ -57,6 +57,7 @@ func newRoot() *cobra.Command {
 		healthCommand(),
 		pamHelperCommand(),
 		dkimCommand(),
+		queueCommand(),
 		demoCommand(),
 		versionCommand(),
 	)

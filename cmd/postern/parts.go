@@ -14,6 +14,7 @@ import (
 	"postern/relay"
 	"postern/relay/message"
 	"postern/relay/sign"
+	"postern/relay/spool"
 	"postern/server"
 	"postern/server/auth"
 	"postern/server/auth/hash"
@@ -23,7 +24,8 @@ import (
 // A workshop builds the parts of the server, and keeps what must outlive a
 // reload of the configuration: who has logged in before and who has guessed
 // (throttle), which passwords were right (checker), the keys of TLS session
-// tickets (tls), and the account of staged messages (stage).
+// tickets (tls), the account of staged messages (stage), and the spool, which
+// nobody else may open meanwhile.
 type workshop struct {
 	log      *logger
 	throttle *auth.Throttle
@@ -33,6 +35,8 @@ type workshop struct {
 	stage    *message.Stage
 	logins   currentProvider
 	hop      currentHop
+	route    currentHop   // its far end, behind the decorators
+	spool    *spool.Spool // nil: there is none
 	now      *generation
 
 	pamHelper   *pam.Started // nil: none has been started
@@ -47,7 +51,7 @@ type generation struct {
 	policies map[string]*policy.Set
 	stage    *message.Stage
 	hop      relay.NextHop
-	closeHop func() error
+	router   *relay.Router
 
 	watching context.Context // until unwatch
 	unwatch  context.CancelFunc
@@ -87,7 +91,10 @@ func (w *workshop) build(cfg *Config) (_ *generation, err error) {
 	if g.stage, err = w.stageFor(cfg); err != nil { // DATA
 		return nil, err
 	}
-	if g.hop, g.closeHop, err = w.newHop(cfg); err != nil { // end of data
+	if err = w.openSpool(cfg); err != nil {
+		return nil, err
+	}
+	if g.hop, g.router, err = w.newHop(cfg); err != nil { // end of data
 		return nil, err
 	}
 	return g, nil
@@ -106,7 +113,9 @@ func (w *workshop) adopt(g *generation) server.Parts {
 		w.tls.Set(g.cfg.TLS, g.certs)
 	}
 	w.logins.set(w.provider(g.cfg.Auth, g.stores), func() { w.closed("stores", g.stores.Close()) })
-	w.hop.set(g.hop, func() { w.closed("next hops", g.closeHop()) })
+	w.route.set(g.router, func() { w.closed("next hops", g.router.Close()) })
+	w.hop.set(g.hop, func() {}) // there is nothing to close but the router
+	w.tendSpool(g.cfg)
 	go g.certs.Watch(g.watching)
 	if w.now != nil {
 		w.now.unwatch()
@@ -133,11 +142,13 @@ func (w *workshop) parts() server.Parts {
 // close ends the generation in force; the server has been shut down.
 func (w *workshop) close() {
 	defer w.endPAM()
+	w.closeSpool()
 	if w.now == nil {
 		return
 	}
 	w.now.unwatch()
 	w.hop.finish()
+	w.route.finish()
 	w.logins.finish()
 }
 
@@ -153,8 +164,8 @@ func (g *generation) discard() {
 	if g.stores != nil {
 		_ = g.stores.Close() // the error that led here is the one to report
 	}
-	if g.closeHop != nil {
-		_ = g.closeHop()
+	if g.router != nil {
+		_ = g.router.Close()
 	}
 }
 
@@ -211,21 +222,26 @@ func policyOf(cfg *Config, l *server.Listener) policy.Config {
 }
 
 // newHop builds the way to Postfix from its far end: the router with its
-// pools, and the signer in front of it, where there are keys.
-func (w *workshop) newHop(cfg *Config) (relay.NextHop, func() error, error) {
+// pools, the spool in front of it, and the signer, where they are wanted. The
+// decorators hold w.route, which leads to the newest router.
+func (w *workshop) newHop(cfg *Config) (relay.NextHop, *relay.Router, error) {
 	router, err := relay.New(cfg.Relay.Config, w.log.Logger)
 	if err != nil {
 		return nil, nil, explainUnreadable(err)
 	}
 	probe(router)
-	if len(cfg.Relay.DKIM) == 0 {
-		return router, router.Close, nil
+	var hop relay.NextHop = &w.route
+	if w.spool != nil {
+		hop = w.spool.Before(hop)
 	}
-	signer, err := sign.New(router, cfg.Relay.DKIM, w.log.Logger)
+	if len(cfg.Relay.DKIM) == 0 {
+		return hop, router, nil
+	}
+	signer, err := sign.New(hop, cfg.Relay.DKIM, w.log.Logger)
 	if err != nil {
 		return nil, nil, errors.Join(explainUnreadable(err), router.Close())
 	}
-	return signer, signer.Close, nil
+	return signer, router, nil
 }
 
 // probeTime is how long to wait for next hops that do not answer at all.

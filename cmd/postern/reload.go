@@ -44,6 +44,7 @@ func (d *daemon) tellOfRestart(cfg *Config) {
 	}{
 		{"server.user", cfg.Server.User != d.cfg.Server.User},
 		{"server.sandbox", cfg.Server.Sandbox != d.cfg.Server.Sandbox},
+		{"relay.spool", cfg.Relay.Dir != d.cfg.Relay.Dir},
 		{"log.format", cfg.Log.Format != d.cfg.Log.Format},
 		{"log.destination", cfg.Log.Destination != d.cfg.Log.Destination},
 		{"log.syslog_name", cfg.Log.SyslogName != d.cfg.Log.SyslogName},

@@ -30,6 +30,7 @@ type sandbox struct {
 	entered bool
 	reads   []string // folders, and files that are never replaced; links resolved
 	writes  []string
+	trees   []string // written to, and arranged
 	ports   []uint16 // to connect to
 	tcp     bool     // the kernel can restrict them
 }
@@ -45,6 +46,7 @@ func (s *sandbox) enter(cfg *Config, log *slog.Logger) error {
 	n := needsOf(cfg, s.config)
 	s.reads = roots(slices.Concat(systemReads(), folders(n.reads)))
 	s.writes = roots(folders(n.writes))
+	s.trees = roots(folders(n.trees))
 	s.ports = n.portNumbers()
 	applied, err := confine(s)
 	switch {
@@ -60,7 +62,7 @@ func (s *sandbox) enter(cfg *Config, log *slog.Logger) error {
 	if !s.tcp {
 		ports = "any (restricted from Linux 6.7 on)"
 	}
-	log.Info("sandbox entered", "landlock", applied, "read", s.reads, "write", s.writes, "connect", ports)
+	log.Info("sandbox entered", "landlock", applied, "read", s.reads, "write", slices.Concat(s.writes, s.trees), "connect", ports)
 	return nil
 }
 
@@ -74,12 +76,17 @@ func (s *sandbox) admits(cfg *Config) error {
 	}
 	n := needsOf(cfg, s.config)
 	for _, f := range n.reads {
-		if at := resolved(f.path); !beneath(at, slices.Concat(s.reads, s.writes)) {
+		if at := resolved(f.path); !beneath(at, slices.Concat(s.reads, s.writes, s.trees)) {
 			return outside(f.key, "reading "+at)
 		}
 	}
 	for _, f := range n.writes {
 		if at := resolved(f.path); !beneath(at, s.writes) {
+			return outside(f.key, "writing to "+at)
+		}
+	}
+	for _, f := range n.trees {
+		if at := resolved(f.path); !beneath(at, s.trees) {
 			return outside(f.key, "writing to "+at)
 		}
 	}

@@ -8,11 +8,13 @@ import (
 	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
 )
 
-// What a folder is allowed for. No rule allows to execute, to make folders,
-// links, sockets or devices, or to move a file to another folder.
+// What a folder is allowed for. No rule allows to execute, or to make links,
+// sockets or devices; only the spool may make folders, and move its files from
+// one to another.
 const (
 	mayRead  = ll.AccessFSReadFile | ll.AccessFSReadDir
 	mayWrite = mayRead | ll.AccessFSWriteFile | ll.AccessFSTruncate | ll.AccessFSMakeReg | ll.AccessFSRemoveFile
+	mayKeep  = mayWrite | ll.AccessFSMakeDir | ll.AccessFSRefer
 	onFiles  = ll.AccessFSReadFile | ll.AccessFSWriteFile | ll.AccessFSTruncate
 )
 
@@ -39,6 +41,9 @@ func (s *sandbox) rules() (rules []landlock.Rule) {
 	}
 	for _, p := range s.writes {
 		rules = append(rules, access(p, mayWrite))
+	}
+	for _, p := range s.trees {
+		rules = append(rules, access(p, mayKeep))
 	}
 	for _, p := range s.ports {
 		rules = append(rules, landlock.ConnectTCP(p))

@@ -15,6 +15,7 @@ import (
 type needs struct {
 	reads  []neededFile
 	writes []neededFile
+	trees  []neededFile
 	ports  []neededPort
 }
 
@@ -39,6 +40,14 @@ func (n *needs) read(key, path string) {
 // write is for a folder.
 func (n *needs) write(key, folder string) {
 	n.writes = append(n.writes, neededFile{key: key, path: folder, folder: true})
+}
+
+// tree is for a folder with folders of its own in it, between which files are
+// moved; an empty one is none.
+func (n *needs) tree(key, folder string) {
+	if folder != "" {
+		n.trees = append(n.trees, neededFile{key: key, path: folder, folder: true})
+	}
 }
 
 // connect takes HOST:PORT, as a URL or with a prefix such as "inet:". A Unix
@@ -87,6 +96,7 @@ func needsOf(cfg *Config, file string) *needs {
 	for _, u := range cfg.Relay.NextHops {
 		n.connect("relay.next_hops", u.String())
 	}
+	n.tree("relay.spool", cfg.Relay.Dir)
 	n.read("relay.credentials", cfg.Relay.Credentials)
 	n.read("relay.ca_file", cfg.Relay.CAFile)
 	for i, k := range cfg.Relay.DKIM {

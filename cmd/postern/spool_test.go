@@ -1,0 +1,139 @@
+package main
+
+import (
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"postern/relay/relaytest"
+)
+
+// spooling is a server with a spool, whose next hop is scripted and down.
+func spooling(t *testing.T) (*serving, *relaytest.Hop) {
+	t.Helper()
+	hop := relaytest.New(t, relaytest.Options{})
+	s := newServing(t)
+	s.configure(t, "patience = \"50ms\"\nspool = \""+s.file("spool")+"\"\n")
+	writeFile(t, s.config(), strings.Replace(readFile(t, s.config()), s.mailbox.url(), hop.URL(), 1))
+	s.start(t)
+	hop.Stop()
+	return s, hop
+}
+
+// send submits a message as alice and wants 250.
+func (s *serving) send(t *testing.T) {
+	t.Helper()
+	alice := trial{address: s.address, folder: demoFolder{Dir: s.dir}, user: "alice", password: "right", out: t.Output()}
+	if err := alice.send(t.Context(), "token"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *serving) queue(t *testing.T, args ...string) string {
+	t.Helper()
+	status, stdout, stderr := command(t, "", append(append([]string{"queue"}, args...), "--config", s.config())...)
+	if status != exitOK {
+		t.Fatalf("queue %q: status %d: %s", args, status, stderr)
+	}
+	return stdout
+}
+
+var queueID = regexp.MustCompile(`(?m)^[0-9a-f]{20}`)
+
+// A message that is spooled can be looked after, outlives a reload and a
+// restart, and arrives.
+func TestSpool(t *testing.T) {
+	s, hop := spooling(t)
+	s.send(t)
+	list := s.queue(t, "list")
+	id := queueID.FindString(list)
+	if id == "" || !strings.Contains(list, "queued") {
+		t.Fatalf("list:\n%s", list)
+	}
+	wantLines(t, s.log.String(), "hop=spool queue_id="+id)
+	s.queue(t, "hold", id)
+	wantLines(t, s.queue(t, "show", id), "state         held", "login         alice", "connection refused")
+	wantLines(t, s.queue(t, "show", "--message", id), "Received: ", "token")
+	s.reload(t, "msg=reloaded")
+	s.stop(t)
+	hop.Start()
+
+	again := &serving{dir: s.dir, address: s.address, mailbox: s.mailbox, signals: make(chan os.Signal), ended: make(chan error, 1)}
+	again.start(t)
+	if n := len(hop.Delivered()); n != 0 {
+		t.Errorf("%d delivered from hold", n)
+	}
+	again.queue(t, "release", allMessages)
+	again.queue(t, "flush")
+	for range 400 {
+		if len(hop.Delivered()) > 0 {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if n := len(hop.Delivered()); n != 1 {
+		t.Errorf("%d delivered\n%s", n, again.log.String())
+	}
+}
+
+// A reload neither opens the spool twice nor loses it, and says what it
+// cannot change.
+func TestSpoolAndReload(t *testing.T) {
+	s, hop := spooling(t)
+	s.send(t)
+	s.reload(t, "msg=reloaded")
+	s.send(t)
+	hop.Start()
+	for range 400 {
+		if len(hop.Delivered()) == 2 {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if n := len(hop.Delivered()); n != 2 {
+		t.Errorf("%d delivered\n%s", n, s.log.String())
+	}
+	writeFile(t, s.config(), strings.Replace(readFile(t, s.config()), s.file("spool"), s.file("other"), 1))
+	s.reload(t, "key=relay.spool")
+}
+
+// Two servers would deliver everything twice.
+func TestSpoolIsOpenedOnce(t *testing.T) {
+	s, hop := spooling(t)
+	writeFile(t, s.file("second.toml"), strings.Replace(readFile(t, s.config()), s.address, freeAddress(t), 1))
+	d, err := newDaemon(func() (*Config, error) { return loadConfig(s.file("second.toml")) }, t.Output())
+	must(t, err)
+	defer d.close()
+	if err := d.start(nil); err == nil || !strings.Contains(err.Error(), "another process") {
+		t.Errorf("a second server: %v", err)
+	}
+	hop.Start()
+}
+
+func TestQueueWithoutSpool(t *testing.T) {
+	s := newServing(t)
+	if status, _, stderr := command(t, "", "queue", "list", "--config", s.config()); status != exitFailure || !strings.Contains(stderr, "relay.spool") {
+		t.Errorf("status %d: %s", status, stderr)
+	}
+	if status, _, _ := command(t, "", "queue", "remove", "--config", s.config()); status != exitUsage {
+		t.Errorf("remove without an id: status %d", status)
+	}
+}
+
+func TestCheckLooksAtTheSpool(t *testing.T) {
+	s := newServing(t)
+	s.configure(t, "spool = \""+s.file("spool")+"\"\n")
+	status, stdout, _ := command(t, "", "check", "--config", s.config())
+	if status != exitFailure {
+		t.Errorf("status %d", status)
+	}
+	wantLines(t, stdout, "FAIL  spool", "install -d")
+	must(t, os.Mkdir(s.file("spool"), 0o700))
+	status, stdout, _ = command(t, "", "check", "--config", s.config())
+	if status != exitOK {
+		t.Errorf("status %d", status)
+	}
+	wantLines(t, stdout, "ok    spool")
+}
