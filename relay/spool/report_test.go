@@ -288,6 +288,6 @@ func TestDelay(t *testing.T) {
 		t.Fatalf("%d reports", len(got))
 	}
 	p := parseReport(t, got[0])
-	wantIn(t, p.parts[1], id, "Action: delayed", "Status: 4.4.1", "Will-Retry-Until: ")
+	wantIn(t, p.parts[1], id, "Action: delayed", "Status: 4.2.1", "Will-Retry-Until: ")
 	wantIn(t, p.header.Get("Subject"), "Delayed")
 }

@@ -153,7 +153,11 @@ func (j *job) alarm(done []int) bool {
 	}
 	var late []failure
 	for _, i := range remaining(j.pending(), done) {
-		late = append(late, failure{i, "4.4.1", j.replies[i]})
+		status := "4.4.1" // RFC 3463 3.5: no answer from host
+		if j.replies[i] != nil {
+			status = refusedStatus(j.replies[i])
+		}
+		late = append(late, failure{i, status, j.replies[i]})
 	}
 	if !j.report(delayed, wanted(j.To, late, smtp.DSNNotifyDelayed)) {
 		return false
