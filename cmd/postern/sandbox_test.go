@@ -450,13 +450,14 @@ func TestNeedsOfStores(t *testing.T) {
 func TestSandboxKnowsEveryKey(t *testing.T) {
 	known := []string{
 		"server.stage_dir", "tls.certificates[].cert", "tls.certificates[].key",
-		"relay.next_hops", "relay.credentials", "relay.ca_file", "relay.dkim[].key",
+		"relay.next_hops", "relay.credentials", "relay.ca_file", "relay.dkim[].key", "relay.spool",
 		"auth.stores[].path", "auth.stores[].server_host", "auth.stores[].ca_file", "auth.stores[].bind_password_file",
 		"auth.stores[].dsn", "auth.stores[].dsn_file",
 	}
 	harmless := []string{
 		"server.hostname", "listener[].address", // bound before
 		"server.hide_client", "auth.stores[].socket", // a Unix socket
+		"relay.spool_lifetime", "relay.spool_messages", "relay.spool_size",
 	}
 	suspect := regexp.MustCompile(`dir|path|file|cert|key|dsn|host|hop|socket|address|url|credentials|spool|milter|delegate|table|map`)
 	all := allKeys()
