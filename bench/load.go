@@ -1,0 +1,107 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+// load says how hard and for how long a server is driven.
+type load struct {
+	time   time.Duration
+	crowd  int
+	hybrid bool
+}
+
+// A measure is what one round has found out.
+type measure struct {
+	figure   float64 // what the scenario is about, in its unit
+	rate     float64 // messages a second
+	p50, p99 time.Duration
+	remark   string
+}
+
+func (m measure) String() string {
+	return fmt.Sprintf("%10.1f  %7.1f/s  p50 %v  p99 %v  %s", m.figure, m.rate,
+		m.p50.Round(10*time.Microsecond), m.p99.Round(10*time.Microsecond), m.remark)
+}
+
+// A tally counts the messages of a round.
+type tally struct {
+	mu    sync.Mutex
+	took  []time.Duration
+	first error
+	until time.Time
+}
+
+// more reports whether another session is to begin.
+func (t *tally) more() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.first == nil && time.Now().Before(t.until)
+}
+
+func (t *tally) add(took time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.took = append(t.took, took)
+}
+
+func (t *tally) fail(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.first == nil {
+		t.first = err
+	}
+}
+
+// drive has n clients run one session after the other, for as long as the load
+// lasts or until a session says that there is nothing left to do, and returns
+// the server's CPU microseconds for each message.
+func (t *trial) drive(n int, session func(*tally) (more bool, err error)) (measure, error) {
+	before, err := t.cage.settled()
+	if err != nil {
+		return measure{}, err
+	}
+	begun := time.Now()
+	count := &tally{until: begun.Add(t.load.time)}
+	var all sync.WaitGroup
+	for range n {
+		all.Go(func() {
+			for count.more() {
+				more, err := session(count)
+				if err != nil {
+					count.fail(err)
+				}
+				if !more {
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	elapsed := time.Since(begun)
+	after, err := t.cage.settled()
+	if err == nil {
+		err = count.first
+	}
+	if err != nil {
+		return measure{}, err
+	}
+	return count.measure(after-before, elapsed)
+}
+
+func (t *tally) measure(cpu, elapsed time.Duration) (measure, error) {
+	n := len(t.took)
+	if n == 0 {
+		return measure{}, fmt.Errorf("no message came through")
+	}
+	slices.Sort(t.took)
+	return measure{
+		figure: float64(cpu.Microseconds()) / float64(n),
+		rate:   float64(n) / elapsed.Seconds(),
+		p50:    t.took[n/2],
+		p99:    t.took[n*99/100],
+	}, nil
+}

@@ -1,0 +1,112 @@
+// Bench measures postern beside what people run today: on the same machine, in
+// the same run, with the same work.
+//
+// It starts one server after the other in a control group, drives it with a
+// closed loop of clients over loopback, and divides the CPU time that the group
+// has used by the number of messages. That figure counts all processes of a
+// server, living and dead, and holds on a busy machine, where rates do not.
+// Next hop is Postfix's smtp-sink, outside the group, and so are the clients.
+//
+// servers.go is the table of servers, scenarios.go the one of scenarios; to add
+// one, write a line there. README.md tells how to run it and what came out.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+)
+
+func main() {
+	if len(os.Args) == 4 && os.Args[1] == "floor" { // ourselves, in the place of a server
+		exit(serveFloor(os.Args[2], os.Args[3]))
+	}
+	exit(run(parseFlags()))
+}
+
+func exit(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// options is the command line.
+type options struct {
+	postern   string
+	servers   []string
+	scenarios []string
+	rounds    int
+	keep      bool
+	load      load
+}
+
+func parseFlags() options {
+	var o options
+	var servers, scenarios string
+	flag.StringVar(&o.postern, "postern", "", "`path` of the postern under test; none leaves it out")
+	flag.StringVar(&servers, "servers", strings.Join(serverNames(), ","), "servers to measure")
+	flag.StringVar(&scenarios, "scenarios", strings.Join(scenarioNames(), ","), "scenarios to run")
+	flag.IntVar(&o.rounds, "rounds", 3, "rounds of each scenario; the median counts")
+	flag.DurationVar(&o.load.time, "time", 5*time.Second, "length of a round")
+	flag.IntVar(&o.load.crowd, "crowd", 2000, "clients of S4 and S6")
+	flag.BoolVar(&o.load.hybrid, "hybrid", false, "let the clients offer X25519MLKEM768, which not every peer has")
+	flag.BoolVar(&o.keep, "keep", false, "keep the folder with configurations and logs")
+	flag.Parse()
+	o.servers, o.scenarios = strings.Split(servers, ","), strings.Split(scenarios, ",")
+	return o
+}
+
+func run(o options) error {
+	s, err := newSite(o.postern)
+	if err != nil {
+		return err
+	}
+	defer s.close(o.keep)
+	var r report
+	for _, sc := range scenarios {
+		if !slices.Contains(o.scenarios, sc.name) {
+			continue
+		}
+		for _, sv := range servers {
+			if !slices.Contains(o.servers, sv.name) || !sc.fits(sv) || sv.name == "postern" && o.postern == "" {
+				continue
+			}
+			for range o.rounds {
+				m, err := round(s, sv, sc, o.load)
+				if err != nil {
+					// One that cannot do it is no reason to stop the others.
+					fmt.Fprintf(os.Stderr, "%-4s %-20s %v\n", sc.name, sv.name, err)
+					break
+				}
+				fmt.Fprintf(os.Stderr, "%-4s %-20s %v\n", sc.name, sv.name, m)
+				r.add(sc, sv, m)
+			}
+		}
+	}
+	r.write(os.Stdout)
+	return nil
+}
+
+// round starts the server, lets it get warm, and measures it once.
+func round(s *site, sv server, sc scenario, l load) (m measure, err error) {
+	c, err := newCage("postern-bench")
+	if err != nil {
+		return measure{}, err
+	}
+	defer func() { err = errors.Join(err, c.destroy()) }()
+	addr, err := sv.start(s, c)
+	if err != nil {
+		return measure{}, err
+	}
+	t := &target{addr: addr, tls: s.clientTLS(l.hybrid), bare: sv.bare}
+	if err := t.await(20 * time.Second); err != nil {
+		return measure{}, fmt.Errorf("it does not come up: %w (-keep keeps its log)", err)
+	}
+	return sc.run(&trial{site: s, cage: c, target: t, load: l})
+}

@@ -1,0 +1,285 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A scenario is one kind of work.
+type scenario struct {
+	name string
+	what string
+	unit string
+	bare bool // the floor takes part
+	warm bool // those with an authentication cache take part
+	run  func(*trial) (measure, error)
+}
+
+const perMessage = "CPU µs/message"
+
+var scenarios = []scenario{
+	{"S1", "connect, STARTTLS, AUTH (bcrypt cost 10), one message of 2 KiB, QUIT; 16 at a time", perMessage, true, true,
+		func(t *trial) (measure, error) { return t.mailClients(16, dear) }},
+	{"S1a", "the same with bcrypt cost 4, one client alone", perMessage, false, true,
+		func(t *trial) (measure, error) { return t.mailClients(1, cheap) }},
+	{"S1c", "the same with bcrypt cost 4, each user for the first time; 16 at a time", perMessage, false, false, (*trial).firstTime},
+	{"S2", "sessions of 100 messages of 2 KiB; 16 at a time", perMessage, false, false,
+		func(t *trial) (measure, error) { return t.sessions(16, 100, 2<<10) }},
+	{"S3", "sessions of 10 messages of 1 MiB; 8 at a time", perMessage, false, false,
+		func(t *trial) (measure, error) { return t.sessions(8, 10, 1<<20) }},
+	{"S4", "idle clients that have logged in", "KiB/client", false, false, (*trial).idle},
+	{"S5", "connect, STARTTLS, AUTH (bcrypt cost 10), QUIT; 16 at a time", "CPU µs/login", true, true,
+		func(t *trial) (measure, error) { return t.logins(16, dear) }},
+	{"S6", "clients that upload 1 MiB at 64 KiB/s each", "MiB at the most", false, false, (*trial).uploads},
+}
+
+func scenarioNames() []string {
+	var names []string
+	for _, s := range scenarios {
+		names = append(names, s.name)
+	}
+	return names
+}
+
+func (sc scenario) fits(s server) bool { return (sc.bare || !s.bare) && (sc.warm || !s.cache) }
+
+// A trial is one scenario on one server.
+type trial struct {
+	site   *site
+	cage   *cage
+	target *target
+	load   load
+}
+
+// handshakes is what the floor does in place of a session.
+func (t *trial) handshakes(n int) (measure, error) {
+	return t.drive(n, func(count *tally) (bool, error) {
+		begun := time.Now()
+		err := t.target.shake()
+		count.add(time.Since(begun))
+		return err == nil, err
+	})
+}
+
+func (t *trial) mailClients(n int, user string) (measure, error) {
+	if t.target.bare {
+		return t.handshakes(n)
+	}
+	message := letter(2 << 10)
+	if err := t.submitOnce(user, message, nil); err != nil { // has logged in before
+		return measure{}, err
+	}
+	return t.drive(n, func(count *tally) (bool, error) {
+		err := t.submitOnce(user, message, count)
+		return err == nil, err
+	})
+}
+
+// submitOnce takes the time from dialling to 250.
+func (t *trial) submitOnce(user string, message []byte, count *tally) error {
+	begun := time.Now()
+	c, err := t.target.login(user)
+	if err != nil {
+		return err
+	}
+	if err := c.send(message); err != nil {
+		return errors.Join(err, c.conn.Close())
+	}
+	if count != nil {
+		count.add(time.Since(begun))
+	}
+	return c.quit()
+}
+
+func (t *trial) firstTime() (measure, error) {
+	var next atomic.Int64
+	message := letter(2 << 10)
+	return t.drive(16, func(count *tally) (bool, error) {
+		i := int(next.Add(1)) - 1
+		if i >= colds {
+			return false, nil
+		}
+		err := t.submitOnce(cold(i), message, count)
+		return err == nil, err
+	})
+}
+
+// sessions takes the time from MAIL to 250.
+func (t *trial) sessions(n, messages, size int) (measure, error) {
+	message := letter(size)
+	return t.drive(n, func(count *tally) (bool, error) {
+		c, err := t.target.login(cheap)
+		if err != nil {
+			return false, err
+		}
+		for i := 0; i < messages && (i == 0 || count.more()); i++ {
+			begun := time.Now()
+			if err := c.send(message); err != nil {
+				return false, errors.Join(err, c.conn.Close())
+			}
+			count.add(time.Since(begun))
+		}
+		return true, c.quit()
+	})
+}
+
+func (t *trial) logins(n int, user string) (measure, error) {
+	if t.target.bare {
+		return t.handshakes(n)
+	}
+	login := func(count *tally) (bool, error) {
+		begun := time.Now()
+		c, err := t.target.login(user)
+		if err != nil {
+			return false, err
+		}
+		count.add(time.Since(begun))
+		return true, c.quit()
+	}
+	if _, err := login(&tally{}); err != nil {
+		return measure{}, err
+	}
+	return t.drive(n, login)
+}
+
+// idle is the memory of a crowd that says nothing, a while after it has come.
+func (t *trial) idle() (measure, error) {
+	before, err := t.cage.pss()
+	if err != nil {
+		return measure{}, err
+	}
+	held, err := t.gather()
+	defer hangUp(held)
+	if err != nil {
+		return measure{}, err
+	}
+	time.Sleep(t.load.time)
+	after, err := t.cage.pss()
+	return measure{
+		figure: float64(after-before) / float64(len(held)),
+		remark: fmt.Sprintf("%d clients, %d KiB in all", len(held), after),
+	}, err
+}
+
+// gather logs the crowd in, 16 at a time.
+func (t *trial) gather() ([]*client, error) {
+	var (
+		mu   sync.Mutex
+		all  sync.WaitGroup
+		held []*client
+		errs []error
+		gate = make(chan struct{}, 16)
+	)
+	for range t.load.crowd {
+		gate <- struct{}{}
+		all.Go(func() {
+			defer func() { <-gate }()
+			c, err := t.target.login(cheap)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs[:min(len(errs), 3)], err)
+				return
+			}
+			held = append(held, c)
+		})
+	}
+	all.Wait()
+	return held, errors.Join(errs...)
+}
+
+func hangUp(clients []*client) {
+	for _, c := range clients {
+		_ = c.conn.Close()
+	}
+}
+
+// uploads has the crowd send at the pace of a bad line, and counts what that
+// costs: memory, connections at the next hop, and those who did not get 250.
+func (t *trial) uploads() (measure, error) {
+	held, err := t.gather()
+	defer hangUp(held)
+	if err != nil {
+		return measure{}, err
+	}
+	stop := make(chan struct{})
+	peaks := t.watch(stop)
+	count := &tally{until: time.Now().Add(patience)}
+	var all sync.WaitGroup
+	var failed atomic.Int64
+	begun := time.Now()
+	for i, c := range held {
+		all.Go(func() {
+			time.Sleep(time.Duration(i) * time.Second / time.Duration(len(held)))
+			start := time.Now()
+			if err := c.upload(); err != nil {
+				failed.Add(1)
+				return
+			}
+			count.add(time.Since(start))
+		})
+	}
+	all.Wait()
+	elapsed := time.Since(begun)
+	close(stop)
+	most := <-peaks
+	m, err := count.measure(0, elapsed)
+	m.figure = float64(most.pss) / 1024
+	m.remark = fmt.Sprintf("%d connections at the next hop at the most, %d of %d failed", most.hops, failed.Load(), len(held))
+	return m, err
+}
+
+// upload sends 1 MiB, 16 KiB every quarter of a second.
+func (c *client) upload() error {
+	const pause, block = 250 * time.Millisecond, 16 << 10
+	if err := c.begin(); err != nil {
+		return err
+	}
+	for rest := letter(1 << 20); len(rest) > 0; {
+		n := min(block, len(rest))
+		_ = c.conn.SetDeadline(time.Now().Add(patience))
+		if _, err := c.conn.Write(rest[:n]); err != nil {
+			return err
+		}
+		rest = rest[n:]
+		time.Sleep(pause)
+	}
+	return c.say("250", ".")
+}
+
+type peak struct{ pss, hops int }
+
+// watch looks at memory and at the next hop's connections until stop.
+func (t *trial) watch(stop <-chan struct{}) <-chan peak {
+	result := make(chan peak, 1)
+	go func() {
+		var most peak
+		for {
+			select {
+			case <-stop:
+				result <- most
+				return
+			case <-time.After(500 * time.Millisecond):
+			}
+			pss, _ := t.cage.pss()
+			most = peak{max(most.pss, pss), max(most.hops, connectionsTo(t.site.sink))}
+		}
+	}()
+	return result
+}
+
+// connectionsTo counts the established ones, seen from the client's side.
+func connectionsTo(addr string) int {
+	text, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		return 0
+	}
+	var p int
+	_, _ = fmt.Sscan(port(addr), &p)
+	return strings.Count(string(text), fmt.Sprintf(" 0100007F:%04X 01 ", p))
+}

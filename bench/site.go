@@ -1,0 +1,192 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+)
+
+// The users, all with the same password: alice's hash is of cost 10, those of
+// carol and of the cold ones, who log in once each, of cost 4.
+const (
+	password = "correct horse battery staple"
+	dear     = "alice"
+	cheap    = "carol"
+	colds    = 12000
+)
+
+func cold(i int) string { return fmt.Sprintf("cold%05d", i) }
+
+// A site is what all servers of a run share: a folder with certificate and
+// users, and the next hop.
+type site struct {
+	dir     string
+	postern string
+	sink    string // address
+	hop     *exec.Cmd
+	rounds  int // for folders of servers
+}
+
+func newSite(postern string) (*site, error) {
+	dir, err := os.MkdirTemp("", "postern-bench-")
+	if err != nil {
+		return nil, err
+	}
+	s := &site{dir: dir, postern: postern}
+	err = errors.Join(os.Chmod(dir, 0o755), s.certificate(), s.users(), s.startSink())
+	if err != nil {
+		s.close(false)
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *site) close(keep bool) {
+	_ = os.Remove(pamService) // there if saslauthd was among the servers
+	if s.hop != nil {
+		_ = s.hop.Process.Kill()
+		_ = s.hop.Wait()
+	}
+	if keep {
+		fmt.Fprintln(os.Stderr, "kept:", s.dir)
+		return
+	}
+	_ = os.RemoveAll(s.dir)
+}
+
+func (s *site) path(name string) string { return filepath.Join(s.dir, name) }
+
+// folder makes one for a server that is about to start.
+func (s *site) folder(subs ...string) (string, error) {
+	s.rounds++
+	dir := s.path(fmt.Sprintf("server%d", s.rounds))
+	for _, sub := range append(subs, "") {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
+			return "", err
+		}
+	}
+	return dir, nil
+}
+
+// certificate makes one of ECDSA P-256 that signs itself.
+func (s *site) certificate() error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(0, 0, 30),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, leaf, leaf, key.Public(), key)
+	if err != nil {
+		return err
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		os.WriteFile(s.path("cert.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644),
+		os.WriteFile(s.path("key.pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600),
+		openTo("nobody", s.path("key.pem")), // postern reads it after it has given up root
+	)
+}
+
+// clientTLS never resumes a session, so that each connection is a whole
+// handshake, with the same key exchange for every server.
+func (s *site) clientTLS(hybrid bool) *tls.Config {
+	c := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13, CurvePreferences: []tls.CurveID{tls.X25519}}
+	if hybrid {
+		c.CurvePreferences = nil // what Go prefers
+	}
+	return c
+}
+
+// users writes the file of lines "user:hash" that every server reads.
+func (s *site) users() error {
+	names := []string{cheap}
+	for i := range colds {
+		names = append(names, cold(i))
+	}
+	lines := make([]string, len(names)+1)
+	var all sync.WaitGroup
+	share := len(names)/runtime.NumCPU() + 1
+	for from := 0; from < len(names); from += share {
+		all.Go(func() {
+			for i := from; i < min(from+share, len(names)); i++ {
+				lines[i] = userLine(names[i], bcrypt.MinCost)
+			}
+		})
+	}
+	lines[len(names)] = userLine(dear, bcrypt.DefaultCost)
+	all.Wait()
+	return os.WriteFile(s.path("users"), []byte(strings.Join(lines, "")), 0o644)
+}
+
+func userLine(name string, cost int) string {
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), cost)
+	if err != nil {
+		return "" // not with this password and these costs
+	}
+	return name + ":" + string(hash) + "\n"
+}
+
+func (s *site) startSink() error {
+	s.sink = freeAddr()
+	s.hop = exec.Command("smtp-sink", "-u", "postfix", "-m", "5000", s.sink, "4096")
+	s.hop.Stderr = os.Stderr
+	if err := s.hop.Start(); err != nil {
+		return fmt.Errorf("smtp-sink of Debian's package postfix: %w", err)
+	}
+	return (&target{addr: s.sink}).await(10 * time.Second)
+}
+
+// freeAddr is an address on loopback where nobody listens.
+func freeAddr() string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "127.0.0.1:2525"
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func port(addr string) string {
+	_, p, _ := net.SplitHostPort(addr)
+	return p
+}
+
+// fill writes a file of which the words in braces stand for values.
+func fill(path, text string, values ...string) error {
+	return os.WriteFile(path, []byte(strings.NewReplacer(values...).Replace(text)), 0o644)
+}
+
+// openTo gives a folder to a user.
+func openTo(name, folder string) error {
+	owner, err := user.Lookup(name)
+	if err != nil {
+		return err
+	}
+	uid, _ := strconv.Atoi(owner.Uid)
+	return os.Chown(folder, uid, -1)
+}
