@@ -28,11 +28,12 @@ func penaltyDelay(level int) time.Duration {
 	return time.Second << level // 2, 4, 8
 }
 
-// penalty is what is held against one address. The fields are guarded by the
-// throttle's lock; turn is a lock of its own, taken before it.
+// penalty is what is held against one address, and the line of its logins. The
+// fields are guarded by the throttle's lock.
 type penalty struct {
-	turn   chan struct{} // holds one token while a verification runs or is next
-	inLine int           // logins that have the turn or wait for it
+	inLine  int             // logins that have their turn or wait for it
+	running int             // those that have it
+	waiting []chan struct{} // the others in order; closed when it is their turn
 
 	level int
 	grown time.Time // when level last grew
@@ -46,7 +47,43 @@ type wrongPassword struct {
 	seen time.Time
 }
 
-func newPenalty() *penalty { return &penalty{turn: make(chan struct{}, 1)} }
+// width is how many logins may have their turn at once, of places that there
+// are. What an attacker gains is bounded by that: one burst of so many guesses,
+// and the first of them to fail closes the rest of the line.
+func (a *penalty) width(places int) int {
+	if a.level > 0 {
+		return 1
+	}
+	return places
+}
+
+// queue gives the login that has come last its turn, or a place in the line.
+func (a *penalty) queue(places int) (turn chan struct{}) {
+	turn = make(chan struct{})
+	a.waiting = append(a.waiting, turn)
+	a.callUp(places)
+	return turn
+}
+
+// callUp gives their turn to those who may have it now.
+func (a *penalty) callUp(places int) {
+	for len(a.waiting) > 0 && a.running < a.width(places) {
+		a.running++
+		close(a.waiting[0])
+		a.waiting = slices.Delete(a.waiting, 0, 1)
+	}
+}
+
+// quit takes out of the line a login that has its turn or waits for it.
+func (a *penalty) quit(turn chan struct{}, places int) {
+	a.inLine--
+	if i := slices.Index(a.waiting, turn); i >= 0 {
+		a.waiting = slices.Delete(a.waiting, i, i+1)
+		return
+	}
+	a.running--
+	a.callUp(places)
+}
 
 // age forgets what is older than an hour.
 func (a *penalty) age(now time.Time) {
@@ -99,10 +136,10 @@ func passwordMAC(key []byte, login, password string) [16]byte {
 	return [16]byte(h.Sum(nil))
 }
 
-// await takes the turn. It returns the cause of ctx if that ends first.
-func (a *penalty) await(ctx context.Context) error {
+// await waits for a turn. It returns the cause of ctx if that ends first.
+func await(ctx context.Context, turn <-chan struct{}) error {
 	select {
-	case a.turn <- struct{}{}:
+	case <-turn:
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)

@@ -15,8 +15,7 @@ func (a *Attempt) Yield() {
 	t := a.throttle
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	<-a.penalty.turn
-	a.penalty.inLine--
+	a.penalty.quit(a.turn, t.places)
 	t.put(a.from, a.penalty, time.Now())
 }
 

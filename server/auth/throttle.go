@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -13,7 +14,8 @@ import (
 // A Throttle slows down those who guess passwords, and nobody else.
 //
 // Failed logins count against the client's address, for IPv6 against its /64.
-// From an address with failures one login at a time is verified, 2 seconds
+// From an address without any, as many logins at a time are verified as there
+// are processors; from one with failures it is one at a time, 2 seconds
 // after the last failure, then 4, 8 and 15. The delay is served before the next
 // verification and not after the failed one: who hangs up early, or opens many
 // connections, meets it just the same. While waiting, a login holds nothing but
@@ -38,7 +40,8 @@ import (
 // [Throttle.Configure] it when the configuration is read again. Its methods
 // may be called by many sessions at once.
 type Throttle struct {
-	key []byte // of the memory of wrong passwords
+	key    []byte // of the memory of wrong passwords
+	places int    // logins of one address without failures that are verified at once
 
 	mu      sync.Mutex
 	maxWait time.Duration
@@ -52,6 +55,7 @@ type Throttle struct {
 func NewThrottle(cfg Config) *Throttle {
 	t := &Throttle{
 		key:    make([]byte, 32),
+		places: runtime.GOMAXPROCS(0),
 		active: make(map[netip.Prefix]*penalty),
 		idle:   newLRU[netip.Prefix, *penalty](penaltyAddresses),
 		known:  newKnownPairs(),
@@ -101,7 +105,8 @@ type Attempt struct {
 	login    string
 	peer     Peer
 	exempt   bool
-	penalty  *penalty // whose turn it holds; nil for one that is spared
+	penalty  *penalty      // whose line it is in; nil for one that is spared
+	turn     chan struct{} // closed when it has its turn
 }
 
 // An Outcome is how an attempt ended. No Err is a success; a *Failure of the
@@ -129,13 +134,12 @@ func (t *Throttle) Enter(ctx context.Context, p *Peer, login string) (*Attempt, 
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, wait, ErrPenalty)
 	defer cancel()
-	if err := a.penalty.await(ctx); err != nil {
-		t.part(a.from, a.penalty)
-		return nil, err
+	err = await(ctx, a.turn)
+	if err == nil {
+		err = pause(ctx, t.untilNext(a.penalty))
 	}
-	if err := pause(ctx, t.untilNext(a.penalty)); err != nil {
-		<-a.penalty.turn
-		t.part(a.from, a.penalty)
+	if err != nil {
+		t.part(a)
 		return nil, err
 	}
 	return a, nil
@@ -158,16 +162,16 @@ func (t *Throttle) join(a *Attempt) (time.Duration, error) {
 		return 0, ErrPenalty
 	}
 	held.inLine++
-	a.penalty = held
+	a.penalty, a.turn = held, held.queue(t.places)
 	return t.maxWait, nil
 }
 
-// part takes one login out of the line of its address.
-func (t *Throttle) part(from netip.Prefix, held *penalty) {
+// part takes a login out of the line of its address.
+func (t *Throttle) part(a *Attempt) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	held.inLine--
-	t.put(from, held, time.Now())
+	a.penalty.quit(a.turn, t.places)
+	t.put(a.from, a.penalty, time.Now())
 }
 
 func (t *Throttle) untilNext(held *penalty) time.Duration {
@@ -181,7 +185,7 @@ func (t *Throttle) take(from netip.Prefix, now time.Time) *penalty {
 	held, ok := t.active[from]
 	if !ok {
 		if held, ok = t.idle.get(from); !ok {
-			held = newPenalty()
+			held = new(penalty)
 		}
 		t.idle.remove(from)
 		t.active[from] = held
@@ -223,8 +227,7 @@ func (a *Attempt) Leave(o Outcome) {
 	if o.Err != nil {
 		a.penalty.next = now.Add(penaltyDelay(a.penalty.level))
 	}
-	<-a.penalty.turn
-	a.penalty.inLine--
+	a.penalty.quit(a.turn, t.places)
 	t.put(a.from, a.penalty, now)
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -125,7 +126,7 @@ func TestSameWrongPasswordDoesNotGrow(t *testing.T) {
 
 func TestOnlyTenWrongPasswordsAreRemembered(t *testing.T) {
 	now := time.Now()
-	a := newPenalty()
+	a := new(penalty)
 	a.repeated([16]byte{0}, now)
 	for i := range wrongKept {
 		if a.repeated([16]byte{1, byte(i)}, now) {
@@ -143,41 +144,119 @@ func TestOnlyTenWrongPasswordsAreRemembered(t *testing.T) {
 	}
 }
 
-func TestManyConnectionsGainNothing(t *testing.T) {
+// However many guess at once: so many as there are places have their turn before
+// anybody has failed, and from then on it is one at a time, with delays.
+func TestManyConnectionsGainOneBurst(t *testing.T) {
+	for places, want := range map[int][]time.Duration{
+		1: {0, 2 * time.Second, 6 * time.Second, 14 * time.Second, 29 * time.Second},
+		2: {0, 0, 4 * time.Second, 12 * time.Second, 27 * time.Second},
+		8: {0, 0, 0, 0, 0, 0, 0, 0, 15 * time.Second},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			throttle := NewThrottle(Defaults())
+			throttle.places = places
+			start := time.Now()
+			var mu sync.Mutex
+			var begun []time.Duration
+			running, most := 0, 0
+			v := throttle.Guard(verifierFunc(func(context.Context, *Peer, string, string) (Identity, error) {
+				mu.Lock()
+				since := time.Since(start).Truncate(time.Second)
+				begun = append(begun, since)
+				if running++; since > 0 {
+					most = max(most, running)
+				}
+				mu.Unlock()
+				time.Sleep(50 * time.Millisecond)
+				mu.Lock()
+				running--
+				mu.Unlock()
+				return Identity{}, &Failure{Kind: NoSuchUser}
+			}))
+			var all sync.WaitGroup
+			refused := 0
+			for i := range 100 {
+				all.Go(func() {
+					_, err := v.VerifyPassword(t.Context(), from("192.0.2.1"), fmt.Sprint("user", i), "x")
+					mu.Lock()
+					defer mu.Unlock()
+					if errors.Is(err, ErrPenalty) {
+						refused++
+					}
+				})
+			}
+			all.Wait()
+			if !slices.Equal(begun, want) || refused != 100-len(want) {
+				t.Errorf("%d places: verified at %v, %d refused; want %v", places, begun, refused, want)
+			}
+			if most > 1 {
+				t.Errorf("%d places: %d at once after a failure", places, most)
+			}
+			if took := time.Since(start); took > Defaults().PenaltyWait {
+				t.Errorf("somebody waited %v", took)
+			}
+			if len(throttle.active) != 0 {
+				t.Error("somebody is still in line")
+			}
+		})
+	}
+}
+
+// An office whose users all log in for the first time is not kept waiting.
+func TestFirstLoginsOfAnAddressRunSideBySide(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		throttle := NewThrottle(Defaults())
-		var verified []time.Time
-		running := 0
-		v := throttle.Guard(verifierFunc(func(context.Context, *Peer, string, string) (Identity, error) {
-			if running++; running > 1 {
-				t.Error("two at once")
-			}
-			time.Sleep(50 * time.Millisecond)
-			running--
-			verified = append(verified, time.Now())
-			return Identity{}, &Failure{Kind: NoSuchUser}
+		throttle.places = 2
+		v := throttle.Guard(verifierFunc(func(_ context.Context, _ *Peer, login, _ string) (Identity, error) {
+			time.Sleep(time.Second)
+			return Identity{User: login}, nil
 		}))
 		start := time.Now()
-		refused := 0
-		results := make(chan error, 100)
-		for i := range 100 {
-			go func() {
-				_, err := v.VerifyPassword(t.Context(), from("192.0.2.1"), fmt.Sprint("user", i), "x")
-				results <- err
-			}()
+		var all sync.WaitGroup
+		for i := range 6 {
+			all.Go(func() { took(t, v, from("192.0.2.1"), fmt.Sprint("user", i), "right") })
 		}
-		for range 100 {
-			if errors.Is(<-results, ErrPenalty) {
-				refused++
+		all.Wait()
+		if took := time.Since(start); took != 3*time.Second {
+			t.Errorf("six logins of a second each took %v, want two at a time", took)
+		}
+		if len(throttle.active) != 0 {
+			t.Error("somebody is still in line")
+		}
+	})
+}
+
+// Those who give up while they wait, or once they have their turn, leave it to
+// the next one.
+func TestGivingUpPassesTheTurnOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		throttle := NewThrottle(Defaults())
+		throttle.places = 1
+		first, err := throttle.Enter(t.Context(), from("192.0.2.1"), "alice")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, hangUp := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		all.Go(func() {
+			if _, err := throttle.Enter(ctx, from("192.0.2.1"), "bob"); !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v", err)
 			}
-		}
-		// 0, 2, 6, 14, 29 s and what the verifications took.
-		if len(verified) != 5 || refused != 95 {
-			t.Errorf("%d verified, %d refused", len(verified), refused)
-		}
-		if took := time.Since(start); took > Defaults().PenaltyWait {
-			t.Errorf("somebody waited %v", took)
-		}
+		})
+		synctest.Wait()
+		all.Go(func() {
+			a, err := throttle.Enter(t.Context(), from("192.0.2.1"), "carol")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			a.Leave(Outcome{})
+		})
+		synctest.Wait()
+		hangUp()
+		synctest.Wait()
+		first.Leave(Outcome{})
+		all.Wait()
 		if len(throttle.active) != 0 {
 			t.Error("somebody is still in line")
 		}
