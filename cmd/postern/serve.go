@@ -189,8 +189,11 @@ func (d *daemon) run(ctx context.Context, signals <-chan os.Signal) error {
 	served := make(chan error, 1)
 	go func() { served <- d.server.Serve() }()
 	d.manager.ready("serving")
-	watchdog, stop := d.manager.watchdog()
+	watchdog, stopWatchdog := d.manager.watchdog()
+	defer stopWatchdog()
+	idle, stop := context.WithCancel(ctx)
 	defer stop()
+	go giveBackMemory(idle)
 	for {
 		select {
 		case <-watchdog:
