@@ -32,6 +32,7 @@ type session struct {
 	smtp  *smtp.Conn
 	conn  *conn
 	tls   *tls.ConnectionState // nil on clear text
+	facts policy.TLS           // the same for the policy
 	log   mailLog              // the session's own
 	begun time.Time
 
@@ -71,6 +72,8 @@ func (s *service) newSession(c *smtp.Conn) (smtp.Session, error) {
 	if secure, ok := top.(*tls.Conn); ok {
 		state := secure.ConnectionState()
 		n.tls = &state
+		// Once: crypto/tls makes its table of cipher suites anew for each name.
+		n.facts = policy.TLS{Version: tls.VersionName(state.Version), Cipher: tls.CipherSuiteName(state.CipherSuite)}
 		n.conn = secure.NetConn().(*conn)
 	} else {
 		n.conn = top.(*conn)
@@ -194,16 +197,13 @@ func (s *session) ask(command string, t *transaction, r *policy.Request, v polic
 }
 
 func (s *session) request(t *transaction, rcpt string, size int64) *policy.Request {
-	r := &policy.Request{
+	return &policy.Request{
 		Session: s.conn.id, Listener: s.listener.Name,
 		Remote: s.conn.remote, Local: s.conn.local, Helo: s.smtp.Hostname(),
 		Login: s.identity.User, Mechanism: s.identity.Mechanism,
 		Sender: t.envelope.Sender, Recipient: rcpt, Recipients: len(t.recipients), Size: size,
+		TLS: s.facts,
 	}
-	if s.tls != nil {
-		r.TLS = policy.TLS{Version: tls.VersionName(s.tls.Version), Cipher: tls.CipherSuiteName(s.tls.CipherSuite)}
-	}
-	return r
 }
 
 // refuse logs a refusal, counts it, and hangs up when there have been too
