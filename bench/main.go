@@ -95,7 +95,7 @@ func run(o options) error {
 
 // round starts the server, lets it get warm, and measures it once.
 func round(s *site, sv server, sc scenario, l load) (m measure, err error) {
-	c, err := newCage("postern-bench")
+	c, err := newCage(fmt.Sprintf("postern-bench-%d", os.Getpid()))
 	if err != nil {
 		return measure{}, err
 	}

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Measure postern and its peers, as root on Debian. Arguments go to the load
+# generator: bench/run.sh -rounds 1 -scenarios S1,S2 -servers floor,postern
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+readonly PACKAGES=(postfix dovecot-core dovecot-submissiond sasl2-bin libsasl2-modules libpam-pwdfile)
+
+missing=()
+for package in "${PACKAGES[@]}"; do
+  [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+  echo "bench/run.sh: please install (they need not run): ${missing[*]}" >&2
+  exit 1
+fi
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+chmod 755 "$scratch"
+CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o "$scratch/postern" ./cmd/postern
+go build -o "$scratch/bench" ./bench
+"$scratch/bench" -postern "$scratch/postern" "$@"
