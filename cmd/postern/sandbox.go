@@ -166,7 +166,9 @@ func beneath(path string, roots []string) bool {
 // resolved is where path leads to. What is not there yet is looked for where it
 // would be.
 func resolved(path string) string {
-	path = filepath.Clean(path)
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
+	}
 	if at, err := filepath.EvalSymlinks(path); err == nil {
 		return at
 	}

@@ -403,6 +403,18 @@ func TestFoldersOfAFile(t *testing.T) {
 	}
 }
 
+// A configuration that was named from the folder that it is in is still inside
+// at the reload.
+func TestResolvedIsAbsolute(t *testing.T) {
+	t.Chdir(t.TempDir())
+	here, err := os.Getwd()
+	must(t, err)
+	must(t, os.WriteFile("config.toml", nil, 0o600))
+	if got, want := resolved("config.toml"), filepath.Join(resolved(here), "config.toml"); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
 func TestNeedsOfStores(t *testing.T) {
 	dir := t.TempDir()
 	secret := filepath.Join(dir, "dsn")
