@@ -144,6 +144,9 @@ func isLink(path string) bool {
 // another one, and the root folder, which would allow everything.
 func roots(paths []string) (all []string) {
 	for _, p := range paths {
+		if !filepath.IsAbs(p) {
+			continue // none: an empty path would be the folder that we stand in
+		}
 		at, err := filepath.EvalSymlinks(p)
 		if err == nil && at != "/" {
 			all = append(all, at)

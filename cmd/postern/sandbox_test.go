@@ -403,6 +403,14 @@ func TestFoldersOfAFile(t *testing.T) {
 	}
 }
 
+// An empty variable of the environment must not open the folder that the server
+// stands in, which is / under systemd.
+func TestRootsAreAbsolute(t *testing.T) {
+	if got := roots([]string{"", ".", "/"}); len(got) != 0 {
+		t.Errorf("%q", got)
+	}
+}
+
 // A configuration that was named from the folder that it is in is still inside
 // at the reload.
 func TestResolvedIsAbsolute(t *testing.T) {
