@@ -114,7 +114,7 @@ func (w *workshop) checkMechanisms(ctx context.Context, cfg *Config) ([]string, 
 	}
 	defer stores.Close()
 	if stores.alone != nil {
-		err = w.proxy(cfg.Auth, stores.alone).Check(ctx)
+		return w.proxy(cfg.Auth, stores.alone).Probe(ctx)
 	}
 	peer := &auth.Peer{TLS: &tls.ConnectionState{Version: tls.VersionTLS13, HandshakeComplete: true}}
 	return w.provider(cfg.Auth, stores).Mechanisms(peer), err

@@ -93,15 +93,23 @@ func (x Proxy) Start(ctx context.Context, p *auth.Peer, mech string) (auth.Excha
 // Check connects once more and says what is wrong, also if the options leave
 // nothing to offer.
 func (x Proxy) Check(ctx context.Context) error {
+	_, err := x.Probe(ctx)
+	return err
+}
+
+// Probe connects once more and returns what Dovecot and the options leave to
+// offer; nothing is an error.
+func (x Proxy) Probe(ctx context.Context) ([]string, error) {
 	offered, err := x.probe(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if len(x.allowed(offered)) == 0 {
-		return fmt.Errorf("security_options %v allow none of the mechanisms %s that Dovecot offers; "+
+	allowed := x.allowed(offered)
+	if len(allowed) == 0 {
+		return nil, fmt.Errorf("security_options %v allow none of the mechanisms %s that Dovecot offers; "+
 			"change auth_mechanisms in its configuration, or the options", x.Options, names(offered))
 	}
-	return nil
+	return allowed, nil
 }
 
 func names(mechanisms []mechanism) []string {
