@@ -16,24 +16,25 @@ import (
 // Data takes the message in and hands it over. 250 is said only for a message
 // that the next hop has said 250 for.
 func (s *session) Data(r io.Reader) error {
-	s.arriving.Add(1)
-	s.conn.receiving.Store(true) // until Reset: go-smtp may have the rest to read
 	err := s.receive(r)
-	left := s.arriving.Add(-1)
 	if errors.Is(err, smtp.ErrDataReset) {
 		// RSET, or the end of the session, in the middle of BDAT. Nobody waits
 		// for a result any more, and go-smtp's only place for one may be the
 		// next message's by now: this goroutine ends without any.
-		if left == 0 {
-			s.conn.receiving.Store(false)
-		}
 		runtime.Goexit()
 	}
 	return err
 }
 
 func (s *session) receive(r io.Reader) error {
-	m, received, err := s.stageFrom(r)
+	bdat, _ := r.(*io.PipeReader)
+	if bdat == nil {
+		if refusal := s.askData(); refusal != nil {
+			s.conn.takeBack()
+			return refusal
+		}
+	}
+	m, received, err := s.take(bdat)
 	if errors.Is(err, smtp.ErrDataReset) {
 		return err // the transaction is gone already, and its place may be taken
 	}
@@ -42,25 +43,46 @@ func (s *session) receive(r io.Reader) error {
 	}
 	// From here on nobody else is at work: with BDAT, go-smtp waits for us.
 	t := s.current()
-	if t == nil || s.over.Load() {
+	if t == nil {
 		return replyClosing
 	}
 	if err != nil {
 		return s.refuse("DATA", t, "", s.stageRefusal(err), err)
 	}
-	if gone := s.probe(r); gone {
-		return s.refuse("BDAT", t, "", replyCut, nil)
+	if bdat != nil {
+		if refusal := s.askData(); refusal != nil {
+			return refusal
+		}
 	}
 	return s.deliver(t, m, received)
 }
 
-// stageFrom reads the message to its end. received counts the bytes that the
-// client sent, without dots that were stuffed.
-func (s *session) stageFrom(r io.Reader) (m *message.Message, received int64, err error) {
+// askData asks the data list, behind DATA before 354. There is no such place
+// with BDAT, where it is asked when the message has come.
+func (s *session) askData() error {
+	t := s.current()
+	if t == nil {
+		return replyClosing
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, replyBound)
+	defer cancel()
+	r := s.request(t, "", t.envelope.Options.Size)
+	return s.ask("DATA", t, r, s.policy.AtData(ctx, r))
+}
+
+// take stages the message: what comes through bdat, or, where that is nil, what
+// comes behind DATA. received counts the bytes that the client sent, without dots
+// that were stuffed.
+func (s *session) take(bdat *io.PipeReader) (m *message.Message, received int64, err error) {
 	w := s.stage.New(message.Options{BareNewlines: s.config.BareNewline})
-	if err := copyMessage(w, r); err != nil {
+	if bdat != nil {
+		err = outlast(bdat, copyMessage(w, bdat))
+	} else {
+		err = s.conn.readMessage(w, s.smtp.Server().MaxMessageBytes)
+	}
+	if err != nil {
 		w.Abort()
-		return nil, 0, outlast(r, err)
+		return nil, 0, err
 	}
 	m, err = w.Message()
 	return m, w.Received(), err
@@ -68,10 +90,9 @@ func (s *session) stageFrom(r io.Reader) (m *message.Message, received int64, er
 
 // outlast reads the rest of a BDAT message that was not taken in, so that its
 // result comes when go-smtp waits for it: an early one may come to lie where
-// that of the next message is awaited, if the client has pipelined RSET. DATA
-// has no such place, and go-smtp reads the rest itself.
+// that of the next message is awaited, if the client has pipelined RSET.
 func outlast(r io.Reader, err error) error {
-	if _, bdat := r.(*io.PipeReader); !bdat || errors.Is(err, smtp.ErrDataReset) {
+	if err == nil || errors.Is(err, smtp.ErrDataReset) {
 		return err
 	}
 	if _, reset := io.Copy(io.Discard, r); reset != nil {
@@ -96,26 +117,9 @@ func copyMessage(w io.Writer, r io.Reader) error {
 func (s *session) stageRefusal(err error) *smtp.SMTPError {
 	reply := stageReply(err)
 	if reply == replyCut {
-		s.hangUp(messageCutShort)
+		s.conn.hangUp(messageCutShort)
 	}
 	return reply
-}
-
-// probe finds out whether a BDAT message came to its end or was cut short
-// by an orderly close: go-smtp takes both for the end of the chunk. DATA
-// needs no probe, it has its final dot.
-func (s *session) probe(r io.Reader) (gone bool) {
-	if _, bdat := r.(*io.PipeReader); !bdat {
-		return false
-	}
-	gone, pipelined := s.conn.ended(s.smtp.Conn())
-	switch {
-	case gone:
-		s.hangUp(messageCutShort)
-	case pipelined:
-		s.hangUp(outOfStep)
-	}
-	return gone
 }
 
 // deliver asks the policy once more, puts the header in order and hands the
@@ -124,10 +128,6 @@ func (s *session) deliver(t *transaction, m *message.Message, size int64) error 
 	ctx, cancel := context.WithTimeout(s.ctx, replyBound)
 	defer cancel()
 	r := s.request(t, "", size)
-	// go-smtp has no hook between DATA and 354: the data list is asked here.
-	if err := s.ask("DATA", t, r, s.policy.AtData(ctx, r)); err != nil {
-		return err
-	}
 	if err := s.ask("DATA", t, r, s.policy.AtEndOfData(ctx, r)); err != nil {
 		return err
 	}
@@ -153,7 +153,7 @@ func (s *session) fixUps(t *transaction) fixUps {
 			Hide:     s.config.HideClient,
 			Helo:     t.envelope.Helo,
 			Remote:   s.conn.remote.Addr(),
-			Extended: true, // go-smtp does not tell HELO apart; it offers no STARTTLS, so mail is never behind it
+			Extended: s.conn.extended,
 			UTF8:     t.envelope.Options.UTF8,
 			TLS:      s.tls,
 			Login:    s.loggedIn,

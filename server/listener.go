@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -138,7 +137,6 @@ func (d *door) admit(s *service, raw net.Conn) {
 		return
 	}
 	c := newConn(raw, s)
-	c.long = &d.server.longTexts
 	c.admitted = func() { whole.login(); own.login() }
 	c.closed = func() {
 		whole.leave()
@@ -153,10 +151,9 @@ func (d *door) admit(s *service, raw net.Conn) {
 	}
 	c.log.connected()
 	if s.listener.Mode == TLS {
-		s.serve(tls.Server(c, s.tls))
-		return
+		c.secure(s.tls)
 	}
-	s.serve(c)
+	s.serve(&wire{conn: c, service: s})
 }
 
 // turnAway refuses a connection before it costs anything. A client that

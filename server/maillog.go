@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -49,6 +50,8 @@ func (l mailLog) acceptFailed(listener string, err error, pause time.Duration) {
 func (l mailLog) listening(listener, address string, mode Mode) {
 	l.Info("listening", "listener", listener, "address", address, "mode", mode.String())
 }
+
+func (l mailLog) handshakeFailed(err error) { l.Info("tls handshake failed", "err", err) }
 
 func (l mailLog) authOK(id auth.Identity, state *tls.ConnectionState) {
 	l.Info("auth ok", "user", id.User, "mech", id.Mechanism, "store", id.Store, "tls", tlsVersion(state))
@@ -103,6 +106,22 @@ func (l mailLog) refused(command string, t *transaction, rcpt string, reply *smt
 		attrs = append(attrs, slog.Any("err", cause))
 	}
 	l.LogAttrs(context.Background(), slog.LevelWarn, "refused", attrs...)
+}
+
+// refusedByForm is a command that go-smtp has refused by itself, with the line of
+// the reply. Of the client's own words only a command is logged: one that has
+// fallen out of step may have sent a password.
+func (l mailLog) refusedByForm(command string, line []byte) {
+	switch command {
+	case "EHLO", "HELO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "VRFY", "QUIT":
+	default:
+		command = "unknown"
+	}
+	var code int
+	var enhanced, text string
+	_, _ = fmt.Sscanf(string(line), "%d %s", &code, &enhanced)
+	_, text, _ = strings.Cut(strings.TrimRight(string(line), "\r\n"), enhanced+" ")
+	l.Warn("refused", "command", command, "code", code, "reply", text)
 }
 
 // warned is what warn_if_reject would have refused.

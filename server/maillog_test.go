@@ -91,6 +91,9 @@ func logAllEvents(l mailLog) (events int) {
 		func() { l.acceptFailed("submission", errors.New("accept: too many open files"), 20*time.Millisecond) },
 		func() { l.turnedAway("submission", client, "too many connections from this client") },
 		session.connected,
+		func() {
+			session.handshakeFailed(errors.New("tls: no cipher suite supported by both client and server"))
+		},
 		func() { session.disconnected(1234567*time.Microsecond, 2) },
 		func() {
 			session.authOK(auth.Identity{User: "alice", As: "alice", Mechanism: "PLAIN", Store: "users"}, state)
@@ -109,6 +112,8 @@ func logAllEvents(l mailLog) (events int) {
 		},
 		func() { session.authError("PLAIN", errors.New("i/o timeout")) },
 		func() { session.refused("MAIL", nil, "", replyNeedAuth, nil) },
+		func() { session.refusedByForm("RCPT", []byte("501 5.5.4 Malformed NOTIFY parameter value\r\n")) },
+		func() { session.refusedByForm(hostile, []byte("500 5.5.2 Error: command not recognized\r\n")) },
 		func() { session.refused("RCPT", t, "nobody@example.org", noUser, nil) },
 		func() {
 			session.refused("DATA", t, "", replyNoHop, errors.New("dial tcp 127.0.0.1:25: connection refused"))

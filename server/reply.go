@@ -48,7 +48,7 @@ const (
 	tooManyErrors   = "421 4.7.0 Error: too many errors"
 	tooManyFailures = "421 4.7.0 Error: too many authentication failures"
 	tooManyClients  = "421 4.7.0 Error: too many connections"
-	outOfStep       = "421 4.5.0 Error: commands sent before the reply to BDAT LAST"
+	tooMuch         = "421 4.7.0 Error: too much data"
 	messageCutShort = "421 4.4.2 Error: message cut short"
 )
 

@@ -129,7 +129,7 @@ func TestRepliesAreDull(t *testing.T) {
 			t.Errorf("%v has an odd text", r)
 		}
 	}
-	for _, line := range []string{shuttingDown, tooManyErrors, tooManyFailures, tooManyClients, outOfStep, messageCutShort} {
+	for _, line := range []string{shuttingDown, tooManyErrors, tooManyFailures, tooManyClients, tooMuch, messageCutShort} {
 		if !strings.HasPrefix(line, "421 4.") || strings.ContainsFunc(line, isControl) {
 			t.Errorf("%q is no farewell", line)
 		}

@@ -10,9 +10,9 @@ import (
 )
 
 // AuthMechanisms is what EHLO offers. Before TLS there is nothing to offer
-// (RFC 4954, section 4): go-smtp does not ask then.
+// (RFC 4954, section 4).
 func (s *session) AuthMechanisms() []string {
-	if s.tls == nil || s.over.Load() {
+	if s.tls == nil {
 		return nil
 	}
 	return s.auth.Mechanisms(s.peer())
@@ -32,8 +32,8 @@ func (s *session) peer() *auth.Peer {
 func (s *session) Auth(mech string) (sasl.Server, error) {
 	s.closeExchange()
 	switch {
-	case s.over.Load():
-		return nil, replyClosing
+	case s.tls == nil:
+		return nil, s.refuse("AUTH", nil, "", replyNeedTLS, nil)
 	case s.loggedIn:
 		// RFC 4954, section 4: once is enough.
 		return nil, s.refuse("AUTH", nil, "", replyAuthTwice, nil)
@@ -41,7 +41,7 @@ func (s *session) Auth(mech string) (sasl.Server, error) {
 		// RFC 4954, section 4: not during a mail transaction.
 		return nil, s.refuse("AUTH", s.current(), "", replyAuthInMail, nil)
 	case s.attempts >= s.authFailures:
-		s.hangUp(tooManyFailures)
+		s.conn.hangUp(tooManyFailures)
 		return nil, replyClosing
 	}
 	x, err := s.service.auth.Start(s.ctx, s.peer(), mech)
@@ -68,9 +68,6 @@ type exchange struct {
 
 // Next hands on the client's response and turns the outcome into a reply.
 func (e *exchange) Next(response []byte) (challenge []byte, done bool, err error) {
-	if e.session.over.Load() {
-		return nil, false, replyClosing
-	}
 	challenge, done, err = e.Exchange.Next(response)
 	switch {
 	case err != nil:
@@ -96,8 +93,9 @@ func (s *session) authenticated(id auth.Identity) {
 // client hears.
 func (s *session) authFailed(mech string, err error) *smtp.SMTPError {
 	s.log.authError(mech, err)
+	s.conn.explained.Store(true)
 	if s.attempts >= s.authFailures {
-		s.hangUp(tooManyFailures)
+		s.conn.hangUp(tooManyFailures)
 	}
 	return authReply(err)
 }

@@ -3,9 +3,10 @@
 //
 // The protocol itself is spoken by github.com/emersion/go-smtp. This package
 // adds what that leaves open: listeners, limits and draining (server.go,
-// listener.go, gate.go), the connection beneath it (conn.go), and the session
-// above it (session.go for MAIL and RCPT, sasl.go for AUTH, data.go for the
-// message). reply.go is the one place where an error becomes a text for the
+// listener.go, gate.go), what lies beneath it (conn.go for the connection and its
+// TLS, wire.go for commands and replies, body.go for the message behind DATA), and
+// the session above it (session.go for MAIL and RCPT, sasl.go for AUTH, data.go for
+// the message). reply.go is the one place where an error becomes a text for the
 // client, maillog.go the one where it becomes a line of the log.
 //
 // The server knows nothing of files and formats: cmd/postern builds the parts
@@ -20,7 +21,6 @@ import (
 	"net"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"postern/policy"
@@ -48,8 +48,6 @@ type Parts struct {
 type Server struct {
 	log  mailLog
 	gate gate
-
-	longTexts atomic.Int32 // see conn
 
 	accepting context.Context // ends when no more clients are wanted
 	stop      context.CancelFunc
@@ -177,7 +175,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.stopAccepting()
 	s.mu.Lock()
 	for c := range s.conns {
-		go c.drain(shuttingDown) // may have to wait for a client that does not read
+		c.drain()
 	}
 	s.mu.Unlock()
 	select {

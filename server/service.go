@@ -15,15 +15,9 @@ import (
 	"postern/server/auth"
 )
 
-const (
-	// hopRoom is left between our SIZE and the next hop's for the header
-	// fields that we add.
-	hopRoom = 8 << 10
-
-	// maxLine bounds lines for go-smtp, which cuts the connection at it. It is
-	// above what relay/message takes, so that a client hears 550 instead.
-	maxLine = 2 << 20
-)
+// hopRoom is left between our SIZE and the next hop's for the header fields that
+// we add.
+const hopRoom = 8 << 10
 
 // A service is all that the sessions of one listener work with. It never
 // changes: a reload makes a new one for the connections that come then.
@@ -40,59 +34,73 @@ type service struct {
 	log          mailLog
 
 	mu      sync.Mutex
-	front   *front // for what the hop can do now
+	caps    relay.Caps // what the hop can do, as the fronts have it
+	clear   *front     // for connections in clear text; nil until one comes
+	secure  *front     // for those under TLS
 	retired bool
 }
 
 // A front is go-smtp's server over a service. What EHLO offers stands in its
-// unsynchronised fields, so it is made anew when the next hop's abilities
-// change. Connections reach it one by one through its channel.
+// unsynchronised fields, so there is one for clear text and one for TLS, and
+// they are made anew when the next hop's abilities change. Connections reach it
+// one by one through its channel.
 type front struct {
-	caps  relay.Caps
 	conns chan net.Conn
 	done  chan struct{}
 }
 
-// serve hands a connection to the front that fits the next hop.
-func (s *service) serve(c net.Conn) {
+// serve hands a connection to the front that fits it and the next hop.
+func (s *service) serve(w *wire) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if caps := s.hop.Caps(); s.front == nil || s.front.caps != caps {
-		s.closeFront()
-		s.front = s.newFront(caps)
+	if caps := s.hop.Caps(); caps != s.caps {
+		s.closeFronts()
+		s.caps = caps
 	}
-	s.front.conns <- c // go-smtp only starts a goroutine for it
+	f := &s.clear
+	if w.tls != nil {
+		f = &s.secure
+	}
+	if *f == nil {
+		*f = s.newFront(w.tls != nil)
+	}
+	(*f).conns <- w // go-smtp only starts a goroutine for it
 	if s.retired {
-		s.closeFront() // a late comer
+		s.closeFronts() // a late comer
 	}
 }
 
-// retire ends the service's own goroutine. Its connections go on.
+// retire ends the service's own goroutines. Its connections go on.
 func (s *service) retire() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.retired = true
-	s.closeFront()
+	s.closeFronts()
 }
 
-func (s *service) closeFront() {
-	if s.front != nil {
-		close(s.front.done)
-		s.front = nil
+func (s *service) closeFronts() {
+	for _, f := range []**front{&s.clear, &s.secure} {
+		if *f != nil {
+			close((*f).done)
+			*f = nil
+		}
 	}
 }
 
-func (s *service) newFront(caps relay.Caps) *front {
-	f := &front{caps: caps, conns: make(chan net.Conn), done: make(chan struct{})}
+func (s *service) newFront(secure bool) *front {
+	f := &front{conns: make(chan net.Conn), done: make(chan struct{})}
 	p := smtp.NewServer(smtp.BackendFunc(s.newSession))
 	p.Domain = s.config.hostname()
-	p.TLSConfig = s.tls
+	if !secure {
+		p.TLSConfig = s.tls // offers STARTTLS, which the wire then answers
+	}
+	p.AllowInsecureAuth = true // go-smtp does not see TLS; the session refuses AUTH without
 	p.MaxRecipients = s.limits.Recipients
-	p.MaxMessageBytes = s.sizeLimit(caps)
-	p.MaxLineLength = maxLine
+	p.MaxMessageBytes = s.sizeLimit(s.caps)
+	p.MaxLineLength = 0 // the wire's business, and the cleaner's in a message
 	p.ReadTimeout = s.limits.CommandTimeout
-	p.EnableSMTPUTF8 = caps.SMTPUTF8
-	p.EnableDSN = caps.DSN
+	p.EnableSMTPUTF8 = s.caps.SMTPUTF8
+	p.EnableDSN = s.caps.DSN
 	p.ErrorLog = protocolLog{s.log}
 	go func() { _ = p.Serve(f) }() // ends with the front
 	return f

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/emersion/go-smtp"
@@ -21,7 +20,7 @@ import (
 const replyBound = 110 * time.Second
 
 // A session is what go-smtp asks about one client between EHLO and the end of
-// its connection; STARTTLS ends one and begins another (RFC 3207, section 4.2).
+// its connection; STARTTLS ends one and begins another (see wire).
 //
 // go-smtp calls it from one goroutine, but for two cases: with BDAT, Data runs
 // in a goroutine of its own while Reset or Logout may come, and Logout may
@@ -30,11 +29,10 @@ const replyBound = 110 * time.Second
 type session struct {
 	*service
 	smtp  *smtp.Conn
-	conn  *conn
+	conn  *wire
 	tls   *tls.ConnectionState // nil on clear text
 	facts policy.TLS           // the same for the policy
 	log   mailLog              // the session's own
-	begun time.Time
 
 	ctx    context.Context // ends with the session
 	cancel context.CancelFunc
@@ -42,15 +40,10 @@ type session struct {
 	identity auth.Identity
 	loggedIn bool
 	attempts int // AUTH exchanges begun and not brought to success
-	messages int
 
 	mu       sync.Mutex
 	exchange *exchange    // the AUTH that is under way
 	mail     *transaction // from MAIL to the end of data or RSET
-
-	arriving atomic.Int32 // calls of Data that run; an abandoned one may be among them
-	refusals atomic.Int32 // BDAT's goroutine counts too
-	over     atomic.Bool  // our 421 is said or about to be
 }
 
 var _ smtp.AuthSession = (*session)(nil)
@@ -64,21 +57,15 @@ type transaction struct {
 	recipients []string // accepted ones, as they went to the hop
 }
 
-// newSession is called by go-smtp at the first EHLO, and at the first one
-// after STARTTLS.
+// newSession is called by go-smtp at the first EHLO.
 func (s *service) newSession(c *smtp.Conn) (smtp.Session, error) {
-	top := c.Conn()
-	n := &session{service: s, smtp: c, begun: time.Now()}
-	if secure, ok := top.(*tls.Conn); ok {
-		state := secure.ConnectionState()
+	n := &session{service: s, smtp: c, conn: c.Conn().(*wire)}
+	if n.conn.tls != nil {
+		state := n.conn.tls.ConnectionState()
 		n.tls = &state
 		// Once: crypto/tls makes its table of cipher suites anew for each name.
 		n.facts = policy.TLS{Version: tls.VersionName(state.Version), Cipher: tls.CipherSuiteName(state.CipherSuite)}
-		n.conn = secure.NetConn().(*conn)
-	} else {
-		n.conn = top.(*conn)
 	}
-	n.conn.setTop(top)
 	if n.tls != nil && !s.listener.RequireAuth {
 		n.conn.login() // the limits for strangers are not meant here
 	}
@@ -103,16 +90,14 @@ func (s *session) Mail(from string, opts *smtp.MailOptions) error {
 // begin checks MAIL in the order in which a client can do something about it.
 func (s *session) begin(from string, opts *smtp.MailOptions) (*transaction, *smtp.SMTPError) {
 	switch {
-	case s.over.Load():
-		return nil, replyClosing
 	case s.tls == nil:
 		return nil, replyNeedTLS
 	case !s.loggedIn && s.listener.RequireAuth:
 		return nil, replyNeedAuth
 	case s.current() != nil:
 		return nil, replyNestedMail
-	case s.messages >= s.limits.Messages:
-		s.hangUp("") // the reply says it all
+	case int(s.conn.messages.Load()) >= s.limits.Messages:
+		s.conn.hangUp("") // the reply says it all
 		return nil, replyMailMax
 	}
 	sender := ""
@@ -122,13 +107,13 @@ func (s *session) begin(from string, opts *smtp.MailOptions) (*transaction, *smt
 			return nil, refusal
 		}
 	}
-	s.messages++
+	s.conn.messages.Add(1)
 	return s.transaction(sender, opts), nil
 }
 
 func (s *session) transaction(sender string, opts *smtp.MailOptions) *transaction {
 	return &transaction{
-		id:    s.conn.id + "." + strconv.Itoa(s.messages),
+		id:    s.conn.id + "." + strconv.Itoa(int(s.conn.messages.Load())),
 		begun: time.Now(),
 		envelope: &relay.Envelope{
 			Session:   s.conn.id,
@@ -152,7 +137,7 @@ func (s *session) transaction(sender string, opts *smtp.MailOptions) *transactio
 // hop's own refusal for the very address.
 func (s *session) Rcpt(to string, opts *smtp.RcptOptions) error {
 	t := s.current()
-	if s.over.Load() || t == nil {
+	if t == nil {
 		return replyClosing
 	}
 	rcpt, refusal := wireAddress(to, t.envelope.Options.UTF8, replyBadRecipient)
@@ -206,22 +191,12 @@ func (s *session) request(t *transaction, rcpt string, size int64) *policy.Reque
 	}
 }
 
-// refuse logs a refusal, counts it, and hangs up when there have been too
-// many, as Postfix does with smtpd_hard_error_limit.
+// refuse logs a refusal and counts it.
 func (s *session) refuse(command string, t *transaction, rcpt string, reply *smtp.SMTPError, cause error) error {
 	s.log.refused(command, t, rcpt, reply, cause)
-	if int(s.refusals.Add(1)) >= s.limits.RefusedCommands {
-		s.hangUp(tooManyErrors)
-	}
+	s.conn.explained.Store(true)
+	s.conn.refused()
 	return reply
-}
-
-// hangUp ends the session with line, if any, behind the reply that is being
-// made.
-// Commands that the client has pipelined are still run: they find over set.
-func (s *session) hangUp(line string) {
-	s.over.Store(true)
-	s.conn.hangUp(line)
 }
 
 func (s *session) current() *transaction {
@@ -238,10 +213,12 @@ func (s *session) Reset() {
 	t := s.mail
 	s.mail = nil
 	s.mu.Unlock()
-	if t != nil && t.hop != nil {
+	if t == nil {
+		return // behind STARTTLS, busy is another session's by now
+	}
+	if t.hop != nil {
 		_ = t.hop.Close()
 	}
-	s.conn.receiving.Store(false)
 	s.conn.busy.Store(false)
 }
 
@@ -249,7 +226,6 @@ func (s *session) Reset() {
 func (s *session) Logout() error {
 	s.cancel()
 	s.Reset()
-	s.log.disconnected(time.Since(s.begun), s.messages)
 	return nil
 }
 
