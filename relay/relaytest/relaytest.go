@@ -67,13 +67,15 @@ type Command struct {
 
 // An Answer is what the hop does about a command.
 type Answer struct {
-	raw    string
-	delay  time.Duration
-	hangUp bool
-	stall  bool
+	raw     string
+	delay   time.Duration
+	trickle time.Duration // between two bytes
+	hangUp  bool
+	stall   bool
 }
 
-// Usual is the answer of a well-behaved hop.
+// Usual is the answer of a well-behaved hop. It can be had late and
+// slowly.
 var Usual = Answer{}
 
 // Say answers with the given lines.
@@ -93,6 +95,17 @@ func (a Answer) AndHangUp() Answer { a.hangUp = true; return a }
 
 // After is a, but not before d has passed.
 func (a Answer) After(d time.Duration) Answer { a.delay = d; return a }
+
+// Trickling is a, byte by byte, with a pause before each.
+func (a Answer) Trickling(pause time.Duration) Answer { a.trickle = pause; return a }
+
+// instead is a, with the usual text if it says nothing of its own.
+func (a Answer) instead(usual func() string) Answer {
+	if a.raw == "" && !a.hangUp && !a.stall {
+		a.raw = usual() + "\r\n"
+	}
+	return a
+}
 
 // A Message is a transaction of which the whole body has arrived.
 type Message struct {
@@ -209,6 +222,12 @@ func (h *Hop) Messages() []Message {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return append([]Message(nil), h.messages...)
+}
+
+func (h *Hop) count() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.messages)
 }
 
 // Delivered are the messages to which the hop has said 250.

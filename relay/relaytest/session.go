@@ -212,10 +212,9 @@ func (s *session) body() error {
 
 func (s *session) endOfData() error {
 	m := s.message
-	a := s.hop.ask(Command{Conn: s.number, Verb: "."})
-	if a == Usual {
-		a = Say(fmt.Sprintf("250 2.0.0 Ok: queued as %04X", 0xA000+len(s.hop.Messages())))
-	}
+	a := s.hop.ask(Command{Conn: s.number, Verb: "."}).instead(func() string {
+		return fmt.Sprintf("250 2.0.0 Ok: queued as %04X", 0xA000+s.hop.count())
+	})
 	if a.raw != "" {
 		m.Reply = strings.TrimRight(a.raw, "\r\n")
 	}
@@ -268,11 +267,7 @@ func decode(text string) string {
 
 // answer asks the handler, and does what is usual if it has no opinion.
 func (s *session) answer(c Command, usual func() string) error {
-	a := s.hop.ask(c)
-	if a == Usual {
-		a = Say(usual())
-	}
-	return s.perform(a)
+	return s.perform(s.hop.ask(c).instead(usual))
 }
 
 // perform carries out a, with the limits of the hop applied to it.
@@ -284,7 +279,7 @@ func (s *session) perform(a Answer) error {
 	}
 	s.slowDown(a.raw)
 	s.said = a.raw
-	if _, err := io.WriteString(s.conn, a.raw); err != nil {
+	if err := s.write(a); err != nil {
 		return err
 	}
 	if hard := s.hop.options.Limits.Hard; hard > 0 && s.errors >= hard {
@@ -293,6 +288,20 @@ func (s *session) perform(a Answer) error {
 	}
 	if a.hangUp {
 		return errHungUp
+	}
+	return nil
+}
+
+func (s *session) write(a Answer) error {
+	if a.trickle == 0 {
+		_, err := io.WriteString(s.conn, a.raw)
+		return err
+	}
+	for _, b := range []byte(a.raw) {
+		s.wait(a.trickle)
+		if _, err := s.conn.Write([]byte{b}); err != nil {
+			return err
+		}
 	}
 	return nil
 }
