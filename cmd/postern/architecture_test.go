@@ -33,8 +33,9 @@ var arrows = map[string][]string{
 	"relay/relaytest":  {},
 	"relay/*":          {"relay", "relay/message"},
 
-	"test":  {}, // its tests know what they test
-	"bench": {},
+	"test":       {}, // its tests know what they test
+	"test/fault": {},
+	"bench":      {},
 }
 
 // commands are the packages that have a command line and end the process.

@@ -1,0 +1,57 @@
+package fault
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+)
+
+// program builds postern once for all drills.
+var program = sync.OnceValues(build)
+
+// binaries is the folder of what build has built; TestMain removes it.
+var binaries = filepath.Join(os.TempDir(), fmt.Sprintf("postern-fault-%d", os.Getpid()))
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	// The drills wait for timeouts more than they compute.
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
+	status := m.Run()
+	os.RemoveAll(binaries)
+	os.Exit(status)
+}
+
+func build() (string, error) {
+	file := filepath.Join(binaries, "postern")
+	out, err := exec.Command("go", "build", "-buildvcs=false", "-race", "-o", file, "postern/cmd/postern").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return file, os.Chmod(binaries, 0o755) // for the user that postern runs as
+}
+
+// eventually waits for something that another process does.
+func eventually(t *testing.T, limit time.Duration, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(limit); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %v in vain for %s", limit, what)
+		}
+	}
+}
+
+// rootOnly skips a drill that only root can do. It is the only place where one
+// is skipped.
+func rootOnly(t *testing.T, why string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip(why)
+	}
+}

@@ -1,0 +1,289 @@
+package fault
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"maps"
+	"math/big"
+	mathrand "math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Every user has one password, hashed at bcrypt's lowest cost.
+const (
+	password = "correct-horse"
+	hash     = "$2a$04$taimqevPWDCjXXtr.KTyPOMt/Cf5/KeK7.YAi2njRhbQlN/3P2WlO"
+	users    = "alice:" + hash + "\nbob:" + hash + "\n"
+)
+
+// nobody is whom postern runs as where the drills run as root.
+const nobody = 65534
+
+// quick are the keys of [relay] that make a drill short: a silent hop costs
+// two seconds instead of a minute.
+const quick = `patience = "500ms"
+connect_timeout = "2s"
+command_timeout = "2s"
+data_timeout = "2s"
+`
+
+// exempt keeps the penalties for wrong passwords out of a drill.
+const exempt = `penalty_exempt = ["127.0.0.0/8"]` + "\n"
+
+// A server is the postern under test. Its folder and its port outlive its
+// process, which may be started again.
+type server struct {
+	dir, addr string
+	roots     *x509.CertPool
+	cmd       *exec.Cmd
+	ended     chan error
+}
+
+// newServer writes what a postern with this next hop needs, and does not start
+// it. sections are lines to add to sections of the configuration.
+func newServer(t *testing.T, hop string, sections map[string]string) *server {
+	t.Helper()
+	s := &server{dir: folder(t), addr: freeAddr(t), roots: x509.NewCertPool()}
+	s.certify(t)
+	s.write(t, "users", users)
+	all := map[string]string{
+		"server": "hostname = \"postern.example.org\"\n",
+		"tls":    fmt.Sprintf("certificates = [{ cert = %q, key = %q }]\n", s.file("cert.pem"), s.file("key.pem")),
+		"auth":   fmt.Sprintf("stores = [{ kind = \"userfile\", path = %q }]\n", s.file("users")),
+		"relay":  fmt.Sprintf("next_hops = [%q]\n", hop),
+	}
+	if strings.Contains(sections["auth"], "[[auth.stores]]") {
+		all["auth"] = ""
+	}
+	for name, lines := range sections {
+		all[name] += lines
+	}
+	text := fmt.Sprintf("[[listener]]\nname = \"submissions\"\naddress = [%q]\nmode = \"tls\"\n", s.addr)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		text += "[" + name + "]\n" + all[name]
+	}
+	s.write(t, "config.toml", text)
+	t.Cleanup(func() { s.finish(t) })
+	return s
+}
+
+func startServer(t *testing.T, hop string, sections map[string]string) *server {
+	t.Helper()
+	s := newServer(t, hop, sections)
+	s.start(t)
+	return s
+}
+
+// folder makes one that belongs to the user of the server.
+func folder(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "postern-fault-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	own(t, dir)
+	return dir
+}
+
+func own(t *testing.T, name string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		return
+	}
+	if err := os.Chown(name, nobody, nobody); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// freeAddr finds a port below the range of outgoing connections, so that none
+// of these has taken it when a server is started again.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	for range 100 {
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(10000+mathrand.IntN(22000)))
+		l, err := net.Listen("tcp", addr)
+		if err == nil {
+			l.Close()
+			return addr
+		}
+	}
+	t.Fatal("no free port below 32000")
+	return ""
+}
+
+func (s *server) file(name string) string { return filepath.Join(s.dir, name) }
+
+func (s *server) write(t *testing.T, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(s.file(name), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	own(t, s.file(name))
+}
+
+// certify makes a certificate for localhost that the clients trust.
+func (s *server) certify(t *testing.T) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter:     time.Now().Add(24 * time.Hour),
+		DNSNames:     []string{"localhost"},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	s.roots.AppendCertsFromPEM(cert)
+	s.write(t, "cert.pem", string(cert))
+	s.write(t, "key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})))
+}
+
+// start runs the server and waits until a client can talk to it.
+func (s *server) start(t *testing.T) {
+	t.Helper()
+	s.launch(t)
+	s.await(t)
+}
+
+func (s *server) launch(t *testing.T) {
+	t.Helper()
+	log, err := os.OpenFile(s.file("log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	s.cmd = s.command(t, "serve")
+	s.cmd.Stdout, s.cmd.Stderr = log, log
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	s.ended = make(chan error, 1)
+	go func(cmd *exec.Cmd, ended chan<- error) { ended <- cmd.Wait() }(s.cmd, s.ended)
+}
+
+// await waits for the greeting. A server that has ended never says it.
+func (s *server) await(t *testing.T) {
+	t.Helper()
+	eventually(t, 30*time.Second, "postern at "+s.addr, func() bool {
+		select {
+		case err := <-s.ended:
+			s.cmd = nil
+			t.Fatalf("postern has ended: %v\n%s", err, s.log())
+		default:
+		}
+		c, err := s.connect()
+		if err == nil {
+			c.close()
+		}
+		return err == nil
+	})
+}
+
+// command is postern with a subcommand, as the user who owns its files.
+func (s *server) command(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	file, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(file, append(args, "--config", s.file("config.toml"))...)
+	cmd.Dir = s.dir
+	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=20") // instead of a second at each exit
+	cmd.SysProcAttr = asUser()
+	return cmd
+}
+
+// asUser has a command run as the user of the server.
+func asUser() *syscall.SysProcAttr {
+	if os.Geteuid() != 0 {
+		return &syscall.SysProcAttr{}
+	}
+	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+}
+
+func (s *server) signal(t *testing.T, sig syscall.Signal) {
+	t.Helper()
+	if err := s.cmd.Process.Signal(sig); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// kill ends the server as a power cut would.
+func (s *server) kill(t *testing.T) {
+	t.Helper()
+	s.signal(t, syscall.SIGKILL)
+	<-s.ended
+	s.cmd = nil
+}
+
+// stop ends it as an administrator would: status 0, and not too late.
+func (s *server) stop(t *testing.T) {
+	t.Helper()
+	if s.cmd == nil {
+		return
+	}
+	s.signal(t, syscall.SIGTERM)
+	s.wait(t)
+}
+
+func (s *server) wait(t *testing.T) {
+	t.Helper()
+	select {
+	case err := <-s.ended:
+		if err != nil {
+			t.Errorf("postern ended with %v", err)
+		}
+	case <-time.After(time.Minute):
+		_ = s.cmd.Process.Kill()
+		t.Errorf("postern did not stop: %v", <-s.ended)
+	}
+	s.cmd = nil
+}
+
+func (s *server) finish(t *testing.T) {
+	s.stop(t)
+	for _, sign := range []string{"WARNING: DATA RACE", "panic", "fatal error:", "internal error", password} {
+		if strings.Contains(s.log(), sign) {
+			t.Errorf("the log of postern contains %q", sign)
+		}
+	}
+	if text := s.log(); t.Failed() {
+		t.Logf("end of the log of postern:\n%s", text[max(0, len(text)-20000):])
+	}
+}
+
+func (s *server) log() string {
+	text, _ := os.ReadFile(s.file("log"))
+	return string(text)
+}
+
+func (s *server) logged(words string) int { return strings.Count(s.log(), words) }
+
+func (s *server) tls() *tls.Config {
+	return &tls.Config{RootCAs: s.roots, ServerName: "localhost"}
+}

@@ -1,0 +1,136 @@
+package fault
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"postern/relay/relaytest"
+)
+
+// storageFaults take the staging folder away from a running server, and give
+// it back.
+var storageFaults = []struct {
+	name    string
+	size    int // of the message that does not fit
+	take    func(t *testing.T, s *server, stage string)
+	restore func(t *testing.T, s *server, stage string)
+}{
+	{"full disk", mebibyte, fillDisk, emptyDisk},
+	{"limit of file sizes", mebibyte,
+		func(t *testing.T, s *server, _ string) { s.limit(t, "--fsize=262144:") },
+		func(t *testing.T, s *server, _ string) { s.limit(t, "--fsize=unlimited:") }},
+	{"not writable", mebibyte,
+		func(t *testing.T, _ *server, stage string) { chmod(t, stage, 0o500) },
+		func(t *testing.T, _ *server, stage string) { chmod(t, stage, 0o700) }},
+	{"gone", mebibyte,
+		func(t *testing.T, _ *server, stage string) { rename(t, stage, stage+".away") },
+		func(t *testing.T, _ *server, stage string) { rename(t, stage+".away", stage) }},
+}
+
+// Messages that do not fit into memory cannot be staged: 452 4.3.1, in a
+// session that goes on. Small ones need no file. When the folder is well
+// again, so is everything.
+func TestStagingFolder(t *testing.T) {
+	t.Parallel()
+	for _, f := range storageFaults {
+		t.Run(f.name, func(t *testing.T) {
+			t.Parallel()
+			stage := folder(t)
+			if f.name == "full disk" {
+				mountSmall(t, stage)
+			}
+			hop := relaytest.New(t, relaytest.Options{})
+			s := startServer(t, hop.URL(), map[string]string{"server": "stage_dir = \"" + stage + "\"\n"})
+			c, err := s.login("alice")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.close()
+			book := newLedger()
+			want := func(code int, mark string, size int) {
+				t.Helper()
+				r, err := book.submit(c, mark, "alice", size)
+				if err != nil || r.code != code || code == 452 && !strings.HasPrefix(r.text, "4.3.1 ") {
+					t.Errorf("%s: %v, %v, want %d", mark, r, err, code)
+				}
+			}
+			want(250, "before", mebibyte)
+			f.take(t, s, stage)
+			want(452, "large", f.size)
+			want(250, "small", 0)
+			want(452, "large", f.size)
+			f.restore(t, s, stage)
+			want(250, "large", f.size)
+			book.settle(t, hop, 0)
+		})
+	}
+}
+
+// mountSmall makes dir a file system of two megabytes.
+func mountSmall(t *testing.T, dir string) {
+	t.Helper()
+	rootOnly(t, "only root can mount a small file system")
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=2m,mode=0777"); err != nil {
+		t.Skipf("cannot mount a small file system: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func fillDisk(t *testing.T, _ *server, stage string) {
+	t.Helper()
+	f, err := os.Create(filepath.Join(stage, "filler"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for block := make([]byte, 64<<10); err == nil; {
+		_, err = f.Write(block)
+	}
+	if !errors.Is(err, unix.ENOSPC) {
+		t.Fatal(err)
+	}
+}
+
+func emptyDisk(t *testing.T, _ *server, stage string) {
+	t.Helper()
+	if err := os.Remove(filepath.Join(stage, "filler")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// limit sets a resource limit of the running server, in the words of prlimit(1).
+// The user of the server may do that, and root only where it has all its
+// capabilities.
+func (s *server) limit(t *testing.T, limit string) {
+	t.Helper()
+	cmd := exec.Command("prlimit", "--pid", strconv.Itoa(s.cmd.Process.Pid), limit)
+	cmd.SysProcAttr = asUser()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("prlimit: %v\n%s", err, out)
+	}
+}
+
+func chmod(t *testing.T, name string, mode os.FileMode) {
+	t.Helper()
+	if err := os.Chmod(name, mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func rename(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.Rename(from, to); err != nil {
+		t.Fatal(err)
+	}
+}
