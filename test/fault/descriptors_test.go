@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
@@ -77,6 +78,18 @@ func dialMany(t *testing.T, addr string, n int) []net.Conn {
 		t.Cleanup(func() { c.Close() })
 	}
 	return conns
+}
+
+// limit sets a resource limit of the running server, in the words of prlimit(1).
+// The user of the server may do that, and root only where it has all its
+// capabilities.
+func (s *server) limit(t *testing.T, limit string) {
+	t.Helper()
+	cmd := exec.Command("prlimit", "--pid", strconv.Itoa(s.cmd.Process.Pid), limit)
+	cmd.SysProcAttr = asUser()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("prlimit: %v\n%s", err, out)
+	}
 }
 
 // descriptors is how many the server has open.

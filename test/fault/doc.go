@@ -17,14 +17,18 @@
 //	refused     attempts answered with 4xx and with 5xx
 //	unanswered  attempts whose connection ended without an answer
 //
-// The drills: hop_test.go has a table of ways in which a next hop misbehaves,
-// each at every stage of a transaction; storage_test.go a staging folder that
-// is full, limited or closed; descriptors_test.go no file descriptors left;
-// stores_test.go user databases that accept and never answer; signals_test.go
-// SIGHUP and SIGTERM under load; kill_test.go kill -9 under load, with the
-// spool and without it; clock_test.go a clock that jumps. What a single store
-// or the spool has to survive by itself is drilled beside the real servers in
-// package test and in relay/spool.
+// The drills:
+//
+//	hop          a next hop that misbehaves in each way at each stage
+//	storage      a staging folder that is full, limited, closed or gone
+//	descriptors  no file descriptors left
+//	stores       user databases that accept and never answer
+//	signals      SIGHUP and SIGTERM under load
+//	kill         kill -9 under load, with the spool and without it
+//	clock        a clock that jumps
+//
+// What a store or the spool has to survive by itself is drilled beside the
+// real servers in package test, and in relay/spool.
 //
 // All of it runs with "go test ./..."; what was counted stands in README.md.
 // To add a way for a hop to misbehave, add a line to the table in hop_test.go.

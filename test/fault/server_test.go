@@ -49,6 +49,7 @@ const exempt = `penalty_exempt = ["127.0.0.0/8"]` + "\n"
 type server struct {
 	dir, addr string
 	roots     *x509.CertPool
+	run       func(*exec.Cmd, chan<- error) error // starts a process and says how it ended
 	cmd       *exec.Cmd
 	ended     chan error
 }
@@ -57,7 +58,7 @@ type server struct {
 // it. sections are lines to add to sections of the configuration.
 func newServer(t *testing.T, hop string, sections map[string]string) *server {
 	t.Helper()
-	s := &server{dir: folder(t), addr: freeAddr(t), roots: x509.NewCertPool()}
+	s := &server{dir: folder(t), addr: freeAddr(t), roots: x509.NewCertPool(), run: run}
 	s.certify(t)
 	s.write(t, "users", users)
 	all := map[string]string{
@@ -106,6 +107,13 @@ func own(t *testing.T, name string) {
 		return
 	}
 	if err := os.Chown(name, nobody, nobody); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func rename(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.Rename(from, to); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -179,11 +187,19 @@ func (s *server) launch(t *testing.T) {
 	defer log.Close()
 	s.cmd = s.command(t, "serve")
 	s.cmd.Stdout, s.cmd.Stderr = log, log
-	if err := s.cmd.Start(); err != nil {
+	s.ended = make(chan error, 1)
+	if err := s.run(s.cmd, s.ended); err != nil {
+		s.cmd = nil
 		t.Fatal(err)
 	}
-	s.ended = make(chan error, 1)
-	go func(cmd *exec.Cmd, ended chan<- error) { ended <- cmd.Wait() }(s.cmd, s.ended)
+}
+
+func run(cmd *exec.Cmd, ended chan<- error) error {
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	go func() { ended <- cmd.Wait() }()
+	return nil
 }
 
 // await waits for the greeting. A server that has ended never says it.

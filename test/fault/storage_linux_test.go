@@ -3,9 +3,7 @@ package fault
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -109,28 +107,9 @@ func emptyDisk(t *testing.T, _ *server, stage string) {
 	}
 }
 
-// limit sets a resource limit of the running server, in the words of prlimit(1).
-// The user of the server may do that, and root only where it has all its
-// capabilities.
-func (s *server) limit(t *testing.T, limit string) {
-	t.Helper()
-	cmd := exec.Command("prlimit", "--pid", strconv.Itoa(s.cmd.Process.Pid), limit)
-	cmd.SysProcAttr = asUser()
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("prlimit: %v\n%s", err, out)
-	}
-}
-
 func chmod(t *testing.T, name string, mode os.FileMode) {
 	t.Helper()
 	if err := os.Chmod(name, mode); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func rename(t *testing.T, from, to string) {
-	t.Helper()
-	if err := os.Rename(from, to); err != nil {
 		t.Fatal(err)
 	}
 }
