@@ -174,7 +174,7 @@ func (q *queueCommands) each(use, short string, in spool.State, do func(*spool.B
 					return explainUnreadable(err)
 				}
 			}
-			return doEach(cmd.OutOrStdout(), b, ids, do)
+			return doEach(cmd.OutOrStdout(), ids, all, func(id string) error { return do(b, id) })
 		},
 	}
 }
@@ -189,16 +189,18 @@ func idsIn(b *spool.Browser, in spool.State) (ids []string, err error) {
 	return ids, err
 }
 
-// doEach goes on after a failure, and reports them all.
-func doEach(out io.Writer, b *spool.Browser, ids []string, do func(*spool.Browser, string) error) error {
+// doEach goes on after a failure, and reports them all. Of all that there were,
+// some may be delivered by the time that it is their turn.
+func doEach(out io.Writer, ids []string, all bool, do func(string) error) error {
 	var failures []error
 	done := 0
 	for _, id := range ids {
-		if err := do(b, id); err != nil {
+		switch err := do(id); {
+		case err == nil:
+			done++
+		case !all || !errors.Is(err, spool.ErrGone):
 			failures = append(failures, explainUnreadable(err))
-			continue
 		}
-		done++
 	}
 	fmt.Fprintf(out, "%d messages\n", done)
 	return errors.Join(failures...)

@@ -11,6 +11,18 @@ import (
 	"time"
 )
 
+// ErrGone means that a message is not in the spool, or not any more: one that
+// the server works on may be delivered at any moment.
+var ErrGone = errors.New("it is not in the spool (any more)")
+
+// gone is err about the file of a message, with ErrGone for one that is missing.
+func gone(id string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: %w", id, ErrGone)
+	}
+	return err
+}
+
 // A Browser looks at a spool and interferes with it from outside, while a
 // server works on it or not. It only renames, removes and touches files; the
 // server notices within seconds. A message that is being handed on in that
@@ -147,7 +159,7 @@ func (b *Browser) find(id string) (State, error) {
 			return state, err
 		}
 	}
-	return "", fmt.Errorf("there is no message %s in the spool (any more)", id)
+	return "", gone(id, fs.ErrNotExist)
 }
 
 // Flush has a message tried as soon as the hop can be tried.
@@ -159,7 +171,7 @@ func (b *Browser) Flush(id string) error {
 	if state != Queued {
 		return fmt.Errorf("%s is in %s, not in %s", id, state, Queued)
 	}
-	return os.Chtimes(b.folder.path(queued, id), time.Time{}, time.Now())
+	return gone(id, os.Chtimes(b.folder.path(queued, id), time.Time{}, time.Now()))
 }
 
 // Hold keeps a message from being tried.
@@ -170,7 +182,10 @@ func (b *Browser) Release(id string) error {
 	if err := b.move(id, Held, Queued); err != nil {
 		return err
 	}
-	return b.Flush(id)
+	if err := b.Flush(id); !errors.Is(err, ErrGone) {
+		return err
+	}
+	return nil // tried already, and delivered
 }
 
 func (b *Browser) move(id string, from, to State) error {
@@ -181,7 +196,7 @@ func (b *Browser) move(id string, from, to State) error {
 	if state != from {
 		return fmt.Errorf("%s is in %s, not in %s", id, state, from)
 	}
-	return b.folder.move(id, string(from), string(to))
+	return gone(id, b.folder.move(id, string(from), string(to)))
 }
 
 // Remove throws a message away. Nobody is told.
@@ -191,7 +206,7 @@ func (b *Browser) Remove(id string) error {
 		return err
 	}
 	if err := os.Remove(b.folder.path(string(state), id)); err != nil {
-		return err
+		return gone(id, err)
 	}
 	return b.folder.syncDir(string(state))
 }
