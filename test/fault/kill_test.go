@@ -22,7 +22,7 @@ const (
 func TestKillUnderLoad(t *testing.T) {
 	t.Parallel()
 	hop := relaytest.New(t, relaytest.Options{})
-	s := startServer(t, hop.URL(), map[string]string{"relay": quick, "auth": exempt})
+	s := startServer(t, hop.URL(), map[string]string{"auth": exempt})
 	book := newLedger()
 	users := startLoad(s, book, 8)
 	killOften(t, s, book)

@@ -13,7 +13,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	t.Parallel()
 	const reloads = 15
 	hop := relaytest.New(t, relaytest.Options{})
-	s := startServer(t, hop.URL(), map[string]string{"relay": quick, "auth": exempt})
+	s := startServer(t, hop.URL(), map[string]string{"auth": exempt})
 	idle, err := s.login("alice")
 	if err != nil {
 		t.Fatal(err)
@@ -21,6 +21,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	defer idle.close()
 	book := newLedger()
 	users := startLoad(s, book, 8)
+	eventually(t, time.Minute, "messages to be accepted", func() bool { return book.accepted() >= 50 })
 	for range reloads {
 		time.Sleep(200 * time.Millisecond)
 		s.signal(t, syscall.SIGHUP)
@@ -46,7 +47,7 @@ func TestTerminateUnderLoad(t *testing.T) {
 	t.Parallel()
 	const times = 5
 	hop := relaytest.New(t, relaytest.Options{})
-	s := startServer(t, hop.URL(), map[string]string{"relay": quick, "auth": exempt})
+	s := startServer(t, hop.URL(), map[string]string{"auth": exempt})
 	book := newLedger()
 	users := startLoad(s, book, 8)
 	for range times {
