@@ -46,12 +46,3 @@ func eventually(t *testing.T, limit time.Duration, what string, ok func() bool) 
 		}
 	}
 }
-
-// rootOnly skips a drill that only root can do. It is the only place where one
-// is skipped.
-func rootOnly(t *testing.T, why string) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip(why)
-	}
-}

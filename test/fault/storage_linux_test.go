@@ -71,10 +71,10 @@ func TestStagingFolder(t *testing.T) {
 	}
 }
 
-// mountSmall makes dir a file system of two megabytes.
+// mountSmall makes dir a file system of two megabytes, which takes root with its
+// capabilities. Who has not gets the other drills.
 func mountSmall(t *testing.T, dir string) {
 	t.Helper()
-	rootOnly(t, "only root can mount a small file system")
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=2m,mode=0777"); err != nil {
 		t.Skipf("cannot mount a small file system: %v", err)
 	}
