@@ -95,7 +95,9 @@ func (t *transaction) attempt(ctx context.Context, do func(context.Context, *con
 	err := do(ctx, t.conn)
 	switch {
 	case errors.Is(err, errUncertain):
-		t.discard()
+		if !t.leaveBehind() {
+			t.discard()
+		}
 	case !answered(err):
 		err = t.blame(err)
 		t.discard()

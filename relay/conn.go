@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/emersion/go-smtp"
@@ -42,6 +43,7 @@ type conn struct {
 	refusals  int    // since the last delivered message
 	giveBacks int    // likewise
 	delivered int
+	overdue   bool // all of a message is out, and nothing of the answer has come in time
 	idleSince time.Time
 
 	in  *bufio.Reader // block buffers, made for the first message
@@ -96,7 +98,15 @@ func (c *conn) data(ctx context.Context, m *message.Message) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer c.wire.within(ctx, c.peer.data)()
+	settle := c.wire.bound(ctx, c.peer.data)
+	text, err := c.bodyAndEnd(body, m)
+	if settle() && !c.overdue {
+		c.drop()
+	}
+	return text, err
+}
+
+func (c *conn) bodyAndEnd(body *smtp.DataCommand, m *message.Message) (string, error) {
 	// Between the answer to DATA and CloseWithResponse the client writes
 	// nothing, so whole blocks go beneath it; its DotWriter, which has seen
 	// none of them, then sends just CRLF "." CRLF.
@@ -153,6 +163,7 @@ func (c *conn) endVerdict(err error) error {
 	if err = c.judge(err); isRefusal(err) || c.wire.cut {
 		return err
 	}
+	c.overdue = errors.Is(err, os.ErrDeadlineExceeded) && !c.wire.torn
 	return fmt.Errorf("%w: %w", errUncertain, err)
 }
 

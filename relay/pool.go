@@ -187,6 +187,9 @@ func (p *pool) discard(c *conn) {
 	p.seats.leave(c.user)
 }
 
+// part gives up the seat of a connection that goes on without the pool.
+func (p *pool) part(c *conn) { p.seats.leave(c.user) }
+
 // sweep closes the connections that have been idle for d or longer.
 func (p *pool) sweep(d time.Duration) {
 	p.mu.Lock()

@@ -16,6 +16,7 @@
 //	health       whether a hop is up, found out before a message needs it
 //	transaction  what a client has asked for so far, to be asked again elsewhere
 //	attempt      another connection, another hop, patience
+//	late         an answer that comes when Send has given up
 //	pool         few connections for many clients; park and queue share them out
 //	hop, conn    one SMTP peer (RFC 5321, STARTTLS RFC 3207, AUTH RFC 4954)
 //	wire, reply  what a hop may say, and what of it a client gets to see
@@ -98,4 +99,13 @@ type Envelope struct {
 
 	Sender  string           // in the form that goes on the wire, without brackets; empty for <>
 	Options smtp.MailOptions // SIZE, BODY, SMTPUTF8, RET and ENVID as the client gave them; never Auth
+
+	// Late, if it is not nil, is offered the wait for an answer that is
+	// overdue: Send calls it, once at most, before it returns an error that
+	// IsUncertain because its time was over and the hop had said nothing to
+	// the end of the data. With true, await is Late's to call, in a goroutine
+	// of its own: Send waits for Late to return. With false, and without
+	// Late, the hop is hung up on and nobody learns what became of the
+	// message. A decorator that makes an Envelope of its own hands it on.
+	Late func(await Await) bool
 }

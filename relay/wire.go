@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -39,6 +40,7 @@ type wire struct {
 	in       *bufio.Reader
 	rest     []byte // of a reply that the client has not read to its end
 	cut      bool   // a Write failed, so the hop did not get all of it
+	torn     bool   // a reply broke off in the middle: its rest must not be taken for one
 }
 
 func newWire(raw net.Conn) *wire {
@@ -49,16 +51,34 @@ func newWire(raw net.Conn) *wire {
 // called: by ctx, and to d from now. A ctx that ends meanwhile ends the
 // connection, even if the operation just came through.
 func (w *wire) within(ctx context.Context, d time.Duration) (done func()) {
+	settle := w.bound(ctx, d)
+	return func() {
+		if settle() {
+			w.raw.Close()
+		}
+	}
+}
+
+// bound is within that leaves it to the caller to end the connection. settle
+// reports that ctx has ended; when it returns, nobody sets deadlines any more.
+func (w *wire) bound(ctx context.Context, d time.Duration) (settle func() (ended bool)) {
 	until := time.Now().Add(d)
 	if t, ok := ctx.Deadline(); ok && t.Before(until) {
 		until = t
 	}
 	w.raw.SetDeadline(until)
-	stop := context.AfterFunc(ctx, func() { w.raw.SetDeadline(time.Unix(1, 0)) })
-	return func() {
-		if !stop() {
-			w.raw.Close()
+	var setting sync.WaitGroup
+	setting.Add(1)
+	stop := context.AfterFunc(ctx, func() {
+		defer setting.Done()
+		w.raw.SetDeadline(time.Unix(1, 0))
+	})
+	return func() bool {
+		if stop() {
+			return false
 		}
+		setting.Wait()
+		return true
 	}
 }
 
@@ -121,6 +141,7 @@ func (w *wire) reply() (reply, error) {
 			err = io.ErrUnexpectedEOF
 		}
 		if err != nil {
+			w.torn = w.torn || len(line) > 0 || r.code != 0
 			return reply{}, err
 		}
 		code, more, ok := replyLine(line)
