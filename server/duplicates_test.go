@@ -1,0 +1,223 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"postern/relay"
+)
+
+// A shelf is a table of receipts whose clock stands still.
+type shelf struct {
+	*receipts
+	t     *testing.T
+	clock time.Time
+}
+
+func newShelf(t *testing.T) *shelf {
+	s := &shelf{receipts: newReceipts(), t: t, clock: time.Unix(1_800_000_000, 0)}
+	s.now = func() time.Time { return s.clock }
+	return s
+}
+
+func keyOf(name string) messageKey { return messageKey([]byte(fmt.Sprintf("%-32s", name))) }
+
+// send claims a message that nobody has in hand.
+func (s *shelf) send(name string) *receipt {
+	s.t.Helper()
+	e, again, _ := s.try(keyOf(name), "id of "+name)
+	if e == nil || again {
+		s.t.Fatalf("%s is not to be sent", name)
+	}
+	return e
+}
+
+// sendAndLose sends a message and loses its 250.
+func (s *shelf) sendAndLose(name string) {
+	s.t.Helper()
+	e := s.send(name)
+	s.answered(e, relay.Receipt{Hop: "smtp://localhost:25", Text: "queued as " + name})
+	s.seen(e, false)
+}
+
+// again wants a message to have been sent.
+func (s *shelf) again(name string) *receipt {
+	s.t.Helper()
+	e, again, _ := s.try(keyOf(name), "another id")
+	if e == nil || !again {
+		s.t.Fatalf("%s is not known to have been sent", name)
+	}
+	if e.Text != "queued as "+name || e.message != "id of "+name {
+		s.t.Errorf("the receipt of %s is %q of %q", name, e.Text, e.message)
+	}
+	return e
+}
+
+// wait wants a message to be in hand.
+func (s *shelf) wait(name string) {
+	s.t.Helper()
+	if e, again, _ := s.try(keyOf(name), "another id"); e != nil {
+		s.t.Fatalf("%s is in nobody's hand (sent: %v)", name, again)
+	}
+}
+
+func (s *shelf) holds(want int) {
+	s.t.Helper()
+	if len(s.known) != want {
+		s.t.Errorf("%d messages are known, want %d", len(s.known), want)
+	}
+}
+
+func TestReceipts(t *testing.T) {
+	for name, story := range map[string]func(*shelf){
+		"a 250 that was seen": func(s *shelf) {
+			e := s.send("a")
+			s.wait("a")
+			s.answered(e, relay.Receipt{Text: "queued as a"})
+			s.wait("a")
+			s.seen(e, true)
+			s.holds(0)
+			s.send("a")
+		},
+		"a 250 that was lost": func(s *shelf) {
+			s.sendAndLose("a")
+			s.again("a")
+		},
+		"lost again, and again, and seen": func(s *shelf) {
+			s.sendAndLose("a")
+			s.seen(s.again("a"), false)
+			s.seen(s.again("a"), false)
+			e := s.again("a")
+			s.wait("a")
+			s.seen(e, true)
+			s.holds(0)
+			s.send("a")
+		},
+		"refused, or nobody knows": func(s *shelf) {
+			s.forget(s.send("a"))
+			s.holds(0)
+			s.send("a")
+		},
+		"a late answer": func(s *shelf) {
+			e := s.send("a")
+			s.wait("a")
+			s.arm(e, relay.Receipt{Text: "queued as a"})
+			s.again("a")
+		},
+		"nobody comes for ten minutes": func(s *shelf) {
+			s.sendAndLose("a")
+			s.clock = s.clock.Add(receiptLife - 1)
+			s.seen(s.again("a"), false)
+			s.clock = s.clock.Add(receiptLife - 1) // counted anew
+			s.seen(s.again("a"), false)
+			s.clock = s.clock.Add(receiptLife)
+			s.send("a")
+		},
+		"others come instead": func(s *shelf) {
+			s.sendAndLose("a")
+			s.clock = s.clock.Add(receiptLife)
+			s.send("b")
+			s.holds(1)
+		},
+		"a table full of lost ones": func(s *shelf) {
+			s.limit = 2
+			s.sendAndLose("a")
+			s.sendAndLose("b")
+			s.seen(s.again("a"), false) // b is the oldest now
+			s.sendAndLose("c")
+			s.holds(2)
+			s.again("a")
+			s.again("c")
+		},
+		"a table full of messages on their way": func(s *shelf) {
+			s.limit = 2
+			a, b := s.send("a"), s.send("b")
+			c, d, e := s.send("c"), s.send("c"), s.send("c")
+			s.answered(c, relay.Receipt{Text: "queued as c"})
+			s.seen(c, false)
+			s.arm(d, relay.Receipt{})
+			s.forget(e)
+			s.holds(2)
+			s.forget(a)
+			s.seen(b, false)
+			s.holds(1)
+		},
+	} {
+		t.Run(name, func(t *testing.T) { story(newShelf(t)) })
+	}
+}
+
+// Who comes while the message is in somebody's hand waits, but not for ever.
+func TestReceiptsWait(t *testing.T) {
+	r := newReceipts()
+	first, again, err := r.claim(t.Context(), keyOf("a"), "first")
+	if again || err != nil {
+		t.Fatalf("got %v, %v", again, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, _, err := r.claim(ctx, keyOf("a"), "second"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	done := make(chan bool)
+	go func() {
+		e, again, err := r.claim(t.Context(), keyOf("a"), "third")
+		done <- again && err == nil && e.message == "first" && e.Text == "Ok"
+	}()
+	r.answered(first, relay.Receipt{Text: "Ok"})
+	r.seen(first, false)
+	if !<-done {
+		t.Error("the third did not get the receipt of the first")
+	}
+}
+
+// Many sessions send the same few messages over and over. Nobody sends one
+// that another has in hand, or whose 250 was lost.
+func TestReceiptsCrowd(t *testing.T) {
+	r := newReceipts()
+	r.limit = 8
+	var inHand, lost [4]atomic.Int32
+	var crowd sync.WaitGroup
+	for worker := range 16 {
+		crowd.Go(func() {
+			for turn := range 200 {
+				n := (worker + turn) % len(inHand)
+				e, again, err := r.claim(t.Context(), keyOf(fmt.Sprint(n)), "")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if inHand[n].Add(1) != 1 {
+					t.Error("two have it in hand")
+				}
+				if again != (lost[n].Load() == 1) {
+					t.Errorf("sent before: %v", again)
+				}
+				outcome := (worker*7 + turn) % 4
+				if outcome == 0 {
+					lost[n].Store(1)
+				} else {
+					lost[n].Store(0)
+				}
+				inHand[n].Add(-1)
+				switch {
+				case outcome == 0:
+					r.seen(e, false)
+				case outcome == 1 && !again:
+					r.forget(e)
+				default:
+					r.seen(e, true)
+				}
+			}
+		})
+	}
+	crowd.Wait()
+	if len(r.known) != r.armed.Len() {
+		t.Errorf("%d are known and %d are armed", len(r.known), r.armed.Len())
+	}
+}
