@@ -55,10 +55,10 @@ type conn struct {
 	shown    atomic.Pointer[x509.Certificate]
 
 	mu       sync.Mutex
-	over     bool       // hang up when the server reads the next time
-	farewell string     // said then, if there is anything to say
-	leaving  bool       // hang up as soon as no transaction is in flight
-	fate     func(bool) // to be told what became of the last reply
+	over     bool         // hang up when the server reads the next time
+	farewell string       // said then, if there is anything to say
+	leaving  bool         // hang up as soon as no transaction is in flight
+	fates    []func(bool) // to be told what became of the last replies
 	once     sync.Once
 }
 
@@ -157,15 +157,15 @@ func (c *conn) isOver() (line string, over bool) {
 func (c *conn) afterReply(f func(seen bool)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.fate = f
+	c.fates = append(c.fates, f) // there are several if messages are pipelined
 }
 
 func (c *conn) settle(seen bool) {
 	c.mu.Lock()
-	f := c.fate
-	c.fate = nil
+	fates := c.fates
+	c.fates = nil
 	c.mu.Unlock()
-	if f != nil {
+	for _, f := range fates {
 		f(seen)
 	}
 }
