@@ -15,18 +15,19 @@ import (
 
 // Config is the [server] section.
 type Config struct {
-	Hostname         string               `toml:"hostname"`           // name in greeting and Received; empty: the machine's
-	Origin           string               `toml:"origin"`             // domain for addresses without one; empty: Hostname
-	User             string               `toml:"user"`               // whom to become after binding as root
-	Sandbox          bool                 `toml:"sandbox"`            // confine the process to what the configuration names
-	HideClient       bool                 `toml:"hide_client"`        // leave client address and EHLO name out of Received
-	MessageSizeLimit Size                 `toml:"message_size_limit"` // bytes of a message as the client sends it
-	BareNewline      message.BareNewlines `toml:"bare_newline"`       // what to do with bare CR and LF in the content
-	StageDir         string               `toml:"stage_dir"`          // folder for large messages in transit; empty: the system's
-	StageMemory      Size                 `toml:"stage_memory"`       // bytes of messages held in memory, all together
-	ProxyTrusted     []netip.Prefix       `toml:"proxy_trusted"`      // networks that must send a PROXY header
-	ShutdownTimeout  time.Duration        `toml:"shutdown_timeout"`   // how long transactions in flight may go on
-	Limits           Limits               `toml:"limits"`
+	Hostname           string               `toml:"hostname"`            // name in greeting and Received; empty: the machine's
+	Origin             string               `toml:"origin"`              // domain for addresses without one; empty: Hostname
+	User               string               `toml:"user"`                // whom to become after binding as root
+	Sandbox            bool                 `toml:"sandbox"`             // confine the process to what the configuration names
+	HideClient         bool                 `toml:"hide_client"`         // leave client address and EHLO name out of Received
+	MessageSizeLimit   Size                 `toml:"message_size_limit"`  // bytes of a message as the client sends it
+	BareNewline        message.BareNewlines `toml:"bare_newline"`        // what to do with bare CR and LF in the content
+	StageDir           string               `toml:"stage_dir"`           // folder for large messages in transit; empty: the system's
+	StageMemory        Size                 `toml:"stage_memory"`        // bytes of messages held in memory, all together
+	SuppressDuplicates bool                 `toml:"suppress_duplicates"` // send a message once that comes again because its 250 was lost
+	ProxyTrusted       []netip.Prefix       `toml:"proxy_trusted"`       // networks that must send a PROXY header
+	ShutdownTimeout    time.Duration        `toml:"shutdown_timeout"`    // how long transactions in flight may go on
+	Limits             Limits               `toml:"limits"`
 }
 
 // Limits bound what clients may take. In [server.limits] they hold for the

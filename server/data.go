@@ -2,7 +2,9 @@ package server
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"hash"
 	"io"
 	"runtime"
 	"sync"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/emersion/go-smtp"
 
+	"postern/relay"
 	"postern/relay/message"
 )
 
@@ -34,7 +37,11 @@ func (s *session) receive(r io.Reader) error {
 			return refusal
 		}
 	}
-	m, received, err := s.take(bdat)
+	var content hash.Hash
+	if s.receipts != nil {
+		content = sha256.New()
+	}
+	m, received, err := s.take(bdat, content)
 	if errors.Is(err, smtp.ErrDataReset) {
 		return err // the transaction is gone already, and its place may be taken
 	}
@@ -54,6 +61,7 @@ func (s *session) receive(r io.Reader) error {
 			return refusal
 		}
 	}
+	t.fingerprint.content = content
 	return s.deliver(t, m, received)
 }
 
@@ -71,14 +79,18 @@ func (s *session) askData() error {
 }
 
 // take stages the message: what comes through bdat, or, where that is nil, what
-// comes behind DATA. received counts the bytes that the client sent, without dots
-// that were stuffed.
-func (s *session) take(bdat *io.PipeReader) (m *message.Message, received int64, err error) {
+// comes behind DATA. It shows all of it to content, if that is not nil. received
+// counts the bytes that the client sent, without dots that were stuffed.
+func (s *session) take(bdat *io.PipeReader, content hash.Hash) (m *message.Message, received int64, err error) {
 	w := s.stage.New(message.Options{BareNewlines: s.config.BareNewline})
+	var to io.Writer = w
+	if content != nil {
+		to = io.MultiWriter(w, content)
+	}
 	if bdat != nil {
-		err = outlast(bdat, copyMessage(w, bdat))
+		err = outlast(bdat, copyMessage(to, bdat))
 	} else {
-		err = s.conn.readMessage(w, s.smtp.Server().MaxMessageBytes)
+		err = s.conn.readMessage(to, s.smtp.Server().MaxMessageBytes)
 	}
 	if err != nil {
 		w.Abort()
@@ -122,8 +134,7 @@ func (s *session) stageRefusal(err error) *smtp.SMTPError {
 	return reply
 }
 
-// deliver asks the policy once more, puts the header in order and hands the
-// message to the next hop.
+// deliver asks the policy once more and hands the message on.
 func (s *session) deliver(t *transaction, m *message.Message, size int64) error {
 	ctx, cancel := context.WithTimeout(s.ctx, replyBound)
 	defer cancel()
@@ -131,16 +142,29 @@ func (s *session) deliver(t *transaction, m *message.Message, size int64) error 
 	if err := s.ask("DATA", t, r, s.policy.AtEndOfData(ctx, r)); err != nil {
 		return err
 	}
+	if s.receipts != nil {
+		return s.sendOnce(ctx, t, m, size)
+	}
+	said, err := s.send(ctx, t, m, size)
+	if err != nil {
+		return err
+	}
+	return accepted(said.Text)
+}
+
+// send puts the header in order and hands the message to the next hop. The
+// error is the reply.
+func (s *session) send(ctx context.Context, t *transaction, m *message.Message, size int64) (relay.Receipt, error) {
 	ready, err := fixHeader(m, s.fixUps(t))
 	if err != nil {
-		return s.refuse("DATA", t, "", messageReply(err), cause(err))
+		return relay.Receipt{}, s.refuse("DATA", t, "", messageReply(err), cause(err))
 	}
-	receipt, err := t.hop.Send(ctx, ready)
+	said, err := t.hop.Send(ctx, ready)
 	if err != nil {
-		return s.refuse("DATA", t, "", relayReply(err), cause(err))
+		return relay.Receipt{}, s.refuse("DATA", t, "", relayReply(err), cause(err))
 	}
-	s.log.accepted(t, size, receipt, time.Since(t.begun))
-	return accepted(receipt.Text)
+	s.log.accepted(t, size, said, time.Since(t.begun))
+	return said, nil
 }
 
 // fixUps says how the header of t's message is put in order.

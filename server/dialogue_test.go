@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -22,6 +23,7 @@ import (
 //	@ hop.extensions = 8BITMIME, DSN      what the next hop offers
 //	@ hop says to RCPT bob@example.org = 550 5.1.1 Who?     "|" begins another line;
 //	@ hop says to . = (hang up)           the end of data is "."; also (stall)
+//	@ hop says to . = (held) 250 Ok       not before the step RELEASE
 //
 // Then the dialogue, one step a line:
 //
@@ -44,6 +46,7 @@ import (
 //	WAIT 50ms
 //	OPEN second                           another connection; the others stay
 //	USE first                             back to another; the first one's name is "first"
+//	RELEASE                               the hop says what was held
 //	CLIENTS 1                             the server has so many connections left
 //	SHUTDOWN 5s                           the server is told to stop within that time
 //	STOPPED, CUT                          it has, in peace; it has, by force
@@ -78,12 +81,15 @@ type dialogue struct {
 	*stand
 	clients map[string]*client
 	client  *client
+	release func() // the answers of the hop that are held
 	stopped chan error
 }
 
 func play(t *testing.T, file string) {
 	s := readScript(t, file)
 	d := &dialogue{stand: newStand(t, s.settings), clients: make(map[string]*client), stopped: make(chan error, 1)}
+	d.release = sync.OnceFunc(func() { close(s.release) })
+	t.Cleanup(d.release)
 	d.hop.Handle(s.handle)
 	if err := d.open("first"); err != nil {
 		t.Fatal(err)
@@ -151,6 +157,7 @@ var standSteps = map[string]func(*dialogue, string) error{
 	"WAIT":     func(_ *dialogue, arg string) error { return wait(arg) },
 	"OPEN":     (*dialogue).open,
 	"USE":      (*dialogue).use,
+	"RELEASE":  func(d *dialogue, _ string) error { d.release(); return nil },
 	"CLIENTS":  (*dialogue).expectClients,
 	"SHUTDOWN": (*dialogue).shutdown,
 	"STOPPED":  func(d *dialogue, _ string) error { return d.expectStop(nil) },
@@ -259,22 +266,29 @@ func (d *dialogue) expectMessages(want int) error {
 	return nil
 }
 
+// expectCommands waits for those that are due.
 func (d *dialogue) expectCommands(arg string) error {
 	count, pattern, _ := strings.Cut(arg, " ")
 	want, err := strconv.Atoi(count)
 	if err != nil {
 		return err
 	}
-	n := 0
+	for end := time.Now().Add(patience); d.heard(pattern) < want && time.Now().Before(end); {
+		time.Sleep(5 * time.Millisecond)
+	}
+	if n := d.heard(pattern); n != want {
+		return fmt.Errorf("there are %d in\n%s", n, strings.Join(d.hop.Commands(), "\n"))
+	}
+	return nil
+}
+
+func (d *dialogue) heard(pattern string) (n int) {
 	for _, command := range d.hop.Commands() {
 		if _, line, _ := strings.Cut(command, " "); glob(pattern, line) {
 			n++
 		}
 	}
-	if n != want {
-		return fmt.Errorf("there are %d in\n%s", n, strings.Join(d.hop.Commands(), "\n"))
-	}
-	return nil
+	return n
 }
 
 // expectLog waits for lines that are due, which may come after the reply.

@@ -62,9 +62,9 @@ func newReceipts() *receipts {
 
 // claim asks whether a message is to be sent. If it returns again, the message
 // has been sent, and what the receipt says is to be said: then seen is to be
-// called. If not, it is the caller's to send, and one of answered, arm and
-// forget to be called. Before that, claim waits for whoever has the message in
-// hand. The error is ctx's.
+// called. If not, it is the caller's to send: then answered is to be called, and
+// seen, or else arm or forget. Before that, claim waits for whoever has the
+// message in hand. The error is ctx's.
 func (r *receipts) claim(ctx context.Context, key messageKey, message string) (e *receipt, again bool, err error) {
 	for {
 		e, again, decided := r.try(key, message)
@@ -95,6 +95,14 @@ func (r *receipts) try(key messageKey, message string) (e *receipt, again bool, 
 	r.disarm(e)
 	e.decided = make(chan struct{})
 	return e, true, nil
+}
+
+// inHand reports whether claim would have to wait.
+func (r *receipts) inHand(key messageKey) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e := r.known[key]
+	return e != nil && e.place == nil
 }
 
 // enter makes room for a new message, at the cost of the receipt that has been

@@ -139,6 +139,26 @@ func (l mailLog) accepted(t *transaction, size int64, receipt relay.Receipt, too
 		"took_ms", took.Milliseconds())
 }
 
+// duplicate is a message that the next hop has taken already, under the id
+// first, and that was not sent again.
+func (l mailLog) duplicate(t *transaction, size int64, first *receipt) {
+	l.Info("duplicate", "message", t.id, "user", t.envelope.Login, "from", t.envelope.Sender, "nrcpt", len(t.recipients),
+		"size", size, "first", first.message, "hop", first.Hop, "queue_id", queueID(first.Text), "reply", first.Text)
+}
+
+// acceptedLate is a message that the next hop has taken after all, when the
+// client had been told to come again.
+func (l mailLog) acceptedLate(t *transaction, said relay.Receipt, took time.Duration) {
+	l.Info("accepted late", "message", t.id, "user", t.envelope.Login, "from", t.envelope.Sender, "nrcpt", len(t.recipients),
+		"hop", said.Hop, "queue_id", queueID(said.Text), "reply", said.Text, "took_ms", took.Milliseconds())
+}
+
+// noLateAnswer is one that the hop has refused after all, or of which it has
+// said nothing: when the client sends it again, it is sent again.
+func (l mailLog) noLateAnswer(t *transaction, err error) {
+	l.Info("no late answer", "message", t.id, "user", t.envelope.Login, "from", t.envelope.Sender, "err", err)
+}
+
 // loggedRecipients is how many recipients the line of a message names.
 const loggedRecipients = 20
 

@@ -134,6 +134,18 @@ func logAllEvents(l mailLog) (events int) {
 		func() {
 			session.accepted(evil, 1, relay.Receipt{Hop: "smtp://localhost:25", Text: hostile}, time.Second)
 		},
+		func() {
+			session.duplicate(t, 5120, &receipt{message: "a2b3c4d5e6f7.1", Receipt: relay.Receipt{Hop: "smtp://localhost:25", Text: "2.0.0 Ok: queued as 4ZxY1b2c3d"}})
+		},
+		func() { session.duplicate(evil, 1, &receipt{Receipt: relay.Receipt{Text: hostile}}) },
+		func() {
+			session.acceptedLate(t, relay.Receipt{Hop: "smtp://localhost:25", Text: "2.0.0 Ok: queued as 4ZxY1b2c3d"}, 90*time.Second)
+		},
+		func() { session.acceptedLate(evil, relay.Receipt{Text: hostile}, time.Second) },
+		func() {
+			session.noLateAnswer(t, errors.New("smtp://localhost:25: the hop has refused the message at last: 550 5.7.1 Spam"))
+		},
+		func() { session.noLateAnswer(evil, errors.New(hostile)) },
 	} {
 		event()
 		events++

@@ -32,6 +32,7 @@ var (
 	replyLongLine       = reply(550, 5, 6, 0, "Message has a line that is too long")
 	replyLongHeader     = reply(550, 5, 6, 0, "Message header is too large")
 	replyNoHop          = reply(451, 4, 4, 1, "The mail system behind this server does not answer; try again later")
+	replyInHand         = reply(451, 4, 3, 0, "The same message is on its way already; try again later")
 	replyBadCredentials = reply(535, 5, 7, 8, "Authentication credentials invalid") // RFC 4954, section 6
 	replyDisabled       = reply(535, 5, 7, 13, "Account disabled")
 	replyExpired        = reply(535, 5, 7, 8, "Password expired")

@@ -19,6 +19,7 @@ import (
 // A script is one file of testdata/dialogue.
 type script struct {
 	settings settings
+	release  chan struct{}
 	answers  []hopAnswer
 	steps    []step
 }
@@ -35,6 +36,7 @@ type hopAnswer struct {
 	verb    string
 	address string // of MAIL and RCPT; empty: any
 	answer  relaytest.Answer
+	held    bool // until the step RELEASE
 }
 
 func readScript(t testing.TB, name string) *script {
@@ -43,7 +45,7 @@ func readScript(t testing.TB, name string) *script {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &script{settings: defaultSettings()}
+	s := &script{settings: defaultSettings(), release: make(chan struct{})}
 	for i, line := range strings.Split(string(text), "\n") {
 		if err := s.read(i+1, line); err != nil {
 			t.Fatalf("%s:%d: %v", name, i+1, err)
@@ -80,6 +82,7 @@ func (s *script) option(text string) error {
 func (s *script) hopSays(command, value string) error {
 	verb, address, _ := strings.Cut(command, " ")
 	a := hopAnswer{verb: verb, address: address}
+	value, a.held = strings.CutPrefix(value, "(held) ")
 	switch value {
 	case "(hang up)":
 		a.answer = relaytest.HangUp()
@@ -96,6 +99,9 @@ func (s *script) hopSays(command, value string) error {
 func (s *script) handle(c relaytest.Command) relaytest.Answer {
 	for _, a := range s.answers {
 		if a.verb == c.Verb && (a.address == "" || a.address == c.Address) {
+			if a.held {
+				<-s.release
+			}
 			return a.answer
 		}
 	}

@@ -6,7 +6,10 @@
 // listener.go, gate.go), what lies beneath it (conn.go for the connection and its
 // TLS, wire.go for commands and replies, body.go for the message behind DATA), and
 // the session above it (session.go for MAIL and RCPT, sasl.go for AUTH, data.go for
-// the message). reply.go is the one place where an error becomes a text for the
+// the message). duplicates.go remembers what a client may send again because it
+// has not seen its 250, fingerprint.go what makes two messages the same; once.go
+// puts that to use, and late.go waits for a next hop that answers too late.
+// reply.go is the one place where an error becomes a text for the
 // client, maillog.go the one where it becomes a line of the log.
 //
 // The server knows nothing of files and formats: cmd/postern builds the parts
@@ -49,6 +52,9 @@ type Server struct {
 	log  mailLog
 	gate gate
 
+	receipts *receipts // for all generations of the configuration
+	overdue  *lateAnswers
+
 	accepting context.Context // ends when no more clients are wanted
 	stop      context.CancelFunc
 
@@ -62,10 +68,13 @@ type Server struct {
 
 // New makes a server of its parts. It opens nothing yet.
 func New(p Parts) (*Server, error) {
-	s := &Server{log: mailLog{p.Log}, conns: make(map[*conn]struct{}), empty: make(chan struct{})}
+	s := &Server{
+		log: mailLog{p.Log}, receipts: newReceipts(), overdue: newLateAnswers(),
+		conns: make(map[*conn]struct{}), empty: make(chan struct{}),
+	}
 	s.accepting, s.stop = context.WithCancel(context.Background())
 	for i := range p.Listeners {
-		service, err := newService(&p, &p.Listeners[i])
+		service, err := s.newService(&p, &p.Listeners[i])
 		if err != nil {
 			return nil, err
 		}
@@ -76,12 +85,12 @@ func New(p Parts) (*Server, error) {
 	return s, nil
 }
 
-func newService(p *Parts, l *Listener) (*service, error) {
+func (s *Server) newService(p *Parts, l *Listener) (*service, error) {
 	set := p.Policies[l.Name]
 	if set == nil {
 		return nil, fmt.Errorf("server: listener %q has no policy", l.Name)
 	}
-	return &service{
+	made := &service{
 		config:       &p.Config,
 		listener:     l,
 		limits:       l.Limits.over(p.Config.Limits),
@@ -91,8 +100,13 @@ func newService(p *Parts, l *Listener) (*service, error) {
 		policy:       set,
 		hop:          p.Hop,
 		stage:        p.Stage,
+		overdue:      s.overdue,
 		log:          mailLog{p.Log},
-	}, nil
+	}
+	if p.Config.SuppressDuplicates {
+		made.receipts = s.receipts
+	}
+	return made, nil
 }
 
 // Listen binds every address of the listeners that have no socket yet. It is apart from Serve so that root can be given
@@ -144,7 +158,7 @@ func (s *Server) Serve() error {
 func (s *Server) Reload(p Parts) error {
 	fresh := make(map[string]*service)
 	for i := range p.Listeners {
-		service, err := newService(&p, &p.Listeners[i])
+		service, err := s.newService(&p, &p.Listeners[i])
 		if err != nil {
 			return err
 		}
@@ -172,6 +186,7 @@ func (s *Server) Reload(p Parts) error {
 // transactions in flight until ctx ends; then it cuts what is left. The error
 // is ctx's if something had to be cut.
 func (s *Server) Shutdown(ctx context.Context) error {
+	defer s.overdue.close()
 	s.stopAccepting()
 	s.mu.Lock()
 	for c := range s.conns {

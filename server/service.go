@@ -31,6 +31,8 @@ type service struct {
 	policy       *policy.Set
 	hop          relay.NextHop
 	stage        *message.Stage
+	receipts     *receipts // nil: duplicates are not suppressed
+	overdue      *lateAnswers
 	log          mailLog
 
 	mu      sync.Mutex

@@ -55,6 +55,10 @@ type transaction struct {
 	envelope   *relay.Envelope
 	hop        relay.Transaction
 	recipients []string // accepted ones, as they went to the hop
+
+	fingerprint fingerprint // while duplicates are suppressed
+	receipt     *receipt    // likewise, from the end of data on
+	late        bool        // the answer of the hop is waited for
 }
 
 // newSession is called by go-smtp at the first EHLO.
@@ -112,7 +116,7 @@ func (s *session) begin(from string, opts *smtp.MailOptions) (*transaction, *smt
 }
 
 func (s *session) transaction(sender string, opts *smtp.MailOptions) *transaction {
-	return &transaction{
+	t := &transaction{
 		id:    s.conn.id + "." + strconv.Itoa(int(s.conn.messages.Load())),
 		begun: time.Now(),
 		envelope: &relay.Envelope{
@@ -131,6 +135,10 @@ func (s *session) transaction(sender string, opts *smtp.MailOptions) *transactio
 			},
 		},
 	}
+	if s.receipts != nil {
+		t.envelope.Late = func(await relay.Await) bool { return s.awaitLate(t, await) }
+	}
+	return t
 }
 
 // Rcpt asks the policy and then the next hop, so that the client hears the
@@ -154,6 +162,9 @@ func (s *session) Rcpt(to string, opts *smtp.RcptOptions) error {
 		return s.refuse("RCPT", t, rcpt, relayReply(err), cause(err))
 	}
 	t.recipients = append(t.recipients, rcpt)
+	if s.receipts != nil {
+		t.fingerprint.addRecipient(rcpt, opts)
+	}
 	return nil
 }
 
