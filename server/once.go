@@ -31,8 +31,24 @@ func (s *session) sendOnce(ctx context.Context, t *transaction, m *message.Messa
 	} else if err := s.sendFirst(ctx, t, m, size, e); err != nil {
 		return err
 	}
-	s.conn.afterReply(func(seen bool) { s.receipts.seen(e, seen) })
+	s.awaitSight(e)
 	return accepted(e.Text)
+}
+
+// unackedTime is how long the 250 may stay unacknowledged, when it may be needed
+// again. It is less than what the one who comes again waits for.
+const unackedTime = time.Minute
+
+// awaitSight watches over the 250 that is about to be said.
+func (s *session) awaitSight(e *receipt) {
+	client, table := s.conn.Conn, s.receipts
+	giveUpUnacked(client, unackedTime)
+	s.conn.afterReply(func(seen bool) {
+		if seen {
+			giveUpUnacked(client, 0)
+		}
+		table.seen(e, seen)
+	})
 }
 
 // sendFirst is send for a message that has a receipt to be filled in.
