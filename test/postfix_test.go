@@ -2,16 +2,16 @@ package test
 
 import (
 	"bytes"
-	"fmt"
 	"net"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	instance "postern/test/postfix"
 )
 
 // A postfix is a private instance: configuration, queue and data in a folder
@@ -26,51 +26,17 @@ type postfix struct {
 	conf   string
 }
 
-const masterCf = `
-%[1]s      inet  n - n - - smtpd
-%[2]s      inet  n - n - - smtpd -o smtpd_tls_wrappermode=yes
-postern    unix  n - n - - smtpd
-cleanup    unix  n - n - 0 cleanup
-qmgr       unix  n - n 300 1 qmgr
-rewrite    unix  - - n - - trivial-rewrite
-bounce     unix  - - n - 0 bounce
-defer      unix  - - n - 0 bounce
-trace      unix  - - n - 0 bounce
-verify     unix  - - n - 1 verify
-smtp       unix  - - n - - smtp
-error      unix  - - n - - error
-retry      unix  - - n - - error
-proxymap   unix  - - n - - proxymap
-tlsmgr     unix  - - n 1000? 1 tlsmgr
-anvil      unix  - - n - 1 anvil
-scache     unix  - - n - 1 scache
-postlog    unix-dgram n - n - 1 postlogd
-`
-
-// The defaults of Postfix stay as they are, its error counting included, but
-// for where things are, and for what its own SMTP client would do to the
-// bytes on their way to the sink.
-const mainCf = `
-compatibility_level = 3.6
-queue_directory = %[1]s/spool
-data_directory = %[1]s/data
-maillog_file = %[1]s/maillog
-maillog_file_prefixes = %[1]s
-myhostname = mx.example.net
-mydestination =
-local_recipient_maps =
-alias_maps =
-alias_database =
-mynetworks = 127.0.0.0/8
-inet_interfaces = loopback-only
-inet_protocols = ipv4
-relayhost = [127.0.0.1]:%[2]d
-smtp_line_length_limit = 0
-smtpd_relay_restrictions = permit_mynetworks, reject
-smtpd_tls_security_level = may
-smtpd_tls_chain_files = %[1]s/key.pem, %[1]s/cert.pem
-%[3]s
-`
+// settings are lines of main.cf. The error counting of Postfix stays as it is.
+func (p *postfix) settings(extra []string) []string {
+	return append([]string{
+		"myhostname = mx.example.net",
+		"mynetworks = 127.0.0.0/8",
+		"smtp_line_length_limit = 0", // its own SMTP client leaves the bytes as they are
+		"smtpd_relay_restrictions = permit_mynetworks, reject",
+		"smtpd_tls_security_level = may",
+		"smtpd_tls_chain_files = " + p.dir + "/key.pem, " + p.dir + "/cert.pem",
+	}, extra...)
+}
 
 // startPostfix starts an instance that relays to s. Each extra is a line of
 // main.cf.
@@ -78,36 +44,21 @@ func startPostfix(t *testing.T, s *sink, extra ...string) *postfix {
 	t.Helper()
 	peer(t, "root", "postfix")
 	addr := loopback(freePort(t))
-	p := &postfix{Addr: addr, URL: "smtp://" + addr, tls: loopback(freePort(t)), dir: postfixFolder(t)}
+	p := &postfix{Addr: addr, URL: "smtp://" + addr, tls: loopback(freePort(t)), dir: openFolder(t)}
 	ca := newCA(t, p.dir)
 	ca.issue(t, 1, filepath.Join(p.dir, "cert.pem"), filepath.Join(p.dir, "key.pem"))
-	p.CAFile, p.conf = ca.File, filepath.Join(p.dir, "etc")
-	write(t, filepath.Join(p.conf, "main.cf"), fmt.Sprintf(mainCf, p.dir, s.port, strings.Join(extra, "\n")))
-	write(t, filepath.Join(p.conf, "master.cf"), fmt.Sprintf(masterCf, addr, p.tls))
+	files := instance.Instance{Dir: p.dir, NextHop: s.port, Settings: p.settings(extra), Services: []string{
+		addr + " inet n - n - - smtpd",
+		p.tls + " inet n - n - - smtpd -o smtpd_tls_wrappermode=yes",
+		"postern unix n - n - - smtpd",
+	}}
+	if err := files.Write(); err != nil {
+		t.Fatal(err)
+	}
+	p.CAFile, p.conf = ca.File, files.Conf()
 	p.guard(t)
 	p.start(t)
 	return p
-}
-
-// postfixFolder makes what Postfix wants to find. It is outside t.TempDir,
-// since the user postfix has to get there.
-func postfixFolder(t *testing.T) string {
-	t.Helper()
-	owner, err := user.Lookup("postfix")
-	if err != nil {
-		t.Fatal(err)
-	}
-	uid, _ := strconv.Atoi(owner.Uid)
-	dir := openFolder(t)
-	for _, sub := range []string{"etc", "spool", "data"} {
-		if err := os.Mkdir(filepath.Join(dir, sub), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Chown(filepath.Join(dir, "data"), uid, -1); err != nil {
-		t.Fatal(err)
-	}
-	return dir
 }
 
 // guard starts a process that stops the instance when the test is over,

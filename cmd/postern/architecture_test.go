@@ -33,9 +33,10 @@ var arrows = map[string][]string{
 	"relay/relaytest":  {},
 	"relay/*":          {"relay", "relay/message"},
 
-	"test":       {}, // its tests know what they test
-	"test/fault": {},
-	"bench":      {},
+	"test":         {}, // its tests know what they test
+	"test/fault":   {},
+	"test/postfix": {},
+	"bench":        {"test/postfix"},
 }
 
 // commands are the packages that have a command line and end the process.

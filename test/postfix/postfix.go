@@ -1,0 +1,97 @@
+// Package postfix writes the files of private instances of Postfix, for tests and
+// measurements: configuration, queue and data are in a folder of the caller's,
+// nothing below /etc is read or changed, and everything is relayed to one port
+// on loopback. Starting and ending an instance is the caller's:
+//
+//	postfix -c DIR/etc start
+package postfix
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// An Instance is what one instance has of its own.
+type Instance struct {
+	// Dir is its folder, where users other than root have to get, too.
+	Dir string
+
+	// Services are the lines of master.cf by which messages come in.
+	Services []string
+
+	// Settings are lines of main.cf.
+	Settings []string
+
+	// NextHop is the port on loopback that takes all messages.
+	NextHop int
+}
+
+// services are those that go on with a message once it is in, without chroot.
+const services = `
+pickup     unix  n - n 60 1 pickup
+cleanup    unix  n - n - 0 cleanup
+qmgr       unix  n - n 300 1 qmgr
+rewrite    unix  - - n - - trivial-rewrite
+bounce     unix  - - n - 0 bounce
+defer      unix  - - n - 0 bounce
+trace      unix  - - n - 0 bounce
+verify     unix  - - n - 1 verify
+smtp       unix  - - n - - smtp
+error      unix  - - n - - error
+retry      unix  - - n - - error
+proxymap   unix  - - n - - proxymap
+tlsmgr     unix  - - n 1000? 1 tlsmgr
+anvil      unix  - - n - 1 anvil
+scache     unix  - - n - 1 scache
+postlog    unix-dgram n - n - 1 postlogd
+`
+
+// settings are the defaults of Postfix but for where things are, and for where
+// messages go.
+const settings = `
+compatibility_level = 3.6
+queue_directory = %[1]s/spool
+data_directory = %[1]s/data
+maillog_file = %[1]s/maillog
+maillog_file_prefixes = %[1]s
+mydestination =
+local_recipient_maps =
+alias_maps =
+alias_database =
+inet_interfaces = loopback-only
+inet_protocols = ipv4
+relayhost = [127.0.0.1]:%[2]d
+`
+
+// Conf is the folder for "postfix -c".
+func (i Instance) Conf() string { return filepath.Join(i.Dir, "etc") }
+
+// Write makes the folders that Postfix wants to find, and its configuration. Only
+// root can: the data belong to the user postfix.
+func (i Instance) Write() error {
+	owner, err := user.Lookup("postfix")
+	if err != nil {
+		return err
+	}
+	uid, err := strconv.Atoi(owner.Uid)
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{"etc", "spool", "data"} {
+		if err := os.MkdirAll(filepath.Join(i.Dir, name), 0o755); err != nil {
+			return err
+		}
+	}
+	main := fmt.Sprintf(settings, i.Dir, i.NextHop) + strings.Join(i.Settings, "\n") + "\n"
+	master := strings.Join(i.Services, "\n") + services
+	return errors.Join(
+		os.Chown(filepath.Join(i.Dir, "data"), uid, -1),
+		os.WriteFile(filepath.Join(i.Conf(), "main.cf"), []byte(main), 0o644),
+		os.WriteFile(filepath.Join(i.Conf(), "master.cf"), []byte(master), 0o644),
+	)
+}
