@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -62,14 +63,16 @@ func number(field *regexp.Regexp, text []byte, unit time.Duration) (time.Duratio
 
 // settled is the CPU time used so far, once nothing is done any more: what has
 // been accepted is then on its way, out of the queue, or its process is gone.
-func (c *cage) settled() (time.Duration, error) {
+func (c *cage) settled(ctx context.Context) (time.Duration, error) {
 	const calm, look = 2 * time.Millisecond, 300 * time.Millisecond
 	before, err := c.cpu()
 	for range 200 {
 		if err != nil {
 			return 0, err
 		}
-		time.Sleep(look)
+		if err := pause(ctx, look); err != nil {
+			return 0, err
+		}
 		var now time.Duration
 		if now, err = c.cpu(); err == nil && now-before < calm {
 			return now, nil
@@ -126,20 +129,21 @@ func (c *cage) pss() (int, error) {
 	return sum, err
 }
 
+// kill ends all processes in the cage, but for those that are being born.
+func (c *cage) kill() {
+	pids, _ := c.pids()
+	for _, pid := range pids {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+}
+
 // destroy ends all processes in the cage, and the cage.
 func (c *cage) destroy() error {
-	for range 100 {
-		pids, err := c.pids()
-		if err != nil {
-			return err
-		}
-		for _, pid := range pids {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
-		}
-		if len(pids) == 0 {
-			if err := os.Remove(c.dir); err == nil {
-				return nil
-			}
+	for range 200 {
+		c.kill()
+		err := os.Remove(c.dir)
+		if err == nil || errors.Is(err, os.ErrNotExist) {
+			return nil
 		}
 		time.Sleep(50 * time.Millisecond)
 	}

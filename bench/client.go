@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"encoding/base64"
 	"fmt"
@@ -23,14 +24,26 @@ type target struct {
 }
 
 // await waits until the server greets.
-func (t *target) await(limit time.Duration) error {
+func (t *target) await(ctx context.Context, limit time.Duration) error {
 	until := time.Now().Add(limit)
 	for {
 		err := t.probe()
 		if err == nil || time.Now().After(until) {
 			return err
 		}
-		time.Sleep(50 * time.Millisecond)
+		if err := pause(ctx, 50*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// pause waits, or returns the cause of ctx if that ends first.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"path/filepath"
+	"strconv"
 )
 
 const dovecotCommon = `
@@ -17,32 +18,39 @@ passdb {
 }
 `
 
+// dovecotCache is a size that nothing has to leave for want of room.
+const dovecotCache = "10M"
+
 // startDovecotAuth starts Dovecot for its auth service alone, on a socket.
-func startDovecotAuth(s *site, c *cage, dir string, cache bool) (string, error) {
+func startDovecotAuth(s *site, c *cage, dir, cache string) (string, error) {
 	const auth = `
 protocols =
 ssl = no
 service auth {
+  client_limit = 20000
   unix_listener {dir}/run/auth-postfix {
     mode = 0666
   }
 }
 `
-	size := "0"
-	if cache {
-		size = "10M"
-	}
 	conf := filepath.Join(dir, "dovecot.conf")
 	return "smtpd_sasl_type = dovecot\nsmtpd_sasl_path = " + dir + "/run/auth-postfix", errors.Join(
-		fill(conf, dovecotCommon+auth, "{dir}", dir, "{site}", s.dir, "{cache}", size),
+		fill(conf, dovecotCommon+auth, "{dir}", dir, "{site}", s.dir, "{cache}", cache),
 		c.start(filepath.Join(dir, "log"), "dovecot", "-F", "-c", conf),
 	)
 }
 
-// startDovecotSubmission starts its submission service. Each login has a
-// process of its own by default; with serviceCount 0 a few serve all, which
-// Dovecot calls the high-performance mode.
-func startDovecotSubmission(s *site, c *cage, serviceCount string) (string, error) {
+// logins are the processes of Dovecot that talk to clients until they have logged
+// in, and pass on TLS for as long as they are there. By default each serves one
+// client and ends; in what Dovecot calls the high-performance mode a few stay
+// and serve all.
+type logins struct {
+	each      int // clients until the end; 0 is no end
+	processes int
+}
+
+// startDovecotSubmission starts its submission service.
+func startDovecotSubmission(s *site, c *cage, l logins, cache string) (string, error) {
 	const submission = `
 protocols = submission
 hostname = mx.example.org
@@ -87,13 +95,9 @@ service anvil {
 		return "", err
 	}
 	addr, conf := freeAddr(), filepath.Join(dir, "dovecot.conf")
-	logins := "4" // processes that stay
-	if serviceCount != "0" {
-		logins = "3000" // one for each client that is logging in or has TLS
-	}
 	return addr, errors.Join(
-		fill(conf, dovecotCommon+submission, "{dir}", dir, "{site}", s.dir, "{cache}", "0",
-			"{hop}", port(s.sink), "{port}", port(addr), "{count}", serviceCount, "{logins}", logins),
+		fill(conf, dovecotCommon+submission, "{dir}", dir, "{site}", s.dir, "{cache}", cache,
+			"{hop}", port(s.sink), "{port}", port(addr), "{count}", strconv.Itoa(l.each), "{logins}", strconv.Itoa(l.processes)),
 		openTo("mail", filepath.Join(dir, "mail")),
 		c.start(filepath.Join(dir, "log"), "dovecot", "-F", "-c", conf),
 	)

@@ -60,7 +60,7 @@ func (t *tally) fail(err error) {
 // lasts or until a session says that there is nothing left to do, and returns
 // the server's CPU microseconds for each message.
 func (t *trial) drive(n int, session func(*tally) (more bool, err error)) (measure, error) {
-	before, err := t.cage.settled()
+	before, err := t.cage.settled(t.ctx)
 	if err != nil {
 		return measure{}, err
 	}
@@ -82,7 +82,7 @@ func (t *trial) drive(n int, session func(*tally) (more bool, err error)) (measu
 	}
 	all.Wait()
 	elapsed := time.Since(begun)
-	after, err := t.cage.settled()
+	after, err := t.cage.settled(t.ctx)
 	if err == nil {
 		err = count.first
 	}

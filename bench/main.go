@@ -12,12 +12,15 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -25,7 +28,10 @@ func main() {
 	if len(os.Args) == 4 && os.Args[1] == "floor" { // ourselves, in the place of a server
 		exit(serveFloor(os.Args[2], os.Args[3]))
 	}
-	exit(run(parseFlags()))
+	// Whoever is interrupted tidies up, too.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	exit(run(ctx, parseFlags()))
 }
 
 func exit(err error) {
@@ -52,7 +58,7 @@ func parseFlags() options {
 	flag.StringVar(&o.postern, "postern", "", "`path` of the postern under test; none leaves it out")
 	flag.StringVar(&servers, "servers", strings.Join(serverNames(), ","), "servers to measure")
 	flag.StringVar(&scenarios, "scenarios", strings.Join(scenarioNames(), ","), "scenarios to run")
-	flag.IntVar(&o.rounds, "rounds", 3, "rounds of each scenario; the median counts")
+	flag.IntVar(&o.rounds, "rounds", 3, "rounds of each scenario, but one of those that take long; the median counts")
 	flag.DurationVar(&o.load.time, "time", 5*time.Second, "length of a round")
 	flag.IntVar(&o.load.crowd, "crowd", 2000, "clients of S4 and S6")
 	flag.BoolVar(&o.load.hybrid, "hybrid", false, "let the clients offer X25519MLKEM768, which not every peer has")
@@ -62,51 +68,67 @@ func parseFlags() options {
 	return o
 }
 
-func run(o options) error {
-	s, err := newSite(o.postern)
+func run(ctx context.Context, o options) error {
+	s, err := newSite(ctx, o.postern)
 	if err != nil {
 		return err
 	}
 	defer s.close(o.keep)
 	var r report
 	for _, sc := range scenarios {
-		if !slices.Contains(o.scenarios, sc.name) {
-			continue
-		}
 		for _, sv := range servers {
-			if !slices.Contains(o.servers, sv.name) || !sc.fits(sv) || sv.name == "postern" && o.postern == "" {
-				continue
-			}
-			for range o.rounds {
-				m, err := round(s, sv, sc, o.load)
-				if err != nil {
-					// One that cannot do it is no reason to stop the others.
-					fmt.Fprintf(os.Stderr, "%-4s %-20s %v\n", sc.name, sv.name, err)
-					break
-				}
-				fmt.Fprintf(os.Stderr, "%-4s %-20s %v\n", sc.name, sv.name, m)
-				r.add(sc, sv, m)
+			if ctx.Err() == nil && o.wants(sc, sv) {
+				r.add(sc, sv, measureAll(ctx, s, sv, sc, o))
 			}
 		}
 	}
-	r.write(os.Stdout)
-	return nil
+	r.write(os.Stdout) // of one that was interrupted, what there is
+	return context.Cause(ctx)
 }
 
-// round starts the server, lets it get warm, and measures it once.
-func round(s *site, sv server, sc scenario, l load) (m measure, err error) {
+func (o options) wants(sc scenario, sv server) bool {
+	return slices.Contains(o.scenarios, sc.name) && slices.Contains(o.servers, sv.name) && sc.fits(sv) &&
+		(sv.name != "postern" || o.postern != "")
+}
+
+// measureAll does the rounds. A server that cannot do it is no reason to stop
+// the others.
+func measureAll(ctx context.Context, s *site, sv server, sc scenario, o options) []measure {
+	var all []measure
+	rounds := o.rounds
+	if sc.once {
+		rounds = 1
+	}
+	for range rounds {
+		begun := time.Now()
+		m, err := round(ctx, s, sv, sc, o.load)
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "%-4s %-22s %v\n", sc.name, sv.name, err)
+			break
+		}
+		fmt.Fprintf(os.Stderr, "%-4s %-22s %v (%.0f s)\n", sc.name, sv.name, m, time.Since(begun).Seconds())
+		all = append(all, m)
+	}
+	return all
+}
+
+// round starts the server, lets it get warm, and measures it once. At the end
+// of ctx the server is ended: its clients notice, and the round is over.
+func round(ctx context.Context, s *site, sv server, sc scenario, l load) (m measure, err error) {
 	c, err := newCage(fmt.Sprintf("postern-bench-%d", os.Getpid()))
 	if err != nil {
 		return measure{}, err
 	}
 	defer func() { err = errors.Join(err, c.destroy()) }()
+	defer context.AfterFunc(ctx, c.kill)()
 	addr, err := sv.start(s, c)
 	if err != nil {
 		return measure{}, err
 	}
 	t := &target{addr: addr, tls: s.clientTLS(l.hybrid), bare: sv.bare}
-	if err := t.await(20 * time.Second); err != nil {
+	if err := t.await(ctx, 20*time.Second); err != nil {
 		return measure{}, fmt.Errorf("it does not come up: %w (-keep keeps its log)", err)
 	}
-	return sc.run(&trial{site: s, cage: c, target: t, load: l})
+	m, err = sc.run(&trial{ctx: ctx, site: s, cage: c, target: t, load: l})
+	return m, errors.Join(context.Cause(ctx), err)
 }

@@ -15,9 +15,23 @@ if [ ${#missing[@]} -gt 0 ]; then
   exit 1
 fi
 
+# An interrupted run ends its servers itself; we have to wait for that.
+generator=
+tidy() {
+  [ -z "$generator" ] || { kill -TERM "$generator" 2>/dev/null && wait "$generator" || true; }
+  rm -rf "$scratch"
+}
 scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+trap tidy EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
 chmod 755 "$scratch"
 CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o "$scratch/postern" ./cmd/postern
 go build -o "$scratch/bench" ./bench
-"$scratch/bench" -postern "$scratch/postern" "$@"
+"$scratch/bench" -postern "$scratch/postern" "$@" &
+generator=$!
+status=0
+wait "$generator" || status=$?
+generator=
+exit "$status"

@@ -8,29 +8,37 @@ import (
 
 // A server is one way to run a submission service.
 type server struct {
-	name  string
-	bare  bool // the floor: nothing but the handshake
-	cache bool // a peer's authentication cache: of use for one who has logged in before
+	name  string // on the command line
+	title string // in the report
+	bare  bool   // the floor: nothing but the handshake
+	cache bool   // a peer's authentication cache: of use for one who has logged in before
 	start func(*site, *cage) (addr string, err error)
 }
 
 var servers = []server{
-	{name: "floor", bare: true, start: startFloor},
-	{name: "postern", start: startPostern},
-	{name: "postfix+dovecot", start: func(s *site, c *cage) (string, error) {
-		return startPostfix(s, c, func(dir string) (string, error) { return startDovecotAuth(s, c, dir, false) })
+	{name: "floor", title: "floor", bare: true, start: startFloor},
+	{name: "postern", title: "postern", start: startPostern},
+	{name: "postfix+dovecot", title: "Postfix + Dovecot auth", start: func(s *site, c *cage) (string, error) {
+		return startPostfix(s, c, func(dir string) (string, error) { return startDovecotAuth(s, c, dir, "0") })
 	}},
-	{name: "postfix+dovecot-cache", cache: true, start: func(s *site, c *cage) (string, error) {
-		return startPostfix(s, c, func(dir string) (string, error) { return startDovecotAuth(s, c, dir, true) })
+	{name: "postfix+dovecot-cache", title: "Postfix + Dovecot auth, its cache on", cache: true, start: func(s *site, c *cage) (string, error) {
+		return startPostfix(s, c, func(dir string) (string, error) { return startDovecotAuth(s, c, dir, dovecotCache) })
 	}},
-	{name: "postfix+saslauthd", start: func(s *site, c *cage) (string, error) {
+	{name: "postfix+saslauthd", title: "Postfix + saslauthd (PAM)", start: func(s *site, c *cage) (string, error) {
 		return startPostfix(s, c, func(dir string) (string, error) { return startSaslauthd(s, c, dir) })
 	}},
-	{name: "postfix+saslauthd-c", cache: true, start: func(s *site, c *cage) (string, error) {
+	{name: "postfix+saslauthd-c", title: "Postfix + saslauthd -c", cache: true, start: func(s *site, c *cage) (string, error) {
 		return startPostfix(s, c, func(dir string) (string, error) { return startSaslauthd(s, c, dir, "-c") })
 	}},
-	{name: "dovecot", start: func(s *site, c *cage) (string, error) { return startDovecotSubmission(s, c, "1") }},
-	{name: "dovecot-fast", start: func(s *site, c *cage) (string, error) { return startDovecotSubmission(s, c, "0") }},
+	{name: "dovecot", title: "Dovecot submission", start: func(s *site, c *cage) (string, error) {
+		return startDovecotSubmission(s, c, logins{each: 1, processes: 3000}, "0")
+	}},
+	{name: "dovecot-fast", title: "Dovecot submission, high-performance login", start: func(s *site, c *cage) (string, error) {
+		return startDovecotSubmission(s, c, logins{processes: 4}, "0")
+	}},
+	{name: "dovecot-fast-cache", title: "Dovecot submission, high-performance login, its cache on", cache: true, start: func(s *site, c *cage) (string, error) {
+		return startDovecotSubmission(s, c, logins{processes: 4}, dovecotCache)
+	}},
 }
 
 func serverNames() []string {

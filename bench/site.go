@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -46,13 +47,13 @@ type site struct {
 	rounds  int // for folders of servers
 }
 
-func newSite(postern string) (*site, error) {
+func newSite(ctx context.Context, postern string) (*site, error) {
 	dir, err := os.MkdirTemp("", "postern-bench-")
 	if err != nil {
 		return nil, err
 	}
 	s := &site{dir: dir, postern: postern}
-	err = errors.Join(os.Chmod(dir, 0o755), s.certificate(), s.users(), s.startSink())
+	err = errors.Join(os.Chmod(dir, 0o755), s.certificate(), s.users(), s.startSink(ctx))
 	if err != nil {
 		s.close(false)
 		return nil, err
@@ -151,14 +152,19 @@ func userLine(name string, cost int) string {
 	return name + ":" + string(hash) + "\n"
 }
 
-func (s *site) startSink() error {
+func (s *site) startSink(ctx context.Context) error {
 	s.sink = freeAddr()
 	s.hop = exec.Command("smtp-sink", "-u", "postfix", "-m", "5000", s.sink, "4096")
-	s.hop.Stderr = os.Stderr
+	log, err := os.Create(s.path("sink.log")) // it speaks of each client that is idle
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	s.hop.Stderr = log
 	if err := s.hop.Start(); err != nil {
 		return fmt.Errorf("smtp-sink of Debian's package postfix: %w", err)
 	}
-	return (&target{addr: s.sink}).await(10 * time.Second)
+	return (&target{addr: s.sink}).await(ctx, 10*time.Second)
 }
 
 // freeAddr is an address on loopback where nobody listens.
