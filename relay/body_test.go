@@ -164,13 +164,3 @@ func BenchmarkWriteBody(b *testing.B) {
 		})
 	}
 }
-
-func BenchmarkMessage(b *testing.B) {
-	hop := relaytest.New(b, relaytest.Options{})
-	r := newRouter(b, nil, hop)
-	m := newMessage(b, text+strings.Repeat("0123456789\r\n", 400))
-	b.ReportAllocs()
-	for b.Loop() {
-		deliver(b, r, m)
-	}
-}

@@ -324,6 +324,7 @@ func FuzzLogin(f *testing.F) {
 func BenchmarkPlainExchange(b *testing.B) {
 	l := Local{Passwords: NewThrottle(Defaults()).Guard(Prepared(&fakeStore{users: map[string]string{"alice": "secret"}}))}
 	p, response := tlsPeer(), []byte("\x00alice\x00secret")
+	b.ReportAllocs()
 	for b.Loop() {
 		x, err := l.Start(b.Context(), p, "PLAIN")
 		if err != nil {

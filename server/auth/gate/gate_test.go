@@ -112,3 +112,31 @@ func TestGateLosesNoPlace(t *testing.T) {
 		t.Errorf("%d places, %d in line", g.free, g.lines[1].Len())
 	}
 }
+
+// BenchmarkGate is a caller who does not have to wait.
+func BenchmarkGate(b *testing.B) {
+	g, ctx := New(1), b.Context()
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := g.Enter(ctx, false); err != nil {
+			b.Fatal(err)
+		}
+		g.Leave()
+	}
+}
+
+// BenchmarkGateCrowd has more callers than places.
+func BenchmarkGateCrowd(b *testing.B) {
+	g := New(1)
+	b.SetParallelism(8)
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if err := g.Enter(context.Background(), false); err != nil {
+				b.Error(err)
+				return
+			}
+			g.Leave()
+		}
+	})
+}

@@ -135,6 +135,7 @@ func BenchmarkMemoHit(b *testing.B) {
 }
 
 func BenchmarkParse(b *testing.B) {
+	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := Parse(bcrypt05); err != nil {
 			b.Fatal(err)

@@ -468,6 +468,7 @@ func BenchmarkParse100kUsers(b *testing.B) {
 		fmt.Fprintf(&text, "user%d@example.org:%s\n", i, slow)
 	}
 	b.SetBytes(int64(text.Len()))
+	b.ReportAllocs()
 	for b.Loop() {
 		if users, skipped, err := parse(text.Bytes()); err != nil || len(users.hashes) != 100_000 || len(skipped) != 0 {
 			b.Fatal(len(users.hashes), skipped, err)
@@ -485,6 +486,7 @@ func BenchmarkVerifyRemembered(b *testing.B) {
 		b.Fatal(err)
 	}
 	p := &auth.Peer{}
+	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := s.VerifyPassword(b.Context(), p, "alice", "secret"); err != nil {
 			b.Fatal(err)
