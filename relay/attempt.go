@@ -112,7 +112,7 @@ func (t *transaction) connect(ctx context.Context) error {
 	t.hop, t.held = t.router.choose(t.failures), 0
 	c, err := t.hop.connect(ctx, t.env.user(), t.stale)
 	if err != nil {
-		t.failures[t.hop]++
+		t.fail(t.hop)
 		return fmt.Errorf("%s: %w", t.hop, err)
 	}
 	t.conn = c
@@ -126,7 +126,14 @@ func (t *transaction) blame(err error) error {
 		t.stale = true
 		return fmt.Errorf("%s: %w: %w", t.hop, errStale, err)
 	}
-	t.failures[t.hop]++
+	t.fail(t.hop)
 	t.broken++
 	return fmt.Errorf("%s: %w", t.hop, err)
+}
+
+func (t *transaction) fail(h *Hop) {
+	if t.failures == nil {
+		t.failures = map[*Hop]int{}
+	}
+	t.failures[h]++
 }

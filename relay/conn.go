@@ -64,8 +64,8 @@ func (c *conn) judge(err error) error {
 }
 
 func isRefusal(err error) bool {
-	var e *smtp.SMTPError
-	return errors.As(err, &e)
+	_, ok := errors.AsType[*smtp.SMTPError](err)
+	return ok
 }
 
 // mail names the sender to the hop.
@@ -74,14 +74,14 @@ func (c *conn) mail(ctx context.Context, from string, opts *smtp.MailOptions) er
 	if opts.UTF8 && !c.caps.SMTPUTF8 {
 		return &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 6, 7}, Message: "The next hop does not take internationalized mail"}
 	}
-	defer c.wire.within(ctx, c.peer.command)()
+	defer c.wire.within(ctx, c.peer.command).end()
 	err := c.judge(c.client.Mail(from, opts))
 	c.open = c.open || err == nil
 	return err
 }
 
 func (c *conn) rcpt(ctx context.Context, r recipient) error {
-	defer c.wire.within(ctx, c.peer.command)()
+	defer c.wire.within(ctx, c.peer.command).end()
 	return c.judge(c.client.Rcpt(r.address, r.options()))
 }
 
@@ -98,9 +98,9 @@ func (c *conn) data(ctx context.Context, m *message.Message) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	settle := c.wire.bound(ctx, c.peer.data)
+	bound := c.wire.within(ctx, c.peer.data)
 	text, err := c.bodyAndEnd(body, m)
-	if settle() && !c.overdue {
+	if bound.settle() && !c.overdue {
 		c.drop()
 	}
 	return text, err
@@ -117,7 +117,7 @@ func (c *conn) bodyAndEnd(body *smtp.DataCommand, m *message.Message) (string, e
 }
 
 func (c *conn) beginData(ctx context.Context) (*smtp.DataCommand, error) {
-	defer c.wire.within(ctx, c.peer.command)()
+	defer c.wire.within(ctx, c.peer.command).end()
 	body, err := c.client.Data()
 	return body, c.judge(err)
 }
@@ -171,7 +171,7 @@ func (c *conn) endVerdict(err error) error {
 // wire: go-smtp's client would say EHLO again before the next MAIL, a second
 // round trip that Postfix counts as junk like the RSET itself.
 func (c *conn) reset(ctx context.Context) error {
-	defer c.wire.within(ctx, resetTimeout)()
+	defer c.wire.within(ctx, resetTimeout).end()
 	_, err := c.wire.command("RSET", 250)
 	c.open = false
 	c.giveBacks++
@@ -180,9 +180,9 @@ func (c *conn) reset(ctx context.Context) error {
 
 // quit says goodbye. RFC 5321 4.1.1.10.
 func (c *conn) quit() {
-	done := c.wire.within(context.Background(), quitTimeout)
+	b := c.wire.within(context.Background(), quitTimeout)
 	c.client.Quit()
-	done()
+	b.end()
 	c.drop()
 }
 

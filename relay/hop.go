@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -87,9 +88,9 @@ func (p *peer) open(ctx context.Context) (*conn, error) {
 		return nil, err
 	}
 	w := newWire(raw)
-	done := w.within(ctx, p.connect)
+	b := w.within(ctx, p.connect)
 	c, err := p.greet(ctx, w)
-	done()
+	b.end()
 	if err != nil {
 		raw.Close()
 		return nil, err
@@ -142,6 +143,7 @@ func (p *peer) startTLS(ctx context.Context, w *wire) error {
 	if greeting.code != 220 {
 		return fmt.Errorf("%w: %s", errGreeting, cleanLine(string(greeting.raw)))
 	}
+	first := bytes.Clone(greeting.raw)
 	hello, err := w.command("EHLO "+p.helo, 250)
 	if err != nil {
 		return err
@@ -157,7 +159,7 @@ func (p *peer) startTLS(ctx context.Context, w *wire) error {
 	if err := w.upgrade(ctx, p.tls); err != nil {
 		return err
 	}
-	w.rest = greeting.raw
+	w.rest = first
 	return nil
 }
 

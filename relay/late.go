@@ -44,16 +44,16 @@ func (t *transaction) leaveBehind() bool {
 // read yet, and says goodbye.
 func (c *conn) lateAnswer(ctx context.Context) (text string, err error) {
 	defer c.drop()
-	done := c.wire.within(ctx, maxLate)
+	bound := c.wire.within(ctx, maxLate)
 	r, err := c.wire.reply()
-	done()
+	bound.end()
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", errUncertain, err)
 	}
-	done = c.wire.within(ctx, quitTimeout)
+	text = cleanLine(strings.Join(r.lines(), " ")) // before the next reply takes its place
+	bound = c.wire.within(ctx, quitTimeout)
 	_, _ = c.wire.command("QUIT", 221) // nobody waits for the answer
-	done()
-	text = cleanLine(strings.Join(r.lines(), " "))
+	bound.end()
 	if r.code != 250 {
 		return "", fmt.Errorf("the hop has refused the message at last: %d %s", r.code, text)
 	}

@@ -28,8 +28,8 @@ const (
 // refusal as a *smtp.SMTPError that is fit for our client, or any other
 // error, after which the connection is of no use.
 func verdict(err error) error {
-	var e *smtp.SMTPError
-	if !errors.As(err, &e) {
+	e, ok := errors.AsType[*smtp.SMTPError](err)
+	if !ok {
 		return err
 	}
 	switch said := quote(e); {

@@ -65,7 +65,7 @@ func (r *Router) Begin(_ context.Context, e *Envelope) (Transaction, error) {
 		return nil, errClosed
 	default:
 	}
-	return &transaction{router: r, env: e, patience: r.cfg.Patience, failures: map[*Hop]int{}}, nil
+	return &transaction{router: r, env: e, patience: r.cfg.Patience}, nil
 }
 
 // Caps implements NextHop: what every hop that has been reached so far

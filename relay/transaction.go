@@ -36,10 +36,10 @@ type transaction struct {
 	parking *parking // while conn waits for the next call
 
 	patience time.Duration // what is left of it
-	failures map[*Hop]int
-	broken   int  // fresh connections that broke
-	stale    bool // an idle connection turned out to be closed: trust none
-	noted    bool // the loss of DSN parameters has been logged
+	failures map[*Hop]int  // nil while there are none
+	broken   int           // fresh connections that broke
+	stale    bool          // an idle connection turned out to be closed: trust none
+	noted    bool          // the loss of DSN parameters has been logged
 }
 
 // Rcpt implements Transaction.

@@ -38,48 +38,58 @@ type wire struct {
 	net.Conn          // raw, or TLS over it
 	raw      net.Conn // for deadlines and for hanging up
 	in       *bufio.Reader
-	rest     []byte // of a reply that the client has not read to its end
+	last     []byte // the reply read last
+	rest     []byte // what the client has not read of it
 	cut      bool   // a Write failed, so the hop did not get all of it
 	torn     bool   // a reply broke off in the middle: its rest must not be taken for one
+
+	expire   func()         // makes all reading and writing end at once
+	expiring sync.WaitGroup // for calls of expire
 }
 
 func newWire(raw net.Conn) *wire {
-	return &wire{Conn: raw, raw: raw, in: bufio.NewReaderSize(raw, maxReplyLine)}
-}
-
-// within bounds all reading and writing until the returned function is
-// called: by ctx, and to d from now. A ctx that ends meanwhile ends the
-// connection, even if the operation just came through.
-func (w *wire) within(ctx context.Context, d time.Duration) (done func()) {
-	settle := w.bound(ctx, d)
-	return func() {
-		if settle() {
-			w.raw.Close()
-		}
+	w := &wire{Conn: raw, raw: raw, in: bufio.NewReaderSize(raw, maxReplyLine)}
+	w.expire = func() {
+		defer w.expiring.Done()
+		raw.SetDeadline(time.Unix(1, 0))
 	}
+	return w
 }
 
-// bound is within that leaves it to the caller to end the connection. settle
-// reports that ctx has ended; when it returns, nobody sets deadlines any more.
-func (w *wire) bound(ctx context.Context, d time.Duration) (settle func() (ended bool)) {
+// A bound holds until its end.
+type bound struct {
+	wire *wire
+	stop func() bool
+}
+
+// within bounds all reading and writing until the end of the bound: by ctx,
+// and to d from now. A ctx that ends meanwhile ends the connection, even if
+// the operation just came through.
+func (w *wire) within(ctx context.Context, d time.Duration) bound {
 	until := time.Now().Add(d)
 	if t, ok := ctx.Deadline(); ok && t.Before(until) {
 		until = t
 	}
 	w.raw.SetDeadline(until)
-	var setting sync.WaitGroup
-	setting.Add(1)
-	stop := context.AfterFunc(ctx, func() {
-		defer setting.Done()
-		w.raw.SetDeadline(time.Unix(1, 0))
-	})
-	return func() bool {
-		if stop() {
-			return false
-		}
-		setting.Wait()
-		return true
+	w.expiring.Add(1)
+	return bound{w, context.AfterFunc(ctx, w.expire)}
+}
+
+func (b bound) end() {
+	if b.settle() {
+		b.wire.raw.Close()
 	}
+}
+
+// settle is end, but for ending the connection: that is left to the caller, who
+// is told whether ctx has ended. When it returns, nobody sets deadlines any more.
+func (b bound) settle() (ended bool) {
+	if b.stop() {
+		b.wire.expiring.Done()
+		return false
+	}
+	b.wire.expiring.Wait()
+	return true
 }
 
 // The deadlines of go-smtp's client would lift those of within.
@@ -113,7 +123,7 @@ func (w *wire) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// A reply is one whole answer of the hop.
+// A reply is one whole answer of the hop. It is there until the next is read.
 type reply struct {
 	code int
 	raw  []byte // all lines, with their CRLF
@@ -131,7 +141,7 @@ func (r reply) lines() []string {
 
 // reply reads one reply, strictly. RFC 5321 4.2.1.
 func (w *wire) reply() (reply, error) {
-	var r reply
+	r := reply{raw: w.last[:0]}
 	for range maxReplyLines {
 		line, err := w.in.ReadSlice('\n')
 		if errors.Is(err, bufio.ErrBufferFull) {
@@ -150,6 +160,7 @@ func (w *wire) reply() (reply, error) {
 		}
 		r.code, r.raw = code, append(r.raw, line...)
 		if !more {
+			w.last = r.raw
 			return r, nil
 		}
 	}

@@ -115,7 +115,7 @@ func TestWireRead(t *testing.T) {
 func TestWithin(t *testing.T) {
 	t.Run("time", func(t *testing.T) {
 		w, _ := wirePair(t)
-		defer w.within(t.Context(), 20*time.Millisecond)()
+		defer w.within(t.Context(), 20*time.Millisecond).end()
 		w.SetDeadline(time.Time{}) // as go-smtp's client does
 		wantTimeout(t, w)
 	})
@@ -123,16 +123,16 @@ func TestWithin(t *testing.T) {
 		w, _ := wirePair(t)
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 		defer cancel()
-		defer w.within(ctx, time.Hour)()
+		defer w.within(ctx, time.Hour).end()
 		wantTimeout(t, w)
 	})
 	t.Run("cancelled", func(t *testing.T) {
 		w, hop := wirePair(t)
 		ctx, cancel := context.WithCancel(t.Context())
-		done := w.within(ctx, time.Hour)
+		b := w.within(ctx, time.Hour)
 		time.AfterFunc(20*time.Millisecond, cancel)
 		wantTimeout(t, w)
-		done()
+		b.end()
 		io.WriteString(hop, "250 ok\r\n")
 		if _, err := w.reply(); err == nil {
 			t.Error("the connection is still in use")
