@@ -33,7 +33,7 @@ type maker struct {
 	key      crypto.Signer
 }
 
-func (m maker) pem(t *testing.T) (certPEM, keyPEM []byte) {
+func (m maker) pem(t testing.TB) (certPEM, keyPEM []byte) {
 	t.Helper()
 	if m.key == nil {
 		m.key = newECDSA(t)
@@ -55,7 +55,7 @@ func (m maker) pem(t *testing.T) (certPEM, keyPEM []byte) {
 }
 
 // in writes the pair into a folder and returns its names.
-func (m maker) in(t *testing.T, folder string) Pair {
+func (m maker) in(t testing.TB, folder string) Pair {
 	t.Helper()
 	p := Pair{Cert: filepath.Join(folder, "fullchain.pem"), Key: filepath.Join(folder, "privkey.pem")}
 	certPEM, keyPEM := m.pem(t)
@@ -64,7 +64,7 @@ func (m maker) in(t *testing.T, folder string) Pair {
 	return p
 }
 
-func newECDSA(t *testing.T) crypto.Signer {
+func newECDSA(t testing.TB) crypto.Signer {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -81,7 +81,7 @@ func newRSA(t *testing.T) crypto.Signer {
 }
 
 // replace puts a file in the place of another in one step.
-func replace(t *testing.T, name string, content []byte) {
+func replace(t testing.TB, name string, content []byte) {
 	t.Helper()
 	if err := os.WriteFile(name+".new", content, 0o600); err != nil {
 		t.Fatal(err)
@@ -365,5 +365,29 @@ func TestValidate(t *testing.T) {
 				t.Errorf("complained of %q, want %q", got, tt.want)
 			}
 		})
+	}
+}
+
+// BenchmarkGetCertificate is what a handshake asks: two pairs, of which the
+// client's name chooses one.
+func BenchmarkGetCertificate(b *testing.B) {
+	folder, other := b.TempDir(), b.TempDir()
+	f, err := OpenFiles(config(
+		maker{serial: 1, hosts: []string{"mail.example.org"}}.in(b, folder),
+		maker{serial: 2, hosts: []string{"mail.example.net"}}.in(b, other),
+	), slog.New(slog.DiscardHandler), nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	hello := &tls.ClientHelloInfo{
+		ServerName: "mail.example.net", SupportedVersions: []uint16{tls.VersionTLS13},
+		CipherSuites: []uint16{tls.TLS_AES_128_GCM_SHA256}, SupportedCurves: []tls.CurveID{tls.X25519},
+		SignatureSchemes: []tls.SignatureScheme{tls.ECDSAWithP256AndSHA256},
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if c, err := f.GetCertificate(hello); err != nil || c.Leaf.SerialNumber.Int64() != 2 {
+			b.Fatal(c, err)
+		}
 	}
 }
