@@ -12,6 +12,7 @@ type gate struct {
 	open      int
 	strangers int // not logged in
 	clients   map[netip.Prefix]int
+	guests    clientSet // from where somebody has logged in
 }
 
 // A ticket is one connection's place behind a gate.
@@ -23,14 +24,16 @@ type ticket struct {
 }
 
 // enter admits a connection, or says which limit is in the way. A limit of
-// zero is none.
+// zero is none. The limit for those who have not logged in is not for clients
+// from where somebody has before: who fills these places, however many
+// addresses he has, keeps no user out that the server knows.
 func (g *gate) enter(client netip.Prefix, l Limits) (t *ticket, reason string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
 	case over(g.open, l.Connections):
 		return nil, "too many connections"
-	case over(g.strangers, l.Unauthenticated):
+	case over(g.strangers, l.Unauthenticated) && !g.guests.has(client):
 		return nil, tooManyStrangers
 	case over(g.clients[client], l.ConnectionsPerClient):
 		return nil, "too many connections from this client"
@@ -54,6 +57,7 @@ func (t *ticket) login() {
 	defer t.gate.mu.Unlock()
 	if t.stranger && !t.gone {
 		t.gate.strangers--
+		t.gate.guests.add(t.client)
 	}
 	t.stranger = false
 }
@@ -85,4 +89,28 @@ func clientPrefix(a netip.Addr) netip.Prefix {
 	}
 	p, _ := a.Prefix(bits) // of the zero Addr: the zero Prefix
 	return p
+}
+
+// clientSetHalf is half of what a clientSet holds, at some 50 bytes each.
+const clientSetHalf = 1 << 15
+
+// A clientSet remembers clients, in two halves: when the young one is full, the
+// old one is forgotten.
+type clientSet struct {
+	young, old map[netip.Prefix]struct{}
+}
+
+func (s *clientSet) has(client netip.Prefix) bool {
+	if _, ok := s.young[client]; ok {
+		return true
+	}
+	_, ok := s.old[client]
+	return ok
+}
+
+func (s *clientSet) add(client netip.Prefix) {
+	if s.young == nil || len(s.young) >= clientSetHalf {
+		s.old, s.young = s.young, make(map[netip.Prefix]struct{})
+	}
+	s.young[client] = struct{}{}
 }

@@ -28,6 +28,17 @@ func TestGate(t *testing.T) {
 			ticket, _ := g.enter(other, Limits{})
 			ticket.login()
 		}, ""},
+		{"strangers, and one who has logged in before", Limits{Unauthenticated: 1}, func(g *gate) {
+			ticket, _ := g.enter(one, Limits{})
+			ticket.login()
+			ticket.leave()
+			g.enter(other, Limits{})
+		}, ""},
+		{"strangers, and one who has not logged in before", Limits{Unauthenticated: 1}, func(g *gate) {
+			ticket, _ := g.enter(one, Limits{})
+			ticket.leave()
+			g.enter(other, Limits{})
+		}, guests},
 		{"left", Limits{Connections: 1, ConnectionsPerClient: 1, Unauthenticated: 1}, func(g *gate) {
 			ticket, _ := g.enter(one, Limits{})
 			ticket.leave()
@@ -40,6 +51,24 @@ func TestGate(t *testing.T) {
 		if reason != test.reason || (ticket == nil) != (reason != "") {
 			t.Errorf("%s: enter = %v, %q", test.name, ticket, reason)
 		}
+	}
+}
+
+// TestClientSet: who has been seen of late is known, and memory is bounded.
+func TestClientSet(t *testing.T) {
+	client := func(i int) netip.Prefix {
+		return clientPrefix(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}))
+	}
+	var s clientSet
+	const most = 3 * clientSetHalf
+	for i := range most {
+		s.add(client(i))
+	}
+	if s.has(client(0)) || !s.has(client(most-clientSetHalf)) || !s.has(client(most-1)) {
+		t.Error("the wrong ones are forgotten")
+	}
+	if n := len(s.young) + len(s.old); n > 2*clientSetHalf {
+		t.Errorf("%d clients are remembered", n)
 	}
 }
 
