@@ -2,9 +2,6 @@ package test
 
 import (
 	"fmt"
-	"os"
-	"regexp"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -52,22 +49,4 @@ func TestIdleClients(t *testing.T) {
 		}
 		c.close()
 	}
-}
-
-// pss is the server's share of memory in KiB.
-func (p *postern) pss(t *testing.T) int {
-	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p.cmd.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	field := regexp.MustCompile(`(?m)^Pss:\s+(\d+) kB$`).FindSubmatch(text)
-	if field == nil {
-		t.Fatalf("no Pss in %s", text)
-	}
-	n, err := strconv.Atoi(string(field[1]))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
 }

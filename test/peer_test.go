@@ -15,8 +15,10 @@
 package test
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
+	"syscall"
 	"testing"
 )
 
@@ -45,6 +47,15 @@ func probe(name string) error {
 	case "root":
 		if os.Geteuid() != 0 {
 			return os.ErrPermission
+		}
+		return nil
+	case "files": // ten thousand connections
+		var limit syscall.Rlimit
+		if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+			return err
+		}
+		if limit.Cur < 12000 {
+			return fmt.Errorf("a limit of open files of at least 12000: see ulimit -Hn (it is %d)", limit.Cur)
 		}
 		return nil
 	case "python3":

@@ -234,8 +234,17 @@ func (p *postern) finish(t *testing.T) {
 	}
 	p.inspectLog(t)
 	if t.Failed() {
-		t.Logf("log of postern:\n%s", p.log())
+		t.Logf("log of postern:\n%s", lastOf(p.log()))
 	}
+}
+
+// lastOf leaves out what nobody would read.
+func lastOf(log string) string {
+	const most = 256 << 10
+	if len(log) <= most {
+		return log
+	}
+	return fmt.Sprintf("(%d bytes before)\n%s", len(log)-most, log[len(log)-most:])
 }
 
 // kill ends the server as a power cut would.
