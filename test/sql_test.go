@@ -245,6 +245,35 @@ func TestSQLSpellings(t *testing.T) {
 	}
 }
 
+// A name that the character set of a column cannot hold is nobody's; one that it
+// can hold is found.
+func TestSQLCharacterSets(t *testing.T) {
+	const umlaut, cyrillic = "\u00e4lice@example.org", "\u0430\u043b\u0438\u0441\u0430@example.org"
+	secret := hashOf(t, "secret")
+	t.Run("mysql", func(t *testing.T) {
+		t.Parallel()
+		d := startMariaDB(t)
+		d.exec(t, "create table accounts (name varchar(255) primary key, hash varchar(255)) character set latin1",
+			"insert into accounts values ('"+umlaut+"', '"+secret+"')")
+		for _, where := range []string{"name = {user}", "concat(name, '') = lower({user})", "{user} in (name, concat(name, ''))"} {
+			drill := d.drill(t, d.dsn, "select hash, name as username from accounts where "+where)
+			drill.want(t, umlaut, "secret", "ok "+umlaut)
+			drill.want(t, cyrillic, "secret", "no such user")
+		}
+	})
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		d := startPostgres(t)
+		d.exec(t, "create database latin encoding 'LATIN1' template template0 locale 'C'")
+		d.dsn = strings.Replace(d.dsn, "dbname=postgres", "dbname=latin client_encoding=UTF8", 1)
+		d.exec(t, "create table accounts (name varchar(255) primary key, hash varchar(255))",
+			"insert into accounts values ('"+umlaut+"', '"+secret+"')")
+		drill := d.drill(t, d.dsn, "select hash, name as username from accounts where name = {user}")
+		drill.want(t, umlaut, "secret", "ok "+umlaut)
+		drill.want(t, cyrillic, "secret", "no such user")
+	})
+}
+
 // A database with a password, which stands in a file and shows up nowhere.
 func TestSQLPassword(t *testing.T) {
 	t.Parallel()

@@ -31,9 +31,9 @@
 //
 // Users whose hash is of the scheme SCRAM-SHA-256 can log in by SCRAM, too.
 //
-// The drivers are not imported here: the program does that. To add a database,
-// write its constant and its placeholder. docs/sql/README.md has queries for the
-// tables that people have.
+// The drivers are not registered here (of MySQL's, the type of its errors is
+// used): the program does that. To add a database, write its constant and its
+// placeholder. docs/sql/README.md has queries for the tables that people have.
 package sql
 
 import (
@@ -162,6 +162,9 @@ type record struct {
 // find returns nil if there is no such user. An error is temporary.
 func (s *Store) find(ctx context.Context, login string) (*record, error) {
 	found, err := s.lookup(ctx, login)
+	if err != nil && s.cannotHold(ctx, login, err) {
+		return nil, nil
+	}
 	if _, mistaken := errors.AsType[mistake](err); err != nil && !mistaken && ctx.Err() == nil {
 		s.dropIdle()
 		found, err = s.lookup(ctx, login)
