@@ -265,10 +265,11 @@ func TestSQLCharacterSets(t *testing.T) {
 		t.Parallel()
 		d := startPostgres(t)
 		d.exec(t, "create database latin encoding 'LATIN1' template template0 locale 'C'")
-		d.dsn = strings.Replace(d.dsn, "dbname=postgres", "dbname=latin client_encoding=UTF8", 1)
+		reader := strings.Replace(d.dsn, "dbname=postgres", "dbname=latin", 1)
+		d.dsn = reader + " client_encoding=UTF8"
 		d.exec(t, "create table accounts (name varchar(255) primary key, hash varchar(255))",
 			"insert into accounts values ('"+umlaut+"', '"+secret+"')")
-		drill := d.drill(t, d.dsn, "select hash, name as username from accounts where name = {user}")
+		drill := d.drill(t, reader, "select hash, name as username from accounts where name = {user}")
 		drill.want(t, umlaut, "secret", "ok "+umlaut)
 		drill.want(t, cyrillic, "secret", "no such user")
 	})

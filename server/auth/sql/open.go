@@ -51,6 +51,9 @@ func newConnector(cfg Config) (driver.Connector, error) {
 		}
 		dsn = text
 	}
+	if cfg.Driver == Postgres {
+		dsn = inUTF8(dsn)
+	}
 	c, err := connectorOf(cfg.Driver, dsn)
 	if err == nil {
 		err = parsed(c)
@@ -63,6 +66,21 @@ func newConnector(cfg Config) (driver.Connector, error) {
 		return nil, fmt.Errorf("dsn: %w", err)
 	}
 	return bounded{c}, interpolates(dsn)
+}
+
+// inUTF8 asks PostgreSQL to speak UTF-8. By itself it speaks as the database
+// stores, and takes a login for another name where that is not UTF-8.
+func inUTF8(dsn string) string {
+	const setting = "client_encoding=UTF8"
+	switch {
+	case strings.Contains(dsn, "client_encoding"):
+		return dsn
+	case !strings.HasPrefix(dsn, "postgres://") && !strings.HasPrefix(dsn, "postgresql://"):
+		return dsn + " " + setting
+	case strings.Contains(dsn, "?"):
+		return dsn + "&" + setting
+	}
+	return dsn + "?" + setting
 }
 
 // fileDSN opens for reading only: a file that is not there is not made.

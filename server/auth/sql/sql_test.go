@@ -323,3 +323,17 @@ func TestNewRefuses(t *testing.T) {
 		}
 	}
 }
+
+// PostgreSQL speaks UTF-8, unless the DSN asks for something else.
+func TestInUTF8(t *testing.T) {
+	for dsn, want := range map[string]string{
+		"host=/run/postgresql dbname=mail":                "host=/run/postgresql dbname=mail client_encoding=UTF8",
+		"postgres://postern@db.example.org/mail":          "postgres://postern@db.example.org/mail?client_encoding=UTF8",
+		"postgresql://db.example.org/mail?sslmode=prefer": "postgresql://db.example.org/mail?sslmode=prefer&client_encoding=UTF8",
+		"dbname=mail client_encoding=LATIN1":              "dbname=mail client_encoding=LATIN1",
+	} {
+		if got := inUTF8(dsn); got != want {
+			t.Errorf("%s: %s, want %s", dsn, got, want)
+		}
+	}
+}
