@@ -429,7 +429,7 @@ func TestNeedsOfStores(t *testing.T) {
 	cert, key := filepath.Join(dir, "my cert.pem"), filepath.Join(dir, "key.pem")
 	certify(t, cert, key)
 	must(t, os.WriteFile(secret, []byte("postgres://u:p@db.example.org:6543/mail?sslmode=verify-full&sslrootcert="+url.PathEscape(cert)+"\n"), 0o600))
-	const query = "query = \"select password from mailbox where username = {user}\"\n"
+	const query = "query = \"select password, username from mailbox where username = {user}\"\n"
 	for _, test := range []struct {
 		store string
 		reads []string

@@ -50,8 +50,11 @@ func (c *Config) Validate(bad func(key, why string)) {
 	default:
 		c.validateServer(bad)
 	}
-	if c.Query.text == "" {
+	switch {
+	case c.Query.text == "":
 		bad("query", `is missing: write one such as "select password, username from mailbox where username = {user}"`)
+	case !c.Query.mayName():
+		bad("query", "must yield the name of the user, too: "+nameIt)
 	}
 	if c.Connections < 1 || c.Connections > 1000 {
 		bad("connections", "must be between 1 and 1000, and less than what the database allows")
@@ -132,6 +135,6 @@ func (d Driver) example() string {
 	return `dsn = "host=/run/postgresql user=postern dbname=mail"`
 }
 
-// folds says that the database compares names without regard to case, accents
-// and trailing blanks, unless its tables say otherwise.
+// folds says that the database compares names without regard to case and
+// trailing blanks, unless its tables say otherwise.
 func (d Driver) folds() bool { return d == MySQL }

@@ -14,7 +14,7 @@ func set(t testing.TB, v interface{ UnmarshalText([]byte) error }, text string) 
 }
 
 func TestValidate(t *testing.T) {
-	query := "select hash from users where name = {user}"
+	query := "select hash, name as username from users where name = {user}"
 	tests := []struct {
 		name string
 		cfg  Config
@@ -54,6 +54,24 @@ func TestValidate(t *testing.T) {
 	bare := Config{Driver: SQLite, Path: "/u"}
 	if got, want := complaints(t, bare), []string{"query", "connections", "idle_time"}; !slices.Equal(got, want) {
 		t.Errorf("complaints about %q, want %q", got, want)
+	}
+}
+
+// A query that cannot yield the name of the user is found before anybody logs in.
+func TestQueriesWithoutName(t *testing.T) {
+	for query, want := range map[string][]string{
+		"select hash from users where name = {user}":                   {"query"},
+		"select hash from users where lower(name) = lower({user})":     {"query"},
+		"select hash, name as UserName from users where name = {user}": nil,
+		"select * from logins where name = {user}":                     nil,
+		"call login({user})": nil,
+	} {
+		cfg := Defaults()
+		cfg.Driver, cfg.Path = SQLite, "/u"
+		set(t, &cfg.Query, query)
+		if got := complaints(t, cfg); !slices.Equal(got, want) {
+			t.Errorf("%s: complaints about %q, want %q", query, got, want)
+		}
 	}
 }
 

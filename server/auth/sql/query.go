@@ -21,6 +21,7 @@ type Query struct{ text string }
 
 var (
 	variable = regexp.MustCompile(`\{[a-z_]+\}`)
+	naming   = regexp.MustCompile(`(?i)username|\*|^\s*call\s`)
 	quoted   = regexp.MustCompile("['\"`]\\s*\\{[a-z_]+\\}|\\{[a-z_]+\\}\\s*['\"`]")
 )
 
@@ -49,11 +50,9 @@ func (q *Query) UnmarshalText(text []byte) error {
 
 func (q Query) String() string { return q.text }
 
-// forgetsDomain says that alice@example.org and alice@example.net may find the
-// same row.
-func (q Query) forgetsDomain() bool {
-	return strings.Contains(q.text, "{local}") && !strings.Contains(q.text, "{domain}")
-}
+// mayName reports whether the query can yield the column username: it says so,
+// or yields what is defined elsewhere.
+func (q Query) mayName() bool { return naming.MatchString(q.text) }
 
 // A statement is a query as one driver takes it, and which part of the login
 // each of its parameters is.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -24,6 +23,9 @@ const (
 	columnUsername = "username"
 	columnDisabled = "disabled"
 )
+
+// nameIt is what to do about a query without a name in its row.
+const nameIt = "add it as the second column, as the table has it, such as: select password, name as " + columnUsername
 
 // maxName is the longest name of a user, in bytes.
 const maxName = 1024
@@ -54,7 +56,7 @@ func (s *Store) lookup(ctx context.Context, login string) (*row, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.checkColumns(columns); err != nil {
+	if err := checkColumns(columns); err != nil {
 		return nil, err
 	}
 	if !rows.Next() {
@@ -68,14 +70,11 @@ func (s *Store) lookup(ctx context.Context, login string) (*row, error) {
 		cancel() // or Close would read them all
 		return nil, mistake("the query yields more than one row for a login; make it name one user")
 	}
-	if found.username == "" {
-		found.username = login
-	}
 	return found, rows.Err()
 }
 
 // checkColumns sees to it that the query means what it says.
-func (s *Store) checkColumns(columns []string) error {
+func checkColumns(columns []string) error {
 	if len(columns) == 0 {
 		return mistake("the query yields no column; the first one has to be the hash of the password")
 	}
@@ -90,15 +89,12 @@ func (s *Store) checkColumns(columns []string) error {
 		case columnDisabled:
 		default:
 			if i > 0 {
-				return mistakef("the column %q means nothing here; behind the hash there may be %s and %s", column, columnUsername, columnDisabled)
+				return mistakef("the column %q means nothing here; behind the hash there are %s and, if you like, %s", column, columnUsername, columnDisabled)
 			}
 		}
 	}
-	if !named && s.forgets {
-		return mistakef("without {domain} the logins of all domains find the same row; let the query yield the name as it is stored in a second column: select password, name as %s", columnUsername)
-	}
-	if !named && s.folds {
-		return mistakef("the database takes different spellings for the same name; let the query yield the name as it is stored in a second column: select password, name as %s", columnUsername)
+	if !named {
+		return mistake("the query does not yield the name of the user; " + nameIt)
 	}
 	return nil
 }
@@ -118,8 +114,7 @@ func scan(rows *sql.Rows, columns []string) (*row, error) {
 	if err := rows.Scan(fields...); err != nil {
 		return nil, err
 	}
-	named := slices.ContainsFunc(columns, func(c string) bool { return strings.EqualFold(c, columnUsername) })
-	if named && !usable(username.String) {
+	if !usable(username.String) {
 		return nil, mistakef("the column %s holds no name for a user", columnUsername)
 	}
 	off, err := truth(disabled)

@@ -6,22 +6,22 @@
 //	select password, username from mailbox where username = {user}
 //
 // Its first column is the hash of the password, in any scheme that package hash
-// knows. Behind it there may be
+// knows. Behind it there are
 //
-//	username  the canonical name of the user; without it that is the login
+//	username  the canonical name of the user, as the table has it
 //	disabled  true for those who may not log in; they are told so, if their
-//	          password is right
+//	          password is right (optional)
 //
 // and nothing else. No row is auth.NoSuchUser, several are a mistake in the
 // configuration and therefore a temporary error. An empty or locked hash lets
 // nobody in, and one of an unknown scheme is a temporary error: nobody can tell
 // whether the password is right.
 //
-// MySQL takes "Alice", "alice" and "álice " for the same name, unless the
-// collation of the column says otherwise. Two spellings must not be two users,
-// so there the column username has to be among the results, and what it holds is
-// the name. So it has to with a query that asks for {local} and not for {domain}:
-// else alice would choose at each login whose alice she is.
+// The user is whom the row names, never what the client has written: "Alice",
+// "alice" and "álice " find the same row in MySQL, two of them do with lower()
+// anywhere, and alice of every domain does with a query that asks for {local}
+// alone. Two spellings must not be two users with limits of their own, and nobody
+// gets to choose whose alice she is.
 //
 // The login goes to the database apart from the statement (see [Query]), and
 // DSNs that would make the driver put it in are refused.
@@ -56,7 +56,6 @@ type Store struct {
 	db        *sql.DB
 	statement statement
 	folds     bool   // see Driver.folds
-	forgets   bool   // see Query.forgetsDomain
 	path      string // of SQLite
 	maxIdle   int    // connections in the pool
 	checker   *hash.Checker
@@ -82,7 +81,6 @@ func New(cfg Config, checker *hash.Checker) (*Store, error) {
 		db:        db,
 		statement: cfg.Query.translate(cfg.Driver),
 		folds:     cfg.Driver.folds(),
-		forgets:   cfg.Query.forgetsDomain(),
 		path:      cfg.Path,
 		maxIdle:   cfg.maxIdle(),
 		checker:   checker,
