@@ -9,16 +9,20 @@ import (
 
 const (
 	knownFor      = 30 * 24 * time.Hour
-	knownLogins   = 1 << 15 // logins remembered; at the worst 40 MiB
+	knownLogins   = 1 << 15 // logins remembered; at the worst 50 MiB
 	knownPerLogin = 16      // addresses remembered for each
+	knownPerUser  = 8       // logins remembered of one user
 	knownMistakes = 10      // different wrong passwords that a pair may try
 )
 
 // knownPairs remembers which login has succeeded from which address. Only a
-// right password adds a pair, and each login has room for a few addresses of
-// its own: somebody who has one account can displace nobody else's pairs.
+// right password adds a pair, each login has room for a few addresses of its own,
+// and each user for a few logins: a store that is asked for the local part takes
+// alice@ with whatever behind it, and another one whatever case or accents. So
+// somebody who has one account can displace nobody else's pairs.
 type knownPairs struct {
 	logins *lru[string, []knownPair]
+	users  *lru[string, []string] // the logins of each, the oldest first
 }
 
 type knownPair struct {
@@ -28,7 +32,7 @@ type knownPair struct {
 }
 
 func newKnownPairs() knownPairs {
-	return knownPairs{newLRU[string, []knownPair](knownLogins)}
+	return knownPairs{newLRU[string, []knownPair](knownLogins), newLRU[string, []string](knownLogins)}
 }
 
 // pairKey makes one of the spellings that stores take for the same login.
@@ -41,7 +45,8 @@ func (k knownPairs) has(login string, from netip.Prefix, now time.Time) bool {
 }
 
 // succeeded remembers the pair, in place of the oldest if there is no room.
-func (k knownPairs) succeeded(login string, from netip.Prefix, now time.Time) {
+func (k knownPairs) succeeded(user, login string, from netip.Prefix, now time.Time) {
+	k.spelt(user, pairKey(login))
 	pairs, _ := k.logins.get(pairKey(login))
 	if i := indexPair(pairs, from); i >= 0 {
 		pairs = slices.Delete(pairs, i, i+1)
@@ -50,6 +55,18 @@ func (k knownPairs) succeeded(login string, from netip.Prefix, now time.Time) {
 		pairs = slices.Delete(pairs, 0, 1)
 	}
 	k.logins.put(pairKey(login), append(pairs, knownPair{from: from, last: now}))
+}
+
+// spelt remembers how a user has written himself, in place of the oldest if there
+// is no room.
+func (k knownPairs) spelt(user, login string) {
+	logins, _ := k.users.get(user)
+	logins = slices.DeleteFunc(logins, func(l string) bool { return l == login })
+	if len(logins) == knownPerUser {
+		k.logins.remove(logins[0])
+		logins = slices.Delete(logins, 0, 1)
+	}
+	k.users.put(user, append(logins, login))
 }
 
 // mistaken counts a wrong password. A pair that goes on guessing is forgotten,

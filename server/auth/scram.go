@@ -226,7 +226,7 @@ func (x *scramExchange) whenItsTurn(check func() (string, error)) (answer string
 	outcome := Outcome{Err: context.Canceled}
 	defer func() { a.Leave(outcome) }()
 	answer, err = check()
-	outcome.Err = err
+	outcome = Outcome{Err: err, User: x.account.User}
 	return answer, err
 }
 

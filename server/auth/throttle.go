@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -29,11 +30,11 @@ import (
 // wrong passwords end that privilege. The same wrong password again makes no
 // penalty grow.
 //
-// Memory is bounded: 65,536 addresses and 32,768 logins with 16 addresses each.
-// The least recently touched give way. To make one penalty be forgotten takes
-// as many failed logins, each with its TLS handshake and its password hash,
-// from as many addresses; to make a known pair be forgotten takes as many
-// accounts.
+// Memory is bounded: 65,536 addresses and 32,768 logins, at most 8 of one user,
+// with 16 addresses each. The least recently touched give way. To make one penalty
+// be forgotten takes as many failed logins, each with its TLS handshake and its
+// password hash, from as many addresses; to make a known pair be forgotten takes
+// thousands of accounts.
 //
 // Everything lives in this process: after a restart nobody is known and nothing
 // is held against anybody. So keep one Throttle for the life of the process, and
@@ -94,7 +95,7 @@ func (g guarded) VerifyPassword(ctx context.Context, p *Peer, login, password st
 	outcome := Outcome{Err: context.Canceled}
 	defer func() { a.Leave(outcome) }()
 	id, err = g.verifier.VerifyPassword(ctx, a.Peer(), login, password)
-	outcome = Outcome{Err: err, Secret: password}
+	outcome = Outcome{Err: err, User: id.User, Secret: password}
 	return id, err
 }
 
@@ -115,6 +116,9 @@ type Attempt struct {
 // the client.
 type Outcome struct {
 	Err error
+	// User is the canonical name of one who has succeeded. However many logins a
+	// store takes for him, he gets room for a few.
+	User string
 	// Secret is the password that was tried, so that its repetition is
 	// noticed. It is not kept. Mechanisms that see none leave it empty, and
 	// each of their failures is a new one.
@@ -217,7 +221,7 @@ func (a *Attempt) Leave(o Outcome) {
 	now := time.Now()
 	switch {
 	case o.Err == nil:
-		t.known.succeeded(a.login, a.from, now)
+		t.known.succeeded(cmp.Or(o.User, a.login), a.login, a.from, now)
 	case (isGuess(o.Err) || isRefused(o.Err)) && !a.exempt:
 		t.guessed(a, o.Secret, now)
 	}

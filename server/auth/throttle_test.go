@@ -389,9 +389,9 @@ func TestOneAccountDisplacesNobodysPairs(t *testing.T) {
 	addr := func(i int) netip.Prefix {
 		return network(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}))
 	}
-	k.succeeded("alice", addr(1), now)
+	k.succeeded("alice", "alice", addr(1), now)
 	for i := range 2 * knownLogins {
-		k.succeeded("mallory", addr(i), now)
+		k.succeeded("mallory", "mallory", addr(i), now)
 	}
 	if !k.has("alice", addr(1), now) {
 		t.Error("alice is forgotten")
@@ -402,6 +402,28 @@ func TestOneAccountDisplacesNobodysPairs(t *testing.T) {
 	if k.has("mallory", addr(0), now) || !k.has("mallory", addr(2*knownLogins-1), now) {
 		t.Error("the oldest was not the one to go")
 	}
+}
+
+// Where a store knows one user by any number of logins, he has room for a few.
+func TestLoginsOfOneUserDisplaceNobodysPairs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		throttle := NewThrottle(Defaults())
+		v := throttle.Guard(verifierFunc(func(ctx context.Context, p *Peer, login, password string) (Identity, error) {
+			local, _, _ := strings.Cut(login, "@")
+			return answerRight(ctx, p, local, password)
+		}))
+		took(t, v, from("192.0.2.1"), "alice", "right")
+		for i := range 2 * knownLogins {
+			took(t, v, from("192.0.2.2"), fmt.Sprintf("mallory@%d.example.org", i), "right")
+		}
+		took(t, v, from("192.0.2.1"), "eve", "wrong")
+		if waited := took(t, v, from("192.0.2.1"), "alice", "right"); waited != 0 {
+			t.Errorf("alice is forgotten: waited %v", waited)
+		}
+		if n := len(throttle.known.logins.items); n != knownPerUser+1 {
+			t.Errorf("%d logins remembered of two users", n)
+		}
+	})
 }
 
 func TestExemptNetworksAreSpared(t *testing.T) {

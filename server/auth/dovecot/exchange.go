@@ -125,7 +125,7 @@ func (x *exchange) leave(attempt *auth.Attempt, a answer, outcome error) {
 	if outcome != nil && x.ctx.Err() != nil {
 		outcome = errAbandoned
 	}
-	attempt.Leave(auth.Outcome{Err: outcome, Secret: x.overheard.password})
+	attempt.Leave(auth.Outcome{Err: outcome, User: x.id.User, Secret: x.overheard.password})
 }
 
 // ask asks Dovecot and sets the identity if it says OK.
