@@ -47,22 +47,35 @@ func (c *Checker) Check(ctx context.Context, stored, password string, known bool
 	if c.memo.has(mac) {
 		return true, nil
 	}
-	ok, err := c.compute(ctx, stored, password, known)
-	if ok && err == nil {
-		c.memo.add(mac)
-	}
-	return ok && err == nil, err
+	return c.whenItsTurn(ctx, stored, known, func(h Hash) (bool, error) {
+		// A client opens several connections at once: one of them may have had
+		// its turn meanwhile.
+		if c.memo.has(mac) {
+			return true, nil
+		}
+		ok, err := h.Matches(password)
+		if ok && err == nil {
+			c.memo.add(mac)
+		}
+		return ok && err == nil, err
+	})
 }
 
 // Decoy takes as long as a Check that fails, and finds nothing out: it is what an
 // unknown user gets, so that time does not tell who exists.
 func (c *Checker) Decoy(ctx context.Context, stored, password string, known bool) error {
-	c.memo.has(c.memo.mac(stored, password))
-	_, err := c.compute(ctx, stored, password, known)
+	mac := c.memo.mac(stored, password)
+	c.memo.has(mac)
+	_, err := c.whenItsTurn(ctx, stored, known, func(h Hash) (bool, error) {
+		c.memo.has(mac)
+		return h.Matches(password)
+	})
 	return err
 }
 
-func (c *Checker) compute(ctx context.Context, stored, password string, known bool) (bool, error) {
+// whenItsTurn calls compare when there is a place for the hash. A locked one
+// needs none: nothing matches it.
+func (c *Checker) whenItsTurn(ctx context.Context, stored string, known bool, compare func(Hash) (bool, error)) (bool, error) {
 	h, err := Parse(stored)
 	if err != nil || h.Locked() {
 		return false, err
@@ -79,5 +92,5 @@ func (c *Checker) compute(ctx context.Context, stored, password string, known bo
 		return false, err
 	}
 	defer c.places.Leave()
-	return h.Matches(password)
+	return compare(h)
 }

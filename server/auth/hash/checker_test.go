@@ -3,7 +3,9 @@ package hash
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -95,6 +97,31 @@ func TestMemoNeedsNoPlace(t *testing.T) {
 	if err := c.Decoy(t.Context(), bcrypt05, password, false); !errors.Is(err, ErrBusy) {
 		t.Errorf("decoy: %v, want ErrBusy", err)
 	}
+}
+
+// Who has waited for a place while another connection of the same user was
+// verified needs none of the work. Only the memo knows this password.
+func TestMemoIsAskedAgainAfterWaiting(t *testing.T) {
+	const stored = "$2y$05$abcdefghijklmnopqrstuu0000000000000000000000000000000"
+	synctest.Test(t, func(t *testing.T) {
+		c := NewChecker(time.Minute)
+		c.places = gate.New(0)
+		var all sync.WaitGroup
+		for range 3 {
+			all.Go(func() {
+				if ok, err := c.Check(t.Context(), stored, password, false); !ok || err != nil {
+					t.Errorf("%v, %v", ok, err)
+				}
+			})
+		}
+		synctest.Wait()
+		c.memo.add(c.memo.mac(stored, password))
+		c.places.Leave()
+		all.Wait()
+		if ok, err := c.Check(t.Context(), stored, "wrong", false); ok || err != nil {
+			t.Errorf("wrong: %v, %v", ok, err)
+		}
+	})
 }
 
 func TestDecoyIsNotRemembered(t *testing.T) {
