@@ -132,6 +132,9 @@ func (o *pamHelperOptions) listen(log *logger) (net.Listener, error) {
 	if o.inherited {
 		return pam.Inherited()
 	}
+	if err := pam.CloseInherited(int(os.Stderr.Fd()) + 1); err != nil {
+		return nil, err
+	}
 	cfg, err := o.socketConfig()
 	if err != nil {
 		return nil, err

@@ -36,6 +36,9 @@ const killGrace = time.Second
 func Child(dir string) error {
 	unix.CloseOnExec(questionFD)
 	unix.CloseOnExec(answerFD)
+	if err := CloseInherited(answerFD + 1); err != nil {
+		return err
+	}
 	in, out := os.NewFile(questionFD, "question"), os.NewFile(answerFD, "answer")
 	r, err := saslauthd.ReadRequest(in)
 	if err != nil {

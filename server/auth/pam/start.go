@@ -178,6 +178,9 @@ func unixConn(fd int) (*net.UnixConn, error) {
 // with io.EOF when the starter is gone.
 func Inherited() (net.Listener, error) {
 	unix.CloseOnExec(controlFD)
+	if err := CloseInherited(controlFD + 1); err != nil {
+		return nil, err
+	}
 	control, err := unixConn(controlFD)
 	if err != nil {
 		return nil, fmt.Errorf("pam: this is for postern to start: %w", err)

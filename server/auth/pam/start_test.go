@@ -3,7 +3,9 @@ package pam
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -11,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"postern/server/auth"
 )
@@ -131,5 +135,48 @@ func TestStartedHelperStops(t *testing.T) {
 	}
 	if err := h.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A descriptor that the starter has left open to be inherited is not kept.
+func TestStartedHelperKeepsNothingForeign(t *testing.T) {
+	r, w := newPipe(t)
+	if _, err := unix.FcntlInt(w.Fd(), unix.F_SETFD, 0); err != nil {
+		t.Fatal(err)
+	}
+	h, _, s := startInherited(t, quiet())
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.VerifyPassword(t.Context(), peer, "alice", "right"); err != nil {
+		t.Error(err)
+	}
+	wantEnd(t, r)
+	if err := h.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func newPipe(t *testing.T) (r, w *os.File) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		r.Close()
+		w.Close()
+	})
+	return r, w
+}
+
+// wantEnd waits for the stream to end: nobody has the other end open.
+func wantEnd(t *testing.T, r *os.File) {
+	t.Helper()
+	if err := r.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := r.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
+		t.Errorf("somebody keeps the descriptor: %d, %v", n, err)
 	}
 }
