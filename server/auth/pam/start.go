@@ -207,20 +207,26 @@ func (l *inherited) Accept() (net.Conn, error) {
 // Addr implements net.Listener.
 func (l *inherited) Addr() net.Addr { return &net.UnixAddr{Name: "inherited", Net: "unixpacket"} }
 
+// passedConn takes the one descriptor of a message. Of a message with more of them
+// it takes none: nobody of ours sends such a thing.
 func passedConn(rights []byte) (net.Conn, error) {
 	messages, err := unix.ParseSocketControlMessage(rights)
 	if err != nil {
 		return nil, err
 	}
-	if len(messages) != 1 {
-		return nil, errors.New("a message without a descriptor")
+	var fds []int
+	for _, m := range messages {
+		passed, err := unix.ParseUnixRights(&m)
+		if err != nil {
+			continue // it is of another kind
+		}
+		fds = append(fds, passed...)
 	}
-	fds, err := unix.ParseUnixRights(&messages[0])
-	if err != nil {
-		return nil, err
+	if len(fds) == 1 {
+		return unixConn(fds[0])
 	}
-	if len(fds) != 1 {
-		return nil, errors.New("a message without a descriptor")
+	for _, fd := range fds {
+		_ = unix.Close(fd)
 	}
-	return unixConn(fds[0])
+	return nil, fmt.Errorf("a message with %d descriptors instead of one", len(fds))
 }

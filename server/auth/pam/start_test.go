@@ -157,6 +157,30 @@ func TestStartedHelperKeepsNothingForeign(t *testing.T) {
 	}
 }
 
+// A message with more than one descriptor is no question, and leaves none behind.
+func TestStartedHelperTakesOneDescriptor(t *testing.T) {
+	h, _, s := startInherited(t, quiet())
+	r1, w1 := newPipe(t)
+	r2, w2 := newPipe(t)
+	rights := unix.UnixRights(int(w1.Fd()), int(w2.Fd()))
+	if _, _, err := h.control.WriteMsgUnix([]byte{0}, rights, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range []*os.File{w1, w2} {
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantEnd(t, r1)
+	wantEnd(t, r2)
+	if _, err := s.VerifyPassword(t.Context(), peer, "alice", "right"); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+	if err := h.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func newPipe(t *testing.T) (r, w *os.File) {
 	t.Helper()
 	r, w, err := os.Pipe()
