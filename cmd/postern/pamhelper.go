@@ -61,7 +61,7 @@ func (o *pamHelperOptions) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.socket, "socket", pam.DefaultSocket, "`path` of the socket")
 	f.StringVar(&o.mode, "mode", "0660", "`mode` of the socket")
-	f.StringVar(&o.group, "group", "", "`group` of the socket (default: that of the first --allow-user)")
+	f.StringVar(&o.group, "group", "", "`group` of the socket (default: that of the first --allow-user, if he is in passwd)")
 	f.StringSliceVar(&o.users, "allow-user", nil, "`user` who may ask, by name or number; may be repeated")
 	f.StringSliceVar(&o.services, "service", []string{pam.Defaults().Service}, "PAM `service` that may be asked; may be repeated")
 	f.BoolVarP(&o.combineRealm, "combine-realm", "r", false, "make user@realm of a login with a realm, as saslauthd -r does")
@@ -157,13 +157,13 @@ func (o *pamHelperOptions) socketConfig() (pam.SocketConfig, error) {
 	}
 	cfg := pam.SocketConfig{Path: o.socket, Mode: fs.FileMode(mode), GID: os.Getegid()}
 	for i, name := range o.users {
-		a, err := lookupAccount(name)
+		uid, gid, err := allowed(name)
 		if err != nil {
-			return cfg, usageError("--allow-user %s: there is no such user on this machine", name)
+			return cfg, err
 		}
-		cfg.Users = append(cfg.Users, a.uid)
-		if i == 0 {
-			cfg.GID = a.gid
+		cfg.Users = append(cfg.Users, uid)
+		if i == 0 && gid >= 0 {
+			cfg.GID = gid
 		}
 	}
 	if o.group != "" {
@@ -172,10 +172,27 @@ func (o *pamHelperOptions) socketConfig() (pam.SocketConfig, error) {
 	return cfg, err
 }
 
+// allowed is a user who may ask, and his group. A number may be that of a user whom
+// only another container knows: then he has no group, which is -1.
+func allowed(name string) (uid, gid int, err error) {
+	a, err := lookupAccount(name)
+	if err == nil {
+		return a.uid, a.gid, nil
+	}
+	number, notNumber := strconv.ParseUint(name, 10, 31)
+	if notNumber != nil {
+		return 0, -1, usageError("--allow-user %s: there is no such user on this machine", name)
+	}
+	return int(number), -1, nil
+}
+
 func lookupGroup(name string) (int, error) {
 	g, err := user.LookupGroup(name)
 	if err != nil {
 		g, err = user.LookupGroupId(name)
+	}
+	if number, notNumber := strconv.ParseUint(name, 10, 31); err != nil && notNumber == nil {
+		return int(number), nil
 	}
 	if err != nil {
 		return 0, usageError("--group %s: there is no such group on this machine", name)

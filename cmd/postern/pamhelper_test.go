@@ -41,6 +41,8 @@ func TestPAMHelperSocketConfig(t *testing.T) {
 	}{
 		{"defaults", pamHelperOptions{mode: "0660"}, ""},
 		{"numbers", pamHelperOptions{mode: "600", users: []string{"0", "root"}, group: "0"}, ""},
+		{"numbers of nobody", pamHelperOptions{mode: "600", users: []string{"2000000123"}, group: "2000000124"}, ""},
+		{"no number", pamHelperOptions{mode: "600", users: []string{"-1"}}, "-1"},
 		{"mode", pamHelperOptions{mode: "rw-rw----"}, "--mode"},
 		{"set-user-id", pamHelperOptions{mode: "4755"}, "--mode"},
 		{"user", pamHelperOptions{mode: "0660", users: []string{"no-such-user"}}, "no-such-user"},
@@ -73,6 +75,8 @@ func TestPAMHelperGroup(t *testing.T) {
 		{pamHelperOptions{mode: "0660"}, os.Getegid()},
 		{pamHelperOptions{mode: "0660", users: []string{"nobody", "root"}}, nobody.gid},
 		{pamHelperOptions{mode: "0660", users: []string{"nobody"}, group: "root"}, 0},
+		{pamHelperOptions{mode: "0660", users: []string{"2000000123"}}, os.Getegid()},
+		{pamHelperOptions{mode: "0660", users: []string{"2000000123"}, group: "2000000124"}, 2000000124},
 	} {
 		if cfg, err := tt.o.socketConfig(); err != nil || cfg.GID != tt.want {
 			t.Errorf("%+v: %+v, %v", tt.o, cfg, err)
