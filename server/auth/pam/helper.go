@@ -28,6 +28,9 @@ const (
 	acceptPause = 100 * time.Millisecond
 )
 
+// whatHangs is what to look for when an answer takes too long.
+const whatHangs = "a module of the service waits for something, such as a directory that is down: try it with pamtester, or look into the log of the module"
+
 // A HelperConfig says what a helper does.
 type HelperConfig struct {
 	// Services are the PAM services that may be asked. Any other is refused:
@@ -112,7 +115,7 @@ func (h *Helper) handle(ctx context.Context, conn net.Conn) {
 		_ = conn.Close()
 		<-h.heard
 	}()
-	ctx, cancel := context.WithTimeoutCause(ctx, h.cfg.Timeout, fmt.Errorf("PAM did not answer within %v", h.cfg.Timeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, h.cfg.Timeout, fmt.Errorf("PAM did not answer within %v; %s", h.cfg.Timeout, whatHangs))
 	defer cancel()
 	_ = conn.SetReadDeadline(time.Now().Add(hearing)) // fails only on a closed connection
 	r, err := saslauthd.ReadRequest(conn)

@@ -135,10 +135,13 @@ func (s *Store) ask(ctx context.Context, login, password string, client netip.Ad
 		return saslauthd.Answer{}, err
 	}
 	a, err := saslauthd.Ask(ctx, conn, r)
-	if err != nil {
-		return a, fmt.Errorf("%s: %w", s.where, err)
+	switch {
+	case err == nil:
+		return a, nil
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return a, fmt.Errorf("%s: %w; %s", s.where, err, whatHangs)
 	}
-	return a, nil
+	return a, fmt.Errorf("%s: %w", s.where, err)
 }
 
 // fits refuses what the helper would not read to the end.

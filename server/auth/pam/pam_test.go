@@ -84,6 +84,18 @@ func TestAbandoned(t *testing.T) {
 	}
 }
 
+// Who waits in vain is told where to look.
+func TestModuleHangs(t *testing.T) {
+	s := startScripted(t, nil).store(t)
+	file := filepath.Join(t.TempDir(), "pid")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_, err := s.VerifyPassword(ctx, peer, "alice", "hang:"+file)
+	if err == nil || !strings.Contains(err.Error(), "a module of the service waits for something") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestCheck(t *testing.T) {
 	h := startScripted(t, nil)
 	if err := h.store(t).Check(t.Context()); err != nil {
