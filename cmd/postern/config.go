@@ -83,7 +83,7 @@ func newElement(t reflect.Type) reflect.Value {
 	return reflect.Zero(t)
 }
 
-// maxConfigSize keeps a path such as /dev/zero from being read for ever.
+// maxConfigSize keeps the wrong file from being read for ever.
 const maxConfigSize = 1 << 20 // bytes
 
 // loadConfig reads the file over the defaults. What is wrong in it comes back
@@ -93,10 +93,20 @@ func loadConfig(path string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parseConfig(path, text)
+	cfg, err := parseConfig(path, text)
+	if err != nil {
+		return nil, err
+	}
+	if special := specialFiles(cfg); len(special) > 0 {
+		return nil, newConfigError(path, text, special)
+	}
+	return cfg, nil
 }
 
 func readConfig(path string) (string, error) {
+	if err := regular(path); err != nil {
+		return "", err
+	}
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("there is no configuration %s; copy config.toml.example to it "+

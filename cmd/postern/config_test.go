@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"flag"
 	"os"
@@ -71,8 +72,10 @@ func TestMissingFile(t *testing.T) {
 	}
 }
 
-func TestEndlessFile(t *testing.T) {
-	_, err := loadConfig("/dev/zero")
+func TestLargeFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.toml")
+	must(t, os.WriteFile(file, bytes.Repeat([]byte("# \n"), maxConfigSize/3+1), 0o600))
+	_, err := loadConfig(file)
 	if err == nil || !strings.Contains(err.Error(), "larger than") {
 		t.Errorf("got %v", err)
 	}

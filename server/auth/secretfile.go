@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"syscall"
 )
 
 // longestSecret is more than a password or the address of a database needs.
@@ -15,7 +16,8 @@ const longestSecret = 4 << 10 // bytes
 // something with a password in it. Everybody else on the machine must be kept
 // from the file by its mode. Errors name the file, never what is in it.
 func ReadSecretFile(path string) (string, error) {
-	f, err := os.Open(path)
+	// Without O_NONBLOCK a named pipe would be waited for.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return "", err
 	}
@@ -23,6 +25,9 @@ func ReadSecretFile(path string) (string, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return "", err
+	}
+	if !info.Mode().IsRegular() {
+		return "", fmt.Errorf("%s is not a regular file; name one with the secret on its one line", path)
 	}
 	if mode := info.Mode().Perm(); mode&0o007 != 0 {
 		return "", fmt.Errorf("%s has mode %04o, so that everybody on this machine may read the secret or change it: chmod o= %s", path, mode, path)
