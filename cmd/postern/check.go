@@ -185,8 +185,22 @@ func (c *checkup) keys(keys []sign.Key) {
 // stores opens one store after the other, so that each gets its line.
 func (c *checkup) stores(ctx context.Context, cfg *Config) {
 	for _, s := range cfg.Auth.Stores {
-		c.result("store", s.String(), c.shop.checkStore(ctx, s))
+		keyless, err := c.shop.checkStore(ctx, cfg.Auth, s)
+		c.result("store", s.String(), err)
+		if len(keyless) > 0 {
+			c.warn("store", fmt.Sprintf("SCRAM is offered, and locks out who has no keys for it: %s\n"+
+				"give each a new password: postern passwd --scheme scram-sha-256", few(keyless)))
+		}
 	}
 	names, err := c.shop.checkMechanisms(ctx, cfg)
 	c.result("mechanisms", strings.Join(names, " "), err)
+}
+
+// few names the first of many.
+func few(names []string) string {
+	const most = 10
+	if more := len(names) - most; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), more)
+	}
+	return strings.Join(names, ", ")
 }

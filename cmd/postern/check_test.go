@@ -37,6 +37,27 @@ mynetworks = "127.0.0.0/8"
 	wantLines(t, stdout, "ok    configuration", "FAIL  certificate", "FAIL  store", "warn  policy", "FAIL  relay", "FAIL  DKIM key", "missing.pem")
 }
 
+// Where SCRAM is offered, those whom it locks out are named.
+func TestCheckOfUsersWithoutScramKeys(t *testing.T) {
+	s := newServing(t)
+	s.user(t, "bob", "right")
+	text := readFile(t, s.config())
+	writeFile(t, s.config(), strings.Replace(text, "[auth]\n", "[auth]\nmechanisms = [\"SCRAM-SHA-256\", \"PLAIN\"]\n", 1))
+	status, stdout, _ := command(t, "", "check", "--config", s.config())
+	if status != exitOK {
+		t.Errorf("status %d", status)
+	}
+	wantLines(t, stdout, "ok    store", "warn  store", "no keys for it: alice, bob\n", "--scheme scram-sha-256")
+}
+
+func TestFew(t *testing.T) {
+	for most, want := range map[int]string{1: "x", 3: "x, x, x", 12: "x, x, x, x, x, x, x, x, x, x and 2 more"} {
+		if got := few(strings.Split(strings.Repeat("x", most), "")); got != want {
+			t.Errorf("%d: %s", most, got)
+		}
+	}
+}
+
 // A server that takes connections and says nothing does not hold the checkup up.
 func TestCheckOfAStoreThatHangs(t *testing.T) {
 	s := newServing(t)

@@ -51,14 +51,20 @@ func (w *workshop) openStores(cfg *Config) (*openStores, error) {
 
 // warnOfMissingKeys tells of users whom SCRAM, once it is offered, locks out.
 func (w *workshop) warnOfMissingKeys(cfg authConfig, s store, backend auth.PasswordVerifier) {
-	counter, ok := backend.(interface{ WithoutScramKeys() int })
-	if !ok || !slices.ContainsFunc(cfg.Mechanisms, auth.MechanismName.NeedsKeys) {
-		return
-	}
-	if n := counter.WithoutScramKeys(); n > 0 {
+	if n := len(keyless(cfg, backend)); n > 0 {
 		w.log.Warn("users without keys for SCRAM, which auth.mechanisms offers, cannot log in with clients that prefer it; "+
 			"give them a new password with postern passwd --scheme scram-sha-256", "store", s.name(), "users", n)
 	}
+}
+
+// keyless are the users whom SCRAM locks out, where it is offered and the store
+// knows all of its users.
+func keyless(cfg authConfig, backend auth.PasswordVerifier) []string {
+	k, ok := backend.(interface{ WithoutScramKeys() []string })
+	if !ok || !slices.ContainsFunc(cfg.Mechanisms, auth.MechanismName.NeedsKeys) {
+		return nil
+	}
+	return k.WithoutScramKeys()
 }
 
 // provider is what runs the mechanisms over the stores: Dovecot itself where it
@@ -88,11 +94,12 @@ func (w *workshop) local(cfg authConfig, stores auth.Chain) auth.Local {
 }
 
 // checkStore opens a store for a moment and asks it whether all is well, where
-// it can tell, in the time that it has for a login.
-func (w *workshop) checkStore(ctx context.Context, s store) error {
+// it can tell, in the time that it has for a login. It returns the users who have
+// no keys for SCRAM and would need them.
+func (w *workshop) checkStore(ctx context.Context, cfg authConfig, s store) (without []string, err error) {
 	backend, err := s.open(w)
 	if err != nil {
-		return explainUnreadable(err)
+		return nil, explainUnreadable(err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.spec().Config.Timeout)
 	defer cancel()
@@ -102,7 +109,7 @@ func (w *workshop) checkStore(ctx context.Context, s store) error {
 	if c, ok := backend.(io.Closer); ok {
 		err = errors.Join(err, c.Close())
 	}
-	return err
+	return keyless(cfg, backend), err
 }
 
 // checkMechanisms returns what clients are offered, or says why that is not

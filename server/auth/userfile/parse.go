@@ -30,7 +30,7 @@ type table struct {
 	decoy  string            // a stored hash of the commonest kind
 
 	scram   hash.ScramShape // of most SCRAM keys
-	noScram int             // users who have none and are not locked
+	noScram []string        // users who have none and are not locked
 }
 
 // A problem is a line that was skipped. Its reason repeats nothing of it.
@@ -92,7 +92,7 @@ func (t *table) add(user, stored string, seen *census) (why string) {
 	case h.Locked():
 		stored = ""
 	default:
-		seen.count(h, stored)
+		seen.count(user, h, stored)
 	}
 	t.hashes[user] = stored
 	return ""
@@ -177,7 +177,7 @@ func checkName(user string) error {
 type census struct {
 	kinds   map[string]*kind
 	shapes  map[hash.ScramShape]int
-	noScram int
+	noScram []string
 }
 
 type kind struct {
@@ -185,11 +185,11 @@ type kind struct {
 	users   int
 }
 
-func (c *census) count(h hash.Hash, stored string) {
+func (c *census) count(user string, h hash.Hash, stored string) {
 	if keys, ok := h.ScramKeys(); ok {
 		c.shapes[keys.Shape()]++
 	} else {
-		c.noScram++
+		c.noScram = append(c.noScram, user)
 	}
 	if k, ok := c.kinds[h.Kind()]; ok {
 		k.users++

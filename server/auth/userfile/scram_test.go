@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -66,20 +67,20 @@ func TestScramDecoyIsLikeMost(t *testing.T) {
 	tests := []struct {
 		name, text string
 		want       hash.ScramShape
-		without    int
+		without    []string
 	}{
-		{"no keys", "a:" + secret + "\nb:" + slow + "\nc:!\n", made, 2},
-		{"all alike", "a:" + dovecots + "\nb:" + dovecots + "\n", own, 0},
-		{"most", "a:" + dovecots + "\nb:" + fewer + "\nc:" + dovecots + "\nd:" + secret + "\n", own, 1},
-		{"as many of each", "a:" + fewer + "\nb:" + dovecots + "\n", own, 0},
+		{"no keys", "a:" + secret + "\nb:" + slow + "\nc:!\n", made, []string{"a", "b"}},
+		{"all alike", "a:" + dovecots + "\nb:" + dovecots + "\n", own, nil},
+		{"most", "a:" + dovecots + "\nb:" + fewer + "\nc:" + dovecots + "\nd:" + secret + "\n", own, []string{"d"}},
+		{"as many of each", "a:" + fewer + "\nb:" + dovecots + "\n", own, nil},
 	}
 	for _, tt := range tests {
 		f := openText(t, tt.text)
 		if got := f.ScramDecoy("eve"); got != (auth.ScramDecoy{Login: "eve", ScramShape: tt.want}) {
 			t.Errorf("%s: %+v, want %+v", tt.name, got, tt.want)
 		}
-		if got := f.WithoutScramKeys(); got != tt.without {
-			t.Errorf("%s: %d without, want %d", tt.name, got, tt.without)
+		if got := f.WithoutScramKeys(); !slices.Equal(got, tt.without) {
+			t.Errorf("%s: %q without, want %q", tt.name, got, tt.without)
 		}
 	}
 }

@@ -154,12 +154,13 @@ func (s *Store) ScramDecoy(login string) auth.ScramDecoy {
 	return auth.ScramDecoy{Login: login, ScramShape: shape}
 }
 
-// WithoutScramKeys returns how many users can log in by PLAIN and LOGIN and not by
-// SCRAM. As long as there are any, SCRAM should not be offered.
-func (s *Store) WithoutScramKeys() int {
+// WithoutScramKeys returns the users who can log in by PLAIN and LOGIN and not by
+// SCRAM, in the order of the file. As long as there are any, SCRAM should not be
+// offered. The caller does not change them.
+func (s *Store) WithoutScramKeys() []string {
 	users, err := s.users()
 	if err != nil {
-		return 0
+		return nil
 	}
 	return users.noScram
 }
