@@ -18,6 +18,7 @@ func TestCommands(t *testing.T) {
 		says        string
 	}{
 		{"check", "", []string{"check"}, 0, hop.URL},
+		{"check beside the server", "", []string{"check"}, 0, "is postern's already"},
 		{"health", "", []string{"health"}, 0, ""},
 		{"right password", password, []string{"auth", "test", "-u", "alice", "-p", "-"}, 0, "alice"},
 		{"wrong password", "wrong", []string{"auth", "test", "-u", "alice", "-p", "-"}, 1, "wrong password"},

@@ -27,8 +27,9 @@ func checkCommand() *cobra.Command {
 		Use:   "check",
 		Short: "Try out everything that the configuration names",
 		Long: `Loads the configuration, opens every certificate, store and key, asks every next
-hop, and says what works and what to do about what does not. As root, with
-server.user set, it does so with the eyes of that user.
+hop, looks whether the ports are free, and says what works and what to do about
+what does not. As root, with server.user set, it does so with the eyes of that
+user.
 
 The exit status is 0 if the server could start and deliver, else 1.`,
 		Args: operands(),
@@ -67,6 +68,7 @@ func (c *checkup) all(ctx context.Context, cfg *Config, config string) {
 	if err := c.shop.startPAM(cfg); err != nil { // as serve does, before it gives up root
 		c.result("PAM", "", err)
 	}
+	c.ports(cfg)
 	if !c.becomeUser(cfg, config) {
 		return
 	}
