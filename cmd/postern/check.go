@@ -81,6 +81,7 @@ func (c *checkup) all(ctx context.Context, cfg *Config, config string) {
 		c.result("spool", dir, spool.Check(dir))
 	}
 	c.keys(cfg.Relay.DKIM)
+	c.sandbox(cfg, config)
 }
 
 // result prints "ok" or "FAIL" with the reason, continued lines indented.

@@ -50,6 +50,20 @@ func TestCheckOfUsersWithoutScramKeys(t *testing.T) {
 	wantLines(t, stdout, "ok    store", "warn  store", "no keys for it: alice, bob\n", "--scheme scram-sha-256")
 }
 
+// What the sandbox would allow is told, or why there would be none.
+func TestCheckOfTheSandbox(t *testing.T) {
+	s := newServing(t)
+	_, stdout, _ := command(t, "", "check", "--config", s.config())
+	if landlockVersion() > 0 {
+		wantLines(t, stdout, "ok    sandbox        Landlock", "reads     ", s.dir, "writes    ", "connects  to TCP ports ")
+	} else {
+		wantLines(t, stdout, "warn  sandbox        none: this kernel has no Landlock")
+	}
+	writeFile(t, s.config(), strings.Replace(readFile(t, s.config()), "[server]\n", "[server]\nsandbox = false\n", 1))
+	_, stdout, _ = command(t, "", "check", "--config", s.config())
+	wantLines(t, stdout, "warn  sandbox        none, as server.sandbox = false asks for")
+}
+
 func TestFew(t *testing.T) {
 	for most, want := range map[int]string{1: "x", 3: "x, x, x", 12: "x, x, x, x, x, x, x, x, x, x and 2 more"} {
 		if got := few(strings.Split(strings.Repeat("x", most), "")); got != want {

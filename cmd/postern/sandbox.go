@@ -43,27 +43,55 @@ func (s *sandbox) enter(cfg *Config, log *slog.Logger) error {
 			"is not restricted beyond its user's rights")
 		return nil
 	}
-	n := needsOf(cfg, s.config)
-	s.reads = roots(slices.Concat(systemReads(), folders(n.reads)))
-	s.writes = roots(folders(n.writes))
-	s.trees = roots(folders(n.trees))
-	s.ports = n.portNumbers()
+	s.plan(cfg)
 	applied, err := confine(s)
 	switch {
 	case err != nil:
 		return fmt.Errorf("cannot enter the sandbox: %w; server.sandbox = false goes without", err)
 	case applied == 0:
-		log.Warn("no sandbox: this kernel has no Landlock (Linux 5.13, and \"landlock\" in /sys/kernel/security/lsm), " +
-			"or a seccomp filter keeps it from us; server.sandbox = false ends this warning")
+		log.Warn("no sandbox: " + noLandlock + "; server.sandbox = false ends this warning")
 		return nil
 	}
 	s.entered, s.tcp = true, applied >= restrictsTCP
-	ports := any(s.ports)
-	if !s.tcp {
-		ports = "any (restricted from Linux 6.7 on)"
-	}
-	log.Info("sandbox entered", "landlock", applied, "read", s.reads, "write", slices.Concat(s.writes, s.trees), "connect", ports)
+	log.Info("sandbox entered", "landlock", applied, "read", s.reads, "write", slices.Concat(s.writes, s.trees), "connect", s.connects())
 	return nil
+}
+
+const noLandlock = "this kernel has no Landlock (Linux 5.13, and \"landlock\" in /sys/kernel/security/lsm), " +
+	"or a seccomp filter keeps it from us"
+
+// plan is what the process would be confined to.
+func (s *sandbox) plan(cfg *Config) {
+	n := needsOf(cfg, s.config)
+	s.reads = roots(slices.Concat(systemReads(), folders(n.reads)))
+	s.writes = roots(folders(n.writes))
+	s.trees = roots(folders(n.trees))
+	s.ports = n.portNumbers()
+}
+
+// connects are the ports to connect to, for a person.
+func (s *sandbox) connects() any {
+	if !s.tcp {
+		return "any (restricted from Linux 6.7 on)"
+	}
+	return s.ports
+}
+
+// sandbox says what serve would be confined to. Nothing is applied.
+func (c *checkup) sandbox(cfg *Config, config string) {
+	version := landlockVersion()
+	switch {
+	case !cfg.Server.Sandbox:
+		c.warn("sandbox", "none, as server.sandbox = false asks for")
+		return
+	case version == 0:
+		c.warn("sandbox", "none: "+noLandlock)
+		return
+	}
+	s := &sandbox{config: config, tcp: version >= restrictsTCP}
+	s.plan(cfg)
+	c.result("sandbox", fmt.Sprintf("Landlock %d, once it serves\nreads     %s\nwrites    %s\nconnects  to TCP ports %s", version,
+		strings.Join(s.reads, " "), strings.Join(slices.Concat(s.writes, s.trees), " "), strings.Trim(fmt.Sprint(s.connects()), "[]")), nil)
 }
 
 // restrictsTCP is the version of Landlock that knows of TCP.

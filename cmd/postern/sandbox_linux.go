@@ -18,14 +18,23 @@ const (
 	onFiles  = ll.AccessFSReadFile | ll.AccessFSWriteFile | ll.AccessFSTruncate
 )
 
+// landlockVersion is what the kernel has; 0 is none.
+func landlockVersion() int {
+	version, err := ll.LandlockGetABIVersion()
+	if err != nil || version < 1 {
+		return 0
+	}
+	return version
+}
+
 // confine restricts all threads to s, as far as the kernel can, and returns the
 // version of Landlock that it has; 0 is none.
 //
 // Later versions than the eighth restrict connections to Unix sockets and
 // UDP, which carry the questions to stores, to the DNS and to the system log.
 func confine(s *sandbox) (version int, err error) {
-	version, err = ll.LandlockGetABIVersion()
-	if err != nil || version < 1 {
+	version = landlockVersion()
+	if version == 0 {
 		return 0, nil
 	}
 	most := landlock.V8
