@@ -24,14 +24,15 @@ import (
 // means. To add one, write its package below server/auth and its storeConfig
 // here, and add its line.
 func storeKinds() map[string]func() storeConfig {
-	common := auth.StoreDefaults
 	return map[string]func() storeConfig{
-		dovecot.Kind:   func() storeConfig { return &dovecotConfig{common(), dovecot.Defaults()} },
-		ldap.Kind:      func() storeConfig { return &ldapConfig{common(), ldap.Defaults(), auth.CacheConfig{}} },
-		pam.Kind:       func() storeConfig { return &pamConfig{common(), pam.Defaults(), auth.CacheConfig{}} },
-		saslauthd.Kind: func() storeConfig { return &saslauthdConfig{common(), saslauthd.Defaults(), auth.CacheConfig{}} },
-		sql.Kind:       func() storeConfig { return &sqlConfig{hashing(), sql.Defaults()} },
-		userfile.Kind:  func() storeConfig { return &userfileConfig{hashing(), userfile.Defaults()} },
+		dovecot.Kind: func() storeConfig { return &dovecotConfig{uncached{auth.StoreDefaults()}, dovecot.Defaults()} },
+		ldap.Kind:    func() storeConfig { return &ldapConfig{cached{StoreConfig: auth.StoreDefaults()}, ldap.Defaults()} },
+		pam.Kind:     func() storeConfig { return &pamConfig{cached{StoreConfig: auth.StoreDefaults()}, pam.Defaults()} },
+		saslauthd.Kind: func() storeConfig {
+			return &saslauthdConfig{cached{StoreConfig: auth.StoreDefaults()}, saslauthd.Defaults()}
+		},
+		sql.Kind:      func() storeConfig { return &sqlConfig{uncached{hashing()}, sql.Defaults()} },
+		userfile.Kind: func() storeConfig { return &userfileConfig{uncached{hashing()}, userfile.Defaults()} },
 	}
 }
 
@@ -49,11 +50,11 @@ func hashing() auth.StoreConfig {
 	return c
 }
 
-// A storeConfig is what one kind of store takes in [[auth.stores]].
+// A storeConfig is what one kind of store takes in [[auth.stores]]. It is
+// the Config of its package, with what all kinds take: uncached or cached.
 type storeConfig interface {
-	// parts are the values that have to make sense, by their keys: "" is the
-	// table itself.
-	parts() map[string]validator
+	validator // of the package
+	common() map[string]validator
 	spec() auth.StoreSpec // without a backend
 	open(w *workshop) (auth.PasswordVerifier, error)
 	where() string // what it asks, for a person
@@ -67,32 +68,44 @@ type validator interface {
 	Validate(bad func(key, why string))
 }
 
-type dovecotConfig struct {
+// uncached is the part that every kind takes.
+type uncached struct{ auth.StoreConfig }
+
+// common are the values that have to make sense, by their keys: "" is the table
+// itself.
+func (c *uncached) common() map[string]validator {
+	return map[string]validator{"": &c.StoreConfig}
+}
+func (c *uncached) spec() auth.StoreSpec { return auth.StoreSpec{Config: c.StoreConfig} }
+
+// cached is the same for stores whose answers may be remembered.
+type cached struct {
 	auth.StoreConfig
+	Cache auth.CacheConfig `toml:"cache"`
+}
+
+func (c *cached) common() map[string]validator {
+	return map[string]validator{"": &c.StoreConfig, "cache": &c.Cache}
+}
+func (c *cached) spec() auth.StoreSpec {
+	return auth.StoreSpec{Config: c.StoreConfig, Cache: c.Cache}
+}
+
+type dovecotConfig struct {
+	uncached
 	dovecot.Config
 }
 
-func (c *dovecotConfig) parts() map[string]validator {
-	return map[string]validator{"": both{&c.StoreConfig, &c.Config}}
-}
-func (c *dovecotConfig) spec() auth.StoreSpec { return auth.StoreSpec{Config: c.StoreConfig} }
-func (c *dovecotConfig) where() string        { return c.Path.String() }
+func (c *dovecotConfig) where() string { return c.Path.String() }
 func (c *dovecotConfig) open(w *workshop) (auth.PasswordVerifier, error) {
 	return dovecot.New(c.Config, w.log.Logger), nil
 }
 
 type ldapConfig struct {
-	auth.StoreConfig
+	cached
 	ldap.Config
-	Cache auth.CacheConfig `toml:"cache"`
 }
 
-func (c *ldapConfig) parts() map[string]validator {
-	return map[string]validator{"": both{&c.StoreConfig, &c.Config}, "cache": &c.Cache}
-}
-func (c *ldapConfig) spec() auth.StoreSpec {
-	return auth.StoreSpec{Config: c.StoreConfig, Cache: c.Cache}
-}
 func (c *ldapConfig) where() string {
 	servers := make([]string, len(c.ServerHost))
 	for i, u := range c.ServerHost {
@@ -105,17 +118,10 @@ func (c *ldapConfig) open(w *workshop) (auth.PasswordVerifier, error) {
 }
 
 type pamConfig struct {
-	auth.StoreConfig
+	cached
 	pam.Config
-	Cache auth.CacheConfig `toml:"cache"`
 }
 
-func (c *pamConfig) parts() map[string]validator {
-	return map[string]validator{"": both{&c.StoreConfig, &c.Config}, "cache": &c.Cache}
-}
-func (c *pamConfig) spec() auth.StoreSpec {
-	return auth.StoreSpec{Config: c.StoreConfig, Cache: c.Cache}
-}
 func (c *pamConfig) where() string { return "service " + c.Service }
 func (c *pamConfig) open(w *workshop) (auth.PasswordVerifier, error) {
 	switch {
@@ -128,31 +134,20 @@ func (c *pamConfig) open(w *workshop) (auth.PasswordVerifier, error) {
 }
 
 type saslauthdConfig struct {
-	auth.StoreConfig
+	cached
 	saslauthd.Config
-	Cache auth.CacheConfig `toml:"cache"`
 }
 
-func (c *saslauthdConfig) parts() map[string]validator {
-	return map[string]validator{"": both{&c.StoreConfig, &c.Config}, "cache": &c.Cache}
-}
-func (c *saslauthdConfig) spec() auth.StoreSpec {
-	return auth.StoreSpec{Config: c.StoreConfig, Cache: c.Cache}
-}
 func (c *saslauthdConfig) where() string { return c.Path }
 func (c *saslauthdConfig) open(*workshop) (auth.PasswordVerifier, error) {
 	return saslauthd.New(c.Config), nil
 }
 
 type sqlConfig struct {
-	auth.StoreConfig
+	uncached
 	sql.Config
 }
 
-func (c *sqlConfig) parts() map[string]validator {
-	return map[string]validator{"": both{&c.StoreConfig, &c.Config}}
-}
-func (c *sqlConfig) spec() auth.StoreSpec { return auth.StoreSpec{Config: c.StoreConfig} }
 func (c *sqlConfig) where() string {
 	return string(c.Driver) + " " + cmp.Or(c.Path, c.DSNFile, c.DSN)
 }
@@ -161,25 +156,13 @@ func (c *sqlConfig) open(w *workshop) (auth.PasswordVerifier, error) {
 }
 
 type userfileConfig struct {
-	auth.StoreConfig
+	uncached
 	userfile.Config
 }
 
-func (c *userfileConfig) parts() map[string]validator {
-	return map[string]validator{"": both{&c.StoreConfig, &c.Config}}
-}
-func (c *userfileConfig) spec() auth.StoreSpec { return auth.StoreSpec{Config: c.StoreConfig} }
-func (c *userfileConfig) where() string        { return c.Path }
+func (c *userfileConfig) where() string { return c.Path }
 func (c *userfileConfig) open(w *workshop) (auth.PasswordVerifier, error) {
 	return userfile.New(c.Config, w.checker, w.log.Logger)
-}
-
-// both are two parts of one table.
-type both [2]validator
-
-func (b both) Validate(bad func(key, why string)) {
-	b[0].Validate(bad)
-	b[1].Validate(bad)
 }
 
 // pamServices are the services that the helper is asked for, where serve is to

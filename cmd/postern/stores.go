@@ -153,9 +153,10 @@ func (s store) name() string {
 }
 
 func (s store) Validate(bad func(key, why string)) {
-	for key, part := range s.parts() {
+	for key, part := range s.common() {
 		part.Validate(func(k, why string) { bad(join(key, k), why) })
 	}
+	s.storeConfig.Validate(bad)
 }
 
 // A storeList is all of them. What a table may hold depends on its kind.
