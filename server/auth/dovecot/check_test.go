@@ -16,14 +16,15 @@ import (
 func TestCheck(t *testing.T) {
 	f := startFake(t, goodGreeting, nil)
 	p := f.proxy(t)
-	if err := p.Check(t.Context()); err != nil {
-		t.Error(err)
-	}
-	if err := p.Store.Check(t.Context()); err != nil {
+	if _, err := p.Probe(t.Context()); err != nil {
 		t.Error(err)
 	}
 	p.Options = auth.SecurityOptions{auth.ForwardSecrecy}
-	wantText(t, p.Check(t.Context()), "forward_secrecy", "CRAM-MD5", "auth_mechanisms")
+	if err := p.Check(t.Context()); err != nil {
+		t.Errorf("the store, which knows of no options: %v", err)
+	}
+	_, err := p.Probe(t.Context())
+	wantText(t, err, "forward_secrecy", "CRAM-MD5", "auth_mechanisms")
 }
 
 func TestCheckFails(t *testing.T) {

@@ -90,13 +90,6 @@ func (x Proxy) Start(ctx context.Context, p *auth.Peer, mech string) (auth.Excha
 	return e, nil
 }
 
-// Check connects once more and says what is wrong, also if the options leave
-// nothing to offer.
-func (x Proxy) Check(ctx context.Context) error {
-	_, err := x.Probe(ctx)
-	return err
-}
-
 // Probe connects once more and returns what Dovecot and the options leave to
 // offer; nothing is an error.
 func (x Proxy) Probe(ctx context.Context) ([]string, error) {
