@@ -26,12 +26,13 @@ var arrows = map[string][]string{
 	"relay/message": {},
 	"certs":         {},
 
-	"server/auth/gate": {},
-	"server/auth/hash": {"server/auth/gate"},
-	"server/auth/*":    {"server/auth", "server/auth/gate", "server/auth/hash"}, // backends share the tools, not each other
-	"server/auth/pam":  {"server/auth", "server/auth/saslauthd"},                // the helper speaks its protocol
-	"relay/relaytest":  {},
-	"relay/*":          {"relay", "relay/message"},
+	"server/auth/access": {},
+	"server/auth/gate":   {},
+	"server/auth/hash":   {"server/auth/gate"},
+	"server/auth/*":      {"server/auth", "server/auth/access", "server/auth/gate", "server/auth/hash"}, // backends share the tools, not each other
+	"server/auth/pam":    {"server/auth", "server/auth/saslauthd"},                                      // the helper speaks its protocol
+	"relay/relaytest":    {},
+	"relay/*":            {"relay", "relay/message"},
 
 	"test":         {}, // its tests know what they test
 	"test/fault":   {},

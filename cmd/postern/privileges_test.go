@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"postern/server/auth/access"
 )
 
 // A test that changes the process for good runs in a copy of the test binary:
@@ -176,7 +178,7 @@ func TestUnreadableFileIsExplained(t *testing.T) {
 }
 
 func TestCertbotKeyGetsAnACL(t *testing.T) {
-	b := blocker{path: "/etc/letsencrypt/live", goal: "/etc/letsencrypt/live/mail.example.org/privkey.pem", mode: os.ModeDir | 0o700}
+	b := blocker{access.Blocker{Path: "/etc/letsencrypt/live", Mode: os.ModeDir | 0o700}, "/etc/letsencrypt/live/mail.example.org/privkey.pem"}
 	got := b.command(&account{name: "postern", uid: 999, gid: 999})
 	want := "setfacl -R -m u:postern:rX,d:u:postern:rX /etc/letsencrypt/live /etc/letsencrypt/archive"
 	if !strings.HasPrefix(got, want+"\n") {

@@ -46,13 +46,13 @@ func confine(s *sandbox) (version int, err error) {
 
 func (s *sandbox) rules() (rules []landlock.Rule) {
 	for _, p := range s.reads {
-		rules = append(rules, access(p, mayRead))
+		rules = append(rules, allow(p, mayRead))
 	}
 	for _, p := range s.writes {
-		rules = append(rules, access(p, mayWrite))
+		rules = append(rules, allow(p, mayWrite))
 	}
 	for _, p := range s.trees {
-		rules = append(rules, access(p, mayKeep))
+		rules = append(rules, allow(p, mayKeep))
 	}
 	for _, p := range s.ports {
 		rules = append(rules, landlock.ConnectTCP(p))
@@ -60,8 +60,8 @@ func (s *sandbox) rules() (rules []landlock.Rule) {
 	return rules
 }
 
-// access allows what a path can be used for, if it is there at all.
-func access(path string, rights landlock.AccessFSSet) landlock.Rule {
+// allow is the rule for what a path can be used for, if it is there at all.
+func allow(path string, rights landlock.AccessFSSet) landlock.Rule {
 	if info, err := os.Stat(path); err == nil && !info.IsDir() {
 		rights &= onFiles
 	}

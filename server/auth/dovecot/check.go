@@ -7,10 +7,8 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"os/user"
-	"strconv"
 
-	"postern/server/auth"
+	"postern/server/auth/access"
 )
 
 // Check connects once more, apart from what is being served, and says what is
@@ -51,16 +49,7 @@ func (a Address) explain(err error) error {
 	case a.network == "tcp":
 		return fmt.Errorf("%s: %w; start Dovecot, and let its service auth have an inet_listener there", a, err)
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w; "+listener, auth.ExplainDial(op), groupName())
+		return fmt.Errorf("%w; "+listener, access.ExplainDial(op), access.GroupName(os.Getegid()))
 	}
-	return auth.ExplainDial(op)
-}
-
-// groupName is the group of this process.
-func groupName() string {
-	number := strconv.Itoa(os.Getegid())
-	if g, err := user.LookupGroupId(number); err == nil {
-		return g.Name
-	}
-	return number
+	return access.ExplainDial(op)
 }

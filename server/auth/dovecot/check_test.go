@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"postern/server/auth"
+	"postern/server/auth/access"
 )
 
 func TestCheck(t *testing.T) {
@@ -44,7 +45,7 @@ func TestCheckFails(t *testing.T) {
 	}
 	free.Close()
 	tests := map[Address][]string{
-		{"unix", filepath.Join(dir, "none")}:                           {"is not there", "unix_listener auth-postern", groupName()},
+		{"unix", filepath.Join(dir, "none")}:                           {"is not there", "unix_listener auth-postern", access.GroupName(os.Getegid())},
 		{"unix", stale}:                                                {"mode 0640", "start the server"},
 		{"tcp", free.Addr().String()}:                                  {"inet:" + free.Addr().String(), "inet_listener"},
 		{"unix", startFake(t, "220 mx.example.org ESMTP\n", nil).path}: {"not Dovecot's authentication protocol"},
@@ -64,7 +65,7 @@ func TestForbiddenSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := &net.OpError{Op: "dial", Net: "unix", Addr: &net.UnixAddr{Name: a.addr, Net: "unix"}, Err: syscall.EACCES}
-	wantText(t, a.explain(err), a.addr, "mode 0600", "service auth {", "group = "+groupName(), `path = "/run/dovecot/auth-postern"`)
+	wantText(t, a.explain(err), a.addr, "mode 0600", "service auth {", "group = "+access.GroupName(os.Getegid()), `path = "/run/dovecot/auth-postern"`)
 }
 
 func wantText(t *testing.T, err error, says ...string) {

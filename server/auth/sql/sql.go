@@ -45,6 +45,7 @@ import (
 	"strings"
 
 	"postern/server/auth"
+	"postern/server/auth/access"
 	"postern/server/auth/hash"
 )
 
@@ -227,7 +228,7 @@ func (s *Store) unavailable(err error) error {
 // explain says more about a database that cannot be opened than its driver.
 func (s *Store) explain(err error) error {
 	if s.path == "" {
-		return auth.ExplainDial(err)
+		return access.ExplainDial(err)
 	}
 	f, openErr := os.Open(s.path)
 	if openErr != nil {
