@@ -40,7 +40,7 @@ type Config struct {
 	Service string `toml:"service"`
 
 	// Realm is sent along with each login. saslauthd makes use of it with
-	// sasldb, and with PAM where it runs with -r.
+	// sasldb, with LDAP (%r of ldap_filter), and with PAM where it runs with -r.
 	Realm string `toml:"realm"`
 }
 
