@@ -36,6 +36,7 @@ type workshop struct {
 	logins   currentProvider
 	hop      currentHop
 	route    currentHop   // its far end, behind the decorators
+	reports  currentHop   // the way of what the spool itself writes
 	spool    *spool.Spool // nil: there is none
 	now      *generation
 
@@ -51,6 +52,7 @@ type generation struct {
 	policies map[string]*policy.Set
 	stage    *message.Stage
 	hop      relay.NextHop
+	reports  relay.NextHop
 	router   *relay.Router
 
 	watching context.Context // until unwatch
@@ -94,7 +96,7 @@ func (w *workshop) build(cfg *Config) (_ *generation, err error) {
 	if err = w.openSpool(cfg); err != nil {
 		return nil, err
 	}
-	if g.hop, g.router, err = w.newHop(cfg); err != nil { // end of data
+	if err = w.openHops(g); err != nil { // end of data
 		return nil, err
 	}
 	return g, nil
@@ -115,6 +117,7 @@ func (w *workshop) adopt(g *generation) server.Parts {
 	w.logins.set(w.provider(g.cfg.Auth, g.stores), func() { w.closed("stores", g.stores.Close()) })
 	w.route.set(g.router, func() { w.closed("next hops", g.router.Close()) })
 	w.hop.set(g.hop, func() {}) // there is nothing to close but the router
+	w.reports.set(g.reports, func() {})
 	w.tendSpool(g.cfg)
 	go g.certs.Watch(g.watching)
 	if w.now != nil {
@@ -221,27 +224,29 @@ func policyOf(cfg *Config, l *server.Listener) policy.Config {
 	return l.Policy.Over(cfg.Policy)
 }
 
-// newHop builds the way to Postfix from its far end: the router with its
+// openHops builds the way to Postfix from its far end: the router with its
 // pools, the spool in front of it, and the signer, where they are wanted. The
-// decorators hold w.route, which leads to the newest router.
-func (w *workshop) newHop(cfg *Config) (relay.NextHop, *relay.Router, error) {
-	router, err := relay.New(cfg.Relay.Config, w.log.Logger)
+// decorators hold w.route, which leads to the newest router. Reports of the spool
+// begin their way there, so a signer stands before them, too.
+func (w *workshop) openHops(g *generation) error {
+	router, err := relay.New(g.cfg.Relay.Config, w.log.Logger)
 	if err != nil {
-		return nil, nil, explainUnreadable(err)
+		return explainUnreadable(err)
 	}
 	probe(router)
-	var hop relay.NextHop = &w.route
+	g.router, g.hop, g.reports = router, &w.route, &w.route
 	if w.spool != nil {
-		hop = w.spool.Before(hop)
+		g.hop = w.spool.Before(g.hop)
 	}
-	if len(cfg.Relay.DKIM) == 0 {
-		return hop, router, nil
+	if len(g.cfg.Relay.DKIM) == 0 {
+		return nil
 	}
-	signer, err := sign.New(hop, cfg.Relay.DKIM, w.log.Logger)
+	signer, err := sign.New(g.hop, g.cfg.Relay.DKIM, w.log.Logger)
 	if err != nil {
-		return nil, nil, errors.Join(explainUnreadable(err), router.Close())
+		return explainUnreadable(err)
 	}
-	return signer, router, nil
+	g.hop, g.reports = signer, signer.Before(&w.route)
+	return nil
 }
 
 // probeTime is how long to wait for next hops that do not answer at all.

@@ -20,6 +20,8 @@ func (w *workshop) openSpool(cfg *Config) (err error) {
 	w.spool, err = spool.Open(cfg.Relay.SpoolConfig, spool.Options{
 		Bytes:    int64(cfg.Relay.SpoolSize),
 		Hostname: cmp.Or(cfg.Server.Hostname, name, "localhost"),
+		Origin:   cfg.Server.Origin,
+		Reports:  &w.reports,
 		Log:      w.log.Logger,
 	})
 	if errors.Is(err, fs.ErrPermission) {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -99,6 +100,46 @@ func TestSpoolAndReload(t *testing.T) {
 	}
 	writeFile(t, s.config(), strings.Replace(readFile(t, s.config()), s.file("spool"), s.file("other"), 1))
 	s.reload(t, "key=relay.spool")
+}
+
+// A report of the spool is signed by the key of the domain that it is from, after
+// a reload, too.
+func TestSpoolReportsAreSigned(t *testing.T) {
+	s, hop := spooling(t)
+	dir := t.TempDir()
+	if status, _, stderr := command(t, "", "dkim", "keygen", "example.net", "--type", "ed25519", "--selector", "s1", "--out", dir); status != exitOK {
+		t.Fatal(stderr)
+	}
+	keys, err := filepath.Glob(filepath.Join(dir, "*.pem"))
+	must(t, err)
+	if len(keys) != 1 {
+		t.Fatalf("keys: %q", keys)
+	}
+	s.stop(t)
+	text := strings.Replace(readFile(t, s.config()), "[server]\n", "[server]\norigin = \"example.net\"\n", 1)
+	writeFile(t, s.config(), text+fmt.Sprintf("[[relay.dkim]]\ndomain = \"example.net\"\nselector = \"s1\"\nkey = %q\n", keys[0]))
+	again := &serving{dir: s.dir, address: s.address, mailbox: s.mailbox, signals: make(chan os.Signal), ended: make(chan error, 1)}
+	again.start(t)
+	again.send(t)
+	again.reload(t, "msg=reloaded")
+	hop.Handle(func(c relaytest.Command) relaytest.Answer {
+		if c.Verb == "RCPT" && c.Address == "you@example.com" {
+			return relaytest.Say("550 5.1.1 No such user")
+		}
+		return relaytest.Usual
+	})
+	hop.Start()
+	for range 400 {
+		if len(hop.Delivered()) > 0 {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	got := hop.Delivered()
+	if len(got) != 1 || got[0].From != "" {
+		t.Fatalf("delivered: %+v\n%s", got, again.log.String())
+	}
+	wantLines(t, string(got[0].Data), "DKIM-Signature: ", "d=example.net;", "From: Mail Delivery System <MAILER-DAEMON@example.net>\r\n")
 }
 
 // Two servers would deliver everything twice.

@@ -58,6 +58,11 @@ func New(next relay.NextHop, keys []Key, log *slog.Logger) (*Signer, error) {
 	return s, nil
 }
 
+// Before returns a Signer with the same keys in front of another hop.
+func (s *Signer) Before(next relay.NextHop) *Signer {
+	return &Signer{next: next, keys: s.keys, log: s.log}
+}
+
 // Caps is what the hop behind can do.
 func (s *Signer) Caps() relay.Caps { return s.next.Caps() }
 

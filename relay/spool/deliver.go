@@ -32,6 +32,9 @@ type job struct {
 // deliver makes one attempt for one message.
 func (s *Spool) deliver(ctx context.Context, next relay.NextHop, e *entry) {
 	s.work(e, func(j *job) {
+		if j.Report && s.reports != nil {
+			next = s.reports
+		}
 		j.attempt(ctx, next)
 		j.cut = ctx.Err() != nil
 	})

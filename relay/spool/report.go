@@ -203,7 +203,7 @@ func (r *reporter) part(contentType string, eightBit bool) {
 }
 
 func (r *reporter) head() {
-	r.printf("From: Mail Delivery System <MAILER-DAEMON@%s>", r.spool.host)
+	r.printf("From: Mail Delivery System <MAILER-DAEMON@%s>", r.spool.origin)
 	r.printf("To: <%s>", r.Envelope.Sender)
 	r.printf("Subject: %s", r.kind.subject)
 	r.printf("Date: %s", mailDate(time.Now()))

@@ -105,6 +105,31 @@ func TestReport(t *testing.T) {
 }
 
 // What comes back depends on RET, and whether anything does on NOTIFY.
+// Reports go the way that they are told to, and messages the other one.
+func TestReportsHaveTheirOwnWay(t *testing.T) {
+	r := newRig(t, t.TempDir(), nil)
+	r.hop.Handle(refuseBob)
+	reports := relaytest.New(t, relaytest.Options{})
+	r.spool.reports, r.spool.origin = newRoute(t, reports.URL()), "example.org"
+	m := toBob("x")
+	m.to = append(m.to, "carol@example.com")
+	r.spooled(m)
+	r.deliver()
+	r.empty()
+	if got := r.hop.Delivered(); len(got) != 1 || got[0].From == "" {
+		t.Errorf("messages: %+v", got)
+	}
+	got := reports.Delivered()
+	if len(got) != 1 || got[0].From != "" {
+		t.Fatalf("reports: %+v", got)
+	}
+	p := parseReport(t, got[0])
+	if from := p.header.Get("From"); from != "Mail Delivery System <MAILER-DAEMON@example.org>" {
+		t.Errorf("the report is from %s", from)
+	}
+	wantIn(t, p.parts[1], "Reporting-MTA: dns; mail.example.org\r\n")
+}
+
 func TestReportIsWhatWasAskedFor(t *testing.T) {
 	for name, c := range map[string]struct {
 		from   string

@@ -22,7 +22,8 @@
 // One that it refuses later is told to the sender by a report (RFC 3464, RFC
 // 6522), as RFC 3461 has it: NOTIFY=NEVER gets none, RET and ENVID are
 // honoured, DELAY is reported after four hours. Reports have the null sender
-// and are never reported on themselves. They are not signed.
+// and are never reported on themselves. What they are handed to may be another
+// hop than that of the messages (Options.Reports): nobody has signed them yet.
 //
 // Temporary refusals are tried again after 1 minute, then 2, and so on up to
 // an hour, each give or take a quarter. While no hop answers at all, one
@@ -61,6 +62,7 @@
 package spool
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -90,7 +92,12 @@ var (
 type Options struct {
 	Bytes    int64  // of all messages together
 	Hostname string // for reports: the host that they come from
+	Origin   string // and the domain of their author; empty: Hostname
 	Log      *slog.Logger
+
+	// Reports is the hop that reports are handed to: the one of Deliver, with
+	// the signer in front of it. Nil: that of Deliver itself.
+	Reports relay.NextHop
 }
 
 // A Spool is an open folder. It may be used by many goroutines at once.
@@ -101,7 +108,10 @@ type Spool struct {
 	stage  *message.Stage
 	log    *slog.Logger
 	host   string
+	origin string
 	pace   pace
+
+	reports relay.NextHop // nil: that of the messages
 
 	mu       sync.Mutex
 	lifetime time.Duration
@@ -119,7 +129,8 @@ type Spool struct {
 // Validate. Nothing is delivered before Deliver. Close closes the spool.
 func Open(cfg Config, o Options) (*Spool, error) {
 	s := &Spool{
-		folder: folder{dir: cfg.Dir}, ledger: newLedger(), log: o.Log, host: o.Hostname,
+		folder: folder{dir: cfg.Dir}, ledger: newLedger(), log: o.Log,
+		host: o.Hostname, origin: cmp.Or(o.Origin, o.Hostname), reports: o.Reports,
 		pace: usualPace(), wake: make(chan struct{}, 1),
 	}
 	s.Configure(cfg, o.Bytes)
