@@ -53,7 +53,7 @@ func BenchmarkReceived(b *testing.B) {
 
 // BenchmarkMailLog is the line of a message that was accepted.
 func BenchmarkMailLog(b *testing.B) {
-	l := mailLog{slog.New(slog.NewTextHandler(io.Discard, nil))}.
+	l := newMailLog(slog.New(slog.NewTextHandler(io.Discard, nil))).
 		forSession("5FkQ0aBcDeFg", "submission", netip.MustParseAddr("192.0.2.7"))
 	t := &transaction{
 		id:         "5FkQ0aBcDeFg.1",

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-func discardLog() mailLog { return mailLog{slog.New(slog.DiscardHandler)} }
+func discardLog() mailLog { return newMailLog(slog.New(slog.DiscardHandler)) }
 
 // sickListener fails a few times, then accepts once, then is closed.
 type sickListener struct {

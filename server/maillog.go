@@ -22,22 +22,31 @@ import (
 // holds them stable, since fail2ban and people's scripts read them. Values go
 // to slog as attributes, never into the message, so that no client can break
 // or forge a line.
-type mailLog struct{ *slog.Logger }
+type mailLog struct {
+	*slog.Logger
+	limit  *logLimit
+	client netip.Addr // of a session
+}
+
+func newMailLog(l *slog.Logger) mailLog { return mailLog{Logger: l, limit: newLogLimit()} }
 
 // forSession returns a log whose lines all carry the session's id and client.
 func (l mailLog) forSession(id, listener string, client netip.Addr) mailLog {
-	return mailLog{l.With("session", id, "listener", listener, "client", client.String())}
+	return mailLog{l.With("session", id, "listener", listener, "client", client.String()), l.limit, client}
 }
 
 func (l mailLog) connected() { l.Debug("connected") }
 
 func (l mailLog) disconnected(after time.Duration, messages int) {
+	l.limit.sweep()
 	l.Debug("disconnected", "seconds", int(after.Seconds()), "messages", messages)
 }
 
 // turnedAway is a connection that was refused before anything was said.
 func (l mailLog) turnedAway(listener string, client netip.Addr, reason string) {
-	l.Warn("connection refused", "listener", listener, "client", client.String(), "reason", reason)
+	l.limit.say("connection refused: "+reason, client, func(count int) {
+		l.Warn("connection refused", "listener", listener, "client", client.String(), "reason", reason, "count", count)
+	})
 }
 
 // dropped is a connection that has not logged in and had to make room.
@@ -68,12 +77,20 @@ func (l mailLog) authError(mech string, err error) {
 	case errors.Is(err, auth.ErrMalformed):
 		l.Warn("auth malformed", "mech", mech)
 	case errors.Is(err, auth.ErrPenalty):
-		l.Warn("auth delayed", "user", loginOf(err), "mech", mech, "reason", "too many guesses from this address")
+		l.authDelayed(mech, loginOf(err))
 	case errors.As(err, &unavailable):
 		l.Error("auth unavailable", "user", unavailable.Login, "mech", mech, "store", unavailable.Store, "err", unavailable.Err)
 	default:
 		l.Error("auth unavailable", "user", "", "mech", mech, "store", "", "err", err)
 	}
+}
+
+// authDelayed is an attempt that nobody looked at: no guess, so fail2ban has no
+// use for it.
+func (l mailLog) authDelayed(mech, login string) {
+	l.limit.say("auth delayed", l.client, func(count int) {
+		l.Warn("auth delayed", "user", login, "mech", mech, "reason", "too many guesses from this address", "count", count)
+	})
 }
 
 // loginOf is the login of a temporary error, if it has one.

@@ -31,7 +31,7 @@ func TestMailLog(t *testing.T) {
 		slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: withoutTime}),
 	} {
 		before := bytes.Count(out.Bytes(), []byte("\n"))
-		events := logAllEvents(mailLog{slog.New(format)})
+		events := logAllEvents(newMailLog(slog.New(format)))
 		if lines := bytes.Count(out.Bytes(), []byte("\n")) - before; lines != events {
 			t.Errorf("%d events are %d lines", events, lines)
 		}
@@ -151,6 +151,25 @@ func logAllEvents(l mailLog) (events int) {
 		events++
 	}
 	return events
+}
+
+// Who is turned away again and again has a line a minute, and every wrong password
+// one of its own.
+func TestMailLogCountsRepetitions(t *testing.T) {
+	var out bytes.Buffer
+	l := newMailLog(slog.New(slog.NewTextHandler(&out, nil)))
+	client := netip.MustParseAddr("192.0.2.7")
+	for range 100 {
+		l.turnedAway("submission", client, "too many connections from this client")
+		session := l.forSession("3xk7q2m5ab1c", "submission", client)
+		session.authError("PLAIN", &auth.Unavailable{Login: "alice", Err: auth.ErrPenalty})
+		session.authError("PLAIN", &auth.Failure{Kind: auth.BadPassword, Login: "alice"})
+	}
+	for msg, want := range map[string]int{`"connection refused"`: 1, `"auth delayed"`: 1, `"auth failed"`: 100} {
+		if got := strings.Count(out.String(), "msg="+msg); got != want {
+			t.Errorf("%d lines of %s, want %d", got, msg, want)
+		}
+	}
 }
 
 func TestQueueID(t *testing.T) {

@@ -69,7 +69,7 @@ type Server struct {
 // New makes a server of its parts. It opens nothing yet.
 func New(p Parts) (*Server, error) {
 	s := &Server{
-		log: mailLog{p.Log}, receipts: newReceipts(), overdue: newLateAnswers(),
+		log: newMailLog(p.Log), receipts: newReceipts(), overdue: newLateAnswers(),
 		conns: make(map[*conn]struct{}), empty: make(chan struct{}),
 	}
 	s.accepting, s.stop = context.WithCancel(context.Background())
@@ -101,7 +101,7 @@ func (s *Server) newService(p *Parts, l *Listener) (*service, error) {
 		hop:          p.Hop,
 		stage:        p.Stage,
 		overdue:      s.overdue,
-		log:          mailLog{p.Log},
+		log:          newMailLog(p.Log),
 	}
 	if p.Config.SuppressDuplicates {
 		made.receipts = s.receipts
