@@ -179,7 +179,7 @@ func (s *session) fixUps(t *transaction) fixUps {
 			Remote:   s.conn.remote.Addr(),
 			Extended: s.conn.extended,
 			UTF8:     t.envelope.Options.UTF8,
-			TLS:      s.tls,
+			TLS:      s.facts,
 			Login:    s.loggedIn,
 			Hostname: s.config.hostname(),
 			ID:       t.id,

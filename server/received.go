@@ -1,11 +1,12 @@
 package server
 
 import (
-	"crypto/tls"
 	"fmt"
 	"net/netip"
 	"strings"
 	"time"
+
+	"postern/policy"
 )
 
 // A trace is what a Received field says about a message.
@@ -15,10 +16,10 @@ type trace struct {
 	PTR    string     // verified name of Remote; empty if there is none
 	Remote netip.Addr // of the client
 
-	Extended bool                 // EHLO, not HELO
-	UTF8     bool                 // MAIL had SMTPUTF8
-	TLS      *tls.ConnectionState // nil on clear text
-	Login    bool                 // the client has authenticated
+	Extended bool       // EHLO, not HELO
+	UTF8     bool       // MAIL had SMTPUTF8
+	TLS      policy.TLS // empty on clear text
+	Login    bool       // the client has authenticated
 
 	Hostname string
 	ID       string // session and message, as in the log
@@ -40,9 +41,9 @@ func (t *trace) field() string {
 		fmt.Fprintf(&b, "from %s (%s [%s])\r\n\t", harmless(t.Helo), harmless(t.PTR), literal(t.Remote))
 	}
 	fmt.Fprintf(&b, "by %s (postern)\r\n\twith %s id %s", t.Hostname, t.protocol(), t.ID)
-	if t.TLS != nil {
+	if t.TLS.Version != "" {
 		// RFC 8314, section 7.4: a clause of its own.
-		fmt.Fprintf(&b, "\r\n\ttls %s (%s)", tls.CipherSuiteName(t.TLS.CipherSuite), tls.VersionName(t.TLS.Version))
+		fmt.Fprintf(&b, "\r\n\ttls %s (%s)", t.TLS.Cipher, t.TLS.Version)
 	}
 	fmt.Fprintf(&b, ";\r\n\t%s\r\n", date(t.Now))
 	return b.String()
@@ -58,7 +59,7 @@ func (t *trace) protocol() string {
 	if t.UTF8 {
 		name = "UTF8SMTP"
 	}
-	if t.TLS != nil {
+	if t.TLS.Version != "" {
 		name += "S"
 	}
 	if t.Login {

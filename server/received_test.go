@@ -1,12 +1,12 @@
 package server
 
 import (
-	"crypto/tls"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
+	"postern/policy"
 	"postern/relay/message"
 )
 
@@ -14,7 +14,7 @@ func testTrace() trace {
 	return trace{
 		Hide: true, Helo: "laptop", PTR: "client.example.net", Remote: netip.MustParseAddr("192.0.2.7"),
 		Extended: true, Login: true,
-		TLS:      &tls.ConnectionState{Version: tls.VersionTLS13, CipherSuite: tls.TLS_AES_128_GCM_SHA256},
+		TLS:      policy.TLS{Version: "TLS 1.3", Cipher: "TLS_AES_128_GCM_SHA256"},
 		Hostname: "mail.example.org", ID: "c1.1",
 		Now: time.Date(2026, 11, 3, 4, 5, 6, 0, time.FixedZone("", 3600)),
 	}
@@ -38,7 +38,7 @@ func TestReceived(t *testing.T) {
 			"Received: from [192.0.2.7] (client.example.net [192.0.2.7])\r\n\tby mail.example.org (postern)\r\n\twith ESMTPSA" + end},
 		{"hostile names", func(t *trace) { t.Hide, t.Helo, t.PTR = false, "x\r\nEvil: (y)\x00;\xff", "a b" },
 			"Received: from x??Evil:??y???? (a?b [192.0.2.7])\r\n\tby mail.example.org (postern)\r\n\twith ESMTPSA" + end},
-		{"clear text", func(t *trace) { t.TLS, t.Login = nil, false },
+		{"clear text", func(t *trace) { t.TLS, t.Login = policy.TLS{}, false },
 			"Received: by mail.example.org (postern)\r\n\twith ESMTP id c1.1;\r\n\tTue, 3 Nov 2026 04:05:06 +0100\r\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -53,7 +53,7 @@ func TestReceived(t *testing.T) {
 
 // RFC 3848, and RFC 6531 for the UTF8 ones.
 func TestReceivedProtocol(t *testing.T) {
-	secure := &tls.ConnectionState{}
+	secure := policy.TLS{Version: "TLS 1.3"}
 	for _, c := range []struct {
 		trace trace
 		want  string
