@@ -137,7 +137,11 @@ func (d *door) admit(s *service, raw net.Conn) {
 		return
 	}
 	c := newConn(raw, s)
-	c.admitted = func() { whole.login(); own.login() }
+	c.admitted = func() {
+		whole.login()
+		own.login()
+		d.server.known(c)
+	}
 	c.closed = func() {
 		whole.leave()
 		own.leave()

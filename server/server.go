@@ -17,6 +17,7 @@
 package server
 
 import (
+	"container/list"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -58,19 +59,20 @@ type Server struct {
 	accepting context.Context // ends when no more clients are wanted
 	stop      context.CancelFunc
 
-	mu      sync.Mutex
-	doors   []*door
-	conns   map[*conn]struct{}
-	empty   chan struct{} // closed when stopping and no connection is left
-	stopped bool
-	accepts sync.WaitGroup
+	mu        sync.Mutex
+	doors     []*door
+	conns     map[*conn]*list.Element // its place among the strangers, if it is one
+	strangers list.List               // *conn: who came first is in front
+	empty     chan struct{}           // closed when stopping and no connection is left
+	stopped   bool
+	accepts   sync.WaitGroup
 }
 
 // New makes a server of its parts. It opens nothing yet.
 func New(p Parts) (*Server, error) {
 	s := &Server{
 		log: newMailLog(p.Log), receipts: newReceipts(), overdue: newLateAnswers(),
-		conns: make(map[*conn]struct{}), empty: make(chan struct{}),
+		conns: make(map[*conn]*list.Element), empty: make(chan struct{}),
 	}
 	s.accepting, s.stop = context.WithCancel(context.Background())
 	for i := range p.Listeners {
@@ -233,9 +235,31 @@ func (s *Server) add(c *conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.stopped {
-		s.conns[c] = struct{}{}
+		s.conns[c] = s.strangers.PushBack(c)
 	}
 	return !s.stopped
+}
+
+// known notes that a connection has logged in.
+func (s *Server) known(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if place := s.conns[c]; place != nil {
+		s.strangers.Remove(place)
+		s.conns[c] = nil
+	}
+}
+
+func (s *Server) remove(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if place := s.conns[c]; place != nil {
+		s.strangers.Remove(place)
+	}
+	delete(s.conns, c)
+	if s.stopped && len(s.conns) == 0 {
+		close(s.empty)
+	}
 }
 
 // minStay is how long a stranger is left in peace: time enough to log in.
@@ -246,26 +270,16 @@ const minStay = 5 * time.Second
 // say nothing would otherwise keep everybody out.
 func (s *Server) dropOldestStranger() bool {
 	s.mu.Lock()
-	var oldest *conn
-	for c := range s.conns {
-		if !c.loggedIn.Load() && (oldest == nil || c.begun.Before(oldest.begun)) {
-			oldest = c
-		}
-	}
+	place := s.strangers.Front()
 	s.mu.Unlock()
-	if oldest == nil || time.Since(oldest.begun) < minStay {
+	if place == nil {
+		return false
+	}
+	oldest := place.Value.(*conn)
+	if time.Since(oldest.begun) < minStay {
 		return false
 	}
 	oldest.log.dropped()
 	oldest.drop()
 	return true
-}
-
-func (s *Server) remove(c *conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.conns, c)
-	if s.stopped && len(s.conns) == 0 {
-		close(s.empty)
-	}
 }
