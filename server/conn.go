@@ -281,8 +281,12 @@ func (c *conn) shut(words []byte) error {
 	return err
 }
 
-// drop closes the connection without a word.
-func (c *conn) drop() { c.once.Do(func() { _ = c.end() }) }
+// drop closes the connection without a word, and does not wait for one that is
+// being said to a client that does not listen.
+func (c *conn) drop() {
+	_ = c.Conn.Close()
+	c.once.Do(func() { _ = c.end() })
+}
 
 func (c *conn) end() error {
 	err := c.Conn.Close()

@@ -47,3 +47,17 @@ func TestNewID(t *testing.T) {
 		seen[id] = true
 	}
 }
+
+// TestDropDeafClient: whoever makes room does not wait for the farewell to a
+// client that does not read.
+func TestDropDeafClient(t *testing.T) {
+	w, _ := wireOver(t, roomy())
+	deaf := &deafConn{Conn: w.Conn, blocked: make(chan struct{}), cut: make(chan struct{})}
+	deaf.deaf.Store(true)
+	w.Conn = deaf
+	closed := make(chan struct{})
+	go func() { _ = w.Close(); close(closed) }()
+	<-deaf.blocked
+	w.drop()
+	<-closed
+}
