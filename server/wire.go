@@ -142,11 +142,11 @@ func splitCommand(line []byte) (verb, argument string) {
 // does not like (RFC 5321, section 4.1.1), and returns its new length.
 func (w *wire) trimBlanks(n int) int {
 	text := len(bytes.TrimRight(w.in[:n], " \t\r\n"))
-	if text+2 >= n {
+	if !bytes.ContainsAny(w.in[text:n], " \t") {
 		return n
 	}
-	w.in = append(append(w.in[:text], "\r\n"...), w.in[n:]...)
-	return text + 2
+	w.in = append(append(w.in[:text], '\n'), w.in[n:]...)
+	return text + 1
 }
 
 // wholeLine returns the length of the line that in begins with.
