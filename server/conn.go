@@ -221,7 +221,6 @@ func (c *conn) handshake() error {
 
 // send writes p, under TLS if there is any.
 func (c *conn) send(p []byte) error {
-	_ = c.Conn.SetWriteDeadline(time.Now().Add(writeTimeout))
 	err := c.write(p)
 	if err != nil {
 		c.settle(false)
@@ -230,12 +229,15 @@ func (c *conn) send(p []byte) error {
 	return err
 }
 
-// Write is the one of the socket, for TLS.
+// Write is the one of the socket, for TLS. The deadline is set here and not by
+// send, since TLS also writes while it reads: in the handshake, and when the client
+// asks for new keys.
 func (c *conn) Write(p []byte) (int, error) {
 	if c.corked {
 		c.cork = append(c.cork, p...)
 		return len(p), nil
 	}
+	_ = c.Conn.SetWriteDeadline(time.Now().Add(writeTimeout))
 	return c.Conn.Write(p)
 }
 

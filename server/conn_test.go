@@ -1,11 +1,13 @@
 package server
 
 import (
+	"crypto/tls"
 	"io"
 	"net"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestAfterReply: whoever made a reply hears once what became of it.
@@ -60,4 +62,23 @@ func TestDropDeafClient(t *testing.T) {
 	<-deaf.blocked
 	w.drop()
 	<-closed
+}
+
+// TestHandshakeAfterReply: the deadline of a reply that is long out does not
+// hold for what TLS writes later.
+func TestHandshakeAfterReply(t *testing.T) {
+	w, client := wireOver(t, roomy())
+	if err := w.send([]byte("220 2.0.0 Ready to start TLS\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	_ = w.Conn.SetWriteDeadline(time.Unix(1, 0)) // as if more than a minute had passed
+	w.secure(&tls.Config{Certificates: []tls.Certificate{testCertificate()}})
+	go func() {
+		_, _ = io.ReadFull(client, make([]byte, len("220 2.0.0 Ready to start TLS\r\n")))
+		_, _ = io.WriteString(tls.Client(client, &tls.Config{InsecureSkipVerify: true}), "NOOP\r\n")
+	}()
+	p := make([]byte, 100)
+	if n, err := w.Read(p); err != nil || string(p[:n]) != "NOOP\r\n" {
+		t.Errorf("%q, %v", p[:n], err)
+	}
 }
