@@ -48,7 +48,7 @@ type wire struct {
 
 	in    []byte // read and not handed out yet
 	line  int    // bytes of in that belong to the line being handed out
-	chunk uint64 // bytes of a BDAT chunk to come
+	chunk uint64 // bytes of a BDAT chunk to come behind the line
 	dot   string // the end of a message that has been taken in: go-smtp looks for it
 	out   []byte // replies held back
 
@@ -73,7 +73,7 @@ func (w *wire) Read(p []byte) (int, error) {
 		n := copy(p, w.dot)
 		w.dot = w.dot[n:]
 		return n, nil
-	case w.chunk > 0:
+	case w.chunk > 0 && w.line == 0:
 		return w.readChunk(p)
 	}
 	for w.line == 0 {

@@ -129,6 +129,30 @@ func TestWireLines(t *testing.T) {
 	}
 }
 
+// TestWireChunks: no piece belongs to a line and to a chunk, or to two lines,
+// however little room there is.
+func TestWireChunks(t *testing.T) {
+	said := []string{"BDAT 4\r\n", "NOOP", "BDAT  12 LAST\r\n", "BDAT 9\r\nQUIT", "BDAT 0\r\n", "BDAT x\r\n", "RSET\r\n"}
+	for room := 1; room < 40; room++ {
+		w, client := wireOver(t, roomy())
+		_, _ = io.WriteString(client, strings.Join(said, ""))
+		_ = client.(*net.TCPConn).CloseWrite()
+		got, err := lines(w, room)
+		if err != io.EOF {
+			t.Errorf("in pieces of %d: %v", room, err)
+		}
+		for _, want := range said {
+			whole := ""
+			for len(whole) < len(want) && len(got) > 0 {
+				whole, got = whole+got[0], got[1:]
+			}
+			if whole != want {
+				t.Fatalf("in pieces of %d: %q, want %q", room, whole, want)
+			}
+		}
+	}
+}
+
 func TestWireEndlessLine(t *testing.T) {
 	for bytes, want := range map[int]error{maxCommand: io.EOF, maxCommand + 4096: smtp.ErrTooLongLine} {
 		w, client := wireOver(t, roomy())
