@@ -162,7 +162,7 @@ func (w *wire) wholeLine(p []byte) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		if len(w.in) == 0 && bytes.IndexByte(p[:n], '\n') == n-1 {
+		if n > 0 && len(w.in) == 0 && bytes.IndexByte(p[:n], '\n') == n-1 {
 			w.in = p[:n] // as usual: nothing has to be kept
 			continue
 		}
@@ -292,7 +292,9 @@ func (w *wire) Write(p []byte) (int, error) {
 
 // inspect notes what a line of a reply means, and words it as it should be.
 func (w *wire) inspect(line []byte) []byte {
-	line = w.wording(line)
+	if !w.explained.Load() { // or it is our own, or the next hop's
+		line = w.wording(line)
+	}
 	if len(line) < 4 || line[3] == '-' {
 		return line
 	}

@@ -3,9 +3,8 @@ package server
 import "bytes"
 
 // wording puts right what go-smtp says in another way than the RFCs. It knows
-// go-smtp's own lines by their whole text, so the next hop's words and ours pass
-// as they are; a line that a new version words differently passes, too, and
-// testdata/dialogue/wording.txt shows it.
+// its lines by their text: one that a new version words differently passes as it
+// is, and testdata/dialogue/wording.txt shows it.
 func (w *wire) wording(line []byte) []byte {
 	text := bytes.TrimRight(line, "\r\n")
 	switch {
