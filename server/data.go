@@ -31,11 +31,15 @@ func (s *session) Data(r io.Reader) error {
 
 func (s *session) receive(r io.Reader) error {
 	bdat, _ := r.(*io.PipeReader)
-	if bdat == nil {
-		if refusal := s.askData(); refusal != nil {
-			s.conn.takeBack()
-			return refusal
-		}
+	t := s.current()
+	if t == nil {
+		return replyClosing
+	}
+	if bdat != nil {
+		close(t.taking)
+	} else if refusal := s.askData(t); refusal != nil {
+		s.conn.takeBack()
+		return refusal
 	}
 	var content hash.Hash
 	if s.receipts != nil {
@@ -43,21 +47,15 @@ func (s *session) receive(r io.Reader) error {
 	}
 	m, received, err := s.take(bdat, content)
 	if errors.Is(err, smtp.ErrDataReset) {
-		return err // the transaction is gone already, and its place may be taken
-	}
-	if err == nil {
-		defer func() { _ = m.Close() }()
+		return err // the transaction is gone already
 	}
 	// From here on nobody else is at work: with BDAT, go-smtp waits for us.
-	t := s.current()
-	if t == nil {
-		return replyClosing
-	}
 	if err != nil {
 		return s.refuse("DATA", t, "", s.stageRefusal(err), err)
 	}
+	defer func() { _ = m.Close() }()
 	if bdat != nil {
-		if refusal := s.askData(); refusal != nil {
+		if refusal := s.askData(t); refusal != nil {
 			return refusal
 		}
 	}
@@ -67,11 +65,7 @@ func (s *session) receive(r io.Reader) error {
 
 // askData asks the data list, behind DATA before 354. There is no such place
 // with BDAT, where it is asked when the message has come.
-func (s *session) askData() error {
-	t := s.current()
-	if t == nil {
-		return replyClosing
-	}
+func (s *session) askData(t *transaction) error {
 	ctx, cancel := context.WithTimeout(s.ctx, replyBound)
 	defer cancel()
 	r := s.request(t, "", t.envelope.Options.Size)

@@ -54,7 +54,8 @@ type transaction struct {
 	begun      time.Time
 	envelope   *relay.Envelope
 	hop        relay.Transaction
-	recipients []string // accepted ones, as they went to the hop
+	recipients []string      // accepted ones, as they went to the hop
+	taking     chan struct{} // closed when Data has been called for BDAT
 
 	fingerprint fingerprint // while duplicates are suppressed
 	receipt     *receipt    // likewise, from the end of data on
@@ -64,6 +65,7 @@ type transaction struct {
 // newSession is called by go-smtp at the first EHLO.
 func (s *service) newSession(c *smtp.Conn) (smtp.Session, error) {
 	n := &session{service: s, smtp: c, conn: c.Conn().(*wire)}
+	n.conn.session = n
 	if n.conn.tls != nil {
 		state := n.conn.tls.ConnectionState()
 		n.tls = &state
@@ -117,8 +119,9 @@ func (s *session) begin(from string, opts *smtp.MailOptions) (*transaction, *smt
 
 func (s *session) transaction(sender string, opts *smtp.MailOptions) *transaction {
 	t := &transaction{
-		id:    s.conn.id + "." + strconv.Itoa(int(s.conn.messages.Load())),
-		begun: time.Now(),
+		taking: make(chan struct{}),
+		id:     s.conn.id + "." + strconv.Itoa(int(s.conn.messages.Load())),
+		begun:  time.Now(),
 		envelope: &relay.Envelope{
 			Session:   s.conn.id,
 			Listener:  s.listener.Name,
@@ -208,6 +211,15 @@ func (s *session) refuse(command string, t *transaction, rcpt string, reply *smt
 	s.conn.explained.Store(true)
 	s.conn.refused()
 	return reply
+}
+
+// awaitData waits until Data is at work on a BDAT that go-smtp has accepted. It
+// calls Data in a goroutine, which looks for the session and does not find one if
+// the connection is closed, as by QUIT, before it runs.
+func (s *session) awaitData() {
+	if t := s.current(); t != nil {
+		<-t.taking
+	}
 }
 
 func (s *session) current() *transaction {

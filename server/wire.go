@@ -45,6 +45,7 @@ const (
 type wire struct {
 	*conn
 	service *service
+	session *session // nil before EHLO
 
 	in    []byte // read and not handed out yet
 	line  int    // bytes of in that belong to the line being handed out
@@ -298,8 +299,12 @@ func (w *wire) inspect(line []byte) []byte {
 	if len(line) < 4 || line[3] == '-' {
 		return line
 	}
+	code := string(line[:3])
+	if w.command == "BDAT" && (code == "250" || code == "451") { // it has been accepted
+		w.session.awaitData()
+	}
 	explained := w.explained.Swap(false)
-	switch code := string(line[:3]); {
+	switch {
 	case code == "334":
 		w.response = true
 	case code == "421":
