@@ -103,6 +103,58 @@ func TestReloadInACrowd(t *testing.T) {
 	all.Wait()
 }
 
+// TestEndsInACrowd: connections are ended in every way while they go from clear
+// text to TLS and on to a message, and while the configuration changes. No place
+// stays taken.
+func TestEndsInACrowd(t *testing.T) {
+	s := defaultSettings()
+	d := newStand(t, s)
+	parts := []Parts{d.assemble(s), d.assemble(s)}
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 5 {
+				c, err := dial(d.address(), STARTTLS)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if c.login("alice secret") == nil { // or it has been ended before
+					_ = c.converse("MAIL FROM:<alice@example.org>", "250", "RCPT TO:<bob@example.org>", "250",
+						"BDAT 4\r\n\r\nx", "250", "BDAT 2 LAST\r\n", "250", "QUIT", "221")
+				}
+				_ = c.raw.Close()
+			}
+		})
+	}
+	ends := []func(*conn){(*conn).drop, (*conn).drain, (*conn).cut}
+	for i := range 50 {
+		if err := d.server.Reload(parts[i%2]); err != nil {
+			t.Error(err)
+		}
+		if c := d.server.anyConn(); c != nil {
+			ends[i%len(ends)](c)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	all.Wait()
+	eventually(t, "all places are free", func() bool {
+		g := &d.server.gate
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return g.open == 0 && g.strangers == 0 && len(g.clients) == 0
+	})
+}
+
+func (s *Server) anyConn() *conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		return c
+	}
+	return nil
+}
+
 // TestShutdownDeafClient: a client that does not read its replies holds up a
 // shutdown until it is cut, and no longer.
 func TestShutdownDeafClient(t *testing.T) {
