@@ -11,8 +11,9 @@ import (
 // finalDot is what go-smtp looks for behind a message that we have taken in.
 const finalDot = ".\r\n"
 
-// blockSize is how much of a message is read at once: two TLS records.
-const blockSize = 32 << 10
+// blockSize is how much of a message is read at once: a TLS record. It is held
+// for as long as a slow client takes.
+const blockSize = 16 << 10
 
 var blocks = sync.Pool{New: func() any { return new([1 + blockSize]byte) }}
 

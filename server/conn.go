@@ -136,8 +136,39 @@ func (c *conn) drain() {
 		return // receive hangs up when the transaction is over
 	}
 	c.hangUp(shuttingDown)
+	// An AUTH may wait for a store that hangs, or for a penalty to be over.
+	time.AfterFunc(authGrace, c.cancel)
 	// Wake the receive that waits for the next command.
 	_ = c.Conn.SetReadDeadline(time.Unix(1, 0))
+}
+
+// authGrace is how long an AUTH that is under way keeps us from shutting down.
+const authGrace = 2 * time.Second
+
+// lookEvery is how often it is looked whether a client still waits for the
+// outcome of its AUTH.
+const lookEvery = time.Second
+
+// watch cancels what is done for the client if it hangs up while nobody reads,
+// until stop is called.
+func (c *conn) watch() (stop func()) {
+	done := make(chan struct{})
+	go func() {
+		look := time.NewTicker(lookEvery)
+		defer look.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-look.C:
+				if hungUp(c.Conn) {
+					c.cancel()
+					return
+				}
+			}
+		}
+	}()
+	return func() { close(done) }
 }
 
 // isOver reports whether we hang up now, and with which words.

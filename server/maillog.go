@@ -93,6 +93,10 @@ func (l mailLog) authDelayed(mech, login string) {
 	})
 }
 
+// authAbandoned is an attempt whose client has hung up before it was over, or
+// that was in the way of a shutdown.
+func (l mailLog) authAbandoned(mech string) { l.Info("auth abandoned", "mech", mech) }
+
 // loginOf is the login of a temporary error, if it has one.
 func loginOf(err error) string {
 	var u *auth.Unavailable

@@ -111,6 +111,7 @@ func logAllEvents(l mailLog) (events int) {
 			session.authError("PLAIN", &auth.Unavailable{Store: "ldap", Login: "alice", Err: errors.New("i/o timeout")})
 		},
 		func() { session.authError("PLAIN", errors.New("i/o timeout")) },
+		func() { session.authAbandoned("PLAIN") },
 		func() { session.refused("MAIL", nil, "", replyNeedAuth, nil) },
 		func() { session.refusedByForm("RCPT", []byte("501 5.5.4 Malformed NOTIFY parameter value\r\n")) },
 		func() { session.refusedByForm(hostile, []byte("500 5.5.2 Error: command not recognized\r\n")) },

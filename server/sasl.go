@@ -68,7 +68,9 @@ type exchange struct {
 
 // Next hands on the client's response and turns the outcome into a reply.
 func (e *exchange) Next(response []byte) (challenge []byte, done bool, err error) {
+	stop := e.session.conn.watch() // it may take as long as a penalty does
 	challenge, done, err = e.Exchange.Next(response)
+	stop()
 	switch {
 	case err != nil:
 		e.session.closeExchange()
@@ -92,7 +94,11 @@ func (s *session) authenticated(id auth.Identity) {
 // authFailed logs the failure, hangs up after too many, and returns what the
 // client hears.
 func (s *session) authFailed(mech string, err error) *smtp.SMTPError {
-	s.log.authError(mech, err)
+	if s.ctx.Err() != nil {
+		s.log.authAbandoned(mech) // whatever err makes of that
+	} else {
+		s.log.authError(mech, err)
+	}
 	s.conn.explained.Store(true)
 	if s.attempts >= s.authFailures {
 		s.conn.hangUp(tooManyFailures)
