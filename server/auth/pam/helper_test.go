@@ -70,6 +70,14 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
+// take returns what has been written and forgets it.
+func (l *lockedBuffer) take() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer l.b.Reset()
+	return l.b.String()
+}
+
 // say asks on a connection of its own.
 func (r *running) say(t *testing.T, q saslauthd.Request) (saslauthd.Answer, error) {
 	t.Helper()
