@@ -1,0 +1,299 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/emersion/go-smtp"
+
+	"postern/relay/message"
+)
+
+// impatience is the time limit where a hop may be silent.
+const impatience = 5 * time.Millisecond
+
+// The bits of a plan.
+const (
+	planScheme       = 0b11      // 0 and 1: a Unix socket; 2: STARTTLS; 3: TLS
+	planTransactions = 0b11 << 2 // less one
+	planSlow         = 1 << 4
+	planAuth         = 1 << 5
+	planDawdle       = 1 << 6 // the body comes so late that the connection is given back
+	planImpatient    = 1 << 7
+	planTwoHops      = 1 << 8
+	planTwoRcpts     = 1 << 9
+	planClose        = 1 << 10 // the last transaction is abandoned
+)
+
+// FuzzHop sends messages through a pool to a hop that misbehaves in any way, at
+// any step. A Receipt is given only for a message to which the hop has said 250,
+// for just those recipients whom both sides have agreed on; no message goes out
+// twice. What a client may be shown is bounded and printable, and what a hop can
+// make us read is bounded, too. In the end nothing is left of it.
+func FuzzHop(f *testing.F) {
+	for plan := range uint16(1 << 4) {
+		f.Add([]byte{}, plan|planAuth|planTwoRcpts|planDawdle)
+	}
+	// One thing of each kind at each step of the first connections.
+	for step := range 9 {
+		for way := range byte(14) {
+			script := append(make([]byte, step), way, byte(7*step)+way)
+			f.Add(script, uint16(step)<<8|uint16(way)<<2&planTransactions|planImpatient)
+		}
+	}
+	for i := range canned {
+		f.Add([]byte{0, 0, 0, 0, 0, 1, byte(i)}, uint16(0))                    // to the final dot
+		f.Add([]byte{0, 0, 0, 1, byte(i)}, uint16(planTwoRcpts|planSlow))      // to RCPT
+		f.Add([]byte{0, 0, 0, 0, 6, byte(i)}, uint16(planSlow))                // behind 354
+		f.Add([]byte{0, 0, 1, byte(i)}, uint16(2))                             // to STARTTLS
+		f.Add([]byte{0, 0, 0, 0, 0, 0, 0, 1, byte(i)}, uint16(4))              // to the second MAIL
+		f.Add([]byte{0, 0, 0, 0, 0, 1, byte(i)}, uint16(planDawdle|planClose)) // to RSET, or behind it
+	}
+	s := newHostileStand(f)
+	f.Fuzz(func(t *testing.T, script []byte, plan uint16) {
+		s.run(t, script, plan)
+	})
+}
+
+// A hostileStand is a hostile hop and what it takes to send messages to it.
+type hostileStand struct {
+	hop         *hostileHop
+	ca          string
+	credentials string
+	peers       map[uint16]*peer
+	messages    []*message.Message
+	texts       []string
+}
+
+func newHostileStand(t testing.TB) *hostileStand {
+	t.Helper()
+	config, ca := certificate(t)
+	s := &hostileStand{
+		hop: newHostileHop(t, config), ca: ca, credentials: writeFile(t, "postern:topsecret\n", 0o600),
+		peers: map[uint16]*peer{},
+		texts: []string{
+			"Subject: one\r\n\r\n.dots\r\n..\r\n.\r\nbye\r\n",
+			"Subject: two\r\n\r\n",
+			"Subject: three\r\n\r\n" + strings.Repeat("0123456789\r\n", 20000),
+			"Subject: four\r\n\r\nQUIT\r\n\xe4\r\n",
+		},
+	}
+	for _, text := range s.texts {
+		s.messages = append(s.messages, newMessage(t, text))
+	}
+	s.hop.scene.Store(&scene{})
+	return s
+}
+
+// peer is the hop as plan wants it to be reached.
+func (s *hostileStand) peer(t testing.TB, plan uint16) *peer {
+	t.Helper()
+	plan &= planScheme | planAuth | planImpatient
+	if s.peers[plan] == nil {
+		p, err := newPeer(s.url(plan), s.config(plan))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.peers[plan] = p
+	}
+	return s.peers[plan]
+}
+
+func (s *hostileStand) url(plan uint16) HopURL {
+	switch plan & planScheme {
+	case 2:
+		return HopURL{schemeStartTLS, "127.0.0.1", s.hop.tcp.Addr().String()}
+	case 3:
+		return HopURL{schemeTLS, "127.0.0.1", s.hop.implicit.Addr().String()}
+	}
+	return HopURL{schemeUnix, "", s.hop.unix.Addr().String()}
+}
+
+func (s *hostileStand) config(plan uint16) *Config {
+	cfg := Defaults()
+	cfg.HeloName, cfg.CAFile, cfg.Patience = "postern.example.org", s.ca, 0
+	if plan&planAuth != 0 {
+		cfg.Credentials = s.credentials
+	}
+	if plan&planImpatient != 0 {
+		cfg.ConnectTimeout, cfg.CommandTimeout, cfg.DataTimeout = impatience, impatience, impatience
+	}
+	return &cfg
+}
+
+// router is one that asks nothing by itself, so that the script is kept to.
+func (s *hostileStand) router(t testing.TB, plan uint16) *Router {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	r := &Router{cfg: *s.config(plan), log: log, done: make(chan struct{})}
+	r.stop = func() { close(r.done) }
+	for range 1 + plan&planTwoHops/planTwoHops {
+		r.hops = append(r.hops, newHop(newPool(s.peer(t, plan), r.cfg.Pool, log), log))
+	}
+	return r
+}
+
+func (s *hostileStand) run(t *testing.T, script []byte, plan uint16) {
+	goroutines := runtime.NumGoroutine()
+	now := &scene{
+		script: script, auth: plan&planAuth != 0,
+		slow: plan&planSlow != 0, impatient: plan&planImpatient != 0,
+	}
+	s.hop.scene.Store(now)
+	r := s.router(t, plan)
+	for i := range int(plan&planTransactions>>2) + 1 {
+		s.transact(t, r, i, plan)
+	}
+	_ = r.Close()
+	if !soon(func() bool { return now.left() == 0 && runtime.NumGoroutine() <= goroutines }) {
+		stacks := make([]byte, 1<<20)
+		stacks = stacks[:runtime.Stack(stacks, true)]
+		t.Errorf("%d connections are left, %d goroutines instead of %d:\n%s", now.left(), runtime.NumGoroutine(), goroutines, stacks)
+	}
+	for _, fault := range now.faults {
+		t.Error(fault)
+	}
+	// What fits into the buffers of a socket has not been read by us.
+	if now.flooded > 2<<20 && plan&planScheme < 2 {
+		t.Errorf("the hop could say %d bytes of an endless reply", now.flooded)
+	}
+}
+
+// soon reports whether that comes to be true.
+func soon(so func() bool) bool {
+	for deadline := time.Now().Add(5 * time.Second); !so(); time.Sleep(100 * time.Microsecond) {
+		if time.Now().After(deadline) {
+			return false
+		}
+	}
+	return true
+}
+
+// transact sends one message and judges the outcome.
+func (s *hostileStand) transact(t *testing.T, r *Router, i int, plan uint16) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	tx, err := r.Begin(ctx, &Envelope{Session: "s", Login: "alice" + strconv.Itoa(i%2), Sender: "alice@example.org"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Close()
+	accepted := s.ask(t, ctx, tx, i, plan)
+	if inner := tx.(*transaction); plan&planDawdle != 0 && inner.parking != nil {
+		inner.yield(inner.parking) // as its timer would
+	}
+	if plan&planClose != 0 && i == int(plan&planTransactions>>2) {
+		return
+	}
+	receipt, err := tx.Send(ctx, s.messages[i])
+	fitForClient(t, err)
+	s.judge(t, i, accepted, receipt, err)
+}
+
+// ask returns the recipients that the hop is said to have accepted. Their names
+// tell the transactions apart.
+func (s *hostileStand) ask(t *testing.T, ctx context.Context, tx Transaction, i int, plan uint16) []string {
+	to := []string{"bob" + strconv.Itoa(i) + "@example.com"}
+	if plan&planTwoRcpts != 0 {
+		to = append(to, "carol"+strconv.Itoa(i)+"@example.com")
+	}
+	var accepted []string
+	for _, address := range to {
+		err := tx.Rcpt(ctx, address, nil)
+		fitForClient(t, err)
+		if err == nil {
+			accepted = append(accepted, address)
+		}
+	}
+	return accepted
+}
+
+var confirmed = regexp.MustCompile(`^(?:354-[^\r\n]*\r\n)*354(?: [^\r\n]*)?\r\n(?:250-[^\r\n]*\r\n)*250(?: [^\r\n]*)?\r\n`)
+
+// judge compares the outcome with what the hop has seen and said.
+func (s *hostileStand) judge(t *testing.T, i int, accepted []string, receipt Receipt, err error) {
+	now := s.hop.scene.Load()
+	now.mu.Lock()
+	defer now.mu.Unlock()
+	arrived, yes, lied := 0, 0, false
+	for _, r := range now.records {
+		lied = lied || r.liar
+		if len(r.to) == 0 || !strings.HasSuffix(r.to[0], strconv.Itoa(i)+"@example.com") {
+			continue
+		}
+		if r.whole {
+			arrived++
+			if r.body != s.texts[i] || r.sender != "alice@example.org" {
+				t.Errorf("message %d of %q arrives as %.200q", i, r.sender, r.body)
+			}
+		}
+		if confirmed.MatchString(r.said) {
+			yes++
+		}
+		if err == nil && !r.liar && r.whole && !slices.Equal(agreed(r, accepted), accepted) {
+			t.Errorf("message %d was for %q and went to %q", i, accepted, r.to)
+		}
+	}
+	switch {
+	case arrived > 1:
+		t.Errorf("message %d was sent %d times", i, arrived)
+	case err == nil && len(accepted) == 0:
+		t.Errorf("message %d was sent to nobody", i)
+	case err == nil && yes == 0 && !lied:
+		t.Errorf("a receipt for message %d, to which the hop has not said 250", i)
+	case isRefusal(err) && yes > 0 && arrived > 0 && !lied:
+		t.Errorf("message %d is refused with %v, and the hop has said 250 to it", i, err)
+	}
+	if err == nil && (strings.ContainsFunc(receipt.Text, unfit) || len(receipt.Text) > maxTextLine) {
+		t.Errorf("receipt with the text %q", receipt.Text)
+	}
+}
+
+// agreed are the recipients of r without those that were asked about and refused:
+// the hop notes all of them.
+func agreed(r *record, accepted []string) []string {
+	var all []string
+	for _, to := range r.to {
+		if slices.Contains(accepted, to) {
+			all = append(all, to)
+		}
+	}
+	return all
+}
+
+func unfit(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }
+
+// fitForClient wants a refusal to be something that can be passed on, and any
+// other error to be one line for the log.
+func fitForClient(t *testing.T, err error) {
+	t.Helper()
+	if err == nil {
+		return
+	}
+	var e *smtp.SMTPError
+	if !errors.As(err, &e) {
+		if text := err.Error(); strings.ContainsFunc(text, unicode.IsControl) || len(text) > 10_000 || strings.Contains(text, "topsecret") {
+			t.Errorf("not fit for the log: %q", text)
+		}
+		return
+	}
+	if e.Code < 400 || e.Code > 599 || e.Code == 421 || e.EnhancedCode[0] != e.Code/100 || !isSubcode(e.EnhancedCode[1]) || !isSubcode(e.EnhancedCode[2]) {
+		t.Errorf("a refusal with %d %v", e.Code, e.EnhancedCode)
+	}
+	lines := strings.Split(e.Message, "\n")
+	for _, line := range lines {
+		if len(lines) > maxTextLines || len(line) > maxTextLine || strings.ContainsFunc(line, unfit) {
+			t.Errorf("a refusal with the text %q", e.Message)
+		}
+	}
+}
