@@ -11,8 +11,8 @@
 //	... send something to hop.URL() ...
 //	hop.Delivered()
 //
-// Whatever a test is about, the hop fails it if a bare CR, a bare LF or a NUL
-// reaches it. It speaks as much SMTP as the tests need; it is no server for
+// Whatever a test is about, the hop fails it if a bare CR, a bare LF, a NUL or a
+// dot that is not stuffed reaches it. It speaks as much SMTP as the tests need; it is no server for
 // anything else.
 package relaytest
 
@@ -247,6 +247,17 @@ func (h *Hop) Commands() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return append([]string(nil), h.commands...)
+}
+
+// Take returns what was recorded, and forgets it: for a hop that sees more than
+// is to be kept. What was wrong with what came is told here, and not at the end
+// of the test.
+func (h *Hop) Take() (messages []Message, commands, faults []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	messages, commands, faults = h.messages, h.commands, h.faults
+	h.messages, h.commands, h.faults = nil, nil, nil
+	return messages, commands, faults
 }
 
 // Count is how many of Commands have the verb.

@@ -205,6 +205,9 @@ func (s *session) body() error {
 			s.message.Raw, s.message.Data = raw.Bytes(), data.Bytes()
 			return nil
 		}
+		if strings.HasPrefix(line, ".") && !strings.HasPrefix(line, "..") {
+			s.hop.fault("connection %d: a dot that is not stuffed: %q", s.number, line)
+		}
 		raw.WriteString(line + "\r\n")
 		data.WriteString(strings.TrimPrefix(line, ".") + "\r\n")
 	}
