@@ -155,7 +155,7 @@ func (s *hostileStand) run(t *testing.T, script []byte, plan uint16) {
 		s.transact(t, r, i, plan)
 	}
 	_ = r.Close()
-	if !soon(func() bool { return now.left() == 0 && runtime.NumGoroutine() <= goroutines }) {
+	if !comesTrue(func() bool { return now.left() == 0 && runtime.NumGoroutine() <= goroutines }) {
 		stacks := make([]byte, 1<<20)
 		stacks = stacks[:runtime.Stack(stacks, true)]
 		t.Errorf("%d connections are left, %d goroutines instead of %d:\n%s", now.left(), runtime.NumGoroutine(), goroutines, stacks)
@@ -169,8 +169,8 @@ func (s *hostileStand) run(t *testing.T, script []byte, plan uint16) {
 	}
 }
 
-// soon reports whether that comes to be true.
-func soon(so func() bool) bool {
+// comesTrue reports whether that comes to be true.
+func comesTrue(so func() bool) bool {
 	for deadline := time.Now().Add(5 * time.Second); !so(); time.Sleep(100 * time.Microsecond) {
 		if time.Now().After(deadline) {
 			return false
