@@ -193,7 +193,7 @@ func (d *daemon) run(ctx context.Context, signals <-chan os.Signal) error {
 	defer stopWatchdog()
 	idle, stop := context.WithCancel(ctx)
 	defer stop()
-	go giveBackMemory(idle)
+	go keepMemory(idle)
 	for {
 		select {
 		case <-watchdog:
