@@ -130,6 +130,7 @@ func (s *fuzzStand) assemble(t testing.TB) Parts {
 	cfg.Hostname = "mail.example.org"
 	cfg.MessageSizeLimit = 64 << 10
 	cfg.Limits.Messages = 6
+	cfg.ProxyTrusted = []netip.Prefix{netip.PrefixFrom(trustedProxyAddr.Addr(), 32)}
 	p := Parts{
 		Config: cfg, TLS: &tls.Config{Certificates: []tls.Certificate{cheapCertificate(t)}, CurvePreferences: []tls.CurveID{tls.X25519}},
 		Auth: s.provider(t), AuthFailures: 3, Hop: s.relay,
@@ -367,10 +368,12 @@ func (s *fuzzStand) answer(c relaytest.Command) relaytest.Answer {
 	return relaytest.Say(yes)
 }
 
-// A watchedLog looks at the lines of the log and keeps the bad ones.
+// A watchedLog looks at the lines of the log and keeps the bad ones, and who was
+// connected.
 type watchedLog struct {
-	mu  sync.Mutex
-	bad []string
+	mu        sync.Mutex
+	bad       []string
+	connected []string
 }
 
 func (l *watchedLog) Write(line []byte) (int, error) {
@@ -378,19 +381,32 @@ func (l *watchedLog) Write(line []byte) (int, error) {
 	for _, u := range fuzzUsers {
 		bad = bad || bytes.Contains(line, []byte(u.password))
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if bad {
-		l.mu.Lock()
-		defer l.mu.Unlock()
 		l.bad = append(l.bad, string(line))
 	}
+	if bytes.Contains(line, []byte(" msg=connected ")) {
+		_, client, _ := strings.Cut(strings.TrimSpace(string(line)), " client=")
+		l.connected = append(l.connected, client)
+	}
 	return len(line), nil
+}
+
+// clients are those who were connected since it was asked last.
+func (l *watchedLog) clients() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := l.connected
+	l.connected = nil
+	return all
 }
 
 func (l *watchedLog) take() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	bad := l.bad
-	l.bad = nil
+	l.bad, l.connected = nil, nil
 	return bad
 }
 
