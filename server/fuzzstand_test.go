@@ -456,6 +456,7 @@ func (s *fuzzStand) rest(t *testing.T) {
 	if !soon(func() bool { return s.parts.Stage.InMemory() == 0 }) {
 		t.Errorf("%d bytes of messages are left", s.parts.Stage.InMemory())
 	}
+	s.isEmpty(t)
 	if !soon(func() bool { return runtime.NumGoroutine()-s.hop.Open() <= s.ceiling }) {
 		stacks := make([]byte, 1<<20)
 		stacks = stacks[:runtime.Stack(stacks, true)]
@@ -463,6 +464,21 @@ func (s *fuzzStand) rest(t *testing.T) {
 	}
 	for _, line := range s.log.take() {
 		t.Errorf("logged: %s", line)
+	}
+}
+
+// isEmpty wants nobody to be counted who is gone.
+func (s *fuzzStand) isEmpty(t *testing.T) {
+	t.Helper()
+	g := &s.server.gate
+	counts := func() (open, strangers, clients int) {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return g.open, g.strangers, len(g.clients)
+	}
+	if !soon(func() bool { open, strangers, clients := counts(); return open+strangers+clients == 0 }) {
+		open, strangers, clients := counts()
+		t.Errorf("%d connections, %d strangers and %d clients are still counted", open, strangers, clients)
 	}
 }
 

@@ -48,6 +48,7 @@ func FuzzProxyHeader(f *testing.F) {
 		if !p.over() {
 			t.Fatalf("%q: the connection is still open", header)
 		}
+		s.isEmpty(t)
 		greeted := bytes.HasPrefix(p.down, []byte("220 "))
 		if !greeted && len(p.down) > 0 {
 			t.Errorf("%q: the server has said %q", header, p.down)
