@@ -189,7 +189,6 @@ type reader struct {
 	endless bool // the client has ended with a line that is too long
 	loose   bool // the replies are at an end, or not to be told apart any more
 	user    string
-	greeted bool
 	mailed  bool
 	from    string
 	to      []string
