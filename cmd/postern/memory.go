@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	heapLooks = 5 * time.Second // how often the heap is looked at
-	calmWaste = 4 << 20         // what is not worth the work of giving it back
+	heapLooks = time.Second // how often the heap is looked at
+	calmWaste = 4 << 20     // what is not worth the work of giving it back
 
 	// roomToWork is what a heap may hold beside what is alive, if that is less: a
 	// small server would collect a dozen times a second for the handshakes of
@@ -62,9 +62,11 @@ func keepMemory(ctx context.Context) {
 	ticker := time.NewTicker(heapLooks)
 	defer ticker.Stop()
 	_, chosen := os.LookupEnv("GOGC")
+	percent := 100 // the runtime's own
 	for before := lookAtHeap(); ; {
-		if !chosen {
-			debug.SetGCPercent(before.percent())
+		if now := before.percent(); now != percent && !chosen {
+			debug.SetGCPercent(now) // stops everybody for a moment
+			percent = now
 		}
 		select {
 		case <-ctx.Done():
