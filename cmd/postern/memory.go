@@ -48,9 +48,10 @@ func (now heapLook) calm(before heapLook) bool {
 
 // percent is how much the heap may grow before the next collection (GOGC): a
 // crowd that comes between two looks makes five times of what is alive at the
-// most.
+// most. A large heap is one of buffers, which the collector need not look into,
+// so it may come more often than usual.
 func (now heapLook) percent() int {
-	return int(min(max(roomToWork*100/max(now.live, 1), 100), 400))
+	return int(min(max(roomToWork*100/max(now.live, 1), 50), 400))
 }
 
 // keepMemory lets the heap of a small server have some room, and returns to the

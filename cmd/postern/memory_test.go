@@ -28,7 +28,7 @@ func TestMemoryIsGivenBackWhenCalm(t *testing.T) {
 
 func TestHeapHasRoom(t *testing.T) {
 	const mib = 1 << 20
-	for live, want := range map[uint64]int{0: 400, 4 * mib: 400, 16 * mib: 200, 32 * mib: 100, 300 * mib: 100} {
+	for live, want := range map[uint64]int{0: 400, 4 * mib: 400, 16 * mib: 200, 32 * mib: 100, 300 * mib: 50} {
 		if got := (heapLook{live: live}).percent(); got != want {
 			t.Errorf("%d MiB alive: %d per cent, want %d", live/mib, got, want)
 		}
