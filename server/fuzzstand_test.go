@@ -470,11 +470,13 @@ func (s *fuzzStand) rest(t *testing.T) {
 // isEmpty wants nobody to be counted who is gone.
 func (s *fuzzStand) isEmpty(t *testing.T) {
 	t.Helper()
-	g := &s.server.gate
 	counts := func() (open, strangers, clients int) {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		return g.open, g.strangers, len(g.clients)
+		for _, g := range []*gate{&s.server.gate, &s.server.unannounced} {
+			g.mu.Lock()
+			open, strangers, clients = open+g.open, strangers+g.strangers, clients+len(g.clients)
+			g.mu.Unlock()
+		}
+		return open, strangers, clients
 	}
 	if !soon(func() bool { open, strangers, clients := counts(); return open+strangers+clients == 0 }) {
 		open, strangers, clients := counts()

@@ -77,10 +77,11 @@ func (d *door) welcome(raw net.Conn) {
 		d.admit(s, raw)
 		return
 	}
-	// Counted as one that has not logged in while its header is awaited.
-	t, reason := d.server.gate.enter(netip.Prefix{}, Limits{Unauthenticated: s.config.Limits.Unauthenticated})
+	// Nobody knows yet who it is, so it is not counted among those who have not
+	// logged in: their crowd would keep out the clients whom the gate lets past it.
+	t, _ := d.server.unannounced.enter(netip.Prefix{}, Limits{Unauthenticated: s.config.Limits.Unauthenticated})
 	if t == nil {
-		d.turnAway(s, raw, peer, reason)
+		d.turnAway(s, raw, peer, "too many connections without their PROXY header")
 		return
 	}
 	go func() {

@@ -50,8 +50,9 @@ type Parts struct {
 // A Server accepts clients. Its methods may be called by any goroutine: Listen
 // once, then Serve once, Reload and Shutdown at any time after Listen.
 type Server struct {
-	log  mailLog
-	gate gate
+	log         mailLog
+	gate        gate
+	unannounced gate // whose PROXY header is awaited
 
 	receipts *receipts // for all generations of the configuration
 	overdue  *lateAnswers
