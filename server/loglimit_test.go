@@ -123,3 +123,27 @@ func TestLogLimitLosesNothing(t *testing.T) {
 		}
 	})
 }
+
+// What was counted is said when a client of any listener goes, after a reload as
+// before.
+func TestLogLimitOfServer(t *testing.T) {
+	d := newStand(t, defaultSettings())
+	client := netip.MustParseAddr("192.0.2.1")
+	synctest.Test(t, func(t *testing.T) {
+		s, err := New(d.parts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 4 {
+			s.log.turnedAway("submission", client, "too many connections")
+		}
+		if err := s.Reload(d.parts); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(sayEvery)
+		s.doors[0].service.Load().log.disconnected(0, 0)
+	})
+	if n := d.log.count(`msg="connection refused"*client=192.0.2.1*count=3`); n != 1 {
+		t.Errorf("%d lines of what was counted", n)
+	}
+}

@@ -104,7 +104,7 @@ func (s *Server) newService(p *Parts, l *Listener) (*service, error) {
 		hop:          p.Hop,
 		stage:        p.Stage,
 		overdue:      s.overdue,
-		log:          newMailLog(p.Log),
+		log:          mailLog{Logger: p.Log, limit: s.log.limit}, // one account, whoever sweeps it
 	}
 	if p.Config.SuppressDuplicates {
 		made.receipts = s.receipts
