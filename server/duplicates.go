@@ -14,7 +14,7 @@ import (
 // suppress_duplicates is on, the receipts remember for a while what the next
 // hop has said yes to, and the second one gets that answer.
 const (
-	receiptLife = 10 * time.Minute // from the moment when a 250 is known to be lost
+	receiptLife = 10 * time.Minute // from the moment when the first 250 is known to be lost
 	maxReceipts = 10_000           // each is well under a kilobyte
 )
 
@@ -31,7 +31,8 @@ const (
 // Whoever comes while the message is sending or answered waits until it is
 // armed or forgotten. A used receipt is answered again, not gone: the second
 // 250 may be lost like the first. So it ends when a client has seen a 250 for
-// it, or ten minutes after the last one that is known to be lost.
+// it, or ten minutes after the first one that was lost: a device that says the
+// same each time and never QUIT is heard again then.
 //
 // Its methods may be called by many goroutines at once. It needs no goroutine
 // of its own: what has expired goes when somebody comes.
@@ -41,7 +42,7 @@ type receipts struct {
 
 	mu    sync.Mutex
 	known map[messageKey]*receipt
-	armed list.List // of *receipt, the first to expire in front
+	armed list.List // of *receipt, the one armed last at the end
 }
 
 // A receipt is one entry of the table. It belongs to the session that claim
@@ -52,7 +53,7 @@ type receipt struct {
 	relay.Receipt
 
 	place   *list.Element // among the armed ones
-	expires time.Time     // when armed
+	expires time.Time     // zero until it is armed for the first time
 	decided chan struct{} // closed when it is armed or forgotten
 }
 
@@ -91,6 +92,9 @@ func (r *receipts) try(key messageKey, message string) (e *receipt, again bool, 
 		return r.enter(key, message), false, nil
 	case e.place == nil:
 		return nil, false, e.decided
+	case !r.now().Before(e.expires): // behind one that was armed later
+		r.drop(e)
+		return r.enter(key, message), false, nil
 	}
 	r.disarm(e)
 	e.decided = make(chan struct{})
@@ -155,7 +159,9 @@ func (r *receipts) decide(e *receipt, arm bool) {
 		return // there was no room for it
 	}
 	if arm {
-		e.expires = r.now().Add(receiptLife)
+		if e.expires.IsZero() {
+			e.expires = r.now().Add(receiptLife)
+		}
 		e.place = r.armed.PushBack(e)
 	} else {
 		delete(r.known, e.key)

@@ -113,10 +113,17 @@ func TestReceipts(t *testing.T) {
 			s.sendAndLose("a")
 			s.clock = s.clock.Add(receiptLife - 1)
 			s.seen(s.again("a"), false)
-			s.clock = s.clock.Add(receiptLife - 1) // counted anew
-			s.seen(s.again("a"), false)
-			s.clock = s.clock.Add(receiptLife)
+			s.clock = s.clock.Add(1) // counted from the first one
 			s.send("a")
+		},
+		"behind one that was lost later": func(s *shelf) {
+			s.sendAndLose("a")
+			s.clock = s.clock.Add(receiptLife - 1)
+			s.sendAndLose("b")
+			s.seen(s.again("a"), false)
+			s.clock = s.clock.Add(1)
+			s.send("a")
+			s.again("b")
 		},
 		"others come instead": func(s *shelf) {
 			s.sendAndLose("a")
