@@ -202,7 +202,8 @@ func (p *postern) guessAll(perSecond int, from func(i int) *net.TCPAddr) string 
 		if n%2 == 0 {
 			g.user = "alice"
 		}
-		all.Go(func() { count.add(g.try(p, from(n), func() { <-gate })) })
+		address := from(n)
+		all.Go(func() { count.add(g.try(p, address, func() { <-gate })) })
 	}
 	all.Wait()
 	return fmt.Sprintf("%d guesses: %v", n, &count)
