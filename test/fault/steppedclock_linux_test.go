@@ -38,6 +38,7 @@ func (k *steppedClock) run(cmd *exec.Cmd, ended chan<- error) error {
 			cmd.SysProcAttr = &syscall.SysProcAttr{}
 		}
 		cmd.SysProcAttr.Ptrace = true
+		cmd.SysProcAttr.Setpgid = true // trace waits for this group only
 		err := cmd.Start()
 		started <- err
 		if err == nil {
@@ -48,14 +49,15 @@ func (k *steppedClock) run(cmd *exec.Cmd, ended chan<- error) error {
 }
 
 // trace stops at each system call of each thread. The first stop is that after
-// execve.
+// execve. It waits for the group of leader, not for any child: this thread may
+// be the parent of other processes, whose status belongs to their own Wait.
 func (k *steppedClock) trace(leader int) error {
 	const options = unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_EXITKILL
 	timespec := map[int]uintptr{} // by thread: where its clock_gettime will write
 	known := false
 	for {
 		var status unix.WaitStatus
-		tid, err := unix.Wait4(-1, &status, unix.WALL|unix.WNOTHREAD, nil)
+		tid, err := unix.Wait4(-leader, &status, unix.WALL|unix.WNOTHREAD, nil)
 		switch {
 		case err == unix.EINTR:
 			continue
