@@ -12,6 +12,7 @@ type load struct {
 	time   time.Duration
 	crowd  int
 	hybrid bool
+	resume bool
 }
 
 // A measure is what one round has found out.

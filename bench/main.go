@@ -62,6 +62,7 @@ func parseFlags() options {
 	flag.DurationVar(&o.load.time, "time", 5*time.Second, "length of a round")
 	flag.IntVar(&o.load.crowd, "crowd", 2000, "clients of S4 and S6")
 	flag.BoolVar(&o.load.hybrid, "hybrid", false, "let the clients offer X25519MLKEM768, which not every peer has")
+	flag.BoolVar(&o.load.resume, "resume", false, "let the clients resume their TLS session, as most do that come again")
 	flag.BoolVar(&o.keep, "keep", false, "keep the folder with configurations and logs")
 	flag.Parse()
 	o.servers, o.scenarios = strings.Split(servers, ","), strings.Split(scenarios, ",")
@@ -125,7 +126,7 @@ func round(ctx context.Context, s *site, sv server, sc scenario, l load) (m meas
 	if err != nil {
 		return measure{}, err
 	}
-	t := &target{addr: addr, tls: s.clientTLS(l.hybrid), bare: sv.bare}
+	t := &target{addr: addr, tls: s.clientTLS(l), bare: sv.bare}
 	if err := t.await(ctx, 20*time.Second); err != nil {
 		return measure{}, fmt.Errorf("it does not come up: %w (-keep keeps its log)", err)
 	}

@@ -113,12 +113,16 @@ func (s *site) certificate() error {
 	)
 }
 
-// clientTLS never resumes a session, so that each connection is a whole
-// handshake, with the same key exchange for every server.
-func (s *site) clientTLS(hybrid bool) *tls.Config {
+// clientTLS uses the same key exchange for every server. It does not resume a
+// session unless that is what is to be measured: each connection is a whole
+// handshake.
+func (s *site) clientTLS(l load) *tls.Config {
 	c := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13, CurvePreferences: []tls.CurveID{tls.X25519}}
-	if hybrid {
+	if l.hybrid {
 		c.CurvePreferences = nil // what Go prefers
+	}
+	if l.resume {
+		c.ClientSessionCache = tls.NewLRUClientSessionCache(1)
 	}
 	return c
 }
