@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -183,6 +184,28 @@ func TestWatchMendedPair(t *testing.T) {
 	if used(t, f) != 2 || !strings.Contains(log.String(), "certificate reloaded") {
 		t.Errorf("the mended pair is not in use: %s", log)
 	}
+}
+
+// A named pipe in the place of a certificate is not waited for.
+func TestWatchNamedPipe(t *testing.T) {
+	log := &logBuffer{}
+	folder := t.TempDir()
+	pair := maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, folder)
+	f := open(t, log.logger(), pair)
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	watching(t, f)
+	t.Cleanup(func() { // lets go of who does wait
+		if w, err := os.OpenFile(pipe, os.O_RDWR, 0); err == nil {
+			_ = w.Close()
+		}
+	})
+	symlink(t, pipe, pair.Cert)
+	eventually(t, "the complaint", func() bool { return strings.Contains(log.String(), "not a regular file") })
+	maker{serial: 2, hosts: []string{"mail.example.org"}}.in(t, folder)
+	eventuallyUses(t, f, 2)
 }
 
 // One broken pair does not keep the others from being renewed.
