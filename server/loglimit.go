@@ -16,7 +16,7 @@ const (
 	limitedAddresses = 4096
 )
 
-// A logLimit keeps those who are turned away from filling the log: an attempt
+// A logLimit keeps those who get nowhere from filling the log: an attempt
 // costs them nothing. The first one is said at once; the following ones of the
 // same address are counted, and said together once a minute. Every event is
 // counted by one line. The line of the last ones comes when their minute is over and

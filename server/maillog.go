@@ -50,7 +50,11 @@ func (l mailLog) turnedAway(listener string, client netip.Addr, reason string) {
 }
 
 // dropped is a connection that has not logged in and had to make room.
-func (l mailLog) dropped() { l.Warn("connection dropped", "reason", tooManyStrangers) }
+func (l mailLog) dropped() {
+	l.limit.say("connection dropped", l.client, func(count int) {
+		l.Warn("connection dropped", "reason", tooManyStrangers, "count", count)
+	})
+}
 
 func (l mailLog) acceptFailed(listener string, err error, pause time.Duration) {
 	l.Error("cannot accept connections", "listener", listener, "err", err, "pause_ms", pause.Milliseconds())
@@ -60,7 +64,11 @@ func (l mailLog) listening(listener, address string, mode Mode) {
 	l.Info("listening", "listener", listener, "address", address, "mode", mode.String())
 }
 
-func (l mailLog) handshakeFailed(err error) { l.Info("tls handshake failed", "err", err) }
+func (l mailLog) handshakeFailed(err error) {
+	l.limit.say("tls handshake failed", l.client, func(count int) {
+		l.Info("tls handshake failed", "err", err, "count", count)
+	})
+}
 
 func (l mailLog) authOK(id auth.Identity, state *tls.ConnectionState) {
 	l.Info("auth ok", "user", id.User, "mech", id.Mechanism, "store", id.Store, "tls", tlsVersion(state))

@@ -91,6 +91,7 @@ func logAllEvents(l mailLog) (events int) {
 		func() { l.acceptFailed("submission", errors.New("accept: too many open files"), 20*time.Millisecond) },
 		func() { l.turnedAway("submission", client, "too many connections from this client") },
 		session.connected,
+		session.dropped,
 		func() {
 			session.handshakeFailed(errors.New("tls: no cipher suite supported by both client and server"))
 		},
@@ -163,10 +164,15 @@ func TestMailLogCountsRepetitions(t *testing.T) {
 	for range 100 {
 		l.turnedAway("submission", client, "too many connections from this client")
 		session := l.forSession("3xk7q2m5ab1c", "submission", client)
+		session.dropped()
+		session.handshakeFailed(errors.New("tls: first record does not look like a TLS handshake"))
 		session.authError("PLAIN", &auth.Unavailable{Login: "alice", Err: auth.ErrPenalty})
 		session.authError("PLAIN", &auth.Failure{Kind: auth.BadPassword, Login: "alice"})
 	}
-	for msg, want := range map[string]int{`"connection refused"`: 1, `"auth delayed"`: 1, `"auth failed"`: 100} {
+	for msg, want := range map[string]int{
+		`"connection refused"`: 1, `"connection dropped"`: 1, `"tls handshake failed"`: 1, `"auth delayed"`: 1,
+		`"auth failed"`: 100,
+	} {
 		if got := strings.Count(out.String(), "msg="+msg); got != want {
 			t.Errorf("%d lines of %s, want %d", got, msg, want)
 		}
