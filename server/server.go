@@ -270,17 +270,30 @@ const minStay = 5 * time.Second
 // gone without a login for longest. Who fills the places with connections that
 // say nothing would otherwise keep everybody out.
 func (s *Server) dropOldestStranger() bool {
-	s.mu.Lock()
-	place := s.strangers.Front()
-	s.mu.Unlock()
-	if place == nil {
-		return false
-	}
-	oldest := place.Value.(*conn)
-	if time.Since(oldest.begun) < minStay {
+	oldest := s.cutOldestStranger()
+	if oldest == nil {
 		return false
 	}
 	oldest.log.dropped()
 	oldest.drop()
 	return true
+}
+
+// cutOldestStranger does it under the lock that known waits for: whoever logs in
+// at this moment is past it and stays, or does not hear that it has.
+func (s *Server) cutOldestStranger() *conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	place := s.strangers.Front()
+	if place == nil {
+		return nil
+	}
+	oldest := place.Value.(*conn)
+	if time.Since(oldest.begun) < minStay {
+		return nil
+	}
+	s.strangers.Remove(place) // or another would think that it makes room, too
+	s.conns[oldest] = nil
+	oldest.cut()
+	return oldest
 }
