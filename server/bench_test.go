@@ -77,7 +77,8 @@ func BenchmarkConnectionGate(b *testing.B) {
 		if t == nil {
 			b.Fatal(reason)
 		}
-		t.login()
+		t.admit()
+		t.remember()
 		t.leave()
 	}
 }

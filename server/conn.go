@@ -39,7 +39,8 @@ type conn struct {
 	loginBy       time.Time
 	ctx           context.Context // ends with the connection
 	cancel        context.CancelFunc
-	admitted      func() // called when the client has logged in
+	admitted      func() // called when the client is no stranger any more
+	remember      func() // called when it has logged in
 	closed        func() // called once, when the connection is closed
 
 	tls    *tls.Conn // nil on clear text
@@ -62,8 +63,8 @@ type conn struct {
 	once     sync.Once
 }
 
-// newConn wraps raw. The caller sets admitted and closed before it hands the
-// connection on.
+// newConn wraps raw. The caller sets admitted, remember and closed before it
+// hands the connection on.
 func newConn(raw net.Conn, s *service) *conn {
 	c := &conn{
 		Conn:   raw,
@@ -100,11 +101,18 @@ func (c *conn) secure(config *tls.Config) { c.tls = tls.Server(c, config) }
 // ShowCertificate is told, by the TLS above, which certificate the client sees.
 func (c *conn) ShowCertificate(leaf *x509.Certificate) { c.shown.Store(leaf) }
 
-// login lifts the limits that hold for strangers.
-func (c *conn) login() {
+// admit lifts the limits that hold for strangers.
+func (c *conn) admit() {
 	if !c.loggedIn.Swap(true) {
 		c.admitted()
 	}
+}
+
+// login admits a client that has proved who it is, and has those let in that
+// come from there.
+func (c *conn) login() {
+	c.admit()
+	c.remember()
 }
 
 // refused counts a command that was answered with 4xx or 5xx, and hangs up when

@@ -23,7 +23,7 @@ func TestOldestStrangerMakesRoom(t *testing.T) {
 		c.closed = func() { dropped = append(dropped, i); s.remove(c) }
 		s.add(c)
 		if age == time.Hour {
-			c.login()
+			c.admit()
 		}
 	}
 	if !s.dropOldestStranger() || s.dropOldestStranger() {
@@ -45,7 +45,7 @@ func TestDroppedClientIsNotLoggedIn(t *testing.T) {
 	c.closed = func() { s.remove(c) }
 	c.log.Logger = slog.New(slog.NewTextHandler(writerFunc(func(line []byte) {
 		if bytes.Contains(line, []byte("connection dropped")) {
-			c.login()
+			c.admit()
 			_ = c.send([]byte("235 2.7.0 Authentication successful\r\n"))
 		}
 	}), nil))

@@ -51,15 +51,21 @@ const tooManyStrangers = "too many connections that have not logged in"
 
 func over(n, limit int) bool { return limit > 0 && n >= limit }
 
-// login says that the connection is no stranger any more.
-func (t *ticket) login() {
+// admit says that the connection is no stranger any more.
+func (t *ticket) admit() {
 	t.gate.mu.Lock()
 	defer t.gate.mu.Unlock()
 	if t.stranger && !t.gone {
 		t.gate.strangers--
-		t.gate.guests.add(t.client)
 	}
 	t.stranger = false
+}
+
+// remember says that somebody has logged in from there.
+func (t *ticket) remember() {
+	t.gate.mu.Lock()
+	defer t.gate.mu.Unlock()
+	t.gate.guests.add(t.client)
 }
 
 // leave gives the place back; a second call does nothing.

@@ -26,14 +26,20 @@ func TestGate(t *testing.T) {
 		{"strangers", Limits{Unauthenticated: 1}, func(g *gate) { g.enter(other, Limits{}) }, guests},
 		{"logged in", Limits{Unauthenticated: 1}, func(g *gate) {
 			ticket, _ := g.enter(other, Limits{})
-			ticket.login()
+			ticket.admit()
 		}, ""},
 		{"strangers, and one who has logged in before", Limits{Unauthenticated: 1}, func(g *gate) {
 			ticket, _ := g.enter(one, Limits{})
-			ticket.login()
+			ticket.remember()
 			ticket.leave()
 			g.enter(other, Limits{})
 		}, ""},
+		{"strangers, and one who was only admitted before", Limits{Unauthenticated: 1}, func(g *gate) {
+			ticket, _ := g.enter(one, Limits{})
+			ticket.admit()
+			ticket.leave()
+			g.enter(other, Limits{})
+		}, guests},
 		{"strangers, and one who has not logged in before", Limits{Unauthenticated: 1}, func(g *gate) {
 			ticket, _ := g.enter(one, Limits{})
 			ticket.leave()
@@ -78,16 +84,16 @@ func TestGateAccount(t *testing.T) {
 	client := clientPrefix(netip.MustParseAddr("2001:db8::1"))
 	first, _ := g.enter(client, Limits{})
 	second, _ := g.enter(client, Limits{})
-	first.login()
-	first.login()
+	first.admit()
+	first.admit()
 	first.leave()
 	first.leave()
-	first.login()
+	first.admit()
 	if g.open != 1 || g.strangers != 1 || g.clients[client] != 1 {
 		t.Errorf("one is left: open %d, strangers %d, of the client %d", g.open, g.strangers, g.clients[client])
 	}
 	second.leave()
-	second.login()
+	second.admit()
 	if g.open != 0 || g.strangers != 0 || len(g.clients) != 0 {
 		t.Errorf("none is left: open %d, strangers %d, clients %v", g.open, g.strangers, g.clients)
 	}

@@ -139,9 +139,13 @@ func (d *door) admit(s *service, raw net.Conn) {
 	}
 	c := newConn(raw, s)
 	c.admitted = func() {
-		whole.login()
-		own.login()
+		whole.admit()
+		own.admit()
 		d.server.known(c)
+	}
+	c.remember = func() {
+		whole.remember()
+		own.remember()
 	}
 	c.closed = func() {
 		whole.leave()

@@ -73,7 +73,7 @@ func (s *service) newSession(c *smtp.Conn) (smtp.Session, error) {
 		n.facts = policy.TLS{Version: tls.VersionName(state.Version), Cipher: tls.CipherSuiteName(state.CipherSuite)}
 	}
 	if n.tls != nil && !s.listener.RequireAuth {
-		n.conn.login() // the limits for strangers are not meant here
+		n.conn.admit() // the limits for strangers are not meant here
 	}
 	n.log = n.conn.log
 	n.ctx, n.cancel = context.WithCancel(n.conn.ctx)

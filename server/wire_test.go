@@ -91,7 +91,7 @@ func wireOver(t *testing.T, limits Limits) (w *wire, client net.Conn) {
 	s := &service{config: &Config{MessageSizeLimit: 1 << 20}, listener: &Listener{}, limits: limits}
 	s.log = discardLog()
 	c := newConn(raw, s)
-	c.admitted, c.closed = func() {}, func() {}
+	c.admitted, c.remember, c.closed = func() {}, func() {}, func() {}
 	return &wire{conn: c, service: s}, client
 }
 
