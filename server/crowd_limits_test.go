@@ -15,13 +15,14 @@ import (
 func TestOldestStrangerMakesRoom(t *testing.T) {
 	s := &Server{conns: make(map[*conn]*list.Element)}
 	var dropped []int
-	for i, age := range []time.Duration{time.Hour, time.Minute, time.Second} {
+	const known = 2 * time.Hour // where it comes from
+	for i, age := range []time.Duration{known, time.Hour, time.Minute, time.Second} {
 		w, _ := wireOver(t, Defaults().Limits)
 		c := w.conn
 		c.begun = time.Now().Add(-age)
 		c.admitted = func() { s.known(c) }
 		c.closed = func() { dropped = append(dropped, i); s.remove(c) }
-		s.add(c)
+		s.add(c, age != known)
 		if age == time.Hour {
 			c.admit()
 		}
@@ -29,7 +30,7 @@ func TestOldestStrangerMakesRoom(t *testing.T) {
 	if !s.dropOldestStranger() || s.dropOldestStranger() {
 		t.Error("want one to be dropped, and the one that has just come to stay")
 	}
-	if len(dropped) != 1 || dropped[0] != 1 {
+	if len(dropped) != 1 || dropped[0] != 2 {
 		t.Errorf("dropped %v, want the oldest that has not logged in", dropped)
 	}
 }
@@ -49,7 +50,7 @@ func TestDroppedClientIsNotLoggedIn(t *testing.T) {
 			_ = c.send([]byte("235 2.7.0 Authentication successful\r\n"))
 		}
 	}), nil))
-	s.add(c)
+	s.add(c, true)
 	if !s.dropOldestStranger() {
 		t.Fatal("nobody was dropped")
 	}
@@ -72,7 +73,7 @@ func TestEachMakesRoom(t *testing.T) {
 		c := w.conn
 		c.begun = time.Now().Add(-time.Hour)
 		c.closed = func() { ended.Add(1); s.remove(c) }
-		s.add(c)
+		s.add(c, true)
 	}
 	var all sync.WaitGroup
 	for range crowd {

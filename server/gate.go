@@ -10,7 +10,7 @@ import (
 type gate struct {
 	mu        sync.Mutex
 	open      int
-	strangers int // not logged in
+	strangers int // not logged in, and from where nobody has
 	clients   map[netip.Prefix]int
 	guests    clientSet // from where somebody has logged in
 }
@@ -26,14 +26,16 @@ type ticket struct {
 // enter admits a connection, or says which limit is in the way. A limit of
 // zero is none. The limit for those who have not logged in is not for clients
 // from where somebody has before: who fills these places, however many
-// addresses he has, keeps no user out that the server knows.
+// addresses he has, keeps no user out that the server knows. Nor do they take
+// one of these places.
 func (g *gate) enter(client netip.Prefix, l Limits) (t *ticket, reason string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	stranger := !g.guests.has(client)
 	switch {
 	case over(g.open, l.Connections):
 		return nil, "too many connections"
-	case over(g.strangers, l.Unauthenticated) && !g.guests.has(client):
+	case stranger && over(g.strangers, l.Unauthenticated):
 		return nil, tooManyStrangers
 	case over(g.clients[client], l.ConnectionsPerClient):
 		return nil, "too many connections from this client"
@@ -42,9 +44,11 @@ func (g *gate) enter(client netip.Prefix, l Limits) (t *ticket, reason string) {
 		g.clients = make(map[netip.Prefix]int)
 	}
 	g.open++
-	g.strangers++
+	if stranger {
+		g.strangers++
+	}
 	g.clients[client]++
-	return &ticket{gate: g, client: client, stranger: true}, ""
+	return &ticket{gate: g, client: client, stranger: stranger}, ""
 }
 
 const tooManyStrangers = "too many connections that have not logged in"

@@ -40,6 +40,13 @@ func TestGate(t *testing.T) {
 			ticket.leave()
 			g.enter(other, Limits{})
 		}, guests},
+		{"no stranger, but others of one who has logged in before", Limits{Unauthenticated: 1}, func(g *gate) {
+			ticket, _ := g.enter(other, Limits{})
+			ticket.remember()
+			ticket.leave()
+			g.enter(other, Limits{})
+			g.enter(other, Limits{})
+		}, ""},
 		{"strangers, and one who has not logged in before", Limits{Unauthenticated: 1}, func(g *gate) {
 			ticket, _ := g.enter(one, Limits{})
 			ticket.leave()

@@ -152,7 +152,7 @@ func (d *door) admit(s *service, raw net.Conn) {
 		own.leave()
 		d.server.remove(c)
 	}
-	if !d.server.add(c) {
+	if !d.server.add(c, whole.stranger) {
 		whole.leave()
 		own.leave()
 		_ = raw.Close()

@@ -232,16 +232,20 @@ func (s *Server) stopAccepting() {
 
 // add keeps account of an open connection; it reports false when the server
 // is stopping.
-func (s *Server) add(c *conn) bool {
+func (s *Server) add(c *conn, stranger bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.stopped {
+	if s.stopped {
+		return false
+	}
+	s.conns[c] = nil
+	if stranger {
 		s.conns[c] = s.strangers.PushBack(c)
 	}
-	return !s.stopped
+	return true
 }
 
-// known notes that a connection has logged in.
+// known notes that a connection is no stranger any more.
 func (s *Server) known(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
