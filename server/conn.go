@@ -35,6 +35,7 @@ type conn struct {
 	log           mailLog
 	remote, local netip.AddrPort
 	limits        Limits
+	linger        *lingering
 	begun         time.Time
 	loginBy       time.Time
 	ctx           context.Context // ends with the connection
@@ -73,6 +74,7 @@ func newConn(raw net.Conn, s *service) *conn {
 		local:  addrPort(raw.LocalAddr()),
 		limits: s.limits,
 		begun:  time.Now(),
+		linger: s.linger,
 	}
 	c.loginBy = c.begun.Add(s.limits.LoginTime)
 	c.ctx, c.cancel = context.WithCancel(context.Background())
@@ -304,8 +306,9 @@ func (c *conn) SetReadDeadline(by time.Time) error {
 }
 
 // shut says the last words and closes the connection in the order that TLS asks
-// for (RFC 8446, section 6.1), with one packet.
-func (c *conn) shut(words []byte) error {
+// for (RFC 8446, section 6.1), with one packet. A client that may be sending still
+// is given the time to read them.
+func (c *conn) shut(words []byte, sending bool) error {
 	err := net.ErrClosed
 	c.once.Do(func() {
 		c.corked = true
@@ -316,7 +319,10 @@ func (c *conn) shut(words []byte) error {
 			_ = c.tls.CloseWrite() // with a deadline of its own, which has passed then
 		}
 		_ = c.Conn.SetWriteDeadline(time.Now().Add(writeTimeout))
-		_, _ = c.Conn.Write(c.cork)
+		if _, deaf := c.Conn.Write(c.cork); deaf == nil && sending {
+			c.settle(false) // what comes now is no answer
+			c.linger.over(c.Conn)
+		}
 		err = c.end()
 	})
 	return err

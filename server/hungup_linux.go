@@ -13,12 +13,7 @@ const tcpEstablished = 1
 // hungUp reports whether the client has ended the connection. It reads nothing:
 // what the client has sent before that is still there.
 func hungUp(c net.Conn) bool {
-	if proxied, ok := c.(interface{ TCPConn() (*net.TCPConn, bool) }); ok {
-		if tcp, ok := proxied.TCPConn(); ok {
-			c = tcp
-		}
-	}
-	tcp, ok := c.(*net.TCPConn)
+	tcp, ok := tcpOf(c)
 	if !ok {
 		return false
 	}

@@ -4,9 +4,9 @@
 // The protocol itself is spoken by github.com/emersion/go-smtp. This package
 // adds what that leaves open: listeners, limits and draining (server.go,
 // listener.go, gate.go), what lies beneath it (conn.go for the connection and its
-// TLS, wire.go for commands and replies, body.go for the message behind DATA), and
-// the session above it (session.go for MAIL and RCPT, sasl.go for AUTH, data.go for
-// the message). duplicates.go remembers what a client may send again because it
+// TLS, linger.go for its end, wire.go for commands and replies, body.go for the
+// message behind DATA), and the session above it (session.go for MAIL and RCPT,
+// sasl.go for AUTH, data.go for the message). duplicates.go remembers what a client may send again because it
 // has not seen its 250, fingerprint.go what makes two messages the same; once.go
 // puts that to use, and late.go waits for a next hop that answers too late.
 // reply.go is the one place where an error becomes a text for the
@@ -56,6 +56,7 @@ type Server struct {
 
 	receipts *receipts // for all generations of the configuration
 	overdue  *lateAnswers
+	linger   *lingering
 
 	accepting context.Context // ends when no more clients are wanted
 	stop      context.CancelFunc
@@ -72,7 +73,7 @@ type Server struct {
 // New makes a server of its parts. It opens nothing yet.
 func New(p Parts) (*Server, error) {
 	s := &Server{
-		log: newMailLog(p.Log), receipts: newReceipts(), overdue: newLateAnswers(),
+		log: newMailLog(p.Log), receipts: newReceipts(), overdue: newLateAnswers(), linger: newLingering(),
 		conns: make(map[*conn]*list.Element), empty: make(chan struct{}),
 	}
 	s.accepting, s.stop = context.WithCancel(context.Background())
@@ -104,6 +105,7 @@ func (s *Server) newService(p *Parts, l *Listener) (*service, error) {
 		hop:          p.Hop,
 		stage:        p.Stage,
 		overdue:      s.overdue,
+		linger:       s.linger,
 		log:          mailLog{Logger: p.Log, limit: s.log.limit}, // one account, whoever sweeps it
 	}
 	if p.Config.SuppressDuplicates {

@@ -8,14 +8,21 @@ import (
 	"postern/relay"
 )
 
-// join connects and goes on to the 235.
-func (d *stand) join() *client {
+// dial connects.
+func (d *stand) dial() *client {
 	d.t.Helper()
 	c, err := dial(d.address(), d.parts.Listeners[0].Mode)
 	if err != nil {
 		d.t.Fatal(err)
 	}
 	d.t.Cleanup(func() { _ = c.raw.Close() })
+	return c
+}
+
+// join connects and goes on to the 235.
+func (d *stand) join() *client {
+	d.t.Helper()
+	c := d.dial()
 	if err := c.login("alice secret"); err != nil {
 		d.t.Fatalf("%v\n%s", err, c.transcript())
 	}

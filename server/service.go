@@ -33,6 +33,7 @@ type service struct {
 	stage        *message.Stage
 	receipts     *receipts // nil: duplicates are not suppressed
 	overdue      *lateAnswers
+	linger       *lingering
 	log          mailLog
 
 	mu      sync.Mutex

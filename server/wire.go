@@ -356,5 +356,17 @@ func (w *wire) Close() error {
 	if w.detached {
 		return nil
 	}
-	return w.shut(w.out)
+	return w.shut(w.out, w.mayBeSending())
+}
+
+// mayBeSending reports whether the client does not expect the end: it has
+// neither ended the connection itself nor said QUIT, and it has not been silent.
+func (w *wire) mayBeSending() bool {
+	switch w.ended {
+	case nil:
+		return w.command != "QUIT"
+	case smtp.ErrTooLongLine:
+		return true
+	}
+	return w.parted && (w.tls == nil || w.shaken)
 }

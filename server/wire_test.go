@@ -88,7 +88,7 @@ func TestRepliesAreHeldBack(t *testing.T) {
 // wireOver makes a wire in clear over one end of a pair.
 func wireOver(t *testing.T, limits Limits) (w *wire, client net.Conn) {
 	raw, client := tcpPair(t)
-	s := &service{config: &Config{MessageSizeLimit: 1 << 20}, listener: &Listener{}, limits: limits}
+	s := &service{config: &Config{MessageSizeLimit: 1 << 20}, listener: &Listener{}, limits: limits, linger: newLingering()}
 	s.log = discardLog()
 	c := newConn(raw, s)
 	c.admitted, c.remember, c.closed = func() {}, func() {}, func() {}
