@@ -6,11 +6,12 @@
 // listener.go, gate.go), what lies beneath it (conn.go for the connection and its
 // TLS, linger.go for its end, wire.go for commands and replies, body.go for the
 // message behind DATA), and the session above it (session.go for MAIL and RCPT,
-// sasl.go for AUTH, data.go for the message). duplicates.go remembers what a client may send again because it
-// has not seen its 250, fingerprint.go what makes two messages the same; once.go
-// puts that to use, and late.go waits for a next hop that answers too late.
-// reply.go is the one place where an error becomes a text for the
-// client, maillog.go the one where it becomes a line of the log.
+// sasl.go for AUTH, data.go for the message). duplicates.go remembers what a
+// client may send again because it has not seen its 250, fingerprint.go what
+// makes two messages the same; once.go puts that to use, and late.go waits for a
+// next hop that answers too late. reply.go is the one place where an error
+// becomes a text for the client, maillog.go the one where it becomes a line of
+// the log.
 //
 // The server knows nothing of files and formats: cmd/postern builds the parts
 // and hands them over.
