@@ -20,6 +20,7 @@ type session struct {
 	hop     *Hop
 	conn    net.Conn
 	in      *bufio.Reader
+	out     *bufio.Writer
 	number  int
 	secure  bool
 	proven  bool
@@ -40,7 +41,9 @@ func newSession(h *Hop, c net.Conn, number int) *session {
 	return s
 }
 
-func (s *session) over(c net.Conn) { s.conn, s.in = c, bufio.NewReader(c) }
+func (s *session) over(c net.Conn) {
+	s.conn, s.in, s.out = c, bufio.NewReader(c), bufio.NewWriter(c)
+}
 
 // run ends when either side hangs up.
 func (s *session) run() {
@@ -51,6 +54,7 @@ func (s *session) run() {
 			err = s.command(line)
 		}
 	}
+	s.out.Flush()
 	s.conn.Close()
 }
 
@@ -253,7 +257,8 @@ func (s *session) auth(line string) string {
 	case "PLAIN":
 		s.proven = first == "\x00"+s.hop.options.User+"\x00"+s.hop.options.Password
 	case "LOGIN":
-		io.WriteString(s.conn, "334 UGFzc3dvcmQ6\r\n")
+		s.out.WriteString("334 UGFzc3dvcmQ6\r\n")
+		s.out.Flush()
 		password, err := s.line()
 		s.proven = err == nil && first == s.hop.options.User && decode(password) == s.hop.options.Password
 	}
@@ -277,6 +282,7 @@ func (s *session) answer(c Command, usual func() string) error {
 func (s *session) perform(a Answer) error {
 	s.wait(a.delay)
 	if a.stall {
+		s.out.Flush()
 		io.Copy(io.Discard, s.conn)
 		return errHungUp
 	}
@@ -286,7 +292,7 @@ func (s *session) perform(a Answer) error {
 		return err
 	}
 	if hard := s.hop.options.Limits.Hard; hard > 0 && s.errors >= hard {
-		io.WriteString(s.conn, "421 4.7.0 hop.example.org Error: too many errors\r\n")
+		s.out.WriteString("421 4.7.0 hop.example.org Error: too many errors\r\n")
 		return errHungUp
 	}
 	if a.hangUp {
@@ -295,14 +301,23 @@ func (s *session) perform(a Answer) error {
 	return nil
 }
 
+// write answers commands that came together (RFC 2920) together.
 func (s *session) write(a Answer) error {
-	if a.trickle == 0 {
-		_, err := io.WriteString(s.conn, a.raw)
-		return err
+	if a.trickle > 0 {
+		return s.dribble(a)
 	}
+	s.out.WriteString(a.raw)
+	if s.in.Buffered() > 0 {
+		return nil
+	}
+	return s.out.Flush()
+}
+
+func (s *session) dribble(a Answer) error {
 	for _, b := range []byte(a.raw) {
 		s.wait(a.trickle)
-		if _, err := s.conn.Write([]byte{b}); err != nil {
+		s.out.WriteByte(b)
+		if err := s.out.Flush(); err != nil {
 			return err
 		}
 	}
@@ -322,6 +337,9 @@ func (s *session) slowDown(said string) {
 
 // wait ends early when the hop is stopped.
 func (s *session) wait(d time.Duration) {
+	if d > 0 {
+		s.out.Flush()
+	}
 	for end := time.Now().Add(d); time.Now().Before(end) && !s.hop.isStopped(); {
 		time.Sleep(min(time.Until(end), 20*time.Millisecond))
 	}
