@@ -14,7 +14,8 @@ var crlf = []byte("\r\n")
 
 // writeBody writes the message from in to out, dot-stuffed (RFC 5321 4.5.2),
 // but for its last CRLF, which belongs to the CRLF "." CRLF that the caller
-// ends the data with; an empty message becomes one empty line by that.
+// ends the data with; an empty message becomes one empty line by that. The last
+// block stays in out, to go with that end.
 //
 // It is the last one who can see that only clean bytes leave (RFC 5321
 // 2.3.8): a Postfix that trusts us does not look, and a bare LF before a dot
@@ -46,7 +47,7 @@ func writeBody(out *bufio.Writer, in *bufio.Reader) error {
 			return broken
 		}
 		if err != nil {
-			return out.Flush()
+			return nil
 		}
 		start, due = ended, ended
 	}

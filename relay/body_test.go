@@ -16,8 +16,11 @@ import (
 // its caller adds.
 func wireForm(message string, buffer int) (string, error) {
 	var out bytes.Buffer
-	err := writeBody(bufio.NewWriter(&out), bufio.NewReaderSize(strings.NewReader(message), buffer))
-	return out.String() + "\r\n.\r\n", err
+	w := bufio.NewWriter(&out)
+	err := writeBody(w, bufio.NewReaderSize(strings.NewReader(message), buffer))
+	w.WriteString("\r\n.\r\n")
+	w.Flush()
+	return out.String(), err
 }
 
 func TestWriteBody(t *testing.T) {

@@ -46,8 +46,7 @@ type conn struct {
 	overdue   bool // all of a message is out, and nothing of the answer has come in time
 	idleSince time.Time
 
-	in  *bufio.Reader // block buffers, made for the first message
-	out *bufio.Writer
+	in *bufio.Reader // a block of the message, made for the first one
 }
 
 // worn reports that the hop's patience with this connection is nearly used
@@ -109,7 +108,8 @@ func (c *conn) data(ctx context.Context, m *message.Message) (string, error) {
 func (c *conn) bodyAndEnd(body *smtp.DataCommand, m *message.Message) (string, error) {
 	// Between the answer to DATA and CloseWithResponse the client writes
 	// nothing, so whole blocks go beneath it; its DotWriter, which has seen
-	// none of them, then sends just CRLF "." CRLF.
+	// none of them, then sends just CRLF "." CRLF, and the last block with it.
+	// If the message cannot be read to its end, that block never leaves.
 	if err := c.write(m); err != nil {
 		return "", err
 	}
@@ -124,11 +124,10 @@ func (c *conn) beginData(ctx context.Context) (*smtp.DataCommand, error) {
 
 func (c *conn) write(m *message.Message) error {
 	if c.in == nil {
-		c.in, c.out = bufio.NewReaderSize(nil, blockSize), bufio.NewWriterSize(nil, blockSize)
+		c.in = bufio.NewReaderSize(nil, blockSize)
 	}
 	c.in.Reset(m.Reader())
-	c.out.Reset(c.wire)
-	err := writeBody(c.out, c.in)
+	err := writeBody(c.wire.out, c.in)
 	c.in.Reset(nil) // an idle connection holds no message
 	return err
 }

@@ -202,17 +202,18 @@ func TestGoodbyeAtEndOfData(t *testing.T) {
 	}
 }
 
-// A hop may close a connection at any time before the end of data without
-// anybody noticing.
+// A hop may close a connection at any time before all of the message is on its
+// way without anybody noticing.
 func TestHopLeaves(t *testing.T) {
-	for _, verb := range []string{"MAIL", "RCPT", "DATA", "BODY"} {
+	large := text + strings.Repeat("0123456789\r\n", 100_000) // a Unix socket does not hold it
+	for verb, text := range map[string]string{"MAIL": text, "RCPT": text, "DATA": text, "BODY": large} {
 		for name, answer := range map[string]relaytest.Answer{
 			"silently": relaytest.HangUp(),
 			"with 421": relaytest.Say("421 4.4.2 Timeout").AndHangUp(),
 		} {
 			t.Run(verb+" "+name, func(t *testing.T) {
 				t.Parallel()
-				hop := relaytest.New(t, relaytest.Options{})
+				hop := relaytest.New(t, relaytest.Options{Unix: true})
 				r := newRouter(t, nil, hop)
 				m := newMessage(t, text)
 				deliver(t, r, m)
@@ -228,6 +229,25 @@ func TestHopLeaves(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// The end of a short message goes out with its body: a hop that leaves behind
+// 354 may have it.
+func TestHopLeavesBehind354(t *testing.T) {
+	hop := relaytest.New(t, relaytest.Options{})
+	r := newRouter(t, nil, hop)
+	hop.Handle(func(c relaytest.Command) relaytest.Answer {
+		if c.Conn == 1 && c.Verb == "BODY" {
+			return relaytest.HangUp()
+		}
+		return relaytest.Usual
+	})
+	tx := begin(t, r)
+	rcpt(t, tx, "bob@example.com")
+	_, err := tx.Send(t.Context(), newMessage(t, text))
+	if n := len(hop.Messages()); n == 0 && !errors.Is(err, errUncertain) || n > 0 && err != nil {
+		t.Errorf("%d arrived, error %v", n, err)
 	}
 }
 

@@ -38,10 +38,11 @@ type wire struct {
 	net.Conn          // raw, or TLS over it
 	raw      net.Conn // for deadlines and for hanging up
 	in       *bufio.Reader
-	last     []byte // the reply read last
-	rest     []byte // what the client has not read of it
-	cut      bool   // a Write failed, so the hop did not get all of it
-	torn     bool   // a reply broke off in the middle: its rest must not be taken for one
+	out      *bufio.Writer // a block; what is in it goes out with the next command
+	last     []byte        // the reply read last
+	rest     []byte        // what the client has not read of it
+	cut      bool          // a Write failed, so the hop did not get all of it
+	torn     bool          // a reply broke off in the middle: its rest must not be taken for one
 
 	expire   func()         // makes all reading and writing end at once
 	expiring sync.WaitGroup // for calls of expire
@@ -49,6 +50,7 @@ type wire struct {
 
 func newWire(raw net.Conn) *wire {
 	w := &wire{Conn: raw, raw: raw, in: bufio.NewReaderSize(raw, maxReplyLine)}
+	w.out = bufio.NewWriterSize((*outgoing)(w), blockSize)
 	w.expire = func() {
 		defer w.expiring.Done()
 		raw.SetDeadline(time.Unix(1, 0))
@@ -111,9 +113,21 @@ func (w *wire) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// Write sends what is in out, and p behind it.
+func (w *wire) Write(p []byte) (int, error) {
+	n, err := w.out.Write(p)
+	if err == nil {
+		err = w.out.Flush()
+	}
+	return n, err
+}
+
+// outgoing is the wire as out writes to it.
+type outgoing wire
+
 // Write sends p. Whatever the hop has said beyond its last reply would be
 // taken for the answer to p, so the connection is given up.
-func (w *wire) Write(p []byte) (int, error) {
+func (w *outgoing) Write(p []byte) (int, error) {
 	if len(w.rest) > 0 || w.in.Buffered() > 0 {
 		w.cut = true
 		return 0, errOutOfStep
