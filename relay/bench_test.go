@@ -93,13 +93,16 @@ func quietRouter(b *testing.B, change func(*Config)) *Router {
 func serveQuietly(c net.Conn) {
 	defer c.Close()
 	answers := map[string][]byte{
-		"EHLO": []byte("250-hop.example.net\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 DSN\r\n"),
+		"EHLO": []byte("250-hop.example.net\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 DSN\r\n"),
 		"MAIL": []byte("250 2.1.0 Ok\r\n"), "RCPT": []byte("250 2.1.5 Ok\r\n"),
 		"DATA": []byte("354 Go on\r\n"), ".": []byte("250 2.0.0 Ok: queued as 4ZxY1b2c3d\r\n"),
 	}
-	in := bufio.NewReader(c)
-	_, _ = c.Write([]byte("220 hop.example.net ESMTP\r\n"))
+	in, out := bufio.NewReader(c), bufio.NewWriter(c)
+	_, _ = out.WriteString("220 hop.example.net ESMTP\r\n")
 	for {
+		if in.Buffered() == 0 {
+			_ = out.Flush()
+		}
 		line, err := in.ReadSlice('\n')
 		if err != nil || len(line) < 4 {
 			return
@@ -109,14 +112,15 @@ func serveQuietly(c net.Conn) {
 		if !known {
 			return
 		}
-		_, _ = c.Write(answer)
+		_, _ = out.Write(answer)
 		if !data {
 			continue
 		}
+		_ = out.Flush()
 		if !skipData(in) {
 			return
 		}
-		_, _ = c.Write(answers["."])
+		_, _ = out.Write(answers["."])
 	}
 }
 

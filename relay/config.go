@@ -37,7 +37,8 @@ type Config struct {
 	// together. (smtp_connect_timeout)
 	ConnectTimeout time.Duration `toml:"connect_timeout"`
 
-	// CommandTimeout bounds MAIL, RCPT and DATA, each with its answer.
+	// CommandTimeout bounds MAIL, RCPT and DATA, each with its answer; MAIL
+	// and RCPT both, if they go to the hop together.
 	// (smtp_rcpt_timeout)
 	CommandTimeout time.Duration `toml:"command_timeout"`
 

@@ -32,10 +32,11 @@ const (
 // A conn is one connection to a hop. It is used by one goroutine at a time.
 // After an error that is not a *smtp.SMTPError it is of no use.
 type conn struct {
-	peer   *peer
-	wire   *wire
-	client *smtp.Client
-	caps   Caps
+	peer       *peer
+	wire       *wire
+	client     *smtp.Client
+	caps       Caps
+	pipelining bool // RFC 2920
 
 	user      string // who has it now
 	reused    bool   // somebody else used it before, so the hop may have left
@@ -67,21 +68,42 @@ func isRefusal(err error) bool {
 	return ok
 }
 
-// mail names the sender to the hop.
+// mail names the sender to the hop. A hop with PIPELINING hears it together
+// with the next recipient (RFC 2920 3.1), and rcpt returns what it says to that.
 func (c *conn) mail(ctx context.Context, from string, opts *smtp.MailOptions) error {
 	// RFC 6531 3.2: without SMTPUTF8 on the way the message must go back.
 	if opts.UTF8 && !c.caps.SMTPUTF8 {
 		return &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 6, 7}, Message: "The next hop does not take internationalized mail"}
 	}
 	defer c.wire.within(ctx, c.peer.command).end()
+	c.wire.hold = c.pipelining
 	err := c.judge(c.client.Mail(from, opts))
 	c.open = c.open || err == nil
 	return err
 }
 
+// rcpt names a recipient to the hop. Without c.open, the error is about the
+// sender.
 func (c *conn) rcpt(ctx context.Context, r recipient) error {
 	defer c.wire.within(ctx, c.peer.command).end()
-	return c.judge(c.client.Rcpt(r.address, r.options()))
+	err := c.judge(c.client.Rcpt(r.address, r.options()))
+	if c.wire.ahead && isRefusal(err) {
+		c.open = false
+		c.skipReply()
+	}
+	return err
+}
+
+// skipReply reads what the hop says to a recipient behind a refused sender.
+// That must be a refusal, too, of which nobody needs to hear; the hop counts
+// it. After anything else the connection is not to be used again.
+func (c *conn) skipReply() {
+	c.wire.ahead = false
+	r, err := c.wire.reply()
+	if err != nil || r.code < 400 || r.code == 421 {
+		c.refusals = maxRefusals
+	}
+	c.refusals++
 }
 
 // data hands over the message for the recipients that were accepted, and

@@ -8,12 +8,19 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/emersion/go-smtp"
 
 	"postern/relay/message"
 	"postern/relay/relaytest"
 )
+
+// pipeliners are hops that take MAIL and RCPT together, and those that do not.
+var pipeliners = map[string]relaytest.Options{
+	"together":   {},
+	"one by one": {Extensions: []string{"8BITMIME", "SIZE 10240000", "SMTPUTF8", "DSN"}},
+}
 
 // A tap is the way to a hop. It notes each write, and cuts off the last byte of
 // the one that ends with final.
@@ -62,33 +69,42 @@ func tell(t testing.TB, c *conn, to string) error {
 	return c.rcpt(t.Context(), recipient{address: to})
 }
 
-// A short message goes out in one piece with its end.
+// A short message on a kept connection is three packets.
 func TestWrites(t *testing.T) {
-	want := []string{"MAIL FROM:<alice@example.org> BODY=8BITMIME\r\n", "RCPT TO:<bob@example.com>\r\n", "DATA\r\n"}
-	const head = "Subject: test\r\n\r\n"
+	const (
+		mail = "MAIL FROM:<alice@example.org> BODY=8BITMIME\r\n"
+		rcpt = "RCPT TO:<bob@example.com>\r\n"
+		data = "DATA\r\n"
+		head = "Subject: test\r\n\r\n"
+	)
 	fill := strings.Repeat("0123456789abcde\r\n", blockSize) // more than one block
-	for size, body := range map[string]string{"empty": "", "short": ".\r\n", "a block": fill[:blockSize-len(head)], "long": fill[:3*blockSize]} {
-		t.Run(size, func(t *testing.T) {
-			hop := relaytest.New(t, relaytest.Options{})
-			c, tapped := openConn(t, hop)
-			if err := tell(t, c, "bob@example.com"); err != nil {
-				t.Fatal(err)
-			}
-			m := newMessage(t, head+body)
-			if _, err := c.data(t.Context(), m); err != nil {
-				t.Fatal(err)
-			}
-			n := len(want)
-			if !slices.Equal(tapped.writes[:n], want) {
-				t.Errorf("wrote %.80q", tapped.writes)
-			}
-			if blocks, most := len(tapped.writes)-n, int(m.Size())/blockSize+1; blocks > most {
-				t.Errorf("%d bytes in %d writes", m.Size(), blocks)
-			}
-			if got := hop.Delivered(); len(got) != 1 || !strings.HasPrefix(string(got[0].Data), head+body) {
-				t.Errorf("%d delivered, or not as it was", len(got))
-			}
-		})
+	for name, want := range map[string][]string{
+		"together":   {mail + rcpt, data},
+		"one by one": {mail, rcpt, data},
+	} {
+		for size, body := range map[string]string{"empty": "", "short": ".\r\n", "a block": fill[:blockSize-len(head)], "long": fill[:3*blockSize]} {
+			t.Run(name+", "+size, func(t *testing.T) {
+				hop := relaytest.New(t, pipeliners[name])
+				c, tapped := openConn(t, hop)
+				if err := tell(t, c, "bob@example.com"); err != nil {
+					t.Fatal(err)
+				}
+				m := newMessage(t, head+body)
+				if _, err := c.data(t.Context(), m); err != nil {
+					t.Fatal(err)
+				}
+				n := len(want)
+				if !slices.Equal(tapped.writes[:n], want) {
+					t.Errorf("wrote %.80q", tapped.writes)
+				}
+				if blocks, most := len(tapped.writes)-n, int(m.Size())/blockSize+1; blocks > most {
+					t.Errorf("%d bytes in %d writes", m.Size(), blocks)
+				}
+				if got := hop.Delivered(); len(got) != 1 || !strings.HasPrefix(string(got[0].Data), head+body) {
+					t.Errorf("%d delivered, or not as it was", len(got))
+				}
+			})
+		}
 	}
 }
 
@@ -135,7 +151,7 @@ func TestUnreadableMessage(t *testing.T) {
 			if !errors.Is(err, errUnclean) {
 				t.Errorf("got %v", err)
 			}
-			sent := strings.Join(tapped.writes[3:], "")
+			sent := strings.Join(tapped.writes[2:], "")
 			if !strings.HasPrefix(clean, sent) || len(sent) < length-blockSize || length < blockSize && sent != "" {
 				t.Errorf("%d bytes left, to the end of %q", len(sent), sent[max(0, len(sent)-40):])
 			}
@@ -160,4 +176,111 @@ func reopened(t testing.TB, text string) *message.Message {
 	}
 	t.Cleanup(func() { m.Close() })
 	return m
+}
+
+// What a hop says to MAIL and RCPT means the same whether it is asked together
+// or one by one, and leaves the connection in step.
+func TestAnswersToMailAndRcpt(t *testing.T) {
+	const gone = "the connection is of no use"
+	usual, no, later := relaytest.Usual, relaytest.Say("550 5.7.1 No"), relaytest.Say("450 4.7.1 Later")
+	other, bye := relaytest.Say("551-5.7.2 Not", "551 5.7.2 him"), relaytest.Say("421 4.3.2 Bye")
+	garbage := relaytest.Raw("hello\r\n")
+	tests := []struct {
+		name       string
+		mail, rcpt relaytest.Answer
+		want       string // empty: accepted
+		open       bool   // the sender is
+		refusals   int    // as the hop counts them if it is asked together
+	}{
+		{"yes", usual, usual, "", true, 0},
+		{"yes, will forward", usual, relaytest.Say("251 2.1.5 Will forward"), "", true, 0},
+		{"recipient refused", usual, no, "550 5.7.1 No", true, 1},
+		{"recipient refused for now", usual, later, "450 4.7.1 Later", true, 1},
+		{"sender refused", no, usual, "550 5.7.1 No", false, 2},
+		{"sender refused for now", later, usual, "450 4.7.1 Later", false, 2},
+		{"both refused", no, other, "550 5.7.1 No", false, 2},
+		{"sender refused, then 421", no, bye.AndHangUp(), "550 5.7.1 No", false, maxRefusals},
+		{"sender refused, recipient not", no, relaytest.Say("250 2.1.5 Ok"), "550 5.7.1 No", false, maxRefusals},
+		{"sender refused, then garbage", no, garbage, "550 5.7.1 No", false, maxRefusals},
+		{"sender refused, then silence", no, relaytest.Stall(), "550 5.7.1 No", false, maxRefusals},
+		{"sender refused, then hung up", no, relaytest.HangUp(), "550 5.7.1 No", false, maxRefusals},
+		{"sender refused and hung up", no.AndHangUp(), usual, "550 5.7.1 No", false, maxRefusals},
+		{"421 to MAIL", bye, usual, gone, false, 0},
+		{"421 to MAIL, and hung up", bye.AndHangUp(), usual, gone, false, 0},
+		{"421 to RCPT", usual, bye, gone, false, 0},
+		{"hung up at MAIL", relaytest.HangUp(), usual, gone, false, 0},
+		{"hung up between", relaytest.Say("250 2.1.0 Ok").AndHangUp(), usual, gone, false, 0},
+		{"hung up at RCPT", usual, relaytest.HangUp(), gone, false, 0},
+		{"silent at MAIL", relaytest.Stall(), usual, gone, false, 0},
+		{"silent at RCPT", usual, relaytest.Stall(), gone, false, 0},
+		{"garbage to MAIL", garbage, usual, gone, false, 0},
+		{"garbage to RCPT", usual, garbage, gone, false, 0},
+		{"half an answer", usual, relaytest.Raw("250 2.1").AndHangUp(), gone, false, 0},
+		{"wants a login", relaytest.Say("530 5.7.0 Authentication required"), usual, gone, false, 0},
+		{"251 to MAIL", relaytest.Say("251 2.1.5 Will forward"), usual, gone, false, 0},
+		{"354 to MAIL", relaytest.Say("354 Go on"), usual, gone, false, 0},
+		{"354 to RCPT", usual, relaytest.Say("354 Go on"), gone, false, 0},
+	}
+	for _, tt := range tests {
+		for how, options := range pipeliners {
+			t.Run(tt.name+", "+how, func(t *testing.T) {
+				t.Parallel()
+				hop := relaytest.New(t, options)
+				hop.Handle(func(c relaytest.Command) relaytest.Answer {
+					return map[string]relaytest.Answer{"MAIL": tt.mail, "RCPT": tt.rcpt}[c.Verb]
+				})
+				c, _ := openConn(t, hop)
+				c.peer.command = 3 * time.Second // of silence
+				err := tell(t, c, "bob@example.com")
+				switch tt.want {
+				case gone:
+					wantTemporary(t, err)
+					return
+				case "":
+					if err != nil {
+						t.Fatal(err)
+					}
+				default:
+					wantRefusal(t, err, tt.want)
+				}
+				if c.open != tt.open {
+					t.Errorf("the sender is accepted: %v", c.open)
+				}
+				if n := min(c.refusals, maxRefusals); how == "together" && n != tt.refusals {
+					t.Errorf("%d refusals", n)
+				}
+				if tt.refusals < maxRefusals {
+					hop.Handle(nil)
+					wantInStep(t, hop, c)
+				}
+			})
+		}
+	}
+}
+
+// wantInStep sends a message to one more recipient.
+func wantInStep(t *testing.T, hop *relaytest.Hop, c *conn) {
+	t.Helper()
+	c.peer.command = Defaults().CommandTimeout
+	if err := tell(t, c, "carol@example.com"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.data(t.Context(), newMessage(t, text)); err != nil {
+		t.Fatal(err)
+	}
+	got := hop.Delivered()
+	if len(got) != 1 || got[0].To[len(got[0].To)-1].Address != "carol@example.com" {
+		t.Errorf("delivered %+v", got)
+	}
+}
+
+// A hop that says goodbye to the sender is not waited for any longer.
+func TestGoodbyeToMail(t *testing.T) {
+	hop := relaytest.New(t, relaytest.Options{})
+	hop.Handle(func(c relaytest.Command) relaytest.Answer {
+		return map[string]relaytest.Answer{"MAIL": relaytest.Say("421 4.3.2 Bye"), "RCPT": relaytest.Stall()}[c.Verb]
+	})
+	c, _ := openConn(t, hop)
+	c.peer.command = time.Hour
+	wantTemporary(t, tell(t, c, "bob@example.com"))
 }

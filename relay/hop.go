@@ -110,6 +110,7 @@ func (p *peer) greet(ctx context.Context, w *wire) (*conn, error) {
 		return nil, err
 	}
 	c.caps = capsOf(c.client)
+	c.pipelining, _ = c.client.Extension("PIPELINING")
 	return c, nil
 }
 

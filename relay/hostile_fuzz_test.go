@@ -33,6 +33,7 @@ const (
 	planTwoHops      = 1 << 8
 	planTwoRcpts     = 1 << 9
 	planClose        = 1 << 10 // the last transaction is abandoned
+	planPipelining   = 1 << 11
 )
 
 // FuzzHop sends messages through a pool to a hop that misbehaves in any way, at
@@ -43,12 +44,15 @@ const (
 func FuzzHop(f *testing.F) {
 	for plan := range uint16(1 << 4) {
 		f.Add([]byte{}, plan|planAuth|planTwoRcpts|planDawdle)
+		f.Add([]byte{}, plan|planTwoRcpts|planDawdle|planPipelining)
 	}
 	// One thing of each kind at each step of the first connections.
 	for step := range 9 {
 		for way := range byte(14) {
 			script := append(make([]byte, step), way, byte(7*step)+way)
-			f.Add(script, uint16(step)<<8|uint16(way)<<2&planTransactions|planImpatient)
+			plan := uint16(step)<<8 | uint16(way)<<2&planTransactions | planImpatient
+			f.Add(script, plan)
+			f.Add(script, plan|planPipelining)
 		}
 	}
 	for i := range canned {
@@ -57,6 +61,9 @@ func FuzzHop(f *testing.F) {
 		f.Add([]byte{0, 0, 0, 0, 6, byte(i)}, uint16(planSlow))                // behind 354
 		f.Add([]byte{0, 0, 1, byte(i)}, uint16(2))                             // to STARTTLS
 		f.Add([]byte{0, 0, 0, 0, 0, 0, 0, 1, byte(i)}, uint16(4))              // to the second MAIL
+		f.Add([]byte{0, 0, 1, byte(i)}, uint16(planPipelining|4))              // to MAIL, with RCPT behind it
+		f.Add([]byte{0, 0, 1, byte(i), 1, byte(i)}, uint16(planPipelining|4))  // to both
+		f.Add([]byte{0, 0, 1, 5, 1, byte(i)}, uint16(planPipelining|4))        // to RCPT behind a refused MAIL
 		f.Add([]byte{0, 0, 0, 0, 0, 1, byte(i)}, uint16(planDawdle|planClose)) // to RSET, or behind it
 	}
 	s := newHostileStand(f)
@@ -147,7 +154,7 @@ func (s *hostileStand) run(t *testing.T, script []byte, plan uint16) {
 	goroutines := runtime.NumGoroutine()
 	now := &scene{
 		script: script, auth: plan&planAuth != 0,
-		slow: plan&planSlow != 0, impatient: plan&planImpatient != 0,
+		slow: plan&planSlow != 0, impatient: plan&planImpatient != 0, pipeline: plan&planPipelining != 0,
 	}
 	s.hop.scene.Store(now)
 	r := s.router(t, plan)

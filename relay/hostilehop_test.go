@@ -31,6 +31,7 @@ type hostileHop struct {
 // A scene is one script, and what came of it.
 type scene struct {
 	auth      bool // offer AUTH
+	pipeline  bool // offer PIPELINING
 	slow      bool // say everything byte by byte
 	impatient bool // the client does not wait long, so silence can be tried
 
@@ -225,6 +226,9 @@ func (c *hopConn) usual(verb string) string {
 	}
 	if c.scene.auth {
 		hello += "250-AUTH LOGIN PLAIN\r\n"
+	}
+	if c.scene.pipeline {
+		hello += "250-PIPELINING\r\n"
 	}
 	return hello + "250-8BITMIME\r\n250-DSN\r\n250-SMTPUTF8\r\n250 SIZE 10240000\r\n"
 }

@@ -165,7 +165,8 @@ func (t *transaction) replay(ctx context.Context, c *conn) error {
 	var refused refusals
 	for _, r := range t.accepted {
 		err := t.rcpt(ctx, c, r)
-		if err != nil && !refused.add(r.address, err) {
+		// Without c.open it is the sender who was refused.
+		if err != nil && (!c.open || !refused.add(r.address, err)) {
 			return err
 		}
 		if len(refused.names) == worstList {

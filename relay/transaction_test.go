@@ -374,6 +374,26 @@ func TestAllOrNothingAtReplay(t *testing.T) {
 	}
 }
 
+// A sender who is refused at the replay is nobody's fault but his.
+func TestSenderRefusedAtReplay(t *testing.T) {
+	for how, options := range pipeliners {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			hop := relaytest.New(t, options)
+			r := newRouter(t, nil, hop)
+			tx := dawdled(t, r, hop, "bob@example.com", "carol@example.com")
+			hop.Handle(on("MAIL", relaytest.Say("550 5.7.1 No")))
+			_, err := tx.Send(t.Context(), newMessage(t, text))
+			wantRefusal(t, err, "550 5.7.1 No")
+			hop.Handle(nil)
+			deliver(t, r, newMessage(t, text))
+			if total, _ := hop.Connections(); total != 1 || len(hop.Delivered()) != 1 {
+				t.Errorf("%d delivered over %d connections", len(hop.Delivered()), total)
+			}
+		})
+	}
+}
+
 func TestTemporaryRefusalWinsAtReplay(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{})
 	tx := dawdled(t, newRouter(t, nil, hop), hop, "nobody@example.com", "busy@example.com")

@@ -22,6 +22,9 @@ const (
 	maxReplyLines = 64
 )
 
+// promise is what the client is told when the hop has not been asked yet.
+var promise = []byte("250 Ok\r\n")
+
 // A malformed reply ends the connection: what comes after it cannot be told
 // apart from what belongs to it.
 var (
@@ -43,6 +46,8 @@ type wire struct {
 	rest     []byte        // what the client has not read of it
 	cut      bool          // a Write failed, so the hop did not get all of it
 	torn     bool          // a reply broke off in the middle: its rest must not be taken for one
+	hold     bool          // the next command is to wait in out for the one after it
+	ahead    bool          // the client was told 250 to that one, and the hop has not said so
 
 	expire   func()         // makes all reading and writing end at once
 	expiring sync.WaitGroup // for calls of expire
@@ -102,7 +107,7 @@ func (w *wire) SetWriteDeadline(time.Time) error { return nil }
 // Read reads from the current reply, or waits for the next.
 func (w *wire) Read(p []byte) (int, error) {
 	if len(w.rest) == 0 {
-		r, err := w.reply()
+		r, err := w.answer()
 		if err != nil {
 			return 0, err
 		}
@@ -113,10 +118,30 @@ func (w *wire) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Write sends what is in out, and p behind it.
+// answer is the reply that the client is to hear next. It does not hear the 250
+// that it was promised. If that turns out to be a no, it hears the no in place
+// of the reply to its next command, which is then still to come, and the wire
+// stays ahead.
+func (w *wire) answer() (reply, error) {
+	r, err := w.reply()
+	if err != nil || !w.ahead || r.code >= 400 {
+		return r, err
+	}
+	if r.code != 250 {
+		return reply{}, fmt.Errorf("%w: %s", errReplyLevel, cleanLine(string(r.raw)))
+	}
+	w.ahead = false
+	return w.reply()
+}
+
+// Write sends what is in out, and p behind it. On hold it keeps p there, and
+// promises the client a 250.
 func (w *wire) Write(p []byte) (int, error) {
 	n, err := w.out.Write(p)
-	if err == nil {
+	switch {
+	case w.hold:
+		w.hold, w.ahead, w.rest = false, true, promise
+	case err == nil:
 		err = w.out.Flush()
 	}
 	return n, err

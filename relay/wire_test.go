@@ -112,6 +112,70 @@ func TestWireRead(t *testing.T) {
 	}
 }
 
+// Two commands go out together. Their replies come together, apart, or broken,
+// and the client gets the first no.
+func TestHold(t *testing.T) {
+	tests := []struct {
+		name, replies string
+		want          string // what the client hears to the second command
+		ahead         bool   // one more reply is to come
+	}{
+		{"two yes", "250 a\r\n250 b\r\n", "250 b\r\n", false},
+		{"on several lines", "250-a\r\n250 a\r\n250-b\r\n250 b\r\n", "250-b\r\n250 b\r\n", false},
+		{"no to the second", "250 a\r\n550 b\r\n", "550 b\r\n", false},
+		{"no to the first", "550 a\r\n503 b\r\n", "550 a\r\n", true},
+		{"no to the first, on several lines", "450-a\r\n450 a\r\n503 b\r\n", "450-a\r\n450 a\r\n", true},
+		{"another yes to the first", "251 a\r\n250 b\r\n", "", true},
+		{"354 to the first", "354 a\r\n250 b\r\n", "", true},
+		{"garbage first", "a\r\n250 b\r\n", "", true},
+		{"one reply", "250 a\r\n", "", false},
+		{"one and a half", "250 a\r\n250 b", "", false},
+		{"none", "", "", true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w, hop := wirePair(t)
+			w.hold = true
+			if got := exchange(t, w, "first\r\n"); got != string(promise) {
+				t.Fatalf("promised %q", got)
+			}
+			go func() {
+				io.ReadFull(hop, make([]byte, len("first\r\nsecond\r\n")))
+				io.WriteString(hop, tt.replies)
+				hop.Close()
+			}()
+			if got := exchange(t, w, "second\r\n"); got != tt.want || w.ahead != tt.ahead {
+				t.Errorf("got %q, ahead %v", got, w.ahead)
+			}
+		})
+	}
+}
+
+// exchange returns the reply to the command, or nothing if there is an error.
+func exchange(t *testing.T, w *wire, command string) string {
+	t.Helper()
+	if _, err := io.WriteString(w, command); err != nil {
+		t.Fatal(err)
+	}
+	p := make([]byte, 100)
+	n, _ := w.Read(p)
+	return string(p[:n])
+}
+
+// What the hop has said before it was asked is no answer.
+func TestHoldOutOfStep(t *testing.T) {
+	w, hop := wirePair(t)
+	io.WriteString(hop, "250 ok\r\n250 ok again\r\n")
+	if _, err := w.reply(); err != nil {
+		t.Fatal(err)
+	}
+	w.hold = true
+	exchange(t, w, "first\r\n")
+	if _, err := io.WriteString(w, "second\r\n"); !errors.Is(err, errOutOfStep) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestWithin(t *testing.T) {
 	t.Run("time", func(t *testing.T) {
 		w, _ := wirePair(t)
