@@ -28,8 +28,8 @@ func main() {
 	if len(os.Args) == 4 && os.Args[1] == "floor" { // ourselves, in the place of a server
 		exit(serveFloor(os.Args[2], os.Args[3]))
 	}
-	// Whoever is interrupted tidies up, too.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// Whoever is interrupted, or not read any more, tidies up, too.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
 	defer stop()
 	exit(run(ctx, parseFlags()))
 }
