@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"io"
 	"net"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/emersion/go-smtp"
 )
@@ -124,6 +127,70 @@ func TestReadMessageTooMuch(t *testing.T) {
 	if _, over := w.isOver(); !over {
 		t.Error("the connection goes on")
 	}
+}
+
+// TestReadMessageSlowly: pauses change nothing, wherever they are.
+func TestReadMessageSlowly(t *testing.T) {
+	w, client := wireOver(t, roomy())
+	go func() {
+		for _, part := range []string{"a", "bc\r\n.", ".d\r", "\n", ".", "\r", "\nRSET\r\n"} {
+			_, _ = io.WriteString(client, part)
+			time.Sleep(2 * moment)
+		}
+	}()
+	var b bytes.Buffer
+	if err := w.readMessage(&b, 100); err != nil || b.String() != "abc\r\n.d\r\n" {
+		t.Errorf("%q, %v", b.String(), err)
+	}
+	for _, want := range []string{finalDot, "RSET\r\n"} {
+		p := make([]byte, 100)
+		if n, err := w.Read(p); string(p[:n]) != want || err != nil {
+			t.Errorf("then %q, %v", p[:n], err)
+		}
+	}
+}
+
+// TestSlowClientsHoldNoBlock: those that have begun a message and say nothing
+// have no block each.
+func TestSlowClientsHoldNoBlock(t *testing.T) {
+	const clients = 200
+	before := heapInUse()
+	var begun, ended sync.WaitGroup
+	begun.Add(clients)
+	var ends []net.Conn
+	for range clients {
+		w, client := wireOver(t, roomy())
+		ends = append(ends, client)
+		ended.Go(func() { _ = w.readMessage(tellOf{&begun}, 100) })
+		_, _ = io.WriteString(client, "x")
+	}
+	begun.Wait()
+	most := before + clients*int64(len(block{}))/2
+	for until := time.Now().Add(time.Minute); heapInUse() > most; time.Sleep(moment) {
+		if time.Now().After(until) {
+			t.Fatalf("%d clients hold %d KiB", clients, (heapInUse()-before)/1024)
+		}
+	}
+	for _, c := range ends {
+		_ = c.Close()
+	}
+	ended.Wait()
+}
+
+// tellOf tells of one Write.
+type tellOf struct{ begun *sync.WaitGroup }
+
+func (w tellOf) Write(p []byte) (int, error) {
+	w.begun.Done()
+	return len(p), nil
+}
+
+func heapInUse() int64 {
+	runtime.GC()
+	runtime.GC() // what lay in a pool is gone with the second one
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 func BenchmarkReadMessage(b *testing.B) {

@@ -214,10 +214,19 @@ func (c *conn) settle(seen bool) {
 // receive waits for the client. An error is final: the next call returns it
 // again, however a client dribbles its bytes.
 func (c *conn) receive(p []byte) (int, error) {
-	if c.ended != nil {
-		return 0, c.ended
-	}
+	return c.received(c.read(p))
+}
+
+// receiveSoon is receive with a deadline that is no error: nothing has come then.
+func (c *conn) receiveSoon(p []byte) (int, error) {
 	n, err := c.read(p)
+	if timedOut(err) {
+		return 0, nil
+	}
+	return c.received(n, err)
+}
+
+func (c *conn) received(n int, err error) (int, error) {
 	if n > 0 {
 		c.settle(true)
 		return n, nil
@@ -230,6 +239,9 @@ func (c *conn) receive(p []byte) (int, error) {
 }
 
 func (c *conn) read(p []byte) (int, error) {
+	if c.ended != nil {
+		return 0, c.ended
+	}
 	if c.tls == nil {
 		return c.Conn.Read(p)
 	}

@@ -47,11 +47,12 @@ type wire struct {
 	service *service
 	session *session // nil before EHLO
 
-	in    []byte // read and not handed out yet
-	line  int    // bytes of in that belong to the line being handed out
-	chunk uint64 // bytes of a BDAT chunk to come behind the line
-	dot   string // the end of a message that has been taken in: go-smtp looks for it
-	out   []byte // replies held back
+	in    []byte  // read and not handed out yet
+	line  int     // bytes of in that belong to the line being handed out
+	chunk uint64  // bytes of a BDAT chunk to come behind the line
+	dot   string  // the end of a message that has been taken in: go-smtp looks for it
+	out   []byte  // replies held back
+	first [1]byte // of a block of a message that was long in coming
 
 	command   string      // the last one, in capitals
 	response  bool        // the next line is no command but answers a challenge
@@ -174,10 +175,7 @@ func (w *wire) wholeLine(p []byte) (int, error) {
 // fill says farewell if it is over, sends the replies that were held back, and
 // waits for the client.
 func (w *wire) fill(p []byte) (int, error) {
-	if line, over := w.isOver(); over {
-		return 0, w.goodbye(line)
-	}
-	if err := w.flush(); err != nil {
+	if err := w.finishReply(); err != nil {
 		return 0, err
 	}
 	n, err := w.receive(p)
@@ -187,6 +185,13 @@ func (w *wire) fill(p []byte) (int, error) {
 		}
 	}
 	return n, err
+}
+
+func (w *wire) finishReply() error {
+	if line, over := w.isOver(); over {
+		return w.goodbye(line)
+	}
+	return w.flush()
 }
 
 // goodbye says the last line, once.
