@@ -34,7 +34,7 @@ type conn struct {
 	id            string // of the session, for the log
 	log           mailLog
 	remote, local netip.AddrPort
-	limits        Limits
+	limits        *Limits
 	linger        *lingering
 	begun         time.Time
 	loginBy       time.Time
@@ -72,7 +72,7 @@ func newConn(raw net.Conn, s *service) *conn {
 		id:     newID(),
 		remote: addrPort(raw.RemoteAddr()),
 		local:  addrPort(raw.LocalAddr()),
-		limits: s.limits,
+		limits: &s.limits,
 		begun:  time.Now(),
 		linger: s.linger,
 	}

@@ -66,7 +66,7 @@ func (s *session) receive(r io.Reader) error {
 // askData asks the data list, behind DATA before 354. There is no such place
 // with BDAT, where it is asked when the message has come.
 func (s *session) askData(t *transaction) error {
-	ctx, cancel := context.WithTimeout(s.ctx, replyBound)
+	ctx, cancel := context.WithTimeout(s.conn.ctx, replyBound)
 	defer cancel()
 	r := s.request(t, "", t.envelope.Options.Size)
 	return s.ask("DATA", t, r, s.policy.AtData(ctx, r))
@@ -130,7 +130,7 @@ func (s *session) stageRefusal(err error) *smtp.SMTPError {
 
 // deliver asks the policy once more and hands the message on.
 func (s *session) deliver(t *transaction, m *message.Message, size int64) error {
-	ctx, cancel := context.WithTimeout(s.ctx, replyBound)
+	ctx, cancel := context.WithTimeout(s.conn.ctx, replyBound)
 	defer cancel()
 	r := s.request(t, "", size)
 	if err := s.ask("DATA", t, r, s.policy.AtEndOfData(ctx, r)); err != nil {

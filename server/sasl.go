@@ -44,7 +44,7 @@ func (s *session) Auth(mech string) (sasl.Server, error) {
 		s.conn.hangUp(tooManyFailures)
 		return nil, replyClosing
 	}
-	x, err := s.service.auth.Start(s.ctx, s.peer(), mech)
+	x, err := s.service.auth.Start(s.conn.ctx, s.peer(), mech)
 	if errors.Is(err, auth.ErrMechanism) {
 		return nil, s.refuse("AUTH", nil, "", replyMechanism, nil)
 	}
@@ -94,7 +94,7 @@ func (s *session) authenticated(id auth.Identity) {
 // authFailed logs the failure, hangs up after too many, and returns what the
 // client hears.
 func (s *session) authFailed(mech string, err error) *smtp.SMTPError {
-	if s.ctx.Err() != nil {
+	if s.conn.ctx.Err() != nil {
 		s.log.authAbandoned(mech) // whatever err makes of that
 	} else {
 		s.log.authError(mech, err)

@@ -34,9 +34,6 @@ type session struct {
 	facts policy.TLS           // the same for the policy
 	log   mailLog              // the session's own
 
-	ctx    context.Context // ends with the session
-	cancel context.CancelFunc
-
 	identity auth.Identity
 	loggedIn bool
 	attempts int // AUTH exchanges begun and not brought to success
@@ -76,7 +73,6 @@ func (s *service) newSession(c *smtp.Conn) (smtp.Session, error) {
 		n.conn.admit() // the limits for strangers are not meant here
 	}
 	n.log = n.conn.log
-	n.ctx, n.cancel = context.WithCancel(n.conn.ctx)
 	return n, nil
 }
 
@@ -155,7 +151,7 @@ func (s *session) Rcpt(to string, opts *smtp.RcptOptions) error {
 	if refusal != nil {
 		return s.refuse("RCPT", t, "", refusal, nil)
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, replyBound)
+	ctx, cancel := context.WithTimeout(s.conn.ctx, replyBound)
 	defer cancel()
 	r := s.request(t, rcpt, t.envelope.Options.Size)
 	if err := s.ask("RCPT", t, r, s.policy.AtRcpt(ctx, r)); err != nil {
@@ -247,7 +243,9 @@ func (s *session) Reset() {
 
 // Logout ends the session; go-smtp calls it once.
 func (s *session) Logout() error {
-	s.cancel()
+	if !s.conn.detached {
+		s.conn.cancel()
+	}
 	s.Reset()
 	return nil
 }

@@ -117,9 +117,9 @@ func (w *wire) nextCommand(p []byte) error {
 	switch {
 	case verb == "STARTTLS" && w.tls == nil:
 		w.consume(n)
-		return w.startTLS(argument)
+		return w.startTLS(string(argument))
 	case verb == "BDAT":
-		w.expectChunk(argument)
+		w.expectChunk(string(argument))
 	case verb == "EHLO", verb == "HELO":
 		w.extended = verb == "EHLO"
 	}
@@ -129,15 +129,16 @@ func (w *wire) nextCommand(p []byte) error {
 
 // splitCommand takes a line apart as go-smtp does, to which whatever begins with
 // STARTTLS is that.
-func splitCommand(line []byte) (verb, argument string) {
-	text := strings.TrimRight(string(line), "\r\n")
+func splitCommand(line []byte) (verb string, argument []byte) {
+	line = bytes.TrimRight(line, "\r\n")
 	// Two bytes for a letter: some beyond US-ASCII become one of STARTTLS.
 	const begin = "STARTTLS"
-	if strings.HasPrefix(strings.ToUpper(text[:min(len(text), 2*len(begin))]), begin) {
-		return begin, strings.TrimSpace(text[len(begin):])
+	if strings.HasPrefix(strings.ToUpper(string(line[:min(len(line), 2*len(begin))])), begin) {
+		return begin, bytes.TrimSpace(line[len(begin):])
 	}
-	verb, argument, _ = strings.Cut(text, " ")
-	return strings.ToUpper(verb), strings.TrimSpace(argument)
+	// The verb is kept for longer than the argument, which may be a password.
+	first, argument, _ := bytes.Cut(line, []byte(" "))
+	return strings.ToUpper(string(first)), bytes.TrimSpace(argument)
 }
 
 // trimBlanks takes off the blanks at the end of the line of n bytes, which go-smtp

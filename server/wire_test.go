@@ -3,6 +3,7 @@ package server
 import (
 	"io"
 	"net"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -203,4 +204,16 @@ func TestWireFarewell(t *testing.T) {
 	if said, _ := io.ReadAll(client); string(said) != "250 Ok\r\n421 4.7.0 first\r\n" {
 		t.Errorf("the client sees %q", said)
 	}
+}
+
+// TestCommandIsKeptAlone: what is remembered of the last command is its name, and
+// not, with it, the line and the password there.
+func TestCommandIsKeptAlone(t *testing.T) {
+	const size = 8 << 20
+	before := heapInUse()
+	verb, _ := splitCommand(append([]byte("AUTH PLAIN "), make([]byte, size)...))
+	if kept := heapInUse() - before; verb != "AUTH" || kept > size/2 {
+		t.Errorf("%q keeps %d bytes", verb, kept)
+	}
+	runtime.KeepAlive(verb)
 }
