@@ -45,7 +45,7 @@ func (s *session) receive(r io.Reader) error {
 	if s.receipts != nil {
 		content = sha256.New()
 	}
-	m, received, err := s.take(bdat, content)
+	m, received, err := s.take(t, bdat, content)
 	if errors.Is(err, smtp.ErrDataReset) {
 		return err // the transaction is gone already
 	}
@@ -72,11 +72,11 @@ func (s *session) askData(t *transaction) error {
 	return s.ask("DATA", t, r, s.policy.AtData(ctx, r))
 }
 
-// take stages the message: what comes through bdat, or, where that is nil, what
+// take stages the message of t: what comes through bdat, or, where that is nil, what
 // comes behind DATA. It shows all of it to content, if that is not nil. received
 // counts the bytes that the client sent, without dots that were stuffed.
-func (s *session) take(bdat *io.PipeReader, content hash.Hash) (m *message.Message, received int64, err error) {
-	w := s.stage.New(message.Options{BareNewlines: s.config.BareNewline})
+func (s *session) take(t *transaction, bdat *io.PipeReader, content hash.Hash) (m *message.Message, received int64, err error) {
+	w := s.stage.New(message.Options{BareNewlines: s.config.BareNewline, Size: t.envelope.Options.Size})
 	var to io.Writer = w
 	if content != nil {
 		to = io.MultiWriter(w, content)

@@ -82,12 +82,13 @@ func (s *Stage) InMemory() int64 { return s.budget.used.Load() }
 // Options say how a message is taken.
 type Options struct {
 	BareNewlines BareNewlines
+	Size         int64 // what the client has announced; 0 if it has not
 }
 
 // New begins a message. The caller ends it with Message or Abort.
 func (s *Stage) New(o Options) *Writer {
 	return &Writer{
-		store:   &store{stage: s},
+		store:   &store{stage: s, announced: o.Size},
 		cleaner: cleaner{reject: o.BareNewlines == Reject},
 	}
 }

@@ -35,22 +35,38 @@ func TestSmallMessagesCostLittle(t *testing.T) {
 	}
 }
 
+func TestAnnouncedSizeIsTakenAtOnce(t *testing.T) {
+	s := NewStage(t.TempDir(), 1<<20)
+	w := s.New(Options{Size: 40 << 10})
+	for range 19 {
+		write(t, w, 2<<10)
+		if n := s.InMemory(); n != 40<<10 {
+			t.Fatalf("%d bytes in memory", n)
+		}
+	}
+	w.Abort()
+}
+
 func TestSpill(t *testing.T) {
 	for _, c := range []struct {
-		name   string
-		memory int64
-		size   int
-		file   bool
+		name    string
+		memory  int64
+		options Options
+		size    int
+		file    bool
 	}{
-		{"small", 1 << 20, 100 << 10, false},
-		{"large", 1 << 20, 200 << 10, true},
-		{"small with a short budget", 10 << 10, 100 << 10, true},
-		{"small without a budget", 0, 2 << 10, true},
+		{"small", 1 << 20, Options{}, 50 << 10, false},
+		{"large", 1 << 20, Options{}, 200 << 10, true},
+		{"small with a short budget", 10 << 10, Options{}, 50 << 10, true},
+		{"small without a budget", 0, Options{}, 2 << 10, true},
+		{"to become large", 1 << 20, Options{Size: 200 << 10}, 2 << 10, true},
+		{"larger than announced", 1 << 20, Options{Size: 2 << 10}, 50 << 10, false},
+		{"large, announced as small", 1 << 20, Options{Size: 2 << 10}, 200 << 10, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
 			s := NewStage(dir, c.memory)
-			w := s.New(Options{})
+			w := s.New(c.options)
 			write(t, w, c.size)
 			if got := w.store.file != nil; got != c.file {
 				t.Errorf("in a file: %v, want %v", got, c.file)

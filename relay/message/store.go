@@ -10,9 +10,10 @@ import (
 )
 
 // spillSize is what one message may hold in memory; what is larger goes to a
-// file. firstStep is the smallest buffer, so that a small mail costs little.
+// file, at once if the client has announced it (RFC 1870). firstStep is the
+// smallest buffer, so that a small mail costs little.
 const (
-	spillSize = 128 << 10
+	spillSize = 64 << 10
 	firstStep = 1 << 10
 )
 
@@ -39,10 +40,11 @@ func (b *budget) give(n int64) { b.used.Add(-n) }
 // A store holds the clean bytes of one message, in memory or in a file. It is
 // written by one goroutine, and read by many once it is written.
 type store struct {
-	stage   *Stage
-	size    int64
-	mem     []byte
-	charged int64 // bytes of the budget that are ours
+	stage     *Stage
+	announced int64 // what size may be in the end
+	size      int64
+	mem       []byte
+	charged   int64 // bytes of the budget that are ours
 
 	file *os.File      // nil as long as mem holds everything
 	base int64         // where the message begins in file
@@ -70,16 +72,17 @@ func (s *store) append(p []byte) error {
 	return nil
 }
 
-// grow makes room for n bytes in mem, if they may stay in memory.
+// grow makes room for n bytes in mem, if the message may stay in memory.
 func (s *store) grow(n int) bool {
 	need := len(s.mem) + n
 	if need <= cap(s.mem) {
 		return true
 	}
-	if need > spillSize {
+	all := max(int64(need), s.announced)
+	if all > spillSize {
 		return false
 	}
-	step := (need + firstStep - 1) / firstStep * firstStep
+	step := (int(all) + firstStep - 1) / firstStep * firstStep
 	size := min(max(step, 2*cap(s.mem)), spillSize)
 	if !s.stage.budget.take(int64(size)) {
 		return false
