@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"io"
 	"sync"
-	"time"
 
 	"github.com/emersion/go-smtp"
 )
@@ -49,6 +48,8 @@ func (w *wire) readMessage(out io.Writer, limit int64) error {
 		case size > 2*limit:
 			w.hangUp(tooMuch)
 			u.ended = true
+		case n < len(b)/2:
+			quickAck(w.Conn) // the rest may wait for it
 		}
 		blocks.Put(b)
 	}
@@ -56,43 +57,21 @@ func (w *wire) readMessage(out io.Writer, limit int64) error {
 }
 
 // nextBlock returns a block with what has come behind DATA, or comes next: n bytes.
-// A client that takes its time is waited for without a block: with one for each
-// of a crowd on bad lines, most of the memory would be waiting.
+// The client is waited for with one byte of room: with a block for each of a
+// crowd on bad lines, most of the memory would be waiting.
 func (w *wire) nextBlock() (b *block, n int, err error) {
-	b = blocks.Get().(*block)
-	if n = copy(b[1:], w.in); n > 0 {
+	if len(w.in) > 0 {
+		b = blocks.Get().(*block)
+		n = copy(b[1:], w.in)
 		w.consume(n)
 		return b, n, nil
 	}
-	n, err = w.fillSoon(b[1:])
-	if n > 0 || err != nil {
-		return b, n, err
-	}
-	blocks.Put(b)
 	if _, err = w.fillMessage(w.first[:]); err != nil {
 		return nil, 0, err
 	}
 	b = blocks.Get().(*block)
 	b[1] = w.first[0]
-	n, err = w.fillSoon(b[2:]) // what has come with it
-	return b, 1 + n, err
-}
-
-// moment is within what time more of its message comes from a client that is not
-// slow: one that sends some 800 KiB a second.
-const moment = 20 * time.Millisecond
-
-// fillSoon is fillMessage for such clients: from others it returns nothing.
-func (w *wire) fillSoon(p []byte) (int, error) {
-	if err := w.finishReply(); err != nil {
-		return 0, err
-	}
-	_ = w.SetReadDeadline(time.Now().Add(moment))
-	n, err := w.receiveSoon(p)
-	if n < len(p)/2 {
-		quickAck(w.Conn) // the rest may wait for it
-	}
-	return n, err
+	return b, 1 + w.receiveSoon(b[2:]), nil
 }
 
 // An unstuffer takes the dots off that the client has put before those at the

@@ -52,7 +52,7 @@ type wire struct {
 	chunk uint64  // bytes of a BDAT chunk to come behind the line
 	dot   string  // the end of a message that has been taken in: go-smtp looks for it
 	out   []byte  // replies held back
-	first [1]byte // of a block of a message that was long in coming
+	first [1]byte // of the next block of a message
 
 	command   string      // the last one, in capitals
 	response  bool        // the next line is no command but answers a challenge
@@ -176,7 +176,10 @@ func (w *wire) wholeLine(p []byte) (int, error) {
 // fill says farewell if it is over, sends the replies that were held back, and
 // waits for the client.
 func (w *wire) fill(p []byte) (int, error) {
-	if err := w.finishReply(); err != nil {
+	if line, over := w.isOver(); over {
+		return 0, w.goodbye(line)
+	}
+	if err := w.flush(); err != nil {
 		return 0, err
 	}
 	n, err := w.receive(p)
@@ -186,13 +189,6 @@ func (w *wire) fill(p []byte) (int, error) {
 		}
 	}
 	return n, err
-}
-
-func (w *wire) finishReply() error {
-	if line, over := w.isOver(); over {
-		return w.goodbye(line)
-	}
-	return w.flush()
 }
 
 // goodbye says the last line, once.
@@ -263,6 +259,9 @@ func (w *wire) readChunk(p []byte) (n int, err error) {
 		w.log.Debug("connection error", "err", err)
 		return 0, replyCut // go-smtp shows any other error to the client
 	}
+	if n < len(p)/2 {
+		quickAck(w.Conn) // the rest may wait for it
+	}
 	w.chunk -= uint64(n)
 	return n, nil
 }
@@ -271,11 +270,7 @@ func (w *wire) readChunk(p []byte) (n int, err error) {
 // own.
 func (w *wire) fillMessage(p []byte) (int, error) {
 	_ = w.SetReadDeadline(time.Now().Add(w.limits.DataTimeout))
-	n, err := w.fill(p)
-	if n < len(p)/2 {
-		quickAck(w.Conn) // the rest may wait for it
-	}
-	return n, err
+	return w.fill(p)
 }
 
 // Write takes a line of a reply and holds it back until the server reads again.
