@@ -1,6 +1,7 @@
 package message
 
 import (
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -48,5 +49,28 @@ func TestReopen(t *testing.T) {
 				t.Errorf("%d bytes are still accounted for", n)
 			}
 		})
+	}
+}
+
+// A file that has been cut short meanwhile does not end a message.
+func TestReopenCutShort(t *testing.T) {
+	text := "From: a@example.org\r\n\r\n" + strings.Repeat("0123456789\r\n", 5000)
+	for _, size := range []int{4, 100, len(text) - 12} {
+		file := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(file, []byte(text[:size]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.Open(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := NewStage("", 1<<20).Reopen(f, 0, int64(len(text)), false)
+		if err == nil {
+			_, err = io.ReadAll(m.Reader())
+			_ = m.Close()
+		}
+		if !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("%d bytes: %v", size, err)
+		}
 	}
 }

@@ -133,10 +133,15 @@ func (s *store) flush() error {
 	return nil
 }
 
-// ReadAt implements io.ReaderAt over what has been flushed.
+// ReadAt implements io.ReaderAt over what has been flushed. A file that has
+// become shorter, as one of the spool may, is not the end of a message.
 func (s *store) ReadAt(p []byte, off int64) (int, error) {
 	if s.file != nil {
-		return s.file.ReadAt(p, s.base+off)
+		n, err := s.file.ReadAt(p, s.base+off)
+		if errors.Is(err, io.EOF) && off+int64(n) < s.size {
+			err = io.ErrUnexpectedEOF
+		}
+		return n, err
 	}
 	if off >= int64(len(s.mem)) {
 		return 0, io.EOF
@@ -156,7 +161,7 @@ func (s *store) first(n int64) ([]byte, error) {
 		return s.mem[:n:n], nil
 	}
 	b := make([]byte, n)
-	if _, err := s.file.ReadAt(b, s.base); err != nil && !errors.Is(err, io.EOF) {
+	if _, err := s.ReadAt(b, 0); err != nil {
 		return nil, &StorageError{err}
 	}
 	return b, nil
