@@ -1,0 +1,25 @@
+package kit
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// Main runs the tests of a package and fails it for the goroutines that they
+// leave. TestMain exits with what it returns. By itself goleak waits for less
+// than half a second for a goroutine that is about to end.
+func Main(m *testing.M) int {
+	status := m.Run()
+	if status != 0 {
+		return status
+	}
+	var err error
+	if Soon(func() bool { err = goleak.Find(); return err == nil }) {
+		return 0
+	}
+	fmt.Fprintln(os.Stderr, err)
+	return 1
+}
