@@ -26,6 +26,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"postern/test/kit"
 )
 
 // Options are what a hop is. The zero value is a plain one over TCP with the
@@ -145,7 +147,7 @@ type Hop struct {
 // New starts a hop that ends with the test.
 func New(t testing.TB, o Options) *Hop {
 	t.Helper()
-	h := &Hop{t: t, options: o, network: "tcp", address: "127.0.0.1:0", open: map[net.Conn]struct{}{}}
+	h := &Hop{t: t, options: o, network: "tcp", open: map[net.Conn]struct{}{}}
 	h.Handle(nil)
 	if o.Unix {
 		// t.TempDir may be longer than the address of a socket can be.
@@ -155,22 +157,29 @@ func New(t testing.TB, o Options) *Hop {
 		}
 		t.Cleanup(func() { os.RemoveAll(dir) })
 		h.network, h.address = "unix", filepath.Join(dir, "smtp")
+	} else {
+		h.address = kit.Addr(t)
 	}
 	h.Start()
+	if h.listener == nil {
+		t.FailNow()
+	}
 	t.Cleanup(h.finish)
 	return h
 }
 
-// Start listens again after Stop, at the same address.
+// Start listens again after Stop, at the same address. Any goroutine of the test
+// may call it.
 func (h *Hop) Start() {
 	h.t.Helper()
 	l, err := net.Listen(h.network, h.address)
 	if err != nil {
-		h.t.Fatalf("relaytest: %v", err)
+		h.t.Errorf("relaytest: %v", err)
+		return
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.stopped, h.listener, h.address = false, l, l.Addr().String()
+	h.stopped, h.listener = false, l
 	h.running.Go(func() { h.accept(l) })
 }
 
