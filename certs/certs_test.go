@@ -20,10 +20,10 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
+	"postern/test/kit"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { os.Exit(kit.Main(m)) }
 
 // A maker makes certificates for tests: serial numbers tell them apart.
 type maker struct {

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"postern/test/kit"
 )
 
 // used is the serial number of the certificate in use.
@@ -30,20 +32,9 @@ func watching(t *testing.T, f *Files) {
 	t.Cleanup(func() { cancel(); <-ended })
 }
 
-// eventually waits for what a watcher does in its own time.
-func eventually(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if done() {
-			return
-		}
-	}
-	t.Fatalf("%s has not happened", what)
-}
-
 func eventuallyUses(t *testing.T, f *Files, serial int64) {
 	t.Helper()
-	eventually(t, "the change of the certificate", func() bool { return used(t, f) == serial })
+	kit.Eventually(t, "the change of the certificate", func() bool { return used(t, f) == serial })
 }
 
 func TestWatchRename(t *testing.T) {
@@ -203,7 +194,7 @@ func TestWatchNamedPipe(t *testing.T) {
 		}
 	})
 	symlink(t, pipe, pair.Cert)
-	eventually(t, "the complaint", func() bool { return strings.Contains(log.String(), "not a regular file") })
+	kit.Eventually(t, "the complaint", func() bool { return strings.Contains(log.String(), "not a regular file") })
 	maker{serial: 2, hosts: []string{"mail.example.org"}}.in(t, folder)
 	eventuallyUses(t, f, 2)
 }

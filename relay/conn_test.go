@@ -14,6 +14,7 @@ import (
 
 	"postern/relay/message"
 	"postern/relay/relaytest"
+	"postern/test/kit"
 )
 
 // pipeliners are hops that take MAIL and RCPT together, and those that do not.
@@ -126,7 +127,7 @@ func TestBrokenEndOfData(t *testing.T) {
 				if err == nil || isRefusal(err) || errors.Is(err, errUncertain) != (arrived > 0) {
 					t.Errorf("got %v", err)
 				}
-				eventually(t, "the hop is done", func() bool { return hop.Open() == 0 })
+				kit.Eventually(t, "the hop is done", func() bool { return hop.Open() == 0 })
 				if n := len(hop.Messages()); n != arrived {
 					t.Errorf("%d arrived", n)
 				}
@@ -155,7 +156,7 @@ func TestUnreadableMessage(t *testing.T) {
 			if !strings.HasPrefix(clean, sent) || len(sent) < length-blockSize || length < blockSize && sent != "" {
 				t.Errorf("%d bytes left, to the end of %q", len(sent), sent[max(0, len(sent)-40):])
 			}
-			eventually(t, "the hop is done", func() bool { return hop.Open() == 0 })
+			kit.Eventually(t, "the hop is done", func() bool { return hop.Open() == 0 })
 			if len(hop.Messages()) > 0 {
 				t.Error("it arrived")
 			}

@@ -11,6 +11,7 @@ import (
 
 	"postern/relay/message"
 	"postern/relay/relaytest"
+	"postern/test/kit"
 )
 
 // unnoticed is far above what a message takes here and far below what the
@@ -154,7 +155,7 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{})
 	r := newRouter(t, func(c *Config) { c.Pool.IdleTime = 100 * time.Millisecond }, hop)
 	deliver(t, r, newMessage(t, text))
-	eventually(t, "no connection is open", func() bool { return hop.Open() == 0 })
+	kit.Eventually(t, "no connection is open", func() bool { return hop.Open() == 0 })
 	if n := hop.Count("QUIT"); n == 0 {
 		t.Error("left without QUIT")
 	}
@@ -168,7 +169,7 @@ func TestFullPool(t *testing.T) {
 	first := make(chan error, 1)
 	busy, release := context.WithCancel(t.Context())
 	go func() { first <- begin(t, r).Rcpt(busy, "bob@example.com", nil) }()
-	eventually(t, "the only connection is in use", func() bool { return hop.Count("RCPT") == 1 })
+	kit.Eventually(t, "the only connection is in use", func() bool { return hop.Count("RCPT") == 1 })
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	err := begin(t, r).Rcpt(ctx, "carol@example.com", nil)

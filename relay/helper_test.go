@@ -23,13 +23,13 @@ import (
 	"time"
 
 	"github.com/emersion/go-smtp"
-	"go.uber.org/goleak"
 
 	"postern/relay/message"
 	"postern/relay/relaytest"
+	"postern/test/kit"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { os.Exit(kit.Main(m)) }
 
 const text = "From: alice@example.org\r\nSubject: test\r\n\r\n.dots\r\n..\r\nbye\r\n"
 
@@ -142,16 +142,6 @@ func wantTemporary(t testing.TB, err error) {
 	t.Helper()
 	if err == nil || isRefusal(err) {
 		t.Fatalf("got %v, want an error that is no refusal", err)
-	}
-}
-
-// eventually waits for what other goroutines bring about.
-func eventually(t testing.TB, what string, true func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !true(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("never happened: %s", what)
-		}
 	}
 }
 

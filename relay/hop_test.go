@@ -1,13 +1,13 @@
 package relay
 
 import (
-	"net"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"postern/relay/relaytest"
+	"postern/test/kit"
 )
 
 // Every kind of hop takes a message, with and without a login.
@@ -93,7 +93,7 @@ func TestCheck(t *testing.T) {
 
 func TestCheckUnreachable(t *testing.T) {
 	for address, hint := range map[string]string{
-		"smtp://" + unusedAddress(t):     "nothing listens there",
+		"smtp://" + kit.Addr(t):          "nothing listens there",
 		"smtp+unix:///nowhere/at/all":    "no such socket",
 		"smtp://no-such-host.invalid":    "spelled right",
 		"smtp+unix://" + lockedSocket(t): "the right to write",
@@ -107,16 +107,6 @@ func TestCheckUnreachable(t *testing.T) {
 			t.Errorf("%s: got %v, want %q in it", address, err, hint)
 		}
 	}
-}
-
-func unusedAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func lockedSocket(t *testing.T) string {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"postern/relay/relaytest"
+	"postern/test/kit"
 )
 
 // A latecomer takes what Envelope.Late offers.
@@ -95,7 +96,7 @@ func TestLateAnswer(t *testing.T) {
 			if n := len(hop.Messages()); n != 1 {
 				t.Errorf("sent %d times", n)
 			}
-			eventually(t, "the connection is closed", func() bool { return hop.Open() == 0 })
+			kit.Eventually(t, "the connection is closed", func() bool { return hop.Open() == 0 })
 		})
 	}
 }
@@ -164,7 +165,7 @@ func TestLateAnswerIsNotAwaited(t *testing.T) {
 			if n := l.offers.Load(); n != c.offers {
 				t.Errorf("offered %d times, want %d", n, c.offers)
 			}
-			eventually(t, "the connection is closed", func() bool { return hop.Open() == 0 })
+			kit.Eventually(t, "the connection is closed", func() bool { return hop.Open() == 0 })
 		})
 	}
 }

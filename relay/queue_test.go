@@ -6,6 +6,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"postern/test/kit"
 )
 
 // line puts users in line one after the other and returns where the name of
@@ -19,7 +21,7 @@ func line(t *testing.T, q *queue, users ...string) <-chan string {
 				granted <- user
 			}
 		}()
-		eventually(t, "in line", func() bool { return q.length() == i+1 })
+		kit.Eventually(t, "in line", func() bool { return q.length() == i+1 })
 	}
 	return granted
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"postern/relay/relaytest"
+	"postern/test/kit"
 )
 
 func TestFailOver(t *testing.T) {
@@ -131,7 +132,7 @@ func TestBackgroundProbe(t *testing.T) {
 	hop.Stop()
 	r := newRouter(t, nil, hop)
 	hop.Start()
-	eventually(t, "the hop is asked again", func() bool { return r.Caps().Known })
+	kit.Eventually(t, "the hop is asked again", func() bool { return r.Caps().Known })
 }
 
 func TestClosedRouter(t *testing.T) {
@@ -146,5 +147,5 @@ func TestClosedRouter(t *testing.T) {
 	if _, err := tx.Send(t.Context(), newMessage(t, text)); err != nil {
 		t.Errorf("a transaction that has its connection: %v", err)
 	}
-	eventually(t, "no connection is left", func() bool { return hop.Open() == 0 })
+	kit.Eventually(t, "no connection is left", func() bool { return hop.Open() == 0 })
 }

@@ -12,6 +12,7 @@ import (
 
 	"postern/relay/message"
 	"postern/relay/relaytest"
+	"postern/test/kit"
 )
 
 // refuse answers RCPT for addresses that begin with "nobody" as a Postfix
@@ -264,7 +265,7 @@ func TestIdleConnectionsGoneStale(t *testing.T) {
 	for _, tx := range open {
 		tx.Close()
 	}
-	eventually(t, "all connections idle", func() bool { return hop.Count("RSET") == 5 })
+	kit.Eventually(t, "all connections idle", func() bool { return hop.Count("RSET") == 5 })
 	hop.Stop()
 	hop.Start()
 	deliver(t, r, newMessage(t, text))
@@ -324,7 +325,7 @@ func dawdled(t *testing.T, r *Router, hop *relaytest.Hop, to ...string) Transact
 	tx := begin(t, r)
 	rcpt(t, tx, to...)
 	before := hop.Count("RSET")
-	eventually(t, "the connection is given back", func() bool { return hop.Count("RSET") > before })
+	kit.Eventually(t, "the connection is given back", func() bool { return hop.Count("RSET") > before })
 	return tx
 }
 
@@ -455,7 +456,7 @@ func TestCloseIsIdempotent(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	eventually(t, "the transaction is cancelled at the hop", func() bool { return hop.Count("RSET") == 1 })
+	kit.Eventually(t, "the transaction is cancelled at the hop", func() bool { return hop.Count("RSET") == 1 })
 }
 
 // What the client said is rebuilt, not passed on.

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/emersion/go-smtp"
+
+	"postern/test/kit"
 )
 
 // unstuff gives a message to an unstuffer in blocks of some bytes.
@@ -166,10 +168,8 @@ func TestSlowClientsHoldNoBlock(t *testing.T) {
 	}
 	begun.Wait()
 	most := before + clients*int64(len(block{}))/2
-	for until := time.Now().Add(time.Minute); heapInUse() > most; time.Sleep(moment) {
-		if time.Now().After(until) {
-			t.Fatalf("%d clients hold %d KiB", clients, (heapInUse()-before)/1024)
-		}
+	if !kit.Soon(func() bool { return heapInUse() <= most }) {
+		t.Fatalf("%d clients hold %d KiB", clients, (heapInUse()-before)/1024)
 	}
 	for _, c := range ends {
 		_ = c.Close()

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"postern/test/kit"
 )
 
 // TestCrowd: what one client does wrong is nobody else's trouble.
@@ -138,7 +140,7 @@ func TestEndsInACrowd(t *testing.T) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	all.Wait()
-	eventually(t, "all places are free", func() bool {
+	kit.Eventually(t, "all places are free", func() bool {
 		g := &d.server.gate
 		g.mu.Lock()
 		defer g.mu.Unlock()

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"postern/test/kit"
 )
 
 // TestDialogue plays the files of testdata/dialogue: each one is a conversation
@@ -198,7 +200,7 @@ func (d *dialogue) expectClients(arg string) error {
 	if err != nil {
 		return err
 	}
-	eventually(d.t, "there are "+arg+" connections", func() bool {
+	kit.Eventually(d.t, "there are "+arg+" connections", func() bool {
 		d.server.gate.mu.Lock()
 		defer d.server.gate.mu.Unlock()
 		return d.server.gate.open == want

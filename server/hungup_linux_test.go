@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"postern/server/auth"
+	"postern/test/kit"
 )
 
 // TestHungUp: the end of a connection is seen behind what was sent before it.
@@ -23,7 +24,7 @@ func TestHungUp(t *testing.T) {
 			t.Errorf("%s: it has not come yet", name)
 		}
 		end(there)
-		eventually(t, name+" is seen", func() bool { return hungUp(here) })
+		kit.Eventually(t, name+" is seen", func() bool { return hungUp(here) })
 	}
 }
 
@@ -75,6 +76,6 @@ func TestAuthIsAbandoned(t *testing.T) {
 		case <-time.After(patience):
 			t.Errorf("%s: the store is still asked", name)
 		}
-		eventually(t, name+": it is logged", func() bool { return d.log.count(`msg="auth abandoned"`) == 1 })
+		kit.Eventually(t, name+": it is logged", func() bool { return d.log.count(`msg="auth abandoned"`) == 1 })
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"postern/relay"
+	"postern/test/kit"
 )
 
 // The waits for late answers have a bound and an end.
@@ -38,7 +39,7 @@ func TestLateAnswers(t *testing.T) {
 	if text := <-told; text != "Ok" {
 		t.Errorf("told %q", text)
 	}
-	eventually(t, "there is room for one more", func() bool { return l.wait(await, tell) })
+	kit.Eventually(t, "there is room for one more", func() bool { return l.wait(await, tell) })
 	l.close()
 	for range maxLateAnswers {
 		if text := <-told; text != context.Canceled.Error() {

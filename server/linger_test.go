@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"postern/test/kit"
 )
 
 // flood is more than the buffers between a client and a server that does not
@@ -83,7 +85,7 @@ func TestLastWordsOfShutdown(t *testing.T) {
 		stopped <- d.server.Shutdown(ctx)
 	}()
 	<-d.server.accepting.Done()
-	eventually(t, "both are to leave", func() bool {
+	kit.Eventually(t, "both are to leave", func() bool {
 		return !slices.ContainsFunc(d.server.allConns(), func(c *conn) bool {
 			c.mu.Lock()
 			defer c.mu.Unlock()
@@ -130,7 +132,7 @@ func TestLingeringIsBounded(t *testing.T) {
 			c := d.dial()
 			c.mustBeToldOff(t)
 			test.then(c)
-			eventually(t, "the place is free", d.isEmpty)
+			kit.Eventually(t, "the place is free", d.isEmpty)
 		})
 	}
 }
@@ -168,7 +170,7 @@ func TestNoLingering(t *testing.T) {
 			if err := end(c); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "the place is free", d.isEmpty)
+			kit.Eventually(t, "the place is free", d.isEmpty)
 		})
 	}
 }

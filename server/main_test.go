@@ -1,9 +1,10 @@
 package server
 
 import (
+	"os"
 	"testing"
 
-	"go.uber.org/goleak"
+	"postern/test/kit"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { os.Exit(kit.Main(m)) }

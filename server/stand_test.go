@@ -23,6 +23,7 @@ import (
 	"postern/relay/message"
 	"postern/relay/relaytest"
 	"postern/server/auth"
+	"postern/test/kit"
 )
 
 // settings are what a test may change, with the keys of the configuration.
@@ -130,7 +131,7 @@ func (d *stand) close() {
 	if err := <-d.served; err != nil {
 		d.t.Errorf("Serve: %v", err)
 	}
-	eventually(d.t, "staged messages are closed", func() bool { return d.parts.Stage.InMemory() == 0 })
+	kit.Eventually(d.t, "staged messages are closed", func() bool { return d.parts.Stage.InMemory() == 0 })
 	if line := d.log.first("internal error"); line != "" {
 		d.t.Errorf("logged: %s", line)
 	}
@@ -138,18 +139,6 @@ func (d *stand) close() {
 
 func (d *stand) address() string {
 	return d.server.Addrs()[d.parts.Listeners[0].Name][0].String()
-}
-
-// eventually gives what happens in other goroutines some time.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for range 500 {
-		if ok() {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Errorf("not so after five seconds: %s", what)
 }
 
 // users is a store with alice and bob. The store of the user "down" is out of

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"postern/test/kit"
 )
 
 // systemd opens the ports and passes them on: postern binds none itself.
@@ -51,7 +53,7 @@ func (p *postern) activate(t *testing.T, names string) {
 	t.Helper()
 	p.activateOnly(t, names)
 	t.Cleanup(func() { p.finish(t) })
-	eventually(t, 20*time.Second, "postern behind systemd-socket-activate", func() bool { return p.answers(t, startTLS) })
+	kit.Eventually(t, "postern behind systemd-socket-activate", func() bool { return p.answers(t, startTLS) })
 }
 
 func (p *postern) activateOnly(t *testing.T, names string) {
@@ -71,5 +73,5 @@ func (p *postern) activateOnly(t *testing.T, names string) {
 		t.Fatal(err)
 	}
 	go func() { p.ended <- p.cmd.Wait() }()
-	eventually(t, 20*time.Second, "the sockets of systemd", func() bool { return strings.Contains(p.log(), "Listening on "+p.addr(implicitTLS)) })
+	kit.Eventually(t, "the sockets of systemd", func() bool { return strings.Contains(p.log(), "Listening on "+p.addr(implicitTLS)) })
 }

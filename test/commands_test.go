@@ -3,6 +3,8 @@ package test
 import (
 	"strings"
 	"testing"
+
+	"postern/test/kit"
 )
 
 // What an administrator asks a running server, with a real Postfix behind it.
@@ -39,7 +41,7 @@ func TestCommands(t *testing.T) {
 // alone, stays green.
 func TestCommandsWithoutHop(t *testing.T) {
 	t.Parallel()
-	p := startPostern(t, posternOptions{NextHop: "smtp://" + loopback(freePort(t))})
+	p := startPostern(t, posternOptions{NextHop: "smtp://" + kit.Addr(t)})
 	out, err := p.command(t, "check", "--config", p.file("config.toml")).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), p.opts.NextHop) {
 		t.Errorf("check ended with %v and said\n%s", err, out)

@@ -17,6 +17,7 @@ import (
 
 	"postern/server/auth"
 	"postern/server/auth/dovecot"
+	"postern/test/kit"
 )
 
 func TestDovecotMechanisms(t *testing.T) {
@@ -24,7 +25,7 @@ func TestDovecotMechanisms(t *testing.T) {
 	d := startDovecot(t)
 	p := d.proxy(t, d.socket)
 	want := []string{"PLAIN", "LOGIN", "CRAM-MD5", "DIGEST-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256"}
-	eventually(t, 10*time.Second, "Dovecot's mechanisms", func() bool { return slices.Equal(p.Mechanisms(tlsClient(0)), want) })
+	kit.Eventually(t, "Dovecot's mechanisms", func() bool { return slices.Equal(p.Mechanisms(tlsClient(0)), want) })
 	for i, mech := range want {
 		t.Run(mech, func(t *testing.T) {
 			t.Parallel()
@@ -181,7 +182,7 @@ func TestDovecotDownAndBack(t *testing.T) {
 			t.Errorf("check: %v", err)
 		}
 		d.start(t)
-		eventually(t, 20*time.Second, "a login", func() bool { return login() == nil })
+		kit.Eventually(t, "a login", func() bool { return login() == nil })
 	}
 }
 
@@ -213,7 +214,7 @@ func TestDovecotHangs(t *testing.T) {
 		t.Error("no mechanisms")
 	}
 	d.signal(t, syscall.SIGCONT)
-	eventually(t, 20*time.Second, "a login", func() bool { return login() == nil })
+	kit.Eventually(t, "a login", func() bool { return login() == nil })
 }
 
 func TestDovecotChanges(t *testing.T) {
@@ -228,14 +229,14 @@ func TestDovecotChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(d.dir, "users"), "alice@example.org:{PLAIN}changed and longer\n")
-	eventually(t, 20*time.Second, "the new password", func() bool { return login("changed and longer") == nil })
+	kit.Eventually(t, "the new password", func() bool { return login("changed and longer") == nil })
 	wantKind(t, "old password", login("secret"), auth.Unknowable)
 
 	d.configure(t, "plain cram-md5")
 	if out, err := exec.Command("doveadm", "-c", filepath.Join(d.dir, "conf"), "reload").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	eventually(t, 20*time.Second, "the new mechanisms", func() bool {
+	kit.Eventually(t, "the new mechanisms", func() bool {
 		if err := p.Reload(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -15,6 +15,7 @@ import (
 
 	"postern/server/auth"
 	"postern/server/auth/dovecot"
+	"postern/test/kit"
 )
 
 // A dovecotd is a private Dovecot of which only the auth service is used, on a
@@ -82,7 +83,7 @@ func startDovecot(t *testing.T) *dovecotd {
 	t.Helper()
 	peer(t, "root", "dovecot", "gsasl", "dovecot-lua")
 	dir := openFolder(t)
-	d := &dovecotd{dir: dir, socket: filepath.Join(dir, "auth"), port: strconv.Itoa(freePort(t))}
+	d := &dovecotd{dir: dir, socket: filepath.Join(dir, "auth"), port: strconv.Itoa(kit.Port(t))}
 	d.configure(t, dovecotMechanisms)
 	write(t, filepath.Join(dir, "users"), dovecotUsers)
 	write(t, filepath.Join(dir, "users.lua"), dovecotLua)
@@ -114,7 +115,7 @@ func (d *dovecotd) start(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.hold = hold
-	eventually(t, 20*time.Second, "Dovecot", func() bool { return listening("127.0.0.1:" + d.port) })
+	kit.Eventually(t, "Dovecot", func() bool { return listening("127.0.0.1:" + d.port) })
 }
 
 // stop ends it at once. By itself the auth process would go on serving those who

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"postern/test/kit"
 )
 
 const suppress = "suppress_duplicates = true"
@@ -79,7 +81,7 @@ func (w *twice) deliver(c *submitter, mark string) string {
 // logged waits for a line of postern's with all of words.
 func (w *twice) logged(words ...string) {
 	w.t.Helper()
-	eventually(w.t, time.Minute, fmt.Sprintf("%q in the log", words), func() bool { return len(w.logLines(words...)) > 0 })
+	kit.Eventually(w.t, fmt.Sprintf("%q in the log", words), func() bool { return len(w.logLines(words...)) > 0 })
 }
 
 // taken wants Postfix to have taken the letter so many times. Its log may be
@@ -87,7 +89,7 @@ func (w *twice) logged(words ...string) {
 func (w *twice) taken(mark string, want int) {
 	w.t.Helper()
 	count := func() int { return strings.Count(w.hop.log(), "message-id=<"+mark+"@example.org>") }
-	eventually(w.t, time.Minute, "the letter "+mark+" at Postfix", func() bool { return count() >= want })
+	kit.Eventually(w.t, "the letter "+mark+" at Postfix", func() bool { return count() >= want })
 	if n, ids := count(), w.queueIDs(mark); n != want || len(ids) != want {
 		w.t.Errorf("Postfix has taken %s %d times, as postern knows it %q, want %d", mark, n, ids, want)
 	}
@@ -193,7 +195,7 @@ func TestSameLetterOnPurpose(t *testing.T) {
 	w.taken("others", 3)
 	w.deliver(c, "others") // the first one at last
 	w.taken("others", 3)
-	eventually(t, time.Minute, "the letter to dave", func() bool {
+	kit.Eventually(t, "the letter to dave", func() bool {
 		return strings.Contains(recipients(s.deliveries("<others@")), "dave@example.net")
 	})
 }
@@ -293,7 +295,7 @@ func TestManyRecipientsInTwoTransactions(t *testing.T) {
 	}
 	w.taken("many", 2)
 	slices.Sort(to)
-	eventually(t, 2*time.Minute, "the letter to everybody", func() bool {
+	kit.Eventually(t, "the letter to everybody", func() bool {
 		return recipients(s.deliveries("<many@")) == strings.Join(to, " ")
 	})
 }

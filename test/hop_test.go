@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"postern/test/kit"
 )
 
 // The client reads Postfix's own 250, with the queue id under which the
@@ -59,7 +61,7 @@ func TestOneRecipientRefused(t *testing.T) {
 	if err := accepted(c.finish(letter("two-of-three"))); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 30*time.Second, "both recipients at the sink", func() bool {
+	kit.Eventually(t, "both recipients at the sink", func() bool {
 		return recipients(s.deliveries("two-of-three")) == "bob@example.net carol@example.com"
 	})
 }

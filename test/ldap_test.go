@@ -14,6 +14,7 @@ import (
 	goldap "github.com/go-ldap/ldap/v3"
 
 	"postern/server/auth/ldap"
+	"postern/test/kit"
 )
 
 const slapdConf = `
@@ -92,7 +93,7 @@ func startSlapd(t *testing.T) *slapd {
 	t.Helper()
 	peer(t, "slapd", "slapadd")
 	dir := openFolder(t)
-	port := freePort(t)
+	port := kit.Port(t)
 	s := &slapd{dir: dir, port: fmt.Sprint(port), url: "ldap://" + loopback(port), socket: filepath.Join(dir, "ldapi")}
 	newCA(t, dir).issue(t, 1, filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
 	conf := filepath.Join(dir, "slapd.conf")

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"postern/test/kit"
 )
 
 // postern is killed in the middle of its work. Every message whose 250 a
@@ -37,12 +39,12 @@ func TestKillUnderLoad(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, 2*time.Minute, "messages to be accepted", func() bool { return accepted.Load() >= atLeast })
+	kit.Eventually(t, "messages to be accepted", func() bool { return accepted.Load() >= atLeast })
 	p.kill(t)
 	wg.Wait()
 	for i := range marks {
 		for _, mark := range marks[i] {
-			eventually(t, time.Minute, mark+" at the sink", func() bool { return len(s.deliveries("<"+mark+"@")) > 0 })
+			kit.Eventually(t, mark+" at the sink", func() bool { return len(s.deliveries("<"+mark+"@")) > 0 })
 		}
 	}
 	t.Logf("%d messages were accepted, none is lost", accepted.Load())

@@ -4,6 +4,8 @@ import (
 	"net"
 	"testing"
 	"time"
+
+	"postern/test/kit"
 )
 
 // A storm is what hostile or broken clients do to a server, all at once.
@@ -137,8 +139,8 @@ func (a aftermath) check(t *testing.T) {
 	p := a.server
 	// A guess whose turn has not come waits for half a minute, and its
 	// connection with it.
-	eventually(t, 2*time.Minute, "connections to be closed", func() bool { return p.files(t) <= a.files+filesLeft })
-	eventually(t, time.Minute, "memory to be given back", func() bool { return p.heap(t) <= a.memory+memoryLeft })
+	kit.Eventually(t, "connections to be closed", func() bool { return p.files(t) <= a.files+filesLeft })
+	kit.Eventually(t, "memory to be given back", func() bool { return p.heap(t) <= a.memory+memoryLeft })
 	t.Logf("memory: %d KiB before, %d afterwards", a.memory, p.heap(t))
 	if err := p.sendOne("alice", 0); err != nil {
 		t.Errorf("a user after the storm: %v", err)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"postern/server/auth/pam"
+	"postern/test/kit"
 )
 
 // pamProgram is the build with libpam.
@@ -77,7 +78,7 @@ func (h *pamHelper) start(t *testing.T, flags ...string) {
 		t.Fatal(err)
 	}
 	go func() { h.ended <- h.cmd.Wait() }()
-	eventually(t, 20*time.Second, "the PAM helper", func() bool {
+	kit.Eventually(t, "the PAM helper", func() bool {
 		conn, err := net.Dial("unix", h.socket())
 		if err != nil {
 			return false
@@ -303,7 +304,7 @@ func TestPAMHangs(t *testing.T) {
 	for range cap(answers) {
 		go func() { answers <- told(t, hangs, user, "sesame") }()
 	}
-	eventually(t, 20*time.Second, "two modules that hang", func() bool { return running("sleep", mark) == 2 })
+	kit.Eventually(t, "two modules that hang", func() bool { return running("sleep", mark) == 2 })
 	for range 3 {
 		if got := told(t, smtp, user, "sesame"); got != "yes" {
 			t.Errorf("meanwhile: %s", got)
@@ -314,7 +315,7 @@ func TestPAMHangs(t *testing.T) {
 			t.Errorf("hanging: %s", got)
 		}
 	}
-	eventually(t, 20*time.Second, "the end of the modules", func() bool { return running("sleep", mark) == 0 })
+	kit.Eventually(t, "the end of the modules", func() bool { return running("sleep", mark) == 0 })
 	if got := told(t, smtp, user, "sesame"); got != "yes" {
 		t.Errorf("afterwards: %s", got)
 	}
@@ -327,7 +328,7 @@ func TestPAMHangs(t *testing.T) {
 	if got := told(t, smtp, user, "sesame"); got != "yes" {
 		t.Errorf("after the abandoned ones: %s", got)
 	}
-	eventually(t, 20*time.Second, "the end of the abandoned ones", func() bool { return running("sleep", mark) == 0 })
+	kit.Eventually(t, "the end of the abandoned ones", func() bool { return running("sleep", mark) == 0 })
 }
 
 // running counts the processes with this command line.

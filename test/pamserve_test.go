@@ -8,7 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
+
+	"postern/test/kit"
 )
 
 // startWithPAM is a postern-pam that is started as root and has a PAM store without
@@ -53,7 +54,7 @@ func TestServeStartsPAMHelper(t *testing.T) {
 		t.Errorf("auth test: %d\n%s", status, said)
 	}
 	p.signal(t, syscall.SIGHUP)
-	eventually(t, 10*time.Second, "the reload", func() bool { return len(p.logLines("msg=reloaded")) > 0 })
+	kit.Eventually(t, "the reload", func() bool { return len(p.logLines("msg=reloaded")) > 0 })
 	p.wantLogin(t, loopbackClient(5), user, "sesame", 235)
 	if got := p.pamHelper(t); got != helper {
 		t.Error("a reload has started another helper")
@@ -62,7 +63,7 @@ func TestServeStartsPAMHelper(t *testing.T) {
 	if err := syscall.Kill(helper, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, "the note of the helper's end", func() bool { return len(p.logLines("level=ERROR", "PAM helper has ended")) > 0 })
+	kit.Eventually(t, "the note of the helper's end", func() bool { return len(p.logLines("level=ERROR", "PAM helper has ended")) > 0 })
 	p.wantLogin(t, loopbackClient(6), user, "sesame", 454)
 	p.wantLogin(t, loopbackClient(7), user, "wrong", 454)
 }
@@ -81,9 +82,9 @@ func TestPAMHelperEndsWithServe(t *testing.T) {
 	if err := c.text.PrintfLine("AUTH PLAIN %s", plain("alice", "sesame")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 20*time.Second, "a module that hangs", func() bool { return running("sleep", mark) == 1 })
+	kit.Eventually(t, "a module that hangs", func() bool { return running("sleep", mark) == 1 })
 	p.kill(t)
-	eventually(t, 20*time.Second, "the end of the helper", func() bool {
+	kit.Eventually(t, "the end of the helper", func() bool {
 		return running("sleep", mark) == 0 && syscall.Kill(helper, 0) == syscall.ESRCH
 	})
 }

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"postern/test/kit"
 )
 
 // A tlsMode is one of the two ports, in the words of the configuration.
@@ -84,7 +86,7 @@ func newPostern(t *testing.T, opts posternOptions) *postern {
 	t.Helper()
 	p := &postern{
 		dir:   openFolder(t),
-		ports: map[tlsMode]int{startTLS: freePort(t), implicitTLS: freePort(t)},
+		ports: map[tlsMode]int{startTLS: kit.Port(t), implicitTLS: kit.Port(t)},
 		opts:  opts,
 		ended: make(chan error, 1),
 	}
@@ -169,7 +171,7 @@ func (p *postern) run(t *testing.T) {
 	t.Cleanup(func() { p.finish(t) })
 	go func() { p.ended <- p.cmd.Wait() }()
 	for _, mode := range []tlsMode{startTLS, implicitTLS} {
-		eventually(t, 20*time.Second, "postern at "+p.addr(mode), func() bool { return p.answers(t, mode) })
+		kit.Eventually(t, "postern at "+p.addr(mode), func() bool { return p.answers(t, mode) })
 	}
 }
 

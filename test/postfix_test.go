@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"postern/test/kit"
 	instance "postern/test/postfix"
 )
 
@@ -43,8 +44,8 @@ func (p *postfix) settings(extra []string) []string {
 func startPostfix(t *testing.T, s *sink, extra ...string) *postfix {
 	t.Helper()
 	peer(t, "root", "postfix")
-	addr := loopback(freePort(t))
-	p := &postfix{Addr: addr, URL: "smtp://" + addr, tls: loopback(freePort(t)), dir: openFolder(t)}
+	addr := kit.Addr(t)
+	p := &postfix{Addr: addr, URL: "smtp://" + addr, tls: kit.Addr(t), dir: openFolder(t)}
 	ca := newCA(t, p.dir)
 	ca.issue(t, 1, filepath.Join(p.dir, "cert.pem"), filepath.Join(p.dir, "key.pem"))
 	files := instance.Instance{Dir: p.dir, NextHop: s.port, Settings: p.settings(extra), Services: []string{
@@ -85,7 +86,7 @@ func (p *postfix) guard(t *testing.T) {
 func (p *postfix) start(t *testing.T) {
 	t.Helper()
 	p.control(t, "start")
-	eventually(t, 20*time.Second, "Postfix at "+p.Addr, func() bool { return listening(p.Addr) })
+	kit.Eventually(t, "Postfix at "+p.Addr, func() bool { return listening(p.Addr) })
 }
 
 func (p *postfix) stop(t *testing.T) {

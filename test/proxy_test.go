@@ -6,7 +6,8 @@ import (
 	"net"
 	"path/filepath"
 	"testing"
-	"time"
+
+	"postern/test/kit"
 )
 
 const haproxyConfig = `
@@ -52,7 +53,7 @@ func TestClientBehindHAProxy(t *testing.T) {
 
 func startHAProxy(t *testing.T, server string) (v1, v2 string) {
 	t.Helper()
-	v1, v2 = loopback(freePort(t)), loopback(freePort(t))
+	v1, v2 = kit.Addr(t), kit.Addr(t)
 	file := filepath.Join(t.TempDir(), "haproxy.cfg")
 	write(t, file, fmt.Sprintf(haproxyConfig, v1, v2, server))
 	cmd := command(t, "haproxy", "-db", "-f", file)
@@ -63,7 +64,7 @@ func startHAProxy(t *testing.T, server string) (v1, v2 string) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	eventually(t, 20*time.Second, "HAProxy", func() bool { return listening(v1) && listening(v2) })
+	kit.Eventually(t, "HAProxy", func() bool { return listening(v1) && listening(v2) })
 	return v1, v2
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"postern/server/auth"
 	"postern/server/auth/saslauthd"
+	"postern/test/kit"
 )
 
 // A cyrusDaemon is the saslauthd of Cyrus SASL, with a socket in a folder of the
@@ -62,7 +63,7 @@ func (d *cyrusDaemon) start(t *testing.T) {
 	if err := d.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 20*time.Second, "saslauthd", func() bool { return d.store("").Check(t.Context()) == nil })
+	kit.Eventually(t, "saslauthd", func() bool { return d.store("").Check(t.Context()) == nil })
 }
 
 // signal reaches all processes of the daemon.

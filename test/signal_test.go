@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"postern/test/kit"
 )
 
 // A new certificate is served after SIGHUP, while sessions go on; a broken
@@ -23,7 +25,7 @@ func TestReloadCertificate(t *testing.T) {
 	p.newCertificate(t, 200)
 	p.signal(t, syscall.SIGHUP)
 	for _, mode := range []tlsMode{startTLS, implicitTLS} {
-		eventually(t, 20*time.Second, "the new certificate", func() bool { return p.servedSerial(t, mode) == 200 })
+		kit.Eventually(t, "the new certificate", func() bool { return p.servedSerial(t, mode) == 200 })
 	}
 	if err := c.want(250, "NOOP"); err != nil {
 		t.Errorf("a session from before: %v", err)
@@ -32,7 +34,7 @@ func TestReloadCertificate(t *testing.T) {
 	logged := len(p.logLines("cert.pem"))
 	write(t, p.file("cert.pem"), "broken")
 	p.signal(t, syscall.SIGHUP)
-	eventually(t, 20*time.Second, "a complaint about the broken certificate", func() bool {
+	kit.Eventually(t, "a complaint about the broken certificate", func() bool {
 		return len(p.logLines("cert.pem")) > logged
 	})
 	if got := p.servedSerial(t, startTLS); got != 200 {
@@ -65,7 +67,7 @@ func TestReloadConfiguration(t *testing.T) {
 	p := startPostern(t, posternOptions{NextHop: "smtp://" + s.Addr})
 	p.configure(t, "no_such_key = true\n")
 	p.signal(t, syscall.SIGHUP)
-	eventually(t, 20*time.Second, "a complaint about the broken file", func() bool {
+	kit.Eventually(t, "a complaint about the broken file", func() bool {
 		return len(p.logLines("no_such_key")) > 0
 	})
 	r, err := p.mustLogin(t, "alice").submit(letter("old-config"), "alice@example.org", "bob@example.net")
@@ -76,7 +78,7 @@ func TestReloadConfiguration(t *testing.T) {
 	write(t, p.file("users"), users+"dave:"+hash+"\n")
 	p.configure(t, "")
 	p.signal(t, syscall.SIGHUP)
-	eventually(t, 20*time.Second, "the new user to be let in", func() bool {
+	kit.Eventually(t, "the new user to be let in", func() bool {
 		c, err := p.login("dave", loopbackClient(1))
 		if err != nil {
 			return false
@@ -100,7 +102,7 @@ func TestDrain(t *testing.T) {
 	if err := idle.want(421, ""); err != nil {
 		t.Errorf("the idle session: %v", err)
 	}
-	eventually(t, 10*time.Second, "the ports to be closed", func() bool {
+	kit.Eventually(t, "the ports to be closed", func() bool {
 		return !listening(p.addr(startTLS)) && !listening(p.addr(implicitTLS))
 	})
 	if err := accepted(busy.finish(letter("drained"))); err != nil {

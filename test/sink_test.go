@@ -8,7 +8,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
+
+	"postern/test/kit"
 )
 
 // A delivery is one message as it came over the wire.
@@ -181,7 +182,7 @@ func (s *sink) deliveries(mark string) []delivery {
 // wait returns the one message that contains mark, once it is there.
 func (s *sink) wait(t *testing.T, mark string) delivery {
 	t.Helper()
-	eventually(t, 30*time.Second, "the message "+mark+" at the sink", func() bool {
+	kit.Eventually(t, "the message "+mark+" at the sink", func() bool {
 		return len(s.deliveries(mark)) > 0
 	})
 	found := s.deliveries(mark)

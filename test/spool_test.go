@@ -5,7 +5,8 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
+
+	"postern/test/kit"
 )
 
 // Postfix is away for longer than anybody is patient. The client gets its 250
@@ -38,7 +39,7 @@ func TestSpoolOutlastsPostfix(t *testing.T) {
 	if d := s.wait(t, "<spooled@"); d.From != "alice@example.org" {
 		t.Errorf("it came from %q", d.From)
 	}
-	eventually(t, 20*time.Second, "an empty spool", func() bool {
+	kit.Eventually(t, "an empty spool", func() bool {
 		out, err := p.command(t, "queue", "list", "--config", p.file("config.toml")).Output()
 		return err == nil && !strings.Contains(string(out), "alice@example.org")
 	})

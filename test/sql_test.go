@@ -20,6 +20,7 @@ import (
 
 	passwords "postern/server/auth/hash"
 	sqlstore "postern/server/auth/sql"
+	"postern/test/kit"
 )
 
 // A database is a private server, or a file.
@@ -38,7 +39,7 @@ func startPostgres(t *testing.T) *database {
 		bin = "postgres" // not there
 	}
 	peer(t, "root", filepath.Join(bin, "initdb"))
-	dir, port := folderOf(t, "postgres"), freePort(t)
+	dir, port := folderOf(t, "postgres"), kit.Port(t)
 	data := filepath.Join(dir, "data")
 	run(t, "setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups",
 		filepath.Join(bin, "initdb"), "-D", data, "-U", "postern", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
@@ -66,7 +67,7 @@ func postgresFolder() string {
 func startMariaDB(t *testing.T) *database {
 	t.Helper()
 	peer(t, "root", "mariadbd", "mariadb-install-db")
-	dir, port := folderOf(t, "mysql"), freePort(t)
+	dir, port := folderOf(t, "mysql"), kit.Port(t)
 	data, socket := filepath.Join(dir, "data"), filepath.Join(dir, "socket")
 	run(t, "mariadb-install-db", "--no-defaults", "--user=mysql", "--datadir="+data, "--auth-root-authentication-method=normal", "--skip-test-db")
 	db := &database{driver: sqlstore.MySQL}

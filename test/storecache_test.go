@@ -4,7 +4,8 @@ import (
 	"fmt"
 	"path/filepath"
 	"testing"
-	"time"
+
+	"postern/test/kit"
 )
 
 // The answer cache before a real saslauthd: nobody gets in with the password of
@@ -52,6 +53,6 @@ func TestStoreCache(t *testing.T) {
 	want("alice", "sesame", 454)
 	want("bob", "simsalabim", 454)
 	d.start(t)
-	eventually(t, 10*time.Second, "a login", func() bool { return p.tryLogin(t, nil, "bob", "wonderland").Code == 235 })
+	kit.Eventually(t, "a login", func() bool { return p.tryLogin(t, nil, "bob", "wonderland").Code == 235 })
 	want("bob", "simsalabim", 535)
 }

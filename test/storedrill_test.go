@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"postern/server/auth"
+	"postern/test/kit"
 )
 
 // A daemon is a server that runs in the foreground, under a shell that ends it
@@ -61,7 +62,7 @@ func (d *daemon) start(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.hold = hold.Close
-	eventually(t, 60*time.Second, d.args[0], d.ready)
+	kit.Eventually(t, d.args[0], d.ready)
 }
 
 func (d *daemon) stop() {
@@ -90,7 +91,7 @@ func (d *daemon) signal(t *testing.T, s syscall.Signal) {
 func (d *daemon) freeze(t *testing.T) {
 	t.Helper()
 	d.signal(t, syscall.SIGSTOP)
-	eventually(t, 10*time.Second, "every thread to stop", func() bool {
+	kit.Eventually(t, "every thread to stop", func() bool {
 		for _, pid := range childrenOf(d.cmd.Process.Pid) {
 			for _, child := range append(childrenOf(pid), pid) {
 				if !frozen(child) {

@@ -7,7 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
+
+	"postern/test/kit"
 )
 
 // An outsider is where users are kept: the table [[auth.stores]], accounts, and
@@ -150,7 +151,7 @@ func (p *postern) wantOutage(t *testing.T, o outsider) {
 			t.Errorf("auth test while the store is away: %d\n%s", status, said)
 		}
 		o.up()
-		eventually(t, 30*time.Second, "a login", func() bool { return p.tryLogin(t, nil, o.user, o.password).Code == 235 })
+		kit.Eventually(t, "a login", func() bool { return p.tryLogin(t, nil, o.user, o.password).Code == 235 })
 		p.wantLogin(t, nil, o.user, "wrong", 535)
 	}
 }

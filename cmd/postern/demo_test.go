@@ -7,7 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
+
+	"postern/test/kit"
 )
 
 func TestDemoOnce(t *testing.T) {
@@ -42,12 +43,7 @@ func TestDemoHandsItToAnotherHop(t *testing.T) {
 	d := demo{relay: hop.url(), out: &out, errs: t.Output()}
 	ended := make(chan error, 1)
 	go func() { ended <- d.run(ctx) }()
-	for range 200 {
-		if strings.Contains(out.String(), "Ctrl-C") {
-			break
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
+	kit.Eventually(t, "the demo", func() bool { return strings.Contains(out.String(), "Ctrl-C") })
 	password, err := d.folder.password()
 	must(t, err)
 	client := trial{address: d.ports.submissionAddresses()[0], folder: d.folder, user: demoUser, password: password, out: t.Output()}

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"postern/test/kit"
 )
 
 func TestHealth(t *testing.T) {
@@ -37,7 +39,7 @@ func TestHealthOfNoServer(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0") // never says a word
 	must(t, err)
 	defer l.Close()
-	for name, address := range map[string]string{"nobody there": freeAddress(t), "silence": l.Addr().String()} {
+	for name, address := range map[string]string{"nobody there": kit.Addr(t), "silence": l.Addr().String()} {
 		begin := time.Now()
 		status, _, stderr := command(t, "", "health", "--address", address)
 		if status != exitFailure || !strings.Contains(stderr, "not well") {

@@ -11,9 +11,8 @@ import (
 	"syscall"
 	"testing"
 
-	"go.uber.org/goleak"
-
 	"postern/server/auth/access"
+	"postern/test/kit"
 )
 
 // A test that changes the process for good runs in a copy of the test binary:
@@ -24,12 +23,7 @@ func TestMain(m *testing.M) {
 	if scene, ok := scenes[os.Getenv(sceneVariable)]; ok {
 		os.Exit(scene())
 	}
-	status := m.Run()
-	if err := goleak.Find(); err != nil && status == 0 {
-		os.Stderr.WriteString(err.Error() + "\n")
-		status = 1
-	}
-	os.Exit(status)
+	os.Exit(kit.Main(m))
 }
 
 var scenes = map[string]func() int{

@@ -9,10 +9,11 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
+
+	"postern/test/kit"
 )
 
 // openTerminal makes a pseudo-terminal: what is written to the person's side
@@ -57,15 +58,8 @@ func (w *typist) answer(text string) {
 	_, _ = w.person.WriteString(text + "\n")
 }
 
-// awaitMute waits until what is typed does not show, for 10 seconds at most.
-func awaitMute(terminal *os.File) {
-	for range 1000 {
-		if !echoes(terminal) {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-}
+// awaitMute waits until what is typed does not show.
+func awaitMute(terminal *os.File) { kit.Soon(func() bool { return !echoes(terminal) }) }
 
 func echoes(f *os.File) bool {
 	termios, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)

@@ -18,7 +18,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
+
+	"postern/test/kit"
 )
 
 // A confined server is one in a process of its own, in its sandbox. It tries out
@@ -310,13 +311,10 @@ func TestSandboxLetsTheUserFileBeRewritten(t *testing.T) {
 	c.user(t, "bob", "bobs") // by renaming
 	give(t, c.dir)
 	before := len(c.log.String())
-	for range 20 { // the file is looked at once a second
-		if c.submit(t, "bob", "bobs") == nil {
-			return
-		}
-		time.Sleep(500 * time.Millisecond)
+	// The file is looked at once a second.
+	if !kit.Soon(func() bool { return c.submit(t, "bob", "bobs") == nil }) {
+		t.Errorf("bob cannot log in:\n%s", c.log.String()[before:])
 	}
-	t.Errorf("bob cannot log in:\n%s", c.log.String()[before:])
 }
 
 func TestReloadWithinTheSandbox(t *testing.T) {

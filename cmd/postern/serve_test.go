@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"postern/test/kit"
 )
 
 func TestServeTakesMail(t *testing.T) {
@@ -65,7 +67,7 @@ func TestReloadSaysWhatNeedsARestart(t *testing.T) {
 	s := startServing(t)
 	s.configure(t, "[log]\nformat = \"json\"\nlevel = \"debug\"\n")
 	s.reload(t, "msg=reloaded")
-	s.address = freeAddress(t)
+	s.address = kit.Addr(t)
 	s.configure(t, "")
 	s.reload(t, "msg=reloaded")
 	for _, want := range []string{`msg="restart needed" key=log.format`, `msg="restart needed" listener=submission`} {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +16,7 @@ import (
 
 	"postern/certs"
 	"postern/server/auth/userfile"
+	"postern/test/kit"
 )
 
 // A serving is a server in this process, with a folder of its own and a mailbox
@@ -56,7 +56,7 @@ func newServing(t *testing.T) *serving {
 
 func newServingIn(t *testing.T, dir string) *serving {
 	t.Helper()
-	s := &serving{dir: dir, address: freeAddress(t), signals: make(chan os.Signal), ended: make(chan error, 1)}
+	s := &serving{dir: dir, address: kit.Addr(t), signals: make(chan os.Signal), ended: make(chan error, 1)}
 	certify(t, s.file("cert.pem"), s.file("key.pem"))
 	s.user(t, "alice", "right")
 	s.mailbox = startMailbox(t, s.file("mail"))
@@ -165,13 +165,9 @@ func (s *serving) reload(t *testing.T, says string) {
 // waitFor waits until the log says something behind its first bytes.
 func (s *serving) waitFor(t *testing.T, before int, says string) {
 	t.Helper()
-	for range 200 {
-		if strings.Contains(s.log.String()[before:], says) {
-			return
-		}
-		time.Sleep(50 * time.Millisecond)
+	if !kit.Soon(func() bool { return strings.Contains(s.log.String()[before:], says) }) {
+		t.Fatalf("the log does not say %q:\n%s", says, s.log.String())
 	}
-	t.Fatalf("the log does not say %q:\n%s", says, s.log.String())
 }
 
 // submit sends a message as alice, or as whoever is named.
@@ -179,12 +175,4 @@ func (s *serving) submit(t *testing.T, user, password string) error {
 	t.Helper()
 	demo := demoFolder{Dir: s.dir}
 	return trial{address: s.address, folder: demo, user: user, password: password, out: t.Output()}.run(t.Context())
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer l.Close()
-	return l.Addr().String()
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"postern/relay/relaytest"
+	"postern/test/kit"
 )
 
 // later refuses for now whatever comes for bob.
@@ -30,7 +31,7 @@ func TestBrowse(t *testing.T) {
 		t.Fatal(err)
 	}
 	var items []Item
-	eventually(t, "both have been tried", func() bool {
+	kit.Eventually(t, "both have been tried", func() bool {
 		items, err = b.List()
 		return err == nil && len(items) == 2 && putOff(items[0]) && putOff(items[1])
 	})
@@ -51,12 +52,12 @@ func TestBrowse(t *testing.T) {
 	}
 	do(b.Remove, gone)
 	do(b.Hold, id)
-	eventually(t, "nothing is left to do", func() bool { return len(r.spool.ledger.all()) == 0 })
+	kit.Eventually(t, "nothing is left to do", func() bool { return len(r.spool.ledger.all()) == 0 })
 	if err := b.Flush(id); err == nil {
 		t.Error("a message on hold was flushed")
 	}
 	do(b.Release, id)
-	eventually(t, "it has been tried again", func() bool {
+	kit.Eventually(t, "it has been tried again", func() bool {
 		i, err := b.Show(id, nil)
 		return err == nil && i.Tries == 2
 	})

@@ -14,18 +14,18 @@ import (
 	"time"
 
 	"github.com/emersion/go-smtp"
-	"go.uber.org/goleak"
 
 	"postern/relay"
 	"postern/relay/message"
 	"postern/relay/relaytest"
+	"postern/test/kit"
 )
 
 func TestMain(m *testing.M) {
 	if os.Getenv(crashDir) != "" {
 		os.Exit(crashingChild())
 	}
-	goleak.VerifyTestMain(m)
+	os.Exit(kit.Main(m))
 }
 
 // quick is a pace for tests.
@@ -210,17 +210,7 @@ func filesIn(t testing.TB, dir string) (names []string) {
 // empty waits until the spool is.
 func (r *rig) empty() {
 	r.t.Helper()
-	eventually(r.t, "the spool is empty", func() bool { return len(r.files(queued)) == 0 })
-}
-
-// eventually waits for what other goroutines bring about.
-func eventually(t testing.TB, what string, true func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !true(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("never happened: %s", what)
-		}
-	}
+	kit.Eventually(r.t, "the spool is empty", func() bool { return len(r.files(queued)) == 0 })
 }
 
 func subjects(all []relaytest.Message) (list []string) {

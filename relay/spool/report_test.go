@@ -13,6 +13,7 @@ import (
 	"github.com/emersion/go-smtp"
 
 	"postern/relay/relaytest"
+	"postern/test/kit"
 )
 
 // A parsedReport is a report as a mail client takes it apart.
@@ -273,7 +274,7 @@ func TestLifetime(t *testing.T) {
 			time.Sleep(1100 * time.Millisecond)
 			r.deliver()
 			if down {
-				eventually(t, "reports are written", func() bool { return strings.Count(r.log.String(), "report spooled") == 3 })
+				kit.Eventually(t, "reports are written", func() bool { return strings.Count(r.log.String(), "report spooled") == 3 })
 				cfg := Defaults()
 				r.spool.Configure(cfg, 1<<30) // or the reports expire, too
 				r.hop.Start()
@@ -307,7 +308,7 @@ func TestDelay(t *testing.T) {
 	r.spooled(quiet)
 	id := r.spooled(asked)
 	r.deliver()
-	eventually(t, "several attempts", func() bool { return strings.Count(r.log.String(), "delivery deferred") > 6 })
+	kit.Eventually(t, "several attempts", func() bool { return strings.Count(r.log.String(), "delivery deferred") > 6 })
 	got := r.hop.Delivered()
 	if len(got) != 1 {
 		t.Fatalf("%d reports", len(got))

@@ -12,6 +12,7 @@ import (
 	"github.com/emersion/go-smtp"
 
 	"postern/relay/relaytest"
+	"postern/test/kit"
 )
 
 // A mail that no hop answers for is kept, and arrives as it was.
@@ -229,7 +230,7 @@ func TestOutage(t *testing.T) {
 	}
 	r.hop.Stop()
 	r.deliver()
-	eventually(t, "the outage is noticed", func() bool { return strings.Contains(r.log.String(), "spool waits") })
+	kit.Eventually(t, "the outage is noticed", func() bool { return strings.Contains(r.log.String(), "spool waits") })
 	time.Sleep(100 * time.Millisecond)
 	r.hop.Start()
 	r.empty()

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"postern/relay/relaytest"
+	"postern/test/kit"
 )
 
 const year = 365 * 24 * time.Hour
@@ -46,7 +47,7 @@ func TestClockJumps(t *testing.T) {
 		d.rest(t, j.name)
 	}
 	d.guess(t)
-	eventually(t, 90*time.Second, "all that was spooled", func() bool { return d.book.balance(hop).lost == 0 })
+	kit.Eventually(t, "all that was spooled", func() bool { return d.book.balance(hop).lost == 0 })
 	d.book.settle(t, hop, 0)
 	for _, j := range jumps {
 		if stamp := fmt.Sprintf("time=%d-", time.Now().Year()+j.year); s.logged(stamp) == 0 {

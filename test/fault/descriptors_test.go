@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"postern/relay/relaytest"
+	"postern/test/kit"
 )
 
 // Clients take every file descriptor that postern may have. Nothing crashes or
@@ -37,7 +38,7 @@ func TestNoDescriptorsLeft(t *testing.T) {
 	const spare = 10
 	s.limit(t, fmt.Sprintf("--nofile=%d:", s.descriptors(t)+spare))
 	crowd := dialMany(t, s.addr, spare+30)
-	eventually(t, 20*time.Second, "a word about it in the log", func() bool { return s.logged("cannot accept connections") > 0 })
+	kit.Eventually(t, "a word about it in the log", func() bool { return s.logged("cannot accept connections") > 0 })
 	spent, logged, begun := s.cpu(t), s.logged("cannot accept connections"), time.Now()
 	for n := range 20 {
 		want(c, fmt.Sprintf("small-%d", n), 0, 2) // over the connection to the hop that there is
@@ -53,7 +54,7 @@ func TestNoDescriptorsLeft(t *testing.T) {
 	for _, conn := range crowd {
 		conn.Close()
 	}
-	eventually(t, 30*time.Second, "a new client to get in", func() bool {
+	kit.Eventually(t, "a new client to get in", func() bool {
 		c, err := s.login("bob")
 		if err != nil {
 			return false

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"postern/relay/relaytest"
+	"postern/test/kit"
 )
 
 // What a hop can be asked, in the order of a transaction. BODY is between its
@@ -151,7 +152,7 @@ func (d *hopDrill) try(t *testing.T, w way) {
 // it has opened to ask what the hop can do.
 func (d *hopDrill) useUp(t *testing.T) {
 	t.Helper()
-	eventually(t, 20*time.Second, "the end of all connections to the hop", func() bool {
+	kit.Eventually(t, "the end of all connections to the hop", func() bool {
 		if d.hop.Open() == 0 {
 			return true
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"postern/relay/relaytest"
+	"postern/test/kit"
 )
 
 const (
@@ -35,7 +36,7 @@ func killOften(t *testing.T, s *server, book *ledger) {
 	t.Helper()
 	for range kills {
 		before := book.accepted()
-		eventually(t, time.Minute, "messages to be accepted", func() bool { return book.accepted() >= before+20 })
+		kit.Eventually(t, "messages to be accepted", func() bool { return book.accepted() >= before+20 })
 		time.Sleep(rand.N(50 * time.Millisecond))
 		s.kill(t)
 		s.launch(t)
@@ -65,7 +66,7 @@ func TestKillWithSpool(t *testing.T) {
 	if out, err := s.command(t, "queue", "flush").CombinedOutput(); err != nil {
 		t.Errorf("queue flush: %v\n%s", err, out)
 	}
-	eventually(t, time.Minute, "an empty spool", func() bool { return inSpool(t, spool) == 0 })
+	kit.Eventually(t, "an empty spool", func() bool { return inSpool(t, spool) == 0 })
 	book.settle(t, hop, workers*(kills+stops))
 	spooled := s.logged("message spooled")
 	t.Logf("the hop was down %d times; %d messages went through the spool, %d were in it when the load ended", stops, spooled, kept)

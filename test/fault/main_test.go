@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
-	"time"
 )
 
 // program builds postern once for all drills.
@@ -35,14 +34,4 @@ func build() (string, error) {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
 	return file, os.Chmod(binaries, 0o755) // for the user that postern runs as
-}
-
-// eventually waits for something that another process does.
-func eventually(t *testing.T, limit time.Duration, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(limit); !ok(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited %v in vain for %s", limit, what)
-		}
-	}
 }

@@ -10,17 +10,16 @@ import (
 	"fmt"
 	"maps"
 	"math/big"
-	mathrand "math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"postern/test/kit"
 )
 
 // Every user has one password, hashed at bcrypt's lowest cost.
@@ -58,7 +57,7 @@ type server struct {
 // it. sections are lines to add to sections of the configuration.
 func newServer(t *testing.T, hop string, sections map[string]string) *server {
 	t.Helper()
-	s := &server{dir: folder(t), addr: freeAddr(t), roots: x509.NewCertPool(), run: run}
+	s := &server{dir: folder(t), addr: kit.Addr(t), roots: x509.NewCertPool(), run: run}
 	s.certify(t)
 	s.write(t, "users", users)
 	all := map[string]string{
@@ -116,22 +115,6 @@ func rename(t *testing.T, from, to string) {
 	if err := os.Rename(from, to); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// freeAddr finds a port below the range of outgoing connections, so that none
-// of these has taken it when a server is started again.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	for range 100 {
-		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(10000+mathrand.IntN(22000)))
-		l, err := net.Listen("tcp", addr)
-		if err == nil {
-			l.Close()
-			return addr
-		}
-	}
-	t.Fatal("no free port below 32000")
-	return ""
 }
 
 func (s *server) file(name string) string { return filepath.Join(s.dir, name) }
@@ -205,7 +188,7 @@ func run(cmd *exec.Cmd, ended chan<- error) error {
 // await waits for the greeting. A server that has ended never says it.
 func (s *server) await(t *testing.T) {
 	t.Helper()
-	eventually(t, 30*time.Second, "postern at "+s.addr, func() bool {
+	kit.Eventually(t, "postern at "+s.addr, func() bool {
 		select {
 		case err := <-s.ended:
 			s.cmd = nil

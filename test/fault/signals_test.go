@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"postern/relay/relaytest"
+	"postern/test/kit"
 )
 
 // SIGHUP five times a second: no message and no session notices.
@@ -21,7 +22,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	defer idle.close()
 	book := newLedger()
 	users := startLoad(s, book, 8)
-	eventually(t, time.Minute, "messages to be accepted", func() bool { return book.accepted() >= 50 })
+	kit.Eventually(t, "messages to be accepted", func() bool { return book.accepted() >= 50 })
 	for range reloads {
 		time.Sleep(200 * time.Millisecond)
 		s.signal(t, syscall.SIGHUP)
@@ -52,7 +53,7 @@ func TestTerminateUnderLoad(t *testing.T) {
 	users := startLoad(s, book, 8)
 	for range times {
 		before := book.accepted()
-		eventually(t, time.Minute, "messages to be accepted", func() bool { return book.accepted() >= before+20 })
+		kit.Eventually(t, "messages to be accepted", func() bool { return book.accepted() >= before+20 })
 		s.stop(t)
 		s.launch(t)
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"postern/relay/relaytest"
+	"postern/test/kit"
 )
 
 // hangingStores are all that are asked over a connection. Where the answer is
@@ -49,7 +50,7 @@ func TestHangingStore(t *testing.T) {
 			d.hang(t)
 			if h.yes != "" {
 				hole.answering.Store(true)
-				eventually(t, 20*time.Second, "the store's user to be let in", func() bool { return d.code("zoe") == 235 })
+				kit.Eventually(t, "the store's user to be let in", func() bool { return d.code("zoe") == 235 })
 			}
 			d.book.settle(t, hop, 0)
 		})

@@ -12,6 +12,7 @@ import (
 
 	"postern/server/auth"
 	"postern/server/auth/access"
+	"postern/test/kit"
 )
 
 func TestCheck(t *testing.T) {
@@ -39,15 +40,11 @@ func TestCheckFails(t *testing.T) {
 	if err := errors.Join(l.Close(), os.Chmod(stale, 0o640)); err != nil {
 		t.Fatal(err)
 	}
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	free.Close()
+	free := kit.Addr(t)
 	tests := map[Address][]string{
-		{"unix", filepath.Join(dir, "none")}:                           {"is not there", "unix_listener auth-postern", access.GroupName(os.Getegid())},
-		{"unix", stale}:                                                {"mode 0640", "start the server"},
-		{"tcp", free.Addr().String()}:                                  {"inet:" + free.Addr().String(), "inet_listener"},
+		{"unix", filepath.Join(dir, "none")}: {"is not there", "unix_listener auth-postern", access.GroupName(os.Getegid())},
+		{"unix", stale}:                      {"mode 0640", "start the server"},
+		{"tcp", free}:                        {"inet:" + free, "inet_listener"},
 		{"unix", startFake(t, "220 mx.example.org ESMTP\n", nil).path}: {"not Dovecot's authentication protocol"},
 		{"unix", startFake(t, "VERSION\t1\t2\nDONE\n", nil).path}:      {"offers no mechanism"},
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"postern/server/auth"
+	"postern/test/kit"
 )
 
 func TestMechanisms(t *testing.T) {
@@ -61,9 +62,9 @@ func TestMechanismsWhileDown(t *testing.T) {
 		t.Errorf("never seen, noplaintext: %q", got)
 	}
 	f.listen(t, goodGreeting, nil)
-	eventually(t, "the connection", func() bool { return slices.Contains(p.Mechanisms(peer()), "SCRAM-SHA-256") })
+	kit.Eventually(t, "the connection", func() bool { return slices.Contains(p.Mechanisms(peer()), "SCRAM-SHA-256") })
 	f.stop()
-	eventually(t, "the loss", func() bool { _, _, err := say1(t, p, "SCRAM-SHA-256", []byte("x")); return err != nil })
+	kit.Eventually(t, "the loss", func() bool { _, _, err := say1(t, p, "SCRAM-SHA-256", []byte("x")); return err != nil })
 	if got := p.Mechanisms(peer()); !slices.Equal(got, []string{"CRAM-MD5", "SCRAM-SHA-256"}) {
 		t.Errorf("seen before: %q", got)
 	}
@@ -258,7 +259,7 @@ func TestAbandoned(t *testing.T) {
 		})
 	}
 	all.Wait()
-	eventually(t, "50 times CANCEL", func() bool { return len(f.heard("CANCEL")) == 50 })
+	kit.Eventually(t, "50 times CANCEL", func() bool { return len(f.heard("CANCEL")) == 50 })
 	c, err := p.link.connection(t.Context())
 	if err != nil {
 		t.Fatal(err)

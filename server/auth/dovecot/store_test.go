@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"postern/server/auth"
+	"postern/test/kit"
 )
 
 func TestVerifyPassword(t *testing.T) {
@@ -123,12 +124,12 @@ func TestDownAndBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.stop()
-	eventually(t, "the loss to be noticed", func() bool { _, err := verify(t, s, "alice", "secret"); return isUnavailable(err) })
+	kit.Eventually(t, "the loss to be noticed", func() bool { _, err := verify(t, s, "alice", "secret"); return isUnavailable(err) })
 	if _, err := verify(t, s, "alice", "secret"); !isUnavailable(err) {
 		t.Errorf("while Dovecot is away: %v", err)
 	}
 	f.listen(t, goodGreeting, knowsAlice)
-	eventually(t, "the recovery", func() bool { _, err := verify(t, s, "alice", "secret"); return err == nil })
+	kit.Eventually(t, "the recovery", func() bool { _, err := verify(t, s, "alice", "secret"); return err == nil })
 }
 
 func isUnavailable(err error) bool {
@@ -191,7 +192,7 @@ func TestSlowOne(t *testing.T) {
 		_, err := s.VerifyPassword(ctx, peer(), "slow", "secret")
 		slow <- err
 	}()
-	eventually(t, "the slow login", func() bool { return len(f.heard("AUTH")) == 1 })
+	kit.Eventually(t, "the slow login", func() bool { return len(f.heard("AUTH")) == 1 })
 	for range 10 {
 		if _, err := verify(t, s, "alice", "secret"); err != nil {
 			t.Error(err)
@@ -201,7 +202,7 @@ func TestSlowOne(t *testing.T) {
 	if err := <-slow; !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	eventually(t, "CANCEL", func() bool { return len(f.heard("CANCEL")) == 1 })
+	kit.Eventually(t, "CANCEL", func() bool { return len(f.heard("CANCEL")) == 1 })
 	wantLine(t, f.heard("CANCEL"), "CANCEL\t1\n")
 	if n := len(f.heard("VERSION")); n != 1 {
 		t.Errorf("%d connections", n)
@@ -225,7 +226,7 @@ func TestReload(t *testing.T) {
 		_, err := verify(t, s, "slow", "secret")
 		old <- err
 	}()
-	eventually(t, "the slow login", func() bool { return len(f.heard("AUTH")) == 1 })
+	kit.Eventually(t, "the slow login", func() bool { return len(f.heard("AUTH")) == 1 })
 	if err := s.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -249,7 +250,7 @@ func TestClose(t *testing.T) {
 		_, err := verify(t, s, "alice", "secret")
 		waiting <- err
 	}()
-	eventually(t, "the login", func() bool { return len(f.heard("AUTH")) == 1 })
+	kit.Eventually(t, "the login", func() bool { return len(f.heard("AUTH")) == 1 })
 	s.Close()
 	if err := <-waiting; !errors.Is(err, errClosed) {
 		t.Error(err)
@@ -272,7 +273,7 @@ func TestOldConnectionBreaks(t *testing.T) {
 		_, err := verify(t, s, "slow", "secret")
 		slow <- err
 	}()
-	eventually(t, "the slow login", func() bool { return len(f.heard("AUTH")) == 1 })
+	kit.Eventually(t, "the slow login", func() bool { return len(f.heard("AUTH")) == 1 })
 	s.link.mu.Lock()
 	old := s.link.current
 	s.link.mu.Unlock()

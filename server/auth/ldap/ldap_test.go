@@ -14,6 +14,7 @@ import (
 	"github.com/go-ldap/ldap/v3"
 
 	"postern/server/auth"
+	"postern/test/kit"
 )
 
 // withService is a search by a service account at the servers.
@@ -394,15 +395,14 @@ func TestNewRefuses(t *testing.T) {
 }
 
 func TestCheck(t *testing.T) {
-	f, gone := startFake(t, people), startFake(t, people)
-	gone.stop()
+	f, gone := startFake(t, people), "ldap://"+kit.Addr(t)
 	s := open(t, withService(t, f.url()))
 	if err := s.Check(t.Context()); err != nil {
 		t.Error(err)
 	}
-	s = open(t, withService(t, f.url(), gone.url(), "ldapi:///nowhere/ldapi"))
+	s = open(t, withService(t, f.url(), gone, "ldapi:///nowhere/ldapi"))
 	err := s.Check(t.Context())
-	if err == nil || strings.Contains(err.Error(), f.url()) || !strings.Contains(err.Error(), gone.url()) || !strings.Contains(err.Error(), "/nowhere is not there") {
+	if err == nil || strings.Contains(err.Error(), f.url()) || !strings.Contains(err.Error(), gone) || !strings.Contains(err.Error(), "/nowhere is not there") {
 		t.Errorf("%v", err)
 	}
 }

@@ -16,10 +16,9 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"postern/server/auth"
 	"postern/server/auth/saslauthd"
+	"postern/test/kit"
 )
 
 // The test binary plays the other processes as well.
@@ -35,7 +34,7 @@ func TestMain(m *testing.M) {
 			syscall.Exit(status(inheritedHelper()))
 		}
 	}
-	goleak.VerifyTestMain(m)
+	os.Exit(kit.Main(m))
 }
 
 func status(err error) int {
@@ -203,9 +202,12 @@ func TestRealChild(t *testing.T) {
 	}
 }
 
+// waitFor waits for a file. Any goroutine of a test may call it.
 func waitFor(t *testing.T, file string) {
 	t.Helper()
-	eventually(t, file, func() bool { _, err := os.Stat(file); return err == nil })
+	if !kit.Soon(func() bool { _, err := os.Stat(file); return err == nil }) {
+		t.Errorf("waited in vain for %s", file)
+	}
 }
 
 // wantGone waits for the end of the process whose id is in file.
@@ -219,7 +221,7 @@ func wantGone(t *testing.T, file string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the end of the child's child", func() bool { return !runs(pid) })
+	kit.Eventually(t, "the end of the child's child", func() bool { return !runs(pid) })
 }
 
 // runs says whether a process is there, and no zombie: nobody may be left to
@@ -230,16 +232,6 @@ func runs(pid int) bool {
 	}
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	return err == nil && !strings.Contains(string(stat), ") Z ")
-}
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Errorf("waited in vain for %s", what)
-			return
-		}
-	}
 }
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
