@@ -15,7 +15,7 @@ import (
 )
 
 // patience bounds each wait for the server, which is as good as never reached.
-const patience = 10 * time.Second
+const patience = time.Minute
 
 // A client is the one end of a dialogue.
 type client struct {

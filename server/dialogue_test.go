@@ -49,7 +49,7 @@ import (
 //	OPEN second                           another connection; the others stay
 //	USE first                             back to another; the first one's name is "first"
 //	RELEASE                               the hop says what was held
-//	CLIENTS 1                             the server has so many connections left
+//	CLIENTS 1                             the server has so many connections
 //	SHUTDOWN 5s                           the server is told to stop within that time
 //	STOPPED, CUT                          it has, in peace; it has, by force
 //
@@ -194,18 +194,22 @@ func (d *dialogue) use(name string) error {
 	return nil
 }
 
-// expectClients waits for places that are about to be given back.
+// expectClients waits for places that are about to be taken or given back.
 func (d *dialogue) expectClients(arg string) error {
 	want, err := strconv.Atoi(arg)
 	if err != nil {
 		return err
 	}
-	kit.Eventually(d.t, "there are "+arg+" connections", func() bool {
-		d.server.gate.mu.Lock()
-		defer d.server.gate.mu.Unlock()
-		return d.server.gate.open == want
-	})
+	if !kit.Soon(func() bool { return d.server.gate.count()+d.server.unannounced.count() == want }) {
+		return errors.New("there is another number of them")
+	}
 	return nil
+}
+
+func (g *gate) count() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.open
 }
 
 func (d *dialogue) shutdown(arg string) error {
@@ -275,9 +279,7 @@ func (d *dialogue) expectCommands(arg string) error {
 	if err != nil {
 		return err
 	}
-	for end := time.Now().Add(patience); d.heard(pattern) < want && time.Now().Before(end); {
-		time.Sleep(5 * time.Millisecond)
-	}
+	kit.Soon(func() bool { return d.heard(pattern) >= want })
 	if n := d.heard(pattern); n != want {
 		return fmt.Errorf("there are %d in\n%s", n, strings.Join(d.hop.Commands(), "\n"))
 	}
@@ -300,9 +302,7 @@ func (d *dialogue) expectLog(arg string) error {
 	if err != nil {
 		return err
 	}
-	for end := time.Now().Add(patience); d.log.count(pattern) < want && time.Now().Before(end); {
-		time.Sleep(5 * time.Millisecond)
-	}
+	kit.Soon(func() bool { return d.log.count(pattern) >= want })
 	if n := d.log.count(pattern); n != want {
 		return fmt.Errorf("there are %d in\n%s", n, strings.Join(d.log.lines(), "\n"))
 	}

@@ -30,6 +30,7 @@ import (
 	"postern/relay/relaytest"
 	"postern/server/auth"
 	"postern/server/auth/hash"
+	"postern/test/kit"
 )
 
 // The listeners of a fuzzStand.
@@ -442,7 +443,7 @@ func (s *fuzzStand) warmUp(t *testing.T) {
 		stepBegin, stepOpen | 1<<5, stepBegin, stepOpen | 2<<5, stepSecure, stepLine | 4<<5, 0,
 	}}
 	p.run()
-	if !soon(func() bool { return s.hop.Open() <= 1 }) {
+	if !kit.Soon(func() bool { return s.hop.Open() <= 1 }) {
 		t.Error("the hop has more connections than one")
 	}
 	time.Sleep(50 * time.Millisecond) // once
@@ -453,11 +454,11 @@ func (s *fuzzStand) warmUp(t *testing.T) {
 // rest waits until nothing is left of a program.
 func (s *fuzzStand) rest(t *testing.T) {
 	t.Helper()
-	if !soon(func() bool { return s.parts.Stage.InMemory() == 0 }) {
+	if !kit.Soon(func() bool { return s.parts.Stage.InMemory() == 0 }) {
 		t.Errorf("%d bytes of messages are left", s.parts.Stage.InMemory())
 	}
 	s.isEmpty(t)
-	if !soon(func() bool { return runtime.NumGoroutine()-s.hop.Open() <= s.ceiling }) {
+	if !kit.Soon(func() bool { return runtime.NumGoroutine()-s.hop.Open() <= s.ceiling }) {
 		stacks := make([]byte, 1<<20)
 		stacks = stacks[:runtime.Stack(stacks, true)]
 		t.Errorf("%d goroutines instead of %d:\n%s", runtime.NumGoroutine()-s.hop.Open(), s.ceiling, stacks)
@@ -478,18 +479,8 @@ func (s *fuzzStand) isEmpty(t *testing.T) {
 		}
 		return open, strangers, clients
 	}
-	if !soon(func() bool { open, strangers, clients := counts(); return open+strangers+clients == 0 }) {
+	if !kit.Soon(func() bool { open, strangers, clients := counts(); return open+strangers+clients == 0 }) {
 		open, strangers, clients := counts()
 		t.Errorf("%d connections, %d strangers and %d clients are still counted", open, strangers, clients)
 	}
-}
-
-// soon reports whether so comes to be true.
-func soon(so func() bool) bool {
-	for deadline := time.Now().Add(patience / 2); !so(); time.Sleep(50 * time.Microsecond) {
-		if time.Now().After(deadline) {
-			return false
-		}
-	}
-	return true
 }

@@ -7,4 +7,7 @@ import (
 	"postern/test/kit"
 )
 
-func TestMain(m *testing.M) { os.Exit(kit.Main(m)) }
+func TestMain(m *testing.M) {
+	kit.AtOnce(8)
+	os.Exit(kit.Main(m))
+}

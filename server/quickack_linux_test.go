@@ -7,12 +7,13 @@ import (
 )
 
 // quickly fails if do, which takes 40 ms each time when the server lets a client
-// with Nagle's algorithm wait for an acknowledgement, does not take less once.
+// with Nagle's algorithm wait for an acknowledgement, does not take less once. A
+// busy machine may make it slow many times.
 func quickly(t *testing.T, what string, do func(c *client) (time.Duration, error)) {
 	t.Helper()
 	d := newStand(t, defaultSettings())
 	best := time.Hour
-	for range 5 {
+	for range 100 {
 		c, err := dial(d.address(), STARTTLS)
 		if err != nil {
 			t.Fatal(err)
@@ -24,12 +25,12 @@ func quickly(t *testing.T, what string, do func(c *client) (time.Duration, error
 		if err != nil {
 			t.Fatalf("%v\n%s", err, c.transcript())
 		}
-		best = min(best, took)
 		_ = c.raw.Close()
+		if best = min(best, took); best < 35*time.Millisecond {
+			return
+		}
 	}
-	if best > 35*time.Millisecond {
-		t.Errorf("%s takes %v at the best", what, best)
-	}
+	t.Errorf("%s takes %v at the best", what, best)
 }
 
 func TestQuickAckOfHandshake(t *testing.T) {

@@ -154,7 +154,7 @@ func (users) VerifyPassword(ctx context.Context, _ *auth.Peer, login, password s
 		select {
 		case <-ctx.Done():
 			return auth.Identity{}, ctx.Err()
-		case <-time.After(300 * time.Millisecond):
+		case <-time.After(3 * time.Second):
 		}
 	case login == "locked":
 		return auth.Identity{}, &auth.Failure{Kind: auth.Disabled, Store: "users"}

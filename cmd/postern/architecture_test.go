@@ -47,7 +47,7 @@ var commands = []string{"cmd/postern", "bench"}
 var only = map[string][]string{
 	"github.com/BurntSushi/toml": {"cmd/postern"},
 	"github.com/spf13/cobra":     {"cmd/postern"},
-	"flag":                       {"cmd/postern"},
+	"flag":                       {"cmd/postern", "test/kit"},
 	"log":                        {"cmd/postern"},
 	"testing":                    {"relay/relaytest", "test/kit"},
 	module + "/relay/relaytest":  {},

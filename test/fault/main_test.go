@@ -1,13 +1,14 @@
 package fault
 
 import (
-	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
+
+	"postern/test/kit"
 )
 
 // program builds postern once for all drills.
@@ -17,11 +18,7 @@ var program = sync.OnceValues(build)
 var binaries = filepath.Join(os.TempDir(), fmt.Sprintf("postern-fault-%d", os.Getpid()))
 
 func TestMain(m *testing.M) {
-	flag.Parse()
-	// The drills wait for timeouts more than they compute.
-	if err := flag.Set("test.parallel", "8"); err != nil {
-		panic(err)
-	}
+	kit.AtOnce(8)
 	status := m.Run()
 	os.RemoveAll(binaries)
 	os.Exit(status)

@@ -1,8 +1,10 @@
 package kit
 
 import (
+	"flag"
 	"fmt"
 	"os"
+	"strconv"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -22,4 +24,14 @@ func Main(m *testing.M) int {
 	}
 	fmt.Fprintln(os.Stderr, err)
 	return 1
+}
+
+// AtOnce lets n parallel tests of the package run at a time, instead of one for
+// each processor: for those that wait more than they compute. TestMain calls it
+// first.
+func AtOnce(n int) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", strconv.Itoa(n)); err != nil {
+		panic(err)
+	}
 }
