@@ -16,7 +16,7 @@ import (
 
 // unnoticed is far above what a message takes here and far below what the
 // waiting for many others would add up to.
-const unnoticed = 2 * time.Second
+const unnoticed = 20 * time.Second
 
 // quietly sends messages one after the other and reports how long the slowest
 // of them took.
@@ -49,7 +49,7 @@ func TestRefusedRecipientsAreNobodyElsesDelay(t *testing.T) {
 		t.Error(err)
 	}
 	// One sleep of Postfix per refusal would be minutes.
-	if took := time.Since(start); took > 30*time.Second {
+	if took := time.Since(start); took > 90*time.Second {
 		t.Errorf("took %v", took)
 	}
 	for _, c := range hop.Messages() {

@@ -29,7 +29,14 @@ import (
 	"postern/test/kit"
 )
 
-func TestMain(m *testing.M) { os.Exit(kit.Main(m)) }
+func TestMain(m *testing.M) {
+	kit.AtOnce(8)
+	os.Exit(kit.Main(m))
+}
+
+// soon is when we give up on a hop whose silence a test is about. It is ample
+// for one that answers.
+const soon = 3 * time.Second
 
 const text = "From: alice@example.org\r\nSubject: test\r\n\r\n.dots\r\n..\r\nbye\r\n"
 

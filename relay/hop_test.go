@@ -4,7 +4,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"postern/relay/relaytest"
 	"postern/test/kit"
@@ -43,6 +42,7 @@ func TestKindsOfHop(t *testing.T) {
 // Each thing that can be wrong with a hop is said with what to do about it,
 // and is temporary for the client.
 func TestCheck(t *testing.T) {
+	t.Parallel()
 	config, ca := certificate(t)
 	_, otherCA := certificate(t)
 	wrong := writeFile(t, "postern:wrong\n", 0o600)
@@ -74,7 +74,7 @@ func TestCheck(t *testing.T) {
 			hop := relaytest.New(t, tt.options)
 			hop.Handle(tt.handle)
 			r := newRouter(t, func(c *Config) {
-				c.CAFile, c.Patience, c.ConnectTimeout = ca, 0, 500*time.Millisecond
+				c.CAFile, c.Patience, c.ConnectTimeout = ca, 0, soon
 				if tt.change != nil {
 					tt.change(c)
 				}

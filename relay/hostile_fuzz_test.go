@@ -17,6 +17,7 @@ import (
 	"github.com/emersion/go-smtp"
 
 	"postern/relay/message"
+	"postern/test/kit"
 )
 
 // impatience is the time limit where a hop may be silent.
@@ -162,7 +163,7 @@ func (s *hostileStand) run(t *testing.T, script []byte, plan uint16) {
 		s.transact(t, r, i, plan)
 	}
 	_ = r.Close()
-	if !comesTrue(func() bool { return now.left() == 0 && runtime.NumGoroutine() <= goroutines }) {
+	if !kit.Soon(func() bool { return now.left() == 0 && runtime.NumGoroutine() <= goroutines }) {
 		stacks := make([]byte, 1<<20)
 		stacks = stacks[:runtime.Stack(stacks, true)]
 		t.Errorf("%d connections are left, %d goroutines instead of %d:\n%s", now.left(), runtime.NumGoroutine(), goroutines, stacks)
@@ -176,19 +177,9 @@ func (s *hostileStand) run(t *testing.T, script []byte, plan uint16) {
 	}
 }
 
-// comesTrue reports whether that comes to be true.
-func comesTrue(so func() bool) bool {
-	for deadline := time.Now().Add(5 * time.Second); !so(); time.Sleep(100 * time.Microsecond) {
-		if time.Now().After(deadline) {
-			return false
-		}
-	}
-	return true
-}
-
 // transact sends one message and judges the outcome.
 func (s *hostileStand) transact(t *testing.T, r *Router, i int, plan uint16) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	tx, err := r.Begin(ctx, &Envelope{Session: "s", Login: "alice" + strconv.Itoa(i%2), Sender: "alice@example.org"})
 	if err != nil {

@@ -154,7 +154,7 @@ func (c *hopConn) over(n net.Conn) {
 var errHungUp = errors.New("the hostile hop hangs up")
 
 func (c *hopConn) serve() {
-	_ = c.raw.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.raw.SetDeadline(time.Now().Add(time.Minute))
 	err := c.step("220 hop.example.org ESMTP\r\n")
 	for err == nil {
 		var line string

@@ -58,12 +58,10 @@ func firstEnd(t *testing.T, a relaytest.Answer) (handle func(relaytest.Command) 
 	}, letGo
 }
 
-// soon is when Send gives up.
-const soon = 300 * time.Millisecond
-
 func impatient(c *Config) { c.DataTimeout = soon }
 
 func TestLateAnswer(t *testing.T) {
+	t.Parallel()
 	config, ca := certificate(t)
 	for name, c := range map[string]struct {
 		hop       relaytest.Options
@@ -85,7 +83,7 @@ func TestLateAnswer(t *testing.T) {
 			hop.Handle(handle)
 			l := newLatecomer(true)
 			sendLate(t, t.Context(), r, l)
-			time.AfterFunc(soon, letGo)
+			time.AfterFunc(soon/10, letGo)
 			receipt, err := (<-l.awaits)(t.Context())
 			if (err == nil) != (c.want != "") || receipt.Text != c.want {
 				t.Errorf("got %q, %v", receipt.Text, err)
@@ -142,6 +140,7 @@ func TestLateAnswerHoldsNobodyUp(t *testing.T) {
 // Only silence is worth the wait, and only if somebody wants to wait. Of half
 // an answer, the other half could be taken for a whole one.
 func TestLateAnswerIsNotAwaited(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		answer relaytest.Answer
 		takes  bool

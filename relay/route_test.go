@@ -4,13 +4,13 @@ import (
 	"context"
 	"strings"
 	"testing"
-	"time"
 
 	"postern/relay/relaytest"
 	"postern/test/kit"
 )
 
 func TestFailOver(t *testing.T) {
+	t.Parallel()
 	for name, answer := range map[string]relaytest.Answer{
 		"busy":    relaytest.Say("421 4.3.2 All server ports are busy").AndHangUp(),
 		"refused": relaytest.Say("554 5.7.1 No service for you").AndHangUp(),
@@ -23,7 +23,7 @@ func TestFailOver(t *testing.T) {
 			first, second := relaytest.New(t, relaytest.Options{}), relaytest.New(t, relaytest.Options{})
 			first.Handle(on("CONNECT", answer))
 			var book logbook
-			r := newLoggedRouter(t, book.logger(), func(c *Config) { c.ConnectTimeout = 300 * time.Millisecond }, first, second)
+			r := newLoggedRouter(t, book.logger(), func(c *Config) { c.ConnectTimeout = soon }, first, second)
 			for range 3 {
 				if receipt := deliver(t, r, newMessage(t, text)); receipt.Hop != second.URL() {
 					t.Errorf("delivered to %s", receipt.Hop)

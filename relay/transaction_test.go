@@ -117,6 +117,7 @@ func TestManyRefusalsInOneTransaction(t *testing.T) {
 // What is no reply, or not one to this command, is never a yes, and never
 // shown to the client as the hop's answer.
 func TestUnexpectedReplies(t *testing.T) {
+	t.Parallel()
 	flood := strings.Repeat("250-more\r\n", 100) + "250 end\r\n"
 	answers := map[string]relaytest.Answer{
 		"garbage":         relaytest.Raw("hello there\r\n"),
@@ -161,6 +162,7 @@ func TestUnexpectedReplies(t *testing.T) {
 
 // After the final dot there is no second attempt, whatever the hop does.
 func TestEndOfDataIsSentOnce(t *testing.T) {
+	t.Parallel()
 	for name, answer := range map[string]relaytest.Answer{
 		"killed":        relaytest.HangUp(),
 		"garbage":       relaytest.Raw("hello\r\n"),
@@ -172,7 +174,7 @@ func TestEndOfDataIsSentOnce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			hop, other := relaytest.New(t, relaytest.Options{}), relaytest.New(t, relaytest.Options{})
-			r := newRouter(t, func(c *Config) { c.DataTimeout = 300 * time.Millisecond }, hop, other)
+			r := newRouter(t, func(c *Config) { c.DataTimeout = soon }, hop, other)
 			deliver(t, r, newMessage(t, text)) // so that the connection is a reused one
 			hop.Handle(on(".", answer))
 			tx := begin(t, r)
@@ -272,6 +274,7 @@ func TestIdleConnectionsGoneStale(t *testing.T) {
 }
 
 func TestHopRestartGoesUnnoticed(t *testing.T) {
+	t.Parallel()
 	hop := relaytest.New(t, relaytest.Options{})
 	r := newRouter(t, nil, hop)
 	tx := begin(t, r)
@@ -296,11 +299,11 @@ func TestPatienceEnds(t *testing.T) {
 	defer hop.Start()
 	tx := begin(t, r)
 	start := time.Now()
-	for range 10 {
+	for range 200 {
 		wantTemporary(t, tx.Rcpt(t.Context(), "bob@example.com", nil))
 	}
-	if took := time.Since(start); took > 3*time.Second {
-		t.Errorf("ten recipients took %v of a patience of 500ms", took)
+	if took := time.Since(start); took > time.Minute {
+		t.Errorf("200 recipients took %v of a patience of 500ms", took)
 	}
 }
 
@@ -312,7 +315,7 @@ func TestCallerGoesAway(t *testing.T) {
 	defer cancel()
 	start := time.Now()
 	wantTemporary(t, begin(t, r).Rcpt(ctx, "bob@example.com", nil))
-	if took := time.Since(start); took > 5*time.Second {
+	if took := time.Since(start); took > 20*time.Second { // relay.command_timeout is 25 seconds
 		t.Errorf("returned after %v", took)
 	}
 	hop.Handle(nil)
@@ -322,9 +325,9 @@ func TestCallerGoesAway(t *testing.T) {
 // dawdled begins a transaction and waits until its connection is given back.
 func dawdled(t *testing.T, r *Router, hop *relaytest.Hop, to ...string) Transaction {
 	t.Helper()
+	before := hop.Count("RSET")
 	tx := begin(t, r)
 	rcpt(t, tx, to...)
-	before := hop.Count("RSET")
 	kit.Eventually(t, "the connection is given back", func() bool { return hop.Count("RSET") > before })
 	return tx
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"postern/relay/relaytest"
+	"postern/test/kit"
 )
 
 // What the child that kills itself is told.
@@ -81,7 +82,7 @@ func crashTest(subject string) mail {
 // runChild reports whether the child said 250, and whether it was killed.
 func runChild(t *testing.T, dir, hop, subject string, steps int) (said, killed bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), kit.Patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, os.Args[0])
 	cmd.Env = append(os.Environ(), crashDir+"="+dir, crashHop+"="+hop, crashMail+"="+subject, crashStep+"="+strconv.Itoa(steps))

@@ -4,21 +4,14 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"postern/test/kit"
 )
 
 // A disk that is really full: 452, nothing left behind, and what was taken
 // before is handed on.
 func TestFullFileSystem(t *testing.T) {
 	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
-		t.Skipf("cannot mount a small file system: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, 0); err != nil {
-			t.Error(err)
-		}
-	})
+	kit.SmallDisk(t, dir, 256)
 	r := newRig(t, dir, nil)
 	r.hop.Stop()
 	taken := 0
