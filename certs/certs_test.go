@@ -181,7 +181,7 @@ func serveOne(l net.Listener, server *tls.Config) {
 	}
 	conn := tls.Server(raw, server)
 	defer conn.Close()
-	_ = raw.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = raw.SetDeadline(time.Now().Add(kit.Patience))
 	if conn.Handshake() == nil {
 		_, _ = conn.Write([]byte("220 ready\r\n"))
 	}

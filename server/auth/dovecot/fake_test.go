@@ -131,14 +131,17 @@ func (f *fake) store(t testing.TB) *Store {
 	return s
 }
 
-// proxy connects to the fake, with the default options and a short timeout.
+// hasty is the timeout for an answer that does not come.
+const hasty = 500 * time.Millisecond
+
+// proxy connects to the fake, with the default options.
 func (f *fake) proxy(t testing.TB) Proxy {
 	t.Helper()
 	p := Proxy{
 		Store:    f.store(t),
 		Throttle: auth.NewThrottle(auth.Defaults()),
 		Options:  auth.DefaultSecurityOptions(),
-		Timeout:  500 * time.Millisecond,
+		Timeout:  kit.Patience,
 	}
 	// The first connection is made in the background.
 	if _, err := p.link.connection(t.Context()); err != nil {
@@ -182,7 +185,7 @@ func peer() *auth.Peer {
 // verify asks with a deadline that no answer needs.
 func verify(t testing.TB, s *Store, login, password string) (auth.Identity, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), kit.Patience)
 	defer cancel()
 	return s.VerifyPassword(ctx, peer(), login, password)
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"postern/server/auth"
+	"postern/test/kit"
 )
 
 // Whatever Dovecot says instead of an answer, the login fails with a temporary
@@ -75,7 +76,7 @@ func talk(t *testing.T, greeting, answer string) (auth.Identity, error) {
 		defer close(done)
 		converse(server, greeting, answer)
 	}()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), kit.Patience)
 	defer cancel()
 	c, err := greet(ctx, client)
 	if err != nil {

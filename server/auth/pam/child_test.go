@@ -127,7 +127,7 @@ func scripted(ctx context.Context) *exec.Cmd {
 func ask(t *testing.T, password string) (saslauthd.Answer, error) {
 	t.Helper()
 	r := saslauthd.Request{Login: "alice", Password: password, Service: "smtp"}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), kit.Patience)
 	defer cancel()
 	return runChild(ctx, scripted(ctx), r)
 }

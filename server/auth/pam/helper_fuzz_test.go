@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"postern/server/auth/saslauthd"
+	"postern/test/kit"
 )
 
 // yesChild hears the question and says yes, whatever it is, so that one that should
@@ -113,7 +114,7 @@ func (y *yesHelper) converse(t *testing.T, said []byte, manner byte) []byte {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(kit.Patience))
 	sip := max(1, int(manner>>sipShift))
 	if manner>>sipShift == 0 {
 		sip = max(1, len(said))
@@ -139,10 +140,8 @@ func (y *yesHelper) converse(t *testing.T, said []byte, manner byte) []byte {
 // idle waits until the helper serves nobody: it only waits for the next one.
 func (y *yesHelper) idle(t *testing.T) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); len(y.heard) > 1 || len(y.children) > 0; time.Sleep(100 * time.Microsecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("the helper still serves %d, with %d children", len(y.heard)-1, len(y.children))
-		}
+	if !kit.Soon(func() bool { return len(y.heard) <= 1 && len(y.children) == 0 }) {
+		t.Fatalf("the helper still serves %d, with %d children", len(y.heard)-1, len(y.children))
 	}
 }
 

@@ -168,12 +168,13 @@ func TestHelperKeepsSecrets(t *testing.T) {
 
 // One question hangs, the others are answered, and its time ends.
 func TestHelperHang(t *testing.T) {
-	h := startScripted(t, func(c *HelperConfig) { c.Timeout, c.Processes = 2*time.Second, 2 })
+	t.Parallel()
+	h := startScripted(t, func(c *HelperConfig) { c.Timeout, c.Processes = 10*time.Second, 2 })
 	file := filepath.Join(t.TempDir(), "pid")
 	var hanging sync.WaitGroup
 	hanging.Go(func() {
 		got := spelled(h.say(t, saslauthd.Request{Login: "alice", Password: "hang:" + file, Service: "smtp", Extended: true}))
-		if !strings.HasPrefix(got, "TRYAGAIN PAM did not answer within 2s; a module of the service waits") {
+		if !strings.HasPrefix(got, "TRYAGAIN PAM did not answer within 10s; a module of the service waits") {
 			t.Errorf("hanging: %q", got)
 		}
 	})
@@ -187,7 +188,8 @@ func TestHelperHang(t *testing.T) {
 
 // Who waits for a child in vain is told so.
 func TestHelperBusy(t *testing.T) {
-	h := startScripted(t, func(c *HelperConfig) { c.Timeout, c.Processes = time.Second, 1 })
+	t.Parallel()
+	h := startScripted(t, func(c *HelperConfig) { c.Timeout, c.Processes = 10*time.Second, 1 })
 	file := filepath.Join(t.TempDir(), "pid")
 	var both sync.WaitGroup
 	both.Go(func() {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"postern/server/auth"
+	"postern/test/kit"
 )
 
 // inheritedHelper is the process that StartHelper starts.
@@ -197,7 +198,7 @@ func newPipe(t *testing.T) (r, w *os.File) {
 // wantEnd waits for the stream to end: nobody has the other end open.
 func wantEnd(t *testing.T, r *os.File) {
 	t.Helper()
-	if err := r.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := r.SetReadDeadline(time.Now().Add(kit.Patience)); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := r.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {

@@ -10,10 +10,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 	"unicode"
 
 	"postern/server/auth"
+	"postern/test/kit"
 )
 
 // How a hostile daemon behaves, besides what it says.
@@ -125,7 +125,7 @@ func newHostileDaemon(t testing.TB) *hostileDaemon {
 // ask has one question, if there is one, answered like that. Both ends of the
 // connection are closed when it returns.
 func (d *hostileDaemon) ask(said []byte, manner byte, login, password string) (auth.Identity, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), kit.Patience)
 	defer cancel()
 	if !sendable(login, password) {
 		return d.store.VerifyPassword(ctx, nil, login, password) // connects to nobody

@@ -287,9 +287,12 @@ func TestFileLeftAloneIsNotReadAgain(t *testing.T) {
 
 func TestHalfWrittenFileIsNotRead(t *testing.T) {
 	f := openText(t, "alice:"+secret+"\nbob:"+secret+"\n")
-	f.clock = time.Now().Add(lookEvery)
 	write(t, f.path, "alice:"+secret+"\n") // in place; bob is still to come
-	f.clock = time.Now().Add(quiet / 2)
+	written, err := stampOf(f.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.clock = written.changed.Add(quiet / 2)
 	f.seen.looked = time.Time{}
 	f.expect("bob", "secret", "yes")
 	f.later(quiet)
