@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"postern/test/kit"
 )
 
 // A fakeManager hears what systemd would.
@@ -30,7 +32,7 @@ func startManager(t *testing.T) *fakeManager {
 func (m *fakeManager) hears(t *testing.T, first string) string {
 	t.Helper()
 	buf := make([]byte, 4096)
-	must(t, m.conn.SetReadDeadline(time.Now().Add(30*time.Second)))
+	must(t, m.conn.SetReadDeadline(time.Now().Add(kit.Patience)))
 	for {
 		n, err := m.conn.Read(buf)
 		if err != nil {
