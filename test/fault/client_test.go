@@ -8,6 +8,8 @@ import (
 	"net/textproto"
 	"strings"
 	"time"
+
+	"postern/test/kit"
 )
 
 // A client is a mail program in the hands of a drill. Its errors are those of
@@ -27,7 +29,7 @@ func (r reply) String() string { return fmt.Sprintf("%d %s", r.code, r.text) }
 
 // connect goes as far as EHLO.
 func (s *server) connect() (*client, error) {
-	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: 10 * time.Second}, "tcp", s.addr, s.tls())
+	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: kit.Patience}, "tcp", s.addr, s.tls())
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +67,7 @@ func (c *client) close() { c.conn.Close() }
 // ask sends a line, or nothing for "", and waits for the answer for longer
 // than postern may take.
 func (c *client) ask(line string) (reply, error) {
-	if err := c.conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+	if err := c.conn.SetDeadline(time.Now().Add(kit.Patience)); err != nil {
 		return reply{}, err
 	}
 	if line != "" {

@@ -15,14 +15,13 @@ const year = 365 * 24 * time.Hour
 var jumps = []struct {
 	name string
 	to   time.Duration
-	year int // that the log has then, if it is not ours
 }{
-	{"an hour ahead", time.Hour, 0},
-	{"a day behind", -24 * time.Hour, 0},
-	{"two days ahead", 48 * time.Hour, 0},
-	{"ten years ahead", 10 * year, +10},
-	{"twenty years behind", -20 * year, -20},
-	{"right again", 0, 0},
+	{"an hour ahead", time.Hour},
+	{"a day behind", -24 * time.Hour},
+	{"two days ahead", 48 * time.Hour},
+	{"ten years ahead", 10 * year},
+	{"twenty years behind", -20 * year},
+	{"right again", 0},
 }
 
 // The clock of the machine jumps. Sessions and connections go on, new logins
@@ -43,17 +42,19 @@ func TestClockJumps(t *testing.T) {
 	for i, j := range jumps {
 		d.spool(t, fmt.Sprintf("spooled-%d", i))
 		d.clock.set(j.to)
+		stamp := time.Now().Add(j.to).Format("time=2006-")
 		d.work(t, fmt.Sprint(i))
 		d.rest(t, j.name)
-	}
-	d.guess(t)
-	kit.Eventually(t, "all that was spooled", func() bool { return d.book.balance(hop).lost == 0 })
-	d.book.settle(t, hop, 0)
-	for _, j := range jumps {
-		if stamp := fmt.Sprintf("time=%d-", time.Now().Year()+j.year); s.logged(stamp) == 0 {
+		if s.logged(stamp) == 0 {
 			t.Errorf("%s: no line of the log begins with %s: the clock has not jumped", j.name, stamp)
 		}
 	}
+	d.guess(t)
+	kit.Eventually(t, "all that was spooled", func() bool {
+		b := d.book.balance(hop)
+		return b.lost+b.unconfirmed == 0
+	})
+	d.book.settle(t, hop, 0)
 }
 
 type clockDrill struct {

@@ -61,7 +61,7 @@ var ways = []way{
 	{"code 550", "EHLO", relaytest.Say("550 5.7.1 Never"), "24", 0},   // HELO may do
 
 	{"hangs up in a large message", body, relaytest.HangUp(), "4", mebibyte},
-	{"stops reading", body, relaytest.Usual.After(4 * time.Second), "4", 8 * mebibyte},
+	{"stops reading", body, relaytest.Usual.After(12 * time.Second), "4", 8 * mebibyte},
 	{"421 in a large message", body, relaytest.Say("421 4.3.2 Closing").AndHangUp(), "4", mebibyte},
 	{"552 in a large message", body, relaytest.Say("552 5.3.4 Too big").AndHangUp(), "45", mebibyte},
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"postern/test/kit"
 )
 
 // A load are users who send one message after the other, each over one
@@ -57,9 +59,9 @@ func (u *sender) leave() {
 	}
 }
 
-// deliver gives up after a minute: then the ledger has no 250.
+// deliver gives up in the end: then the ledger has no 250.
 func (u *sender) deliver(mark string) {
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(kit.Patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if u.client == nil {
 			c, err := u.load.server.login(u.user)
 			if err != nil {

@@ -35,11 +35,8 @@ func TestReloadUnderLoad(t *testing.T) {
 	if b.attempts != b.told || b.copies > 0 {
 		t.Error("a message has noticed the reload")
 	}
-	n := s.logged("msg=reloaded")
-	t.Logf("%d signals, %d reloads", reloads, n)
-	if n == 0 {
-		t.Error("nothing was reloaded")
-	}
+	kit.Eventually(t, "a reload", func() bool { return s.logged("msg=reloaded") > 0 })
+	t.Logf("%d signals, %d reloads", reloads, s.logged("msg=reloaded"))
 }
 
 // SIGTERM under load, again and again: postern ends with status 0, and what it

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"postern/relay/relaytest"
+	"postern/test/kit"
 )
 
 // storageFaults take the staging folder away from a running server, and give
@@ -42,7 +43,7 @@ func TestStagingFolder(t *testing.T) {
 			t.Parallel()
 			stage := folder(t)
 			if f.name == "full disk" {
-				mountSmall(t, stage)
+				kit.SmallDisk(t, stage, 2048)
 			}
 			hop := relaytest.New(t, relaytest.Options{})
 			s := startServer(t, hop.URL(), map[string]string{"server": "stage_dir = \"" + stage + "\"\n"})
@@ -69,20 +70,6 @@ func TestStagingFolder(t *testing.T) {
 			book.settle(t, hop, 0)
 		})
 	}
-}
-
-// mountSmall makes dir a file system of two megabytes, which takes root with its
-// capabilities. Who has not gets the other drills.
-func mountSmall(t *testing.T, dir string) {
-	t.Helper()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=2m,mode=0777"); err != nil {
-		t.Skipf("cannot mount a small file system: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, 0); err != nil {
-			t.Error(err)
-		}
-	})
 }
 
 func fillDisk(t *testing.T, _ *server, stage string) {
