@@ -39,7 +39,7 @@ func TestSocketForNobody(t *testing.T) {
 	}
 	select {
 	case <-p.ended:
-	case <-time.After(30 * time.Second):
+	case <-time.After(kit.Patience):
 		_ = p.cmd.Process.Kill()
 		t.Fatal("postern did not end")
 	}

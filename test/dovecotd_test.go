@@ -1,6 +1,7 @@
 package test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -11,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"postern/server/auth"
 	"postern/server/auth/dovecot"
@@ -151,7 +151,7 @@ func (d *dovecotd) signal(t *testing.T, s syscall.Signal) {
 	for _, child := range strings.Fields(string(children)) {
 		comm, _ := os.ReadFile(filepath.Join("/proc", child, "comm"))
 		if pid, _ := strconv.Atoi(child); strings.TrimSpace(string(comm)) == "auth" {
-			if err := syscall.Kill(pid, s); err != nil {
+			if err := syscall.Kill(pid, s); err != nil && !errors.Is(err, syscall.ESRCH) { // ended after a reload
 				t.Fatal(err)
 			}
 		}
@@ -169,7 +169,7 @@ func (d *dovecotd) proxy(t *testing.T, addr string) dovecot.Proxy {
 		Store:    dovecot.New(cfg, slog.New(slog.DiscardHandler)),
 		Throttle: auth.NewThrottle(auth.Defaults()),
 		Options:  auth.DefaultSecurityOptions(),
-		Timeout:  10 * time.Second,
+		Timeout:  kit.Patience,
 	}
 	t.Cleanup(func() { p.Close() })
 	return p

@@ -6,12 +6,12 @@ import (
 	"net"
 	"os/exec"
 	"testing"
-	"time"
 
 	"github.com/emersion/go-sasl"
 	"github.com/emersion/go-smtp"
 
 	"postern/server/auth"
+	"postern/test/kit"
 )
 
 // An authFront is an SMTP server that can do nothing but AUTH.
@@ -68,7 +68,7 @@ func gsaslLogin(t *testing.T, p auth.Provider, client *auth.Peer, mech, user, pa
 	}
 	served := make(chan error)
 	go func() { served <- server.Serve(lis) }()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), kit.Patience)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "gsasl", "--smtp", "--no-starttls", "--no-cb", "--connect", lis.Addr().String(),
 		"--mechanism", mech, "--realm", "", "--authentication-id", user, "--password", password).CombinedOutput()

@@ -14,7 +14,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"postern/server/auth/pam"
 	"postern/test/kit"
@@ -153,18 +152,15 @@ func onAccounts(t *testing.T, in, name string, args ...string) {
 	t.Helper()
 	var out []byte
 	var err error
-	for range 100 {
+	kit.Soon(func() bool {
 		cmd := exec.Command(name, args...)
 		cmd.Stdin = strings.NewReader(in)
-		if out, err = cmd.CombinedOutput(); err == nil {
-			return
-		}
-		if !strings.Contains(string(out), "lock") {
-			break
-		}
-		time.Sleep(50 * time.Millisecond)
+		out, err = cmd.CombinedOutput()
+		return err == nil || !strings.Contains(string(out), "lock")
+	})
+	if err != nil {
+		t.Errorf("%s %s: %v\n%s", name, args, err, out)
 	}
-	t.Errorf("%s %s: %v\n%s", name, args, err, out)
 }
 
 func shippedService(t *testing.T, name string) string {

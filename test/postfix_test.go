@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"postern/test/kit"
 	instance "postern/test/postfix"
@@ -105,7 +104,7 @@ func (p *postfix) control(t *testing.T, verb string) {
 // dial is for asking Postfix without postern in between.
 func (p *postfix) dial(t *testing.T) *submitter {
 	t.Helper()
-	conn, err := net.DialTimeout("tcp", p.Addr, 10*time.Second)
+	conn, err := net.DialTimeout("tcp", p.Addr, kit.Patience)
 	if err != nil {
 		t.Fatal(err)
 	}

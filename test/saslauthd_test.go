@@ -97,7 +97,7 @@ func (d *cyrusDaemon) store(realm string) *saslauthd.Store {
 // told is how a store has answered: "yes", a kind of failure, or "later".
 func told(t *testing.T, s auth.PasswordVerifier, login, password string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), kit.Patience)
 	defer cancel()
 	id, err := s.VerifyPassword(ctx, stranger, login, password)
 	if f, ok := errors.AsType[*auth.Failure](err); ok {

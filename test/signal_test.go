@@ -115,7 +115,7 @@ func TestDrain(t *testing.T) {
 		if err != nil {
 			t.Errorf("postern ended with %v", err)
 		}
-	case <-time.After(40 * time.Second):
+	case <-time.After(kit.Patience):
 		t.Error("postern has not ended")
 	}
 }

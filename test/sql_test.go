@@ -122,7 +122,7 @@ func (d *database) open() (*sql.DB, error) {
 }
 
 func (d *database) ping() error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	db, err := d.open()
 	if err != nil {

@@ -16,7 +16,7 @@ func TestStoreList(t *testing.T) {
 	p := startPostern(t, posternOptions{
 		NextHop:  "smtp://" + startSink(t).Addr,
 		Sections: map[string]string{"auth": exempt + "\nrealm = \"example.org\""},
-		Stores:   userTable(t, "") + s.table(t, "login = \"{local}\"\ntimeout = \"2s\""),
+		Stores:   userTable(t, "") + s.table(t, "login = \"{local}\"\ntimeout = \"10s\""),
 	})
 	for _, tt := range []struct {
 		user, password string

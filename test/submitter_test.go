@@ -8,10 +8,9 @@ import (
 	"net/textproto"
 	"testing"
 	"time"
-)
 
-// submitTimeout bounds each exchange; it is well above postern's own patience.
-const submitTimeout = 90 * time.Second
+	"postern/test/kit"
+)
 
 // A submitter is a mail client in the hands of a test: one command at a time.
 // Its errors are those of the network and, from want, a reply that was not
@@ -43,7 +42,7 @@ func (p *postern) connect(mode tlsMode, from *net.TCPAddr) (*submitter, error) {
 }
 
 func dialFrom(from *net.TCPAddr, addr string) (net.Conn, error) {
-	d := net.Dialer{Timeout: 10 * time.Second}
+	d := net.Dialer{Timeout: kit.Patience}
 	if from != nil {
 		d.LocalAddr = from
 	}
@@ -122,7 +121,7 @@ func (c *submitter) want(code int, line string) error {
 }
 
 func (c *submitter) ask(line string) (reply, error) {
-	if err := c.conn.SetDeadline(time.Now().Add(submitTimeout)); err != nil {
+	if err := c.conn.SetDeadline(time.Now().Add(kit.Patience)); err != nil {
 		return reply{}, err
 	}
 	if line != "" {
