@@ -225,9 +225,8 @@ func TestSlowNextHop(t *testing.T) {
 		}
 	}
 	for name, relay := range map[string]string{"alone": "", "spool": fmt.Sprintf("spool = %q\n", spool)} {
-		w := newTwice(t, hop, map[string]string{"server": suppress, "relay": relay + `data_timeout = "2s"`})
 		t.Run(name+", the client gives up", func(t *testing.T) {
-			w, mark := &twice{w.postern, t, hop}, "left-"+name
+			w, mark := newTwice(t, hop, map[string]string{"server": suppress, "relay": relay}), "left-"+name
 			letGo := slow.hold()
 			defer letGo()
 			c := w.mustLogin(t, "alice")
@@ -245,7 +244,8 @@ func TestSlowNextHop(t *testing.T) {
 			w.taken(mark, 1)
 		})
 		t.Run(name+", postern gives up", func(t *testing.T) {
-			w, mark := &twice{w.postern, t, hop}, "late-"+name
+			w := newTwice(t, hop, map[string]string{"server": suppress, "relay": relay + `data_timeout = "5s"`})
+			mark := "late-" + name
 			letGo := slow.hold()
 			defer letGo()
 			c := w.mustLogin(t, "alice")

@@ -15,12 +15,13 @@ import (
 // people do.
 type honest struct {
 	mu    sync.Mutex
-	took  []time.Duration // from the first attempt to the 250
-	again int             // attempts that did not end in a 250
-	last  error           // the reason of the latest of them
+	sent  []span // each from the first attempt to the 250
+	again int    // attempts that did not end in a 250
+	last  error  // the reason of the latest of them
 
-	stop chan struct{}
-	done sync.WaitGroup
+	stop   chan struct{}
+	done   sync.WaitGroup
+	pauses func() []span // of the machine
 }
 
 const (
@@ -33,11 +34,11 @@ const (
 // startHonest returns when each of them has sent a message.
 func (p *postern) startHonest(t *testing.T) *honest {
 	t.Helper()
-	h := &honest{stop: make(chan struct{})}
+	h := &honest{stop: make(chan struct{}), pauses: watchMachine()}
 	if err := inBackground(honestUsers, func(i int) error { return h.message(p, i) })(); err != nil {
 		t.Fatal(err)
 	}
-	h.took = nil // what follows is what counts
+	h.sent = nil // what follows is what counts
 	for i := range honestUsers {
 		h.done.Go(func() { h.work(p, i) })
 	}
@@ -65,17 +66,17 @@ func (h *honest) message(p *postern, i int) error {
 	begun := time.Now()
 	for n := 0; ; n++ {
 		err := p.sendOne([]string{"alice", "bob", "carol"}[i%3], i)
-		took := time.Since(begun)
+		now := time.Now()
 		h.mu.Lock()
 		if err == nil {
-			h.took = append(h.took, took)
+			h.sent = append(h.sent, span{begun, now})
 			h.mu.Unlock()
 			return nil
 		}
 		h.again++
 		h.last = err
 		h.mu.Unlock()
-		if took > honestGiveUp {
+		if now.Sub(begun) > honestGiveUp {
 			return fmt.Errorf("an honest user has given up after %d attempts: %w", n+1, err)
 		}
 		time.Sleep(honestRetry)
@@ -100,25 +101,33 @@ func (p *postern) sendOne(user string, i int) error {
 func (h *honest) rest() fate {
 	close(h.stop)
 	h.done.Wait()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	f := fate{messages: len(h.took), again: h.again, last: h.last}
+	pauses := h.pauses()
+	f := fate{messages: len(h.sent), again: h.again, last: h.last}
+	for _, p := range pauses {
+		f.still += p.length()
+	}
 	if f.messages == 0 {
 		f.last = errors.Join(f.last, errors.New("no message of an honest user was accepted"))
 		return f
 	}
-	slices.Sort(h.took)
-	f.p50, f.p99 = h.took[f.messages/2], h.took[f.messages*99/100]
-	f.max = h.took[f.messages-1]
+	var took []time.Duration
+	for _, s := range h.sent {
+		took = append(took, s.without(pauses))
+	}
+	slices.Sort(took)
+	f.p50, f.p99 = took[f.messages/2], took[f.messages*99/100]
+	f.max = took[f.messages-1]
 	return f
 }
 
-// A fate is what the honest users have met with.
+// A fate is what the honest users have met with. The times are those in which the
+// machine was running.
 type fate struct {
 	messages      int
 	again         int
 	last          error
 	p50, p99, max time.Duration
+	still         time.Duration // in which it was not
 }
 
 // good reports whether they could work: hardly ever in vain, and in time.
@@ -129,6 +138,9 @@ func (f fate) good(limit time.Duration) bool {
 func (f fate) String() string {
 	s := fmt.Sprintf("%d messages, p50 %v, p99 %v, longest %v", f.messages,
 		f.p50.Round(time.Millisecond), f.p99.Round(time.Millisecond), f.max.Round(time.Millisecond))
+	if f.still > 0 {
+		s += fmt.Sprintf("; the machine stood still for %v of it", f.still.Round(time.Millisecond))
+	}
 	if f.again > 0 {
 		s += fmt.Sprintf("; %d attempts in vain, the last one: %v", f.again, f.last)
 	}

@@ -41,8 +41,9 @@ const (
 	costlyUsers = "alice:" + costlyHash + "\nbob:" + costlyHash + "\ncarol:" + costlyHash + "\n"
 )
 
-// What a server may not exceed in a storm.
+// What a server may not exceed in a storm, of which it gets so many.
 const (
+	chances     = 3
 	honestLimit = time.Second // of a hundred messages of honest users, 99 take less
 	memoryLimit = 512 << 10   // KiB
 )
@@ -60,10 +61,9 @@ const (
 // afterwards it is as it was. Each storm has a server of its own; that it gets
 // over it is seen while the next ones rage.
 //
-// Nothing runs beside it in this package. Of what else the machine does an honest
-// user may notice as much as he likes: a second is meant of one that is there
-// for the server and its clients alone. And a storm that was too much gets a
-// second chance.
+// Nothing runs beside it in this package. How slow the machine is, and what else
+// it does, an honest user may notice as much as he likes; and a storm that was
+// too much gets a second chance, and a third.
 func TestOverload(t *testing.T) {
 	peer(t, "files")
 	calm := startOverloaded(t, storm{})
@@ -99,7 +99,7 @@ func startOverloaded(t *testing.T, s storm) *postern {
 // weather has honest users work in a storm.
 func (p *postern) weather(t *testing.T, s storm) {
 	f, limit := p.endure(t, s)
-	if !f.good(limit) {
+	for n := 1; n < chances && !f.good(limit); n++ {
 		t.Log("once more, in case it was the machine")
 		f, limit = p.endure(t, s)
 	}
@@ -119,11 +119,11 @@ func (p *postern) endure(t *testing.T, s storm) (fate, time.Duration) {
 	users := p.startHonest(t)
 	begun := p.workSoFar(t)
 	said := s.rage(p)
-	f, ours := users.rest(), p.workSoFar(t).share(begun)
+	f, ours, slow := users.rest(), p.workSoFar(t).share(begun), slowness(t)
 	t.Logf("the storm: %s", said)
 	t.Logf("honest users: %v", f)
-	t.Logf("%.0f per cent of the machine was there for this", 100*ours)
-	return f, time.Duration(float64(honestLimit) / ours)
+	t.Logf("%.0f per cent of a machine that is %.1f times as slow as usual were there for this", 100*ours, slow)
+	return f, time.Duration(float64(honestLimit) * slow / ours)
 }
 
 // An aftermath is a server that has been through a storm.
@@ -148,7 +148,7 @@ func (a aftermath) check(t *testing.T) {
 	left := p.goroutines(t)
 	t.Logf("goroutines: %d of one without a storm, %d afterwards", a.usual.total(), left.total())
 	if left.total() > a.usual.total()+goroutinesLeft {
-		t.Errorf("%d goroutines are left, not %d: %v", left.total(), a.usual.total(), left)
+		t.Errorf("%d goroutines are left, not %d: %v; want no more than %v", left.total(), a.usual.total(), left, a.usual)
 	}
 }
 
