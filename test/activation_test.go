@@ -34,7 +34,7 @@ func TestSocketForNobody(t *testing.T) {
 	p := newPostern(t, posternOptions{NextHop: "smtp://127.0.0.1:1"})
 	p.activateOnly(t, "starttls:pop3")
 	if c, err := p.connect(startTLS, nil); err == nil {
-		c.close()
+		c.Close()
 		t.Error("it was served")
 	}
 	select {

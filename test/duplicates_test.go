@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -44,7 +43,7 @@ func (w *twice) begin(c *submitter, mark string, to ...string) {
 	if err := c.wantAll(append(lines, "DATA")...); err != nil {
 		w.t.Fatal(err)
 	}
-	if _, err := io.WriteString(c.conn, letter(mark)); err != nil {
+	if _, err := io.WriteString(c.Conn, letter(mark)); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -52,7 +51,7 @@ func (w *twice) begin(c *submitter, mark string, to ...string) {
 // dot sends the final dot and waits for nothing.
 func (w *twice) dot(c *submitter) {
 	w.t.Helper()
-	if _, err := io.WriteString(c.conn, ".\r\n"); err != nil {
+	if _, err := io.WriteString(c.Conn, ".\r\n"); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -70,7 +69,7 @@ func (w *twice) deliver(c *submitter, mark string) string {
 	w.t.Helper()
 	w.begin(c, mark)
 	w.dot(c)
-	r, err := c.ask("")
+	r, err := c.Ask("")
 	id := regexp.MustCompile(`^2\.0\.0 Ok: queued as (\w+)$`).FindStringSubmatch(r.Text)
 	if err != nil || r.Code != 250 || id == nil {
 		w.t.Fatalf("the end of data got %v, %v", r, err)
@@ -104,7 +103,7 @@ func (w *twice) queueIDs(mark string) (ids []string) {
 	return ids
 }
 
-func tcpOf(c *submitter) *net.TCPConn { return c.conn.(*tls.Conn).NetConn().(*net.TCPConn) }
+func tcpOf(c *submitter) *net.TCPConn { return c.Conn.(*tls.Conn).NetConn().(*net.TCPConn) }
 
 // The ways in which a client does not get to see its 250.
 var losses = map[string]func(*testing.T, *twice, string){
@@ -189,7 +188,7 @@ func TestSameLetterOnPurpose(t *testing.T) {
 	c = w.mustLogin(t, "alice")
 	w.begin(c, "others", "dave@example.net")
 	w.dot(c)
-	if err := accepted(c.ask("")); err != nil {
+	if err := accepted(c.Ask("")); err != nil {
 		t.Error(err)
 	}
 	w.taken("others", 3)
@@ -219,11 +218,7 @@ func TestSlowNextHop(t *testing.T) {
 	slow := startSlow(t)
 	hop := startPostfix(t, startSink(t), "smtpd_end_of_data_restrictions = check_policy_service inet:"+slow.addr)
 	spool := openFolder(t)
-	if os.Geteuid() == 0 {
-		if err := os.Chown(spool, nobody, nobody); err != nil {
-			t.Fatal(err)
-		}
-	}
+	kit.Own(t, spool)
 	for name, relay := range map[string]string{"alone": "", "spool": fmt.Sprintf("spool = %q\n", spool)} {
 		t.Run(name+", the client gives up", func(t *testing.T) {
 			w, mark := newTwice(t, hop, map[string]string{"server": suppress, "relay": relay}), "left-"+name
@@ -233,12 +228,12 @@ func TestSlowNextHop(t *testing.T) {
 			w.begin(c, mark)
 			w.dot(c)
 			slow.asked(t)
-			c.close()
+			c.Close()
 			again := w.mustLogin(t, "alice")
 			w.begin(again, mark)
 			w.dot(again)
 			letGo()
-			if err := accepted(again.ask("")); err != nil {
+			if err := accepted(again.Ask("")); err != nil {
 				t.Error(err)
 			}
 			w.taken(mark, 1)
@@ -251,7 +246,7 @@ func TestSlowNextHop(t *testing.T) {
 			c := w.mustLogin(t, "alice")
 			w.begin(c, mark)
 			w.dot(c)
-			if r, err := c.ask(""); err != nil || r.Code != 451 {
+			if r, err := c.Ask(""); err != nil || r.Code != 451 {
 				t.Fatalf("the end of data got %v, %v, want 451", r, err)
 			}
 			slow.asked(t)
@@ -278,7 +273,7 @@ func TestManyRecipientsInTwoTransactions(t *testing.T) {
 
 	c := w.mustLogin(t, "alice")
 	w.address(c, to[:most])
-	if r, err := c.ask("RCPT TO:<" + to[most] + ">"); err != nil || r.Code != 452 {
+	if r, err := c.Ask("RCPT TO:<" + to[most] + ">"); err != nil || r.Code != 452 {
 		t.Fatalf("one too many got %v, %v", r, err)
 	}
 	w.write(c)
@@ -289,7 +284,7 @@ func TestManyRecipientsInTwoTransactions(t *testing.T) {
 	for _, some := range [][]string{to[:most], to[most:]} {
 		w.address(c, some)
 		w.write(c)
-		if err := accepted(c.ask("")); err != nil {
+		if err := accepted(c.Ask("")); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -317,7 +312,7 @@ func (w *twice) write(c *submitter) {
 	if err := c.want(354, "DATA"); err != nil {
 		w.t.Fatal(err)
 	}
-	if _, err := io.WriteString(c.conn, letter("many")+".\r\n"); err != nil {
+	if _, err := io.WriteString(c.Conn, letter("many")+".\r\n"); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -384,8 +379,8 @@ func (p *postern) mustLoginBy(t *testing.T, addr string) *submitter {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(c.close)
-	if err := c.want(235, "AUTH PLAIN "+plain("alice", password)); err != nil {
+	t.Cleanup(c.Close)
+	if err := c.want(235, "AUTH PLAIN "+kit.Plain("alice", password)); err != nil {
 		t.Fatal(err)
 	}
 	return c

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"postern/test/kit"
 )
 
 // What a client can choose in a line that fail2ban reads. None of it may be
@@ -59,16 +61,16 @@ func (p *postern) guess(t *testing.T) []string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := c.want(535, "AUTH PLAIN "+plain(user, "wrong")); err != nil {
+		if err := c.want(535, "AUTH PLAIN "+kit.Plain(user, "wrong")); err != nil {
 			t.Fatalf("user %.60q: %v", user, err)
 		}
-		c.close()
+		c.Close()
 		guessers = append(guessers, from.IP.String())
 		good, err := p.login("alice", loopbackClient(1000+i))
 		if err != nil {
 			t.Fatal(err)
 		}
-		good.close()
+		good.Close()
 	}
 	return guessers
 }

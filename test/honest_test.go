@@ -89,7 +89,7 @@ func (p *postern) sendOne(user string, i int) error {
 	if err != nil {
 		return err
 	}
-	defer c.close()
+	defer c.Close()
 	from := user + "@example.org"
 	if err := accepted(c.submit(letter("honest"), from, "bob@example.net")); err != nil {
 		return err

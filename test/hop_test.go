@@ -47,7 +47,7 @@ func TestOneRecipientRefused(t *testing.T) {
 	if err := c.wantAll("MAIL FROM:<alice@example.org>", "RCPT TO:<bob@example.net>"); err != nil {
 		t.Fatal(err)
 	}
-	refused, err := c.ask("RCPT TO:<nobody@refused.example.net>")
+	refused, err := c.Ask("RCPT TO:<nobody@refused.example.net>")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,13 +70,13 @@ const refuseRecipients = `smtpd_recipient_restrictions = check_recipient_access 
  { refused.example.net = 550 5.1.1 Nobody of that name } }`
 
 // refusal is what Postfix itself says to a recipient.
-func (p *postfix) refusal(t *testing.T, rcpt string) reply {
+func (p *postfix) refusal(t *testing.T, rcpt string) kit.Reply {
 	t.Helper()
 	c := p.dial(t)
 	if err := c.wantAll("", "EHLO client.example.org", "MAIL FROM:<alice@example.org>"); err != nil {
 		t.Fatal(err)
 	}
-	r, err := c.ask("RCPT TO:<" + rcpt + ">")
+	r, err := c.Ask("RCPT TO:<" + rcpt + ">")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func TestPostfixRestart(t *testing.T) {
 }
 
 // accepted turns a reply other than 250 into an error.
-func accepted(r reply, err error) error {
+func accepted(r kit.Reply, err error) error {
 	if err == nil && r.Code != 250 {
 		err = fmt.Errorf("got %v, want 250", r)
 	}
@@ -137,11 +137,11 @@ func TestHopDiesBeforeItsAnswer(t *testing.T) {
 	hop := startPostfix(t, startSink(t), "smtpd_end_of_data_restrictions = check_policy_service inet:"+thinking)
 	p := startPostern(t, posternOptions{NextHop: hop.URL})
 	c := p.mustLogin(t, "alice")
-	answer := make(chan reply)
+	answer := make(chan kit.Reply)
 	go func() {
 		r, err := c.submit(letter("hop-dies"), "alice@example.org", "bob@example.net")
 		if err != nil {
-			r = reply{Text: err.Error()}
+			r = kit.Reply{Text: err.Error()}
 		}
 		answer <- r
 	}()

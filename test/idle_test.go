@@ -56,6 +56,6 @@ func TestIdleClients(t *testing.T) {
 		if err := c.want(250, "NOOP"); err != nil {
 			t.Fatalf("client %d: %v", i, err)
 		}
-		c.close()
+		c.Close()
 	}
 }

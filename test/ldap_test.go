@@ -95,7 +95,7 @@ func startSlapd(t *testing.T) *slapd {
 	dir := openFolder(t)
 	port := kit.Port(t)
 	s := &slapd{dir: dir, port: fmt.Sprint(port), url: "ldap://" + loopback(port), socket: filepath.Join(dir, "ldapi")}
-	newCA(t, dir).issue(t, 1, filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
+	kit.NewCA(t, dir).Issue(t, 1, filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
 	conf := filepath.Join(dir, "slapd.conf")
 	write(t, conf, fmt.Sprintf(slapdConf, dir))
 	write(t, filepath.Join(dir, "data.ldif"), slapdData+people())
@@ -264,7 +264,7 @@ func (s *slapd) wantTLS(t *testing.T) {
 	if err := s.drill(t, cfg).store.(*ldap.Store).Check(t.Context()); err != nil {
 		t.Error(err)
 	}
-	cfg.CAFile = newCA(t, t.TempDir()).File
+	cfg.CAFile = kit.NewCA(t, t.TempDir()).File
 	d := s.drill(t, cfg)
 	d.want(t, "alice", "secret", "temporary")
 	if err := d.store.(*ldap.Store).Check(t.Context()); err == nil || !strings.Contains(err.Error(), "x509") {

@@ -108,11 +108,11 @@ func (p *postern) dawdle(i int, underWay func(), release <-chan struct{}) error 
 	if err != nil {
 		return err
 	}
-	defer c.close()
+	defer c.Close()
 	if err := c.wantAll("MAIL FROM:<bob@example.org>", "RCPT TO:<carol@example.net>", "DATA"); err != nil {
 		return err
 	}
-	if err := c.text.PrintfLine("From: bob@example.org\r\nSubject: slow\r\n"); err != nil {
+	if err := c.Text.PrintfLine("From: bob@example.org\r\nSubject: slow\r\n"); err != nil {
 		return err
 	}
 	underWay()
@@ -121,7 +121,7 @@ func (p *postern) dawdle(i int, underWay func(), release <-chan struct{}) error 
 		case <-release:
 			return accepted(c.finish("That is all.\r\n"))
 		case <-time.After(time.Second):
-			if err := c.text.PrintfLine("and"); err != nil {
+			if err := c.Text.PrintfLine("and"); err != nil {
 				return err
 			}
 		}
@@ -134,7 +134,7 @@ func (p *postern) getRefused(i, recipients int) error {
 	if err != nil {
 		return err
 	}
-	defer c.close()
+	defer c.Close()
 	if err := c.wantAll("MAIL FROM:<bob@example.org>"); err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ import (
 )
 
 // pamProgram is the build with libpam.
-var pamProgram = builder("postern-pam", "-tags", "pam")
+var pamProgram = kit.Program("postern-pam", "-tags", "pam")
 
 // A pamHelper is "postern pam-helper", with PAM service files of its own.
 type pamHelper struct {
@@ -432,7 +432,7 @@ func TestPAMHelperForPostfix(t *testing.T) {
 		if err := c.wantAll("", "EHLO client.example.org"); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.want(tt.code, "AUTH PLAIN "+plain(user, tt.password)); err != nil {
+		if err := c.want(tt.code, "AUTH PLAIN "+kit.Plain(user, tt.password)); err != nil {
 			t.Errorf("%s: %v", tt.password, err)
 		}
 	}

@@ -78,8 +78,8 @@ func TestPAMHelperEndsWithServe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.close()
-	if err := c.text.PrintfLine("AUTH PLAIN %s", plain("alice", "sesame")); err != nil {
+	defer c.Close()
+	if err := c.Text.PrintfLine("AUTH PLAIN %s", kit.Plain("alice", "sesame")); err != nil {
 		t.Fatal(err)
 	}
 	kit.Eventually(t, "a module that hangs", func() bool { return running("sleep", mark) == 1 })

@@ -45,8 +45,8 @@ func startPostfix(t *testing.T, s *sink, extra ...string) *postfix {
 	peer(t, "root", "postfix")
 	addr := kit.Addr(t)
 	p := &postfix{Addr: addr, URL: "smtp://" + addr, tls: kit.Addr(t), dir: openFolder(t)}
-	ca := newCA(t, p.dir)
-	ca.issue(t, 1, filepath.Join(p.dir, "cert.pem"), filepath.Join(p.dir, "key.pem"))
+	ca := kit.NewCA(t, p.dir)
+	ca.Issue(t, 1, filepath.Join(p.dir, "cert.pem"), filepath.Join(p.dir, "key.pem"))
 	files := instance.Instance{Dir: p.dir, NextHop: s.port, Settings: p.settings(extra), Services: []string{
 		addr + " inet n - n - - smtpd",
 		p.tls + " inet n - n - - smtpd -o smtpd_tls_wrappermode=yes",
@@ -109,7 +109,7 @@ func (p *postfix) dial(t *testing.T) *submitter {
 		t.Fatal(err)
 	}
 	c := newSubmitter(conn)
-	t.Cleanup(c.close)
+	t.Cleanup(c.Close)
 	return c
 }
 

@@ -41,8 +41,8 @@ func TestClientBehindHAProxy(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(c.close)
-		if err := c.want(535, "AUTH PLAIN "+plain("alice", "wrong")); err != nil {
+		t.Cleanup(c.Close)
+		if err := c.want(535, "AUTH PLAIN "+kit.Plain("alice", "wrong")); err != nil {
 			t.Error(err)
 		}
 		if lines := p.logLines("auth failed", "client="+from.IP.String()+" "); len(lines) != 1 {
@@ -98,7 +98,7 @@ func TestProxyHeaderIsForProxies(t *testing.T) {
 				t.Fatalf("served: %v (%v), want %v", err == nil, err, c.served)
 			}
 			if err == nil {
-				sub.close()
+				sub.Close()
 			}
 		})
 	}

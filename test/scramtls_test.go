@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/xdg-go/scram"
+
+	"postern/test/kit"
 )
 
 // startScram is a postern with keys for SCRAM, made by "postern passwd".
@@ -114,11 +116,11 @@ func (p *postern) greetWith(t *testing.T, config *tls.Config) (*submitter, tls.C
 		t.Fatal(err)
 	}
 	c := newSubmitter(conn)
-	t.Cleanup(func() { c.close() })
+	t.Cleanup(func() { c.Close() })
 	if err := c.hello(startTLS, config); err != nil {
 		t.Fatal(err)
 	}
-	secured, ok := c.conn.(*tls.Conn)
+	secured, ok := c.Conn.(*tls.Conn)
 	if !ok {
 		t.Fatal("no TLS")
 	}
@@ -126,7 +128,7 @@ func (p *postern) greetWith(t *testing.T, config *tls.Config) (*submitter, tls.C
 }
 
 // converse authenticates, and returns the last reply.
-func converse(t *testing.T, c *submitter, mech string, conversation *scram.ClientConversation) reply {
+func converse(t *testing.T, c *submitter, mech string, conversation *scram.ClientConversation) kit.Reply {
 	t.Helper()
 	line, challenge := "AUTH "+mech+" ", ""
 	for {
@@ -134,10 +136,10 @@ func converse(t *testing.T, c *submitter, mech string, conversation *scram.Clien
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := c.text.PrintfLine("%s", line+base64.StdEncoding.EncodeToString([]byte(response))); err != nil {
+		if err := c.Text.PrintfLine("%s", line+base64.StdEncoding.EncodeToString([]byte(response))); err != nil {
 			t.Fatal(err)
 		}
-		r, err := c.ask("")
+		r, err := c.Ask("")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -83,7 +83,7 @@ func TestReloadConfiguration(t *testing.T) {
 		if err != nil {
 			return false
 		}
-		c.close()
+		c.Close()
 		return true
 	})
 }

@@ -2,7 +2,6 @@ package test
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 
@@ -15,11 +14,7 @@ import (
 func TestSpoolOutlastsPostfix(t *testing.T) {
 	t.Parallel()
 	folder := openFolder(t)
-	if os.Geteuid() == 0 {
-		if err := os.Chown(folder, nobody, nobody); err != nil {
-			t.Fatal(err)
-		}
-	}
+	kit.Own(t, folder)
 	s := startSink(t)
 	hop := startPostfix(t, s)
 	p := startPostern(t, posternOptions{

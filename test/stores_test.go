@@ -96,14 +96,14 @@ func (p *postern) wantLogin(t *testing.T, from *net.TCPAddr, user, password stri
 	}
 }
 
-func (p *postern) tryLogin(t *testing.T, from *net.TCPAddr, user, password string) reply {
+func (p *postern) tryLogin(t *testing.T, from *net.TCPAddr, user, password string) kit.Reply {
 	t.Helper()
 	c, err := p.connect(startTLS, from)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.close()
-	r, err := c.ask("AUTH PLAIN " + plain(user, password))
+	defer c.Close()
+	r, err := c.Ask("AUTH PLAIN " + kit.Plain(user, password))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"postern/test/kit"
 )
 
 // attacker gives each n an address that no honest user has.
@@ -179,7 +181,7 @@ func secured(line string) func(net.Conn) (net.Conn, error) {
 		if err := s.hello(startTLS, carelessTLS); err != nil {
 			return nil, err
 		}
-		return s.conn, s.wantAll(line)
+		return s.Conn, s.wantAll(line)
 	}
 }
 
@@ -231,7 +233,7 @@ func (g guess) try(p *postern, from *net.TCPAddr, connected func()) string {
 	if err != nil {
 		return "turned away"
 	}
-	r, err := s.ask("AUTH PLAIN " + plain(g.user, g.password))
+	r, err := s.Ask("AUTH PLAIN " + kit.Plain(g.user, g.password))
 	if err != nil {
 		return "without an answer"
 	}

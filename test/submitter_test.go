@@ -2,31 +2,16 @@ package test
 
 import (
 	"crypto/tls"
-	"encoding/base64"
 	"fmt"
 	"net"
-	"net/textproto"
 	"testing"
-	"time"
 
 	"postern/test/kit"
 )
 
-// A submitter is a mail client in the hands of a test: one command at a time.
-// Its errors are those of the network and, from want, a reply that was not
-// the expected one, so that it can be used by many goroutines of a test.
-type submitter struct {
-	conn net.Conn
-	text *textproto.Conn
-}
-
-// A reply is what the server said; the lines of Text are joined by "\n".
-type reply struct {
-	Code int
-	Text string
-}
-
-func (r reply) String() string { return fmt.Sprintf("%d %s", r.Code, r.Text) }
+// A submitter is a client of postern that knows what it wants to hear: an error
+// is, besides those of the network, a reply that was not the expected one.
+type submitter struct{ *kit.Client }
 
 // connect goes as far as the EHLO inside TLS. The connection comes from the
 // address from, or from any if that is nil.
@@ -53,7 +38,7 @@ func dialFrom(from *net.TCPAddr, addr string) (net.Conn, error) {
 func (p *postern) greet(conn net.Conn, mode tlsMode) (*submitter, error) {
 	c := newSubmitter(conn)
 	if err := c.hello(mode, p.tlsConfig()); err != nil {
-		c.close()
+		c.Close()
 		return nil, err
 	}
 	return c, nil
@@ -65,20 +50,14 @@ func (p *postern) login(user string, from *net.TCPAddr) (*submitter, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.want(235, "AUTH PLAIN "+plain(user, password)); err != nil {
-		c.close()
+	if err := c.want(235, "AUTH PLAIN "+kit.Plain(user, password)); err != nil {
+		c.Close()
 		return nil, err
 	}
 	return c, nil
 }
 
-func plain(user, password string) string {
-	return base64.StdEncoding.EncodeToString([]byte("\x00" + user + "\x00" + password))
-}
-
-func newSubmitter(conn net.Conn) *submitter {
-	return &submitter{conn: conn, text: textproto.NewConn(conn)}
-}
+func newSubmitter(conn net.Conn) *submitter { return &submitter{kit.NewClient(conn)} }
 
 func (c *submitter) hello(mode tlsMode, config *tls.Config) error {
 	if mode == startTLS {
@@ -86,7 +65,7 @@ func (c *submitter) hello(mode tlsMode, config *tls.Config) error {
 			return err
 		}
 	}
-	*c = *newSubmitter(tls.Client(c.conn, config))
+	c.Client = kit.NewClient(tls.Client(c.Conn, config))
 	if mode == startTLS {
 		return c.wantAll("EHLO client.example.org")
 	}
@@ -97,7 +76,7 @@ func (c *submitter) hello(mode tlsMode, config *tls.Config) error {
 // the greeting, and wants no refusal.
 func (c *submitter) wantAll(lines ...string) error {
 	for _, line := range lines {
-		r, err := c.ask(line)
+		r, err := c.Ask(line)
 		if err != nil {
 			return fmt.Errorf("%.40q: %w", line, err)
 		}
@@ -110,7 +89,7 @@ func (c *submitter) wantAll(lines ...string) error {
 
 // want is ask for one that knows the answer.
 func (c *submitter) want(code int, line string) error {
-	r, err := c.ask(line)
+	r, err := c.Ask(line)
 	if err != nil {
 		return fmt.Errorf("%.40q: %w", line, err)
 	}
@@ -120,28 +99,15 @@ func (c *submitter) want(code int, line string) error {
 	return nil
 }
 
-func (c *submitter) ask(line string) (reply, error) {
-	if err := c.conn.SetDeadline(time.Now().Add(kit.Patience)); err != nil {
-		return reply{}, err
-	}
-	if line != "" {
-		if err := c.text.PrintfLine("%s", line); err != nil {
-			return reply{}, err
-		}
-	}
-	code, text, err := c.text.ReadResponse(0)
-	return reply{code, text}, err
-}
-
 // submit sends one message in one transaction. The reply is that to the end
 // of data, or else the first refusal.
-func (c *submitter) submit(data string, from string, to ...string) (reply, error) {
+func (c *submitter) submit(data string, from string, to ...string) (kit.Reply, error) {
 	lines := []string{"MAIL FROM:<" + from + ">"}
 	for _, rcpt := range to {
 		lines = append(lines, "RCPT TO:<"+rcpt+">")
 	}
 	for _, line := range append(lines, "DATA") {
-		r, err := c.ask(line)
+		r, err := c.Ask(line)
 		if err != nil || r.Code >= 400 {
 			return r, err
 		}
@@ -150,18 +116,10 @@ func (c *submitter) submit(data string, from string, to ...string) (reply, error
 }
 
 // finish sends what has to follow a 354.
-func (c *submitter) finish(data string) (reply, error) {
-	w := c.text.DotWriter()
-	if _, err := w.Write([]byte(data)); err != nil {
-		return reply{}, err
-	}
-	if err := w.Close(); err != nil {
-		return reply{}, err
-	}
-	return c.ask("")
+func (c *submitter) finish(data string) (kit.Reply, error) {
+	r, _, err := c.Finish(data)
+	return r, err
 }
-
-func (c *submitter) close() { c.conn.Close() }
 
 // mustLogin is login for the goroutine of the test itself.
 func (p *postern) mustLogin(t *testing.T, user string) *submitter {
@@ -170,7 +128,7 @@ func (p *postern) mustLogin(t *testing.T, user string) *submitter {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(c.close)
+	t.Cleanup(c.Close)
 	return c
 }
 

@@ -38,7 +38,7 @@ func TestClockJumps(t *testing.T) {
 	if d.idle, err = s.login("alice"); err != nil {
 		t.Fatal(err)
 	}
-	defer d.idle.close()
+	defer d.idle.Close()
 	for i, j := range jumps {
 		d.spool(t, fmt.Sprintf("spooled-%d", i))
 		d.clock.set(j.to)
@@ -82,7 +82,7 @@ func (d *clockDrill) work(t *testing.T, mark string) {
 		t.Errorf("a login: %v", err)
 		return
 	}
-	defer c.close()
+	defer c.Close()
 	d.mustSend(t, c, "new-"+mark)
 }
 
@@ -103,24 +103,24 @@ func (d *clockDrill) rest(t *testing.T, name string) {
 // day that the clock is set back meanwhile.
 func (d *clockDrill) guess(t *testing.T) {
 	t.Helper()
-	d.server.write(t, "users", users+"carol:"+hash+"\n")
+	d.server.write(t, "users", users+"carol:"+kit.Hash+"\n")
 	c, err := d.server.connect()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.close()
-	if r, err := c.authWith("carol", "wrong"); err != nil || r.code != 535 {
+	defer c.Close()
+	if r, err := c.authWith("carol", "wrong"); err != nil || r.Code != 535 {
 		t.Errorf("a wrong password: %v, %v", r, err)
 	}
 	d.clock.set(-24 * time.Hour)
-	if r, err := c.auth("carol"); err != nil || r.code != 235 {
+	if r, err := c.auth("carol"); err != nil || r.Code != 235 {
 		t.Errorf("the right one: %v, %v", r, err)
 	}
 }
 
 func (d *clockDrill) mustSend(t *testing.T, c *client, mark string) {
 	t.Helper()
-	if r, err := d.book.submit(c, mark, "alice", 0); err != nil || r.code != 250 {
+	if r, err := d.book.submit(c, mark, "alice", 0); err != nil || r.Code != 250 {
 		t.Errorf("%s: %v, %v", mark, r, err)
 	}
 }

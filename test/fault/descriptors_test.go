@@ -25,11 +25,11 @@ func TestNoDescriptorsLeft(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.close()
+	defer c.Close()
 	book := newLedger()
 	want := func(c *client, mark string, size, class int) {
 		t.Helper()
-		if r, err := book.submit(c, mark, "alice", size); err != nil || r.code/100 != class {
+		if r, err := book.submit(c, mark, "alice", size); err != nil || r.Code/100 != class {
 			t.Errorf("%s: %v, %v, want %d", mark, r, err, class)
 		}
 	}
@@ -60,7 +60,7 @@ func TestNoDescriptorsLeft(t *testing.T) {
 		if err != nil {
 			return false
 		}
-		defer c.close()
+		defer c.Close()
 		want(c, "after", mebibyte, 2)
 		return true
 	})
@@ -88,7 +88,7 @@ func dialMany(t *testing.T, addr string, n int) []net.Conn {
 func (s *server) limit(t *testing.T, limit string) {
 	t.Helper()
 	cmd := exec.Command("prlimit", "--pid", strconv.Itoa(s.cmd.Process.Pid), limit)
-	cmd.SysProcAttr = asUser()
+	cmd.SysProcAttr = kit.AsNobody()
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("prlimit: %v\n%s", err, out)
 	}

@@ -111,7 +111,7 @@ func newHopDrill(t *testing.T, stage string) *hopDrill {
 		if *c, err = s.login(user); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup((*c).close)
+		t.Cleanup((*c).Close)
 	}
 	return d
 }
@@ -136,14 +136,14 @@ func (d *hopDrill) try(t *testing.T, w way) {
 	if err != nil {
 		t.Fatalf("%s: no answer: %v", w.name, err)
 	}
-	if !strings.Contains(w.want, fmt.Sprint(r.code/100)) {
+	if !strings.Contains(w.want, fmt.Sprint(r.Code/100)) {
 		t.Errorf("%s: told %v, want %s", w.name, r, w.want)
 	}
 	if err := beside(); err != nil {
 		t.Errorf("%s: the user beside: %v", w.name, err)
 	}
 	d.hop.Handle(nil)
-	if r.code/100 == 4 {
+	if r.Code/100 == 4 {
 		d.again(t, w.name, mark, w.size)
 	}
 }
@@ -165,7 +165,7 @@ func (d *hopDrill) useUp(t *testing.T) {
 // cannot take in time on a busy machine is not asked of it.
 func (d *hopDrill) again(t *testing.T, name, mark string, size int) {
 	t.Helper()
-	if r, err := d.ledger.submit(d.alice, mark, "alice", min(size, mebibyte)); err != nil || r.code != 250 {
+	if r, err := d.ledger.submit(d.alice, mark, "alice", min(size, mebibyte)); err != nil || r.Code != 250 {
 		t.Errorf("%s, and after the recovery: %v, %v", name, r, err)
 	}
 }
@@ -192,13 +192,13 @@ func (d *hopDrill) beside() (wait func() error) {
 	mark := d.mark()
 	done := make(chan error, 1)
 	go func() {
-		r, err := reply{}, error(nil)
+		r, err := kit.Reply{}, error(nil)
 		if d.early() {
-			r, err = d.bob.ask("NOOP")
+			r, err = d.bob.Ask("NOOP")
 		} else {
 			r, err = d.ledger.submit(d.bob, mark, "bob", 0)
 		}
-		if err == nil && r.code != 250 {
+		if err == nil && r.Code != 250 {
 			err = fmt.Errorf("told %v", r)
 		}
 		done <- err
@@ -210,7 +210,7 @@ func (d *hopDrill) refuseConnections(t *testing.T) {
 	t.Helper()
 	d.hop.Stop()
 	mark := d.mark()
-	if r, err := d.ledger.submit(d.alice, mark, "alice", 0); err != nil || r.code/100 != 4 {
+	if r, err := d.ledger.submit(d.alice, mark, "alice", 0); err != nil || r.Code/100 != 4 {
 		t.Errorf("refused connections: %v, %v", r, err)
 	}
 	d.hop.Start()

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"postern/relay/relaytest"
+	"postern/test/kit"
 )
 
 // An attempt is one submission of a message, and what its client was told.
@@ -28,9 +29,9 @@ type ledger struct {
 func newLedger() *ledger { return &ledger{messages: map[string][]attempt{}} }
 
 // submit has c send the message once, and writes down the outcome.
-func (l *ledger) submit(c *client, mark, user string, size int) (reply, error) {
+func (l *ledger) submit(c *client, mark, user string, size int) (kit.Reply, error) {
 	r, ended, err := c.submit(mark, user, size)
-	a := attempt{code: r.code, ended: ended}
+	a := attempt{code: r.Code, ended: ended}
 	if err != nil {
 		a.code = 0
 	}

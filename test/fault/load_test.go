@@ -54,7 +54,7 @@ type sender struct {
 
 func (u *sender) leave() {
 	if u.client != nil {
-		u.client.close()
+		u.client.Close()
 		u.client = nil
 	}
 }
@@ -71,9 +71,9 @@ func (u *sender) deliver(mark string) {
 		}
 		r, err := u.load.ledger.submit(u.client, mark, u.user, 2000)
 		switch {
-		case err != nil || r.code == 421:
+		case err != nil || r.Code == 421:
 			u.leave()
-		case r.code == 250:
+		case r.Code == 250:
 			return
 		}
 	}

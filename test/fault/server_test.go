@@ -1,15 +1,9 @@
 package fault
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"maps"
-	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,15 +16,7 @@ import (
 	"postern/test/kit"
 )
 
-// Every user has one password, hashed at bcrypt's lowest cost.
-const (
-	password = "correct-horse"
-	hash     = "$2a$04$taimqevPWDCjXXtr.KTyPOMt/Cf5/KeK7.YAi2njRhbQlN/3P2WlO"
-	users    = "alice:" + hash + "\nbob:" + hash + "\n"
-)
-
-// nobody is whom postern runs as where the drills run as root.
-const nobody = 65534
+const users = "alice:" + kit.Hash + "\nbob:" + kit.Hash + "\n"
 
 // quick are the keys of [relay] that make a drill short: a silent hop costs
 // six seconds instead of a minute. One that answers has them on a busy machine.
@@ -47,7 +33,7 @@ const exempt = `penalty_exempt = ["127.0.0.0/8"]` + "\n"
 // process, which may be started again.
 type server struct {
 	dir, addr string
-	roots     *x509.CertPool
+	ca        *kit.CA
 	run       func(*exec.Cmd, chan<- error) error // starts a process and says how it ended
 	cmd       *exec.Cmd
 	ended     chan error
@@ -57,8 +43,10 @@ type server struct {
 // it. sections are lines to add to sections of the configuration.
 func newServer(t *testing.T, hop string, sections map[string]string) *server {
 	t.Helper()
-	s := &server{dir: folder(t), addr: kit.Addr(t), roots: x509.NewCertPool(), run: run}
-	s.certify(t)
+	s := &server{dir: folder(t), addr: kit.Addr(t), run: run}
+	s.ca = kit.NewCA(t, s.dir)
+	s.ca.Issue(t, 1, s.file("cert.pem"), s.file("key.pem"))
+	kit.Own(t, s.file("cert.pem"), s.file("key.pem"))
 	s.write(t, "users", users)
 	all := map[string]string{
 		"server": "hostname = \"postern.example.org\"\n",
@@ -96,18 +84,8 @@ func folder(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	own(t, dir)
+	kit.Own(t, dir)
 	return dir
-}
-
-func own(t *testing.T, name string) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		return
-	}
-	if err := os.Chown(name, nobody, nobody); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func rename(t *testing.T, from, to string) {
@@ -124,34 +102,7 @@ func (s *server) write(t *testing.T, name, text string) {
 	if err := os.WriteFile(s.file(name), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	own(t, s.file(name))
-}
-
-// certify makes a certificate for localhost that the clients trust.
-func (s *server) certify(t *testing.T) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(24 * time.Hour),
-		DNSNames:     []string{"localhost"},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	secret, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	s.roots.AppendCertsFromPEM(cert)
-	s.write(t, "cert.pem", string(cert))
-	s.write(t, "key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})))
+	kit.Own(t, s.file(name))
 }
 
 // start runs the server and waits until a client can talk to it.
@@ -197,7 +148,7 @@ func (s *server) await(t *testing.T) {
 		}
 		c, err := s.connect()
 		if err == nil {
-			c.close()
+			c.Close()
 		}
 		return err == nil
 	})
@@ -210,19 +161,9 @@ func (s *server) command(t *testing.T, args ...string) *exec.Cmd {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(file, append(args, "--config", s.file("config.toml"))...)
+	cmd := kit.Command(file, append(args, "--config", s.file("config.toml"))...)
 	cmd.Dir = s.dir
-	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=20") // instead of a second at each exit
-	cmd.SysProcAttr = asUser()
 	return cmd
-}
-
-// asUser has a command run as the user of the server.
-func asUser() *syscall.SysProcAttr {
-	if os.Geteuid() != 0 {
-		return &syscall.SysProcAttr{}
-	}
-	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 }
 
 func (s *server) signal(t *testing.T, sig syscall.Signal) {
@@ -266,11 +207,7 @@ func (s *server) wait(t *testing.T) {
 
 func (s *server) finish(t *testing.T) {
 	s.stop(t)
-	for _, sign := range []string{"WARNING: DATA RACE", "panic", "fatal error:", "internal error", password} {
-		if strings.Contains(s.log(), sign) {
-			t.Errorf("the log of postern contains %q", sign)
-		}
-	}
+	kit.InspectLog(t, s.log())
 	if text := s.log(); t.Failed() {
 		t.Logf("end of the log of postern:\n%s", text[max(0, len(text)-20000):])
 	}
@@ -284,5 +221,5 @@ func (s *server) log() string {
 func (s *server) logged(words string) int { return strings.Count(s.log(), words) }
 
 func (s *server) tls() *tls.Config {
-	return &tls.Config{RootCAs: s.roots, ServerName: "localhost"}
+	return &tls.Config{RootCAs: s.ca.Pool, ServerName: "localhost"}
 }

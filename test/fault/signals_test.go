@@ -19,7 +19,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer idle.close()
+	defer idle.Close()
 	book := newLedger()
 	users := startLoad(s, book, 8)
 	kit.Eventually(t, "messages to be accepted", func() bool { return book.accepted() >= 50 })
@@ -28,7 +28,7 @@ func TestReloadUnderLoad(t *testing.T) {
 		s.signal(t, syscall.SIGHUP)
 	}
 	users.finish()
-	if r, err := idle.ask("NOOP"); err != nil || r.code != 250 {
+	if r, err := idle.Ask("NOOP"); err != nil || r.Code != 250 {
 		t.Errorf("the idle session: %v, %v", r, err)
 	}
 	b := book.settle(t, hop, 0)

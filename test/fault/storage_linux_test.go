@@ -51,12 +51,12 @@ func TestStagingFolder(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer c.close()
+			defer c.Close()
 			book := newLedger()
 			want := func(code int, mark string, size int) {
 				t.Helper()
 				r, err := book.submit(c, mark, "alice", size)
-				if err != nil || r.code != code || code == 452 && !strings.HasPrefix(r.text, "4.3.1 ") {
+				if err != nil || r.Code != code || code == 452 && !strings.HasPrefix(r.Text, "4.3.1 ") {
 					t.Errorf("%s: %v, %v, want %d", mark, r, err, code)
 				}
 			}

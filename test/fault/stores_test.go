@@ -72,7 +72,7 @@ func (d storeDrill) hang(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer idle.close()
+	defer idle.Close()
 	d.mustSend(t, idle, "before")
 	// Far above the store's second, of which they share 20, on a machine that
 	// may be busy with other things; and far below the five minutes that a
@@ -95,7 +95,7 @@ func (d storeDrill) hang(t *testing.T) {
 			continue
 		}
 		d.mustSend(t, c, fmt.Sprintf("new-%d", n))
-		c.close()
+		c.Close()
 	}
 	others := time.Since(begun)
 	stuck.Wait()
@@ -108,7 +108,7 @@ func (d storeDrill) hang(t *testing.T) {
 
 func (d storeDrill) mustSend(t *testing.T, c *client, mark string) {
 	t.Helper()
-	if r, err := d.book.submit(c, mark, "alice", 0); err != nil || r.code != 250 {
+	if r, err := d.book.submit(c, mark, "alice", 0); err != nil || r.Code != 250 {
 		t.Errorf("%s: %v, %v", mark, r, err)
 	}
 }
@@ -119,12 +119,12 @@ func (d storeDrill) code(user string) int {
 	if err != nil {
 		return 0
 	}
-	defer c.close()
+	defer c.Close()
 	r, err := c.auth(user)
 	if err != nil {
 		return 0
 	}
-	return r.code
+	return r.Code
 }
 
 // A hole accepts connections and reads, and says nothing until it is told to.
@@ -150,7 +150,7 @@ func startHole(t *testing.T, network, yes string) *hole {
 	}
 	h.addr = h.listener.Addr().String()
 	if network == "unix" {
-		own(t, h.addr)
+		kit.Own(t, h.addr)
 	}
 	h.readers.Go(h.accept)
 	t.Cleanup(h.close)

@@ -1,5 +1,6 @@
 // Package kit is what the tests of several packages have in common: ports that
-// stay theirs, waiting for what others do, and a disk that is soon full.
+// stay theirs, waiting for what others do, a disk that is soon full, a
+// certificate, and what it takes to run postern as a process and to talk to it.
 //
 // The machine may be slow, may stand still for seconds, and runs the tests of
 // other packages at the same time. So nothing here is measured against a clock,

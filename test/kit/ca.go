@@ -1,4 +1,4 @@
-package test
+package kit
 
 import (
 	"crypto"
@@ -16,15 +16,16 @@ import (
 	"time"
 )
 
-// A ca signs the certificates of one test; clients trust File alone.
-type ca struct {
+// A CA signs the certificates of one test; clients trust File alone.
+type CA struct {
 	File string
 	Pool *x509.CertPool
 	cert *x509.Certificate
 	key  crypto.Signer
 }
 
-func newCA(t *testing.T, dir string) *ca {
+// NewCA makes one whose own certificate is in dir.
+func NewCA(t testing.TB, dir string) *CA {
 	t.Helper()
 	key := newKey(t)
 	cert := &x509.Certificate{
@@ -43,15 +44,15 @@ func newCA(t *testing.T, dir string) *ca {
 	if cert, err = x509.ParseCertificate(der); err != nil {
 		t.Fatal(err)
 	}
-	c := &ca{File: filepath.Join(dir, "ca.pem"), Pool: x509.NewCertPool(), cert: cert, key: key}
+	c := &CA{File: filepath.Join(dir, "ca.pem"), Pool: x509.NewCertPool(), cert: cert, key: key}
 	c.Pool.AddCert(cert)
 	writePEM(t, c.File, "CERTIFICATE", der)
 	return c
 }
 
-// issue writes a certificate for localhost and its key. The serial number
+// Issue writes a certificate for localhost and its key. The serial number
 // tells one certificate from the next.
-func (c *ca) issue(t *testing.T, serial int64, certFile, keyFile string) {
+func (c *CA) Issue(t testing.TB, serial int64, certFile, keyFile string) {
 	t.Helper()
 	key := newKey(t)
 	leaf := &x509.Certificate{
@@ -76,7 +77,7 @@ func (c *ca) issue(t *testing.T, serial int64, certFile, keyFile string) {
 	writePEM(t, keyFile, "PRIVATE KEY", secret)
 }
 
-func newKey(t *testing.T) crypto.Signer {
+func newKey(t testing.TB) crypto.Signer {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -85,7 +86,7 @@ func newKey(t *testing.T) crypto.Signer {
 	return key
 }
 
-func writePEM(t *testing.T, path, kind string, der []byte) {
+func writePEM(t testing.TB, path, kind string, der []byte) {
 	t.Helper()
 	text := pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
 	mode := os.FileMode(0o600)
