@@ -64,13 +64,15 @@ func keepMemory(ctx context.Context) {
 	defer ticker.Stop()
 	_, chosen := os.LookupEnv("GOGC")
 	collected := collections(ctx)
+	percent := 100 // the runtime's own
 	for before := lookAtHeap(); ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-collected:
-			if !chosen {
-				debug.SetGCPercent(lookAtHeap().percent())
+			if now := lookAtHeap().percent(); now != percent && !chosen {
+				debug.SetGCPercent(now) // stops everybody for a moment
+				percent = now
 			}
 		case <-ticker.C:
 			now := lookAtHeap()
