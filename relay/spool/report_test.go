@@ -297,6 +297,18 @@ func TestLifetime(t *testing.T) {
 	}
 }
 
+// That one attempt may be all it takes.
+func TestOverdueIsTried(t *testing.T) {
+	r := newRig(t, t.TempDir(), func(c *Config) { c.Lifetime = time.Millisecond })
+	r.spooled(toBob("overdue"))
+	time.Sleep(2 * time.Millisecond)
+	r.deliver()
+	r.empty()
+	if got := subjects(r.hop.Delivered()); len(got) != 1 || got[0] != "overdue" {
+		t.Errorf("delivered %q", got)
+	}
+}
+
 // A delay is reported once, to those who have asked for it.
 func TestDelay(t *testing.T) {
 	r := newRig(t, t.TempDir(), nil)

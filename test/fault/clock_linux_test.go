@@ -26,11 +26,13 @@ var jumps = []struct {
 
 // The clock of the machine jumps. Sessions and connections go on, new logins
 // succeed, nothing spins, and what is in the spool arrives, whenever it thinks
-// that it came.
+// that it came. It may do so for longer than the clock jumps: a message that is
+// overdue has one attempt, which a test that stands still for a second would
+// leave with the hop down.
 func TestClockJumps(t *testing.T) {
 	t.Parallel()
 	hop := relaytest.New(t, relaytest.Options{})
-	s := newServer(t, hop.URL(), map[string]string{"relay": fmt.Sprintf("spool = %q\npatience = \"200ms\"\n", folder(t))})
+	s := newServer(t, hop.URL(), map[string]string{"relay": fmt.Sprintf("spool = %q\nspool_lifetime = \"200000h\"\npatience = \"200ms\"\n", folder(t))})
 	d := &clockDrill{server: s, hop: hop, book: newLedger(), clock: new(steppedClock)}
 	s.run = d.clock.run
 	s.start(t)
