@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"crypto/tls"
 	"io"
 	"net"
 	"runtime"
@@ -150,6 +151,47 @@ func TestReadMessageSlowly(t *testing.T) {
 			t.Errorf("then %q, %v", p[:n], err)
 		}
 	}
+}
+
+// TestReadMessageBeforeAlert: with TLS 1.2, crypto/tls looks at an alert before it
+// returns the text in front of it, and an alert that is not all there yet costs
+// none of that.
+func TestReadMessageBeforeAlert(t *testing.T) {
+	w, raw := wireOver(t, roomy())
+	w.secure(&tls.Config{Certificates: []tls.Certificate{testCertificate()}})
+	held := &holdBack{Conn: raw}
+	client := tls.Client(held, &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12})
+	go func() {
+		_ = client.Handshake()
+		held.on = true
+		_, _ = io.WriteString(client, "abc\r\n.\r\n")
+		_ = client.CloseWrite()
+		_ = raw.SetWriteDeadline(time.Time{}) // which has passed since
+		alert := len(held.back) - 1           // all but its last byte comes with the text
+		_, _ = raw.Write(held.back[:alert])
+		time.Sleep(5 * moment)
+		_, _ = raw.Write(held.back[alert:])
+		_ = raw.Close()
+	}()
+	var b bytes.Buffer
+	if err := w.readMessage(&b, 100); err != nil || b.String() != "abc\r\n" {
+		t.Errorf("%q, %v", b.String(), err)
+	}
+}
+
+// holdBack keeps what is written, while it is on.
+type holdBack struct {
+	net.Conn
+	on   bool
+	back []byte
+}
+
+func (h *holdBack) Write(p []byte) (int, error) {
+	if !h.on {
+		return h.Conn.Write(p)
+	}
+	h.back = append(h.back, p...)
+	return len(p), nil
 }
 
 // TestSlowClientsHoldNoBlock: those that have begun a message and say nothing

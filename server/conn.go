@@ -225,7 +225,7 @@ const moment = 20 * time.Millisecond
 func (c *conn) receiveSoon(p []byte) int {
 	_ = c.SetReadDeadline(time.Now().Add(moment))
 	n, err := c.read(p)
-	if timedOut(err) {
+	if n == 0 && timedOut(err) {
 		return 0 // which is no error
 	}
 	n, _ = c.received(n, err) // an error comes again
