@@ -84,6 +84,10 @@ func (d *cyrusDaemon) stop(t *testing.T) {
 	_ = d.hold.Close()
 	_ = d.cmd.Wait() // ended by a signal, as intended
 	d.cmd = nil
+	// Only the guard has been waited for. Each of the others listens until it is gone.
+	if !kit.Soon(func() bool { return d.store("").Check(context.Background()) != nil }) {
+		t.Error("somebody still listens for saslauthd")
+	}
 	if t.Failed() {
 		text, _ := os.ReadFile(filepath.Join(d.dir, "log"))
 		t.Logf("log of saslauthd:\n%s", text)
