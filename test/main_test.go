@@ -12,7 +12,6 @@ import (
 var program, plainProgram = kit.Program("postern-race", "-race"), kit.Program("postern")
 
 func TestMain(m *testing.M) {
-	kit.AtOnce(4)
 	status := m.Run()
 	kit.RemovePrograms()
 	os.Exit(status)
