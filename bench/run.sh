@@ -17,8 +17,11 @@ fi
 
 # An interrupted run ends its servers itself; we have to wait for that.
 generator=
+# shellcheck disable=SC2317 # called by trap
 tidy() {
-  [ -z "$generator" ] || { kill -TERM "$generator" 2>/dev/null && wait "$generator" || true; }
+  if [ -n "$generator" ] && kill -TERM "$generator" 2>/dev/null; then
+    wait "$generator" || true
+  fi
   rm -rf "$scratch"
 }
 scratch=$(mktemp -d)

@@ -16,7 +16,7 @@ readonly PACKAGES=(
   ca-certificates curl dovecot-auth-lua dovecot-core fail2ban gcc gsasl haproxy libc6-dev
   libnet-ssleay-perl libpam-pwdfile libpam0g-dev libsasl2-modules mariadb-server msmtp
   opendkim-tools openssl passwd postfix postgresql procps python3 python3-dkim s-nail sasl2-bin
-  slapd swaks systemd util-linux
+  shellcheck slapd swaks systemd util-linux
 )
 
 scratch=$(mktemp -d)
@@ -70,6 +70,17 @@ check_format() {
   [ -z "$files" ] || fail "gofmt would change: $files"
 }
 
+# Pipelines that end in a command which may stop reading early fail at random under pipefail. shellcheck does not
+# look for them.
+check_scripts() {
+  local scripts early
+  mapfile -t scripts < <(find . -name .git -prune -o -name '*.sh' -print)
+  scripts+=(.ci/run)
+  shellcheck "${scripts[@]}"
+  early=$(awk '/^[^#]*\|[ \t]*(grep[ \t]+-[A-Za-z]*[qm]|head([ \t]|$))/ { print FILENAME ":" FNR ": " $0 }' "${scripts[@]}")
+  [ -z "$early" ] || fail "these pipelines may end before their input does:"$'\n'"$early"
+}
+
 # A finding fails. A database that cannot be reached does not: that is said,
 # and is all that can be said.
 check_vulnerabilities() {
@@ -88,7 +99,7 @@ check_vulnerabilities() {
 # ones are postern, the one with libpam is postern-pam. That is made for this
 # machine only, whose libpam and C compiler it takes.
 build_release() {
-  local version arch host
+  local version arch host libraries
   version=$(git describe --tags --always --dirty 2>/dev/null || echo unknown)
   host=$(go env GOHOSTARCH)
   for arch in amd64 arm64; do
@@ -100,13 +111,16 @@ build_release() {
   "$scratch/postern-$host" version
   "$scratch/postern-pam-$host" version
   ! ldd "$scratch/postern-$host" 2>/dev/null || fail "postern is not static"
-  ldd "$scratch/postern-pam-$host" | grep -q libpam || fail "postern-pam is without libpam"
+  # Not into grep -q: it ends at its first match, and under pipefail the SIGPIPE of ldd is a failure.
+  libraries=$(ldd "$scratch/postern-pam-$host")
+  [[ $libraries == *libpam.so* ]] || fail "postern-pam is not linked with libpam"
 }
 
 # The units name a path where no program is installed on this machine. Before
 # systemd 253 there is no notify-reload, which the unit allows for.
 verify_units() {
-  local unit program=$scratch/postern-pam-$(go env GOHOSTARCH) later=
+  local unit program later=
+  program=$scratch/postern-pam-$(go env GOHOSTARCH)
   [ "$(systemd-analyze --version | awk 'NR == 1 { print $2 }')" -ge 253 ] || later='/^Type=notify-reload$/d'
   mkdir "$scratch/units"
   for unit in docs/systemd/*.service docs/systemd/*.socket; do
@@ -125,6 +139,9 @@ install_analysers
 
 step "gofmt"
 check_format
+
+step "shellcheck"
+check_scripts
 
 step "go mod"
 go mod tidy -diff
