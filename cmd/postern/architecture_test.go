@@ -18,10 +18,11 @@ import (
 // the picture.
 var arrows = map[string][]string{
 	"cmd/postern":   nil, // everything
-	"server":        {"server/auth", "policy", "relay", "relay/message"},
+	"server":        {"server/auth", "policy", "relay", "relay/message", "internal/dsn"},
+	"server/smtpd":  {"internal/dsn"},
 	"server/auth":   {"server/auth/gate", "server/auth/hash"}, // tools that know nothing of it
 	"policy":        {},
-	"relay":         {"relay/message"},
+	"relay":         {"relay/message", "internal/dsn"},
 	"relay/message": {},
 	"certs":         {},
 
@@ -31,7 +32,9 @@ var arrows = map[string][]string{
 	"server/auth/*":      {"server/auth", "server/auth/access", "server/auth/gate", "server/auth/hash"}, // backends share the tools, not each other
 	"server/auth/pam":    {"server/auth", "server/auth/saslauthd"},                                      // the helper speaks its protocol
 	"relay/relaytest":    {"test/kit"},
-	"relay/*":            {"relay", "relay/message"},
+	"relay/*":            {"relay", "relay/message", "internal/dsn"},
+
+	"internal/*": {}, // leaf packages that the server and the relay share
 
 	"test":         {}, // its tests know what they test
 	"test/fault":   {},
