@@ -69,7 +69,7 @@ type exchange struct {
 // Next hands on the client's response and turns the outcome into a reply.
 func (e *exchange) Next(response []byte) (challenge []byte, done bool, err error) {
 	stop := e.session.conn.watch() // it may take as long as a penalty does
-	challenge, done, err = e.Exchange.Next(response)
+	challenge, done, err = e.Exchange.Next(e.session.conn.ctx, response)
 	stop()
 	switch {
 	case err != nil:

@@ -141,7 +141,7 @@ func TestDovecotManyAtOnce(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			if _, _, err := x.Next(nil); err != nil {
+			if _, _, err := x.Next(t.Context(), nil); err != nil {
 				t.Error(err)
 			}
 			x.Close()
@@ -249,7 +249,7 @@ func plainLogin(ctx context.Context, p auth.Provider, client *auth.Peer, user, p
 		return auth.Identity{}, err
 	}
 	defer x.Close()
-	_, done, err := x.Next([]byte("\x00" + user + "\x00" + password))
+	_, done, err := x.Next(ctx, []byte("\x00"+user+"\x00"+password))
 	if err == nil && !done {
 		err = errors.New("PLAIN is not done after its one message")
 	}

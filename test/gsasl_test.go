@@ -25,12 +25,14 @@ type authFront struct {
 // lastIdentity notes how an exchange ended.
 type lastIdentity struct {
 	auth.Exchange
+	ctx context.Context
 	id  auth.Identity
 	err error
 }
 
+// Next implements sasl.Server for go-smtp.
 func (x *lastIdentity) Next(response []byte) ([]byte, bool, error) {
-	challenge, done, err := x.Exchange.Next(response)
+	challenge, done, err := x.Exchange.Next(x.ctx, response)
 	if done && err == nil {
 		x.id = x.Identity()
 	}
@@ -51,7 +53,7 @@ func (f *authFront) Auth(mech string) (sasl.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.exchange = &lastIdentity{Exchange: x}
+	f.exchange = &lastIdentity{Exchange: x, ctx: f.ctx}
 	return f.exchange, nil
 }
 

@@ -110,7 +110,7 @@ func plainLogin(ctx context.Context, stores auth.PasswordVerifier, user, passwor
 		return auth.Identity{}, err
 	}
 	defer e.Close()
-	_, _, err = e.Next([]byte("\x00" + user + "\x00" + password))
+	_, _, err = e.Next(ctx, []byte("\x00"+user+"\x00"+password))
 	if err != nil {
 		return auth.Identity{}, err
 	}

@@ -26,8 +26,6 @@ import (
 	"crypto/x509"
 	"net/netip"
 
-	"github.com/emersion/go-sasl"
-
 	"postern/server/auth/hash"
 )
 
@@ -40,22 +38,29 @@ type Provider interface {
 
 	// Start begins an exchange with one of the mechanisms that Mechanisms
 	// named; mech is in upper case. It returns [ErrMechanism] for any other.
-	// ctx lives until the exchange is closed.
+	// ctx bounds Start alone; each step of the exchange has its own.
 	Start(ctx context.Context, p *Peer, mech string) (Exchange, error)
 }
 
 // An Exchange is one SASL conversation. It is used by one goroutine at a time,
 // except for Close, which may come from another one while Next is running.
 type Exchange interface {
-	// Next takes the client's response; nil is a missing initial response
-	// and an empty slice an empty one (RFC 4954, section 4: "=").
-	sasl.Server
+	// Next takes the client's response and returns the next challenge, or
+	// reports that the exchange is done. A nil response is a missing initial
+	// response, an empty slice an empty one (RFC 4954, section 4: "=").
+	//
+	// ctx bounds this step alone: it ends when the reply must be out, when the
+	// client hangs up, or when the server shuts down. Next then returns without
+	// waiting for a store or a penalty any longer. An error ends the exchange:
+	// [ErrMalformed], [ErrMechanism], a [*Failure], or a temporary error.
+	Next(ctx context.Context, response []byte) (challenge []byte, done bool, err error)
 
 	// Identity is valid once Next has reported done without an error.
 	Identity() Identity
 
-	// Close is called exactly once, however the exchange ended: done,
-	// cancelled with "*", refused, or with the client gone.
+	// Close releases what the exchange holds. It is called exactly once, however
+	// the exchange ended: done, cancelled with "*", refused, or with the client
+	// gone. It does not end a Next that is still running; the end of its ctx does.
 	Close() error
 }
 

@@ -194,11 +194,11 @@ func TestTrace(t *testing.T) {
 			got = append(got, line)
 		})
 		l := Local{Passwords: NewThrottle(Defaults()).Guard(Prepared(c))}
-		x, err := l.Start(ctx, tlsPeer(), "PLAIN")
+		x, err := l.Start(t.Context(), tlsPeer(), "PLAIN")
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, done, err := x.Next([]byte("\x00" + login + "\x00secret")); !done || err != nil {
+		if _, done, err := x.Next(ctx, []byte("\x00"+login+"\x00secret")); !done || err != nil {
 			t.Errorf("%s: %v", login, err)
 		}
 		x.Close()

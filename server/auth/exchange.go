@@ -27,31 +27,21 @@ type credentials struct {
 // A passwordExchange is what the password mechanisms have in common: they find
 // the credentials each in its own way, and end in verify.
 type passwordExchange struct {
-	ctx    context.Context
-	cancel context.CancelFunc
-	peer   *Peer
-	store  PasswordVerifier
-	mech   MechanismName
-	id     Identity
-}
-
-func newPasswordExchange(ctx context.Context, s PasswordVerifier, p *Peer, mech MechanismName) *passwordExchange {
-	ctx, cancel := context.WithCancel(ctx)
-	return &passwordExchange{ctx: ctx, cancel: cancel, peer: p, store: s, mech: mech}
+	peer  *Peer
+	store PasswordVerifier
+	mech  MechanismName
+	id    Identity
 }
 
 // Identity implements Exchange.
 func (x *passwordExchange) Identity() Identity { return x.id }
 
-// Close implements Exchange. It ends a verification that is still waiting.
-func (x *passwordExchange) Close() error {
-	x.cancel()
-	return nil
-}
+// Close implements Exchange. There is nothing to release.
+func (x *passwordExchange) Close() error { return nil }
 
 // verify asks the store, and sets the identity if the answer is yes.
-func (x *passwordExchange) verify(c credentials) error {
-	id, err := x.ask(c)
+func (x *passwordExchange) verify(ctx context.Context, c credentials) error {
+	id, err := x.ask(ctx, c)
 	if err != nil {
 		return withLogin(err, c.login)
 	}
@@ -60,11 +50,11 @@ func (x *passwordExchange) verify(c credentials) error {
 	return nil
 }
 
-func (x *passwordExchange) ask(c credentials) (Identity, error) {
+func (x *passwordExchange) ask(ctx context.Context, c credentials) (Identity, error) {
 	if f := hopeless(c); f != nil {
 		return Identity{}, f
 	}
-	id, err := x.store.VerifyPassword(x.ctx, x.peer, c.login, c.password)
+	id, err := x.store.VerifyPassword(ctx, x.peer, c.login, c.password)
 	if err != nil {
 		return Identity{}, err
 	}

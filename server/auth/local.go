@@ -60,7 +60,7 @@ type mechanism struct {
 	name       MechanismName
 	properties MechanismProperties // as Dovecot states them
 	served     func(Local, *Peer) bool
-	start      func(context.Context, Local, *Peer) Exchange
+	start      func(Local, *Peer) Exchange
 }
 
 // Most wanted first: clients take the first that they know.
@@ -88,13 +88,13 @@ func (l Local) Mechanisms(p *Peer) []string {
 	return names
 }
 
-// Start implements Provider.
-func (l Local) Start(ctx context.Context, p *Peer, mech string) (Exchange, error) {
+// Start implements Provider. It waits for nothing.
+func (l Local) Start(_ context.Context, p *Peer, mech string) (Exchange, error) {
 	i := slices.IndexFunc(mechanisms, func(m mechanism) bool { return string(m.name) == mech })
 	if i < 0 || !l.offers(mechanisms[i], p) {
 		return nil, ErrMechanism
 	}
-	return mechanisms[i].start(ctx, l, p), nil
+	return mechanisms[i].start(l, p), nil
 }
 
 // RFC 4954, section 4: there must be a configuration in which no password crosses

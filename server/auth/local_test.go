@@ -78,7 +78,7 @@ func converse(t *testing.T, l Local, mech string, responses ...string) (challeng
 		if r == "<nil>" {
 			response = nil
 		}
-		challenge, done, err := x.Next(response)
+		challenge, done, err := x.Next(t.Context(), response)
 		if err != nil {
 			return challenges, x, err
 		}
@@ -181,7 +181,7 @@ func TestExchangeIsOverAfterItsEnd(t *testing.T) {
 			_, x, _ := converse(t, Local{Passwords: store}, mech, responses...)
 			asked := store.asked
 			for _, again := range [][]byte{nil, {}, []byte("\x00alice\x00secret"), []byte("secret")} {
-				if _, done, err := x.Next(again); done || !errors.Is(err, ErrMalformed) {
+				if _, done, err := x.Next(t.Context(), again); done || !errors.Is(err, ErrMalformed) {
 					t.Errorf("%s goes on with %q: done %v, %v", mech, again, done, err)
 				}
 			}
@@ -238,24 +238,29 @@ func (f verifierFunc) VerifyPassword(ctx context.Context, p *Peer, login, passwo
 	return f(ctx, p, login, password)
 }
 
-func TestCloseEndsAVerification(t *testing.T) {
+// The context of a step ends a verification; that of Start has nothing to do with it.
+func TestContextOfTheStepEndsAVerification(t *testing.T) {
 	asked := make(chan struct{})
 	slow := verifierFunc(func(ctx context.Context, _ *Peer, _, _ string) (Identity, error) {
 		close(asked)
 		<-ctx.Done()
-		return Identity{}, ctx.Err()
+		return Identity{}, context.Cause(ctx)
 	})
-	x, err := Local{Passwords: slow}.Start(t.Context(), tlsPeer(), "PLAIN")
+	starting, started := context.WithCancel(t.Context())
+	x, err := Local{Passwords: slow}.Start(starting, tlsPeer(), "PLAIN")
 	if err != nil {
 		t.Fatal(err)
 	}
+	started()
+	defer x.Close()
+	ctx, cancel := context.WithCancelCause(t.Context())
 	go func() {
 		<-asked
-		x.Close()
+		cancel(errDown)
 	}()
-	_, done, err := x.Next([]byte("\x00alice\x00secret"))
-	if done || !errors.Is(err, context.Canceled) {
-		t.Errorf("done %v, error %v; want context.Canceled", done, err)
+	_, done, err := x.Next(ctx, []byte("\x00alice\x00secret"))
+	if done || !errors.Is(err, errDown) {
+		t.Errorf("done %v, error %v; want the cause of the step's context", done, err)
 	}
 }
 
@@ -310,7 +315,7 @@ func FuzzLogin(f *testing.F) {
 		}
 		defer x.Close()
 		for _, response := range [][]byte{nil, name, password} {
-			_, done, err := x.Next(response)
+			_, done, err := x.Next(t.Context(), response)
 			if err != nil {
 				return
 			}
@@ -330,7 +335,7 @@ func BenchmarkPlainExchange(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if _, done, err := x.Next(response); !done || err != nil {
+		if _, done, err := x.Next(b.Context(), response); !done || err != nil {
 			b.Fatal(done, err)
 		}
 		x.Close()

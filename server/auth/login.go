@@ -17,7 +17,7 @@ const (
 // login is the mechanism LOGIN, which no RFC describes: the server asks for the
 // name, then for the password. An initial response is the name.
 type login struct {
-	*passwordExchange
+	passwordExchange
 	step int
 	name string
 }
@@ -30,12 +30,12 @@ const (
 	loginOver
 )
 
-func startLogin(ctx context.Context, l Local, p *Peer) Exchange {
-	return &login{passwordExchange: newPasswordExchange(ctx, l.Passwords, p, mechLogin)}
+func startLogin(l Local, p *Peer) Exchange {
+	return &login{passwordExchange: passwordExchange{peer: p, store: l.Passwords, mech: mechLogin}}
 }
 
-// Next implements sasl.Server.
-func (x *login) Next(response []byte) (challenge []byte, done bool, err error) {
+// Next implements Exchange.
+func (x *login) Next(ctx context.Context, response []byte) (challenge []byte, done bool, err error) {
 	switch x.step {
 	case loginInitial:
 		// Missing or empty: some clients send "=" and mean "you begin".
@@ -47,7 +47,7 @@ func (x *login) Next(response []byte) (challenge []byte, done bool, err error) {
 	case loginName:
 		return x.takeName(response)
 	case loginPassword:
-		return x.takePassword(response)
+		return x.takePassword(ctx, response)
 	}
 	return nil, false, ErrMalformed
 }
@@ -63,12 +63,12 @@ func (x *login) takeName(response []byte) ([]byte, bool, error) {
 
 // The password is any bytes but NUL: old clients send the character set of their
 // desktop, and the store's hash may well have been made of the same bytes.
-func (x *login) takePassword(response []byte) ([]byte, bool, error) {
+func (x *login) takePassword(ctx context.Context, response []byte) ([]byte, bool, error) {
 	x.step = loginOver
 	if len(response) > maxPassword || bytes.IndexByte(response, 0) >= 0 {
 		return nil, false, ErrMalformed
 	}
-	if err := x.verify(credentials{login: x.name, password: string(response)}); err != nil {
+	if err := x.verify(ctx, credentials{login: x.name, password: string(response)}); err != nil {
 		return nil, false, err
 	}
 	return nil, true, nil

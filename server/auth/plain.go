@@ -8,16 +8,16 @@ import (
 
 // plain is the mechanism PLAIN (RFC 4616).
 type plain struct {
-	*passwordExchange
+	passwordExchange
 	asked, over bool
 }
 
-func startPlain(ctx context.Context, l Local, p *Peer) Exchange {
-	return &plain{passwordExchange: newPasswordExchange(ctx, l.Passwords, p, mechPlain)}
+func startPlain(l Local, p *Peer) Exchange {
+	return &plain{passwordExchange: passwordExchange{peer: p, store: l.Passwords, mech: mechPlain}}
 }
 
-// Next implements sasl.Server.
-func (x *plain) Next(response []byte) (challenge []byte, done bool, err error) {
+// Next implements Exchange.
+func (x *plain) Next(ctx context.Context, response []byte) (challenge []byte, done bool, err error) {
 	// RFC 4954, section 4: a client that sent no initial response gets an empty
 	// challenge and one chance.
 	if response == nil && !x.asked && !x.over {
@@ -32,7 +32,7 @@ func (x *plain) Next(response []byte) (challenge []byte, done bool, err error) {
 	if err != nil {
 		return nil, false, err
 	}
-	if err := x.verify(c); err != nil {
+	if err := x.verify(ctx, c); err != nil {
 		return nil, false, err
 	}
 	return nil, true, nil

@@ -44,15 +44,13 @@ func NewScram(t *Throttle) *Scram {
 // goes with which channel binding, strict base64, nonces, who may act as whom,
 // and that an unknown user is told from a known one by nothing.
 type scramExchange struct {
-	ctx    context.Context
-	cancel context.CancelFunc
-	peer   *Peer
-	scram  *Scram
-	keys   KeyStore
-	mech   MechanismName
-	plus   bool // -PLUS was offered to this client
+	peer  *Peer
+	scram *Scram
+	keys  KeyStore
+	mech  MechanismName
+	plus  bool // -PLUS was offered to this client
 
-	next         func(*scramExchange, []byte) ([]byte, error)
+	next         func(*scramExchange, context.Context, []byte) ([]byte, error)
 	conversation *scram.ServerConversation
 	login        string
 	account      ScramKeys
@@ -62,19 +60,17 @@ type scramExchange struct {
 	id           Identity
 }
 
-func startScram(ctx context.Context, l Local, p *Peer) Exchange {
-	return newScramExchange(ctx, l, p, mechScram)
+func startScram(l Local, p *Peer) Exchange {
+	return newScramExchange(l, p, mechScram)
 }
 
-func startScramPlus(ctx context.Context, l Local, p *Peer) Exchange {
-	return newScramExchange(ctx, l, p, mechScramPlus)
+func startScramPlus(l Local, p *Peer) Exchange {
+	return newScramExchange(l, p, mechScramPlus)
 }
 
-func newScramExchange(ctx context.Context, l Local, p *Peer, mech MechanismName) *scramExchange {
-	ctx, cancel := context.WithCancel(ctx)
+func newScramExchange(l Local, p *Peer, mech MechanismName) *scramExchange {
 	return &scramExchange{
-		ctx: ctx, cancel: cancel, peer: p,
-		scram: l.Scram, keys: l.Keys, mech: mech,
+		peer: p, scram: l.Scram, keys: l.Keys, mech: mech,
 		plus: l.permits(mechScramPlus, scramProperties) && canBind(p),
 		next: (*scramExchange).begin,
 	}
@@ -83,21 +79,18 @@ func newScramExchange(ctx context.Context, l Local, p *Peer, mech MechanismName)
 // Identity implements Exchange.
 func (x *scramExchange) Identity() Identity { return x.id }
 
-// Close implements Exchange. It ends a question or a wait.
-func (x *scramExchange) Close() error {
-	x.cancel()
-	return nil
-}
+// Close implements Exchange. There is nothing to release.
+func (x *scramExchange) Close() error { return nil }
 
-// Next implements sasl.Server. Each step names the one that follows; one that
+// Next implements Exchange. Each step names the one that follows; one that
 // fails has none.
-func (x *scramExchange) Next(response []byte) (challenge []byte, done bool, err error) {
+func (x *scramExchange) Next(ctx context.Context, response []byte) (challenge []byte, done bool, err error) {
 	step := x.next
 	x.next = nil
 	if step == nil {
 		return nil, false, ErrMalformed
 	}
-	challenge, err = step(x, response)
+	challenge, err = step(x, ctx, response)
 	switch {
 	case errors.Is(err, ErrMalformed):
 		return nil, false, ErrMalformed
@@ -109,21 +102,23 @@ func (x *scramExchange) Next(response []byte) (challenge []byte, done bool, err 
 
 // RFC 4954, section 4: a client that sent no initial response gets an empty
 // challenge and one chance.
-func (x *scramExchange) begin(response []byte) ([]byte, error) {
+func (x *scramExchange) begin(ctx context.Context, response []byte) ([]byte, error) {
 	if response != nil {
-		return x.first(response)
+		return x.first(ctx, response)
 	}
 	x.next = (*scramExchange).first
 	return []byte{}, nil
 }
 
 // first takes the client-first-message, and answers with salt and iterations.
-func (x *scramExchange) first(message []byte) ([]byte, error) {
+func (x *scramExchange) first(ctx context.Context, message []byte) ([]byte, error) {
 	binding, err := x.bindingFor(message)
 	if err != nil {
 		return nil, err
 	}
-	server, err := scram.SHA256.NewServer(x.lookUp)
+	server, err := scram.SHA256.NewServer(func(login string) (scram.StoredCredentials, error) {
+		return x.lookUp(ctx, login)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -171,14 +166,14 @@ func (x *scramExchange) bindingFor(message []byte) (none scram.ChannelBinding, e
 
 // lookUp finds the keys of a user, real or fake. The fake ones are made in any
 // case, so that time does not tell them apart.
-func (x *scramExchange) lookUp(login string) (scram.StoredCredentials, error) {
+func (x *scramExchange) lookUp(ctx context.Context, login string) (scram.StoredCredentials, error) {
 	x.login = login
 	if login == "" || len(login) > maxName {
 		x.failed = ErrMalformed
 		return scram.StoredCredentials{}, x.failed
 	}
 	fake := x.scram.fakeKeys(x.keys.ScramDecoy(login))
-	keys, err := x.keys.ScramKeys(x.ctx, login)
+	keys, err := x.keys.ScramKeys(ctx, login)
 	switch f := asFailure(err); {
 	case f != nil:
 		keys, x.refused = fake, f
@@ -199,11 +194,11 @@ func (x *scramExchange) lookUp(login string) (scram.StoredCredentials, error) {
 
 // final takes the client-final-message, and answers with our own proof. The
 // client is in only when it has agreed to that.
-func (x *scramExchange) final(message []byte) ([]byte, error) {
+func (x *scramExchange) final(ctx context.Context, message []byte) ([]byte, error) {
 	if !isScram(message) || !isFinal(string(message)) {
 		return nil, ErrMalformed
 	}
-	answer, err := x.whenItsTurn(func() (string, error) { return x.prove(string(message)) })
+	answer, err := x.whenItsTurn(ctx, func() (string, error) { return x.prove(string(message)) })
 	if err != nil {
 		return nil, err
 	}
@@ -218,8 +213,8 @@ func (x *scramExchange) final(message []byte) ([]byte, error) {
 // whenItsTurn has the throttle around the check of the proof alone: while it is the
 // client's move, nobody waits for it. A proof tells nothing of the password, so
 // each wrong one is a new one.
-func (x *scramExchange) whenItsTurn(check func() (string, error)) (answer string, err error) {
-	a, err := x.scram.throttle.Enter(x.ctx, x.peer, x.login)
+func (x *scramExchange) whenItsTurn(ctx context.Context, check func() (string, error)) (answer string, err error) {
+	a, err := x.scram.throttle.Enter(ctx, x.peer, x.login)
 	if err != nil {
 		return "", err
 	}
@@ -253,7 +248,7 @@ func (x *scramExchange) prove(message string) (string, error) {
 
 // confirm takes the client's empty answer: it has found our proof to be right
 // (RFC 5802, section 3).
-func (x *scramExchange) confirm(message []byte) ([]byte, error) {
+func (x *scramExchange) confirm(_ context.Context, message []byte) ([]byte, error) {
 	if len(message) > 0 {
 		return nil, ErrMalformed
 	}

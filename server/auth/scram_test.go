@@ -123,7 +123,7 @@ func talk(t *testing.T, x Exchange, c *scram.ClientConversation) (said []string,
 		if err != nil {
 			return said, fmt.Errorf("the client gives up: %w", err)
 		}
-		answer, done, err := x.Next([]byte(response))
+		answer, done, err := x.Next(t.Context(), []byte(response))
 		if err != nil || done {
 			return said, err
 		}
@@ -224,14 +224,14 @@ func TestScramVectorOfRFC7677(t *testing.T) {
 		t.Fatalf("%s, %v", got, err)
 	}
 	x.next = (*scramExchange).final
-	got, done, err := x.Next([]byte(final))
+	got, done, err := x.Next(t.Context(), []byte(final))
 	if string(got) != serverFinal || done || err != nil {
 		t.Fatalf("%s, done %v, %v", got, done, err)
 	}
 	if x.Identity() != (Identity{}) {
 		t.Error("an identity before the client has agreed")
 	}
-	if _, done, err := x.Next([]byte{}); !done || err != nil || x.Identity().User != "user" {
+	if _, done, err := x.Next(t.Context(), []byte{}); !done || err != nil || x.Identity().User != "user" {
 		t.Errorf("done %v, %v, %+v", done, err, x.Identity())
 	}
 }
@@ -308,7 +308,7 @@ func TestScramFlags(t *testing.T) {
 		l := scramLocal(users())
 		l.Only = tt.only
 		x := start(t, l, tt.peer, tt.mech)
-		_, done, err := x.Next([]byte(tt.flag + rest))
+		_, done, err := x.Next(t.Context(), []byte(tt.flag+rest))
 		got := "goes on"
 		if err != nil || done {
 			got = result(x.Identity(), err)

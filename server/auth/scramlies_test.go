@@ -32,7 +32,7 @@ func lieTo(t *testing.T, x Exchange, header, login string) *liar {
 	t.Helper()
 	t.Cleanup(func() { x.Close() })
 	l := &liar{x: x, bare: "n=" + login + ",r=rOprNGfwEbeRWgbNEkqO"}
-	answer, done, err := x.Next([]byte(header + l.bare))
+	answer, done, err := x.Next(t.Context(), []byte(header+l.bare))
 	if done || err != nil {
 		t.Fatal(done, err)
 	}
@@ -109,7 +109,7 @@ func TestScramFinalMessages(t *testing.T) {
 			x := start(t, scramLocal(users()), tlsPeer(), "SCRAM-SHA-256")
 			l := lieTo(t, x, "n,,", "Alice")
 			nonce, _, _ := l.offer()
-			answer, done, err := x.Next([]byte(tt.lie(l, nonce)))
+			answer, done, err := x.Next(t.Context(), []byte(tt.lie(l, nonce)))
 			if done || x.Identity() != (Identity{}) {
 				t.Error("done before the client has agreed")
 			}
@@ -119,7 +119,7 @@ func TestScramFinalMessages(t *testing.T) {
 			case tt.want != yes && result(Identity{}, err) != tt.want:
 				t.Errorf("got %s, want %s", result(Identity{}, err), tt.want)
 			case tt.want != yes:
-				if answer, done, err := x.Next([]byte{}); done || !errors.Is(err, ErrMalformed) {
+				if answer, done, err := x.Next(t.Context(), []byte{}); done || !errors.Is(err, ErrMalformed) {
 					t.Errorf("goes on: %s, %v, %v", answer, done, err)
 				}
 			}
@@ -160,7 +160,7 @@ func TestScramFirstMessages(t *testing.T) {
 	for _, tt := range tests {
 		keeper := users()
 		x := start(t, scramLocal(keeper), tlsPeer(), "SCRAM-SHA-256")
-		answer, done, err := x.Next([]byte(tt.message))
+		answer, done, err := x.Next(t.Context(), []byte(tt.message))
 		if answer != nil || done || !errors.Is(err, ErrMalformed) {
 			t.Errorf("%s: %s, %v, %v", tt.name, answer, done, err)
 		}
@@ -179,18 +179,18 @@ func TestScramReplay(t *testing.T) {
 	l := lieTo(t, x, "n,,", "Alice")
 	nonce, _, _ := l.offer()
 	recorded := []byte(l.final("c=biws,r="+nonce, "secret"))
-	if _, _, err := x.Next(recorded); err != nil {
+	if _, _, err := x.Next(t.Context(), recorded); err != nil {
 		t.Fatal(err)
 	}
-	if _, done, err := x.Next(recorded); done || !errors.Is(err, ErrMalformed) {
+	if _, done, err := x.Next(t.Context(), recorded); done || !errors.Is(err, ErrMalformed) {
 		t.Errorf("twice: done %v, %v", done, err)
 	}
-	if _, done, err := x.Next([]byte{}); done || !errors.Is(err, ErrMalformed) || x.Identity() != (Identity{}) {
+	if _, done, err := x.Next(t.Context(), []byte{}); done || !errors.Is(err, ErrMalformed) || x.Identity() != (Identity{}) {
 		t.Errorf("after that: done %v, %v", done, err)
 	}
 	again := start(t, local, tlsPeer(), "SCRAM-SHA-256")
 	lieTo(t, again, "n,,", "Alice")
-	if _, done, err := again.Next(recorded); done || asFailure(err) == nil {
+	if _, done, err := again.Next(t.Context(), recorded); done || asFailure(err) == nil {
 		t.Errorf("in another exchange: done %v, %v", done, err)
 	}
 }
@@ -212,17 +212,17 @@ func TestScramNoncesAreFreshAndLong(t *testing.T) {
 func TestScramAsksForTheInitialResponse(t *testing.T) {
 	x := start(t, scramLocal(users()), tlsPeer(), "SCRAM-SHA-256")
 	defer x.Close()
-	challenge, done, err := x.Next(nil)
+	challenge, done, err := x.Next(t.Context(), nil)
 	if challenge == nil || len(challenge) != 0 || done || err != nil {
 		t.Fatalf("%q, %v, %v", challenge, done, err)
 	}
-	if answer, _, err := x.Next([]byte("n,,n=Alice,r=abc")); err != nil || !strings.HasPrefix(string(answer), "r=abc") {
+	if answer, _, err := x.Next(t.Context(), []byte("n,,n=Alice,r=abc")); err != nil || !strings.HasPrefix(string(answer), "r=abc") {
 		t.Errorf("%s, %v", answer, err)
 	}
 	for _, response := range [][]byte{nil, {}} {
 		x := start(t, scramLocal(users()), tlsPeer(), "SCRAM-SHA-256")
-		_, _, _ = x.Next(nil)
-		if _, done, err := x.Next(response); done || !errors.Is(err, ErrMalformed) {
+		_, _, _ = x.Next(t.Context(), nil)
+		if _, done, err := x.Next(t.Context(), response); done || !errors.Is(err, ErrMalformed) {
 			t.Errorf("%q: %v, %v", response, done, err)
 		}
 		x.Close()
@@ -233,10 +233,10 @@ func TestScramWaitsForTheClientToAgree(t *testing.T) {
 	x := start(t, scramLocal(users()), tlsPeer(), "SCRAM-SHA-256")
 	l := lieTo(t, x, "n,,", "Alice")
 	nonce, _, _ := l.offer()
-	if _, _, err := x.Next([]byte(l.final("c=biws,r="+nonce, "secret"))); err != nil {
+	if _, _, err := x.Next(t.Context(), []byte(l.final("c=biws,r="+nonce, "secret"))); err != nil {
 		t.Fatal(err)
 	}
-	if _, done, err := x.Next([]byte("no")); done || !errors.Is(err, ErrMalformed) || x.Identity() != (Identity{}) {
+	if _, done, err := x.Next(t.Context(), []byte("no")); done || !errors.Is(err, ErrMalformed) || x.Identity() != (Identity{}) {
 		t.Errorf("done %v, %v, %+v", done, err, x.Identity())
 	}
 }
@@ -258,7 +258,7 @@ func tellsNobodyWhoExists(t *testing.T) {
 		x := start(t, local, tlsPeer(), "SCRAM-SHA-256")
 		l := lieTo(t, x, "n,,", login)
 		nonce, salt, iterations := l.offer()
-		_, done, err := x.Next([]byte(l.final("c=biws,r="+nonce, "guess")))
+		_, done, err := x.Next(t.Context(), []byte(l.final("c=biws,r="+nonce, "guess")))
 		if done || asFailure(err) == nil {
 			t.Errorf("%s: done %v, %v", login, done, err)
 		}
@@ -297,7 +297,7 @@ func TestScramFakeKeysLetNobodyIn(t *testing.T) {
 	}
 	stored := sha256.Sum256(mac(salted, "Client Key"))
 	copy(x.account.StoredKey, stored[:]) // the slice that the conversation holds
-	_, done, err := x.Next([]byte(l.final("c=biws,r="+nonce, "secret")))
+	_, done, err := x.Next(t.Context(), []byte(l.final("c=biws,r="+nonce, "secret")))
 	if f := asFailure(err); done || f == nil || f.Kind != NoSuchUser {
 		t.Errorf("done %v, %v", done, err)
 	}
@@ -309,12 +309,12 @@ func TestScramFakeKeysLetNobodyIn(t *testing.T) {
 func TestScramBrokenStoreIsNeitherYesNorNo(t *testing.T) {
 	x := start(t, scramLocal(&fakeKeeper{err: errDown}), tlsPeer(), "SCRAM-SHA-256")
 	defer x.Close()
-	_, done, err := x.Next([]byte("n,,n=Alice,r=abc"))
+	_, done, err := x.Next(t.Context(), []byte("n,,n=Alice,r=abc"))
 	u, ok := errors.AsType[*Unavailable](err)
 	if done || !ok || u.Login != "Alice" || !errors.Is(err, errDown) {
 		t.Errorf("done %v, %v", done, err)
 	}
-	if _, done, err := x.Next([]byte("c=biws,r=abc,p=AAAA")); done || !errors.Is(err, ErrMalformed) {
+	if _, done, err := x.Next(t.Context(), []byte("c=biws,r=abc,p=AAAA")); done || !errors.Is(err, ErrMalformed) {
 		t.Errorf("goes on: %v, %v", done, err)
 	}
 }
@@ -328,7 +328,7 @@ func TestScramIsThrottled(t *testing.T) {
 			l := lieTo(t, x, "n,,", login)
 			nonce, _, _ := l.offer()
 			begun := time.Now()
-			_, _, err := x.Next([]byte(l.final("c=biws,r="+nonce, password)))
+			_, _, err := x.Next(t.Context(), []byte(l.final("c=biws,r="+nonce, password)))
 			return time.Since(begun), err
 		}
 		steps := []struct {
@@ -370,14 +370,16 @@ func TestScramHoldsNoTurnWhileTheClientThinks(t *testing.T) {
 	})
 }
 
-func TestScramCloseEndsAQuestion(t *testing.T) {
+func TestContextOfTheStepEndsALookupOfKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := start(t, scramLocal(hangingKeeper{users()}), tlsPeer(), "SCRAM-SHA-256")
+		defer x.Close()
+		ctx, cancel := context.WithCancel(t.Context())
 		go func() {
 			synctest.Wait()
-			x.Close()
+			cancel()
 		}()
-		if _, done, err := x.Next([]byte("n,,n=Alice,r=abc")); done || !errors.Is(err, context.Canceled) {
+		if _, done, err := x.Next(ctx, []byte("n,,n=Alice,r=abc")); done || !errors.Is(err, context.Canceled) {
 			t.Errorf("done %v, %v", done, err)
 		}
 	})
@@ -542,7 +544,7 @@ func FuzzScram(f *testing.F) {
 			t.Fatal(err)
 		}
 		defer x.Close()
-		answer, done, err := x.Next(first)
+		answer, done, err := x.Next(t.Context(), first)
 		if done {
 			t.Fatalf("%q got in", first)
 		}
@@ -551,10 +553,10 @@ func FuzzScram(f *testing.F) {
 		}
 		nonce, _, _ := strings.Cut(strings.TrimPrefix(string(answer), "r="), ",")
 		message := strings.ReplaceAll(string(final), "%s", nonce)
-		if answer, done, err := x.Next([]byte(message)); done || err == nil {
+		if answer, done, err := x.Next(t.Context(), []byte(message)); done || err == nil {
 			t.Fatalf("%q and %q without the password: %s", first, message, answer)
 		}
-		if _, done, err := x.Next(last); done || err == nil || x.Identity() != (Identity{}) {
+		if _, done, err := x.Next(t.Context(), last); done || err == nil || x.Identity() != (Identity{}) {
 			t.Fatalf("%q, %q, %q: got in", first, message, last)
 		}
 	})

@@ -16,7 +16,7 @@ type Question struct {
 
 type traceKey struct{}
 
-// WithTrace returns a context for [Provider.Start] in which trace hears of every
+// WithTrace returns a context for [Exchange.Next] in which trace hears of every
 // question to a store of a [Chain], as soon as it is answered. It is called by
 // the goroutine that runs the exchange. The login in a question is what a client
 // has written; nothing in it is safe to print as it is.

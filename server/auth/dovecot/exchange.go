@@ -3,22 +3,24 @@ package dovecot
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
+	"time"
 
 	"postern/server/auth"
 )
 
-var errNoAnswer = errors.New("dovecot did not answer in time")
+var (
+	errNoAnswer = errors.New("dovecot did not answer in time")
+	errOver     = errors.New("the exchange is over")
+)
 
 // An exchange is a SASL conversation between a client and Dovecot.
 type exchange struct {
 	proxy     Proxy
 	peer      *auth.Peer
 	mech      string
-	ctx       context.Context
-	cancel    context.CancelFunc
-	unhook    func() bool // keeps the end of ctx from calling release
+	deadline  time.Time   // of the whole exchange
+	expiry    *time.Timer // calls release then, whether a step is running or not
 	overheard overheard
 
 	id   auth.Identity
@@ -33,16 +35,15 @@ type exchange struct {
 // Identity implements auth.Exchange.
 func (x *exchange) Identity() auth.Identity { return x.id }
 
-// Close implements auth.Exchange. It ends a step that is still waiting.
+// Close implements auth.Exchange. It cancels the request to Dovecot.
 func (x *exchange) Close() error {
-	x.unhook()
-	x.cancel()
+	x.expiry.Stop()
 	x.release()
 	return nil
 }
 
-// Next implements sasl.Server.
-func (x *exchange) Next(response []byte) (challenge []byte, done bool, err error) {
+// Next implements auth.Exchange.
+func (x *exchange) Next(ctx context.Context, response []byte) (challenge []byte, done bool, err error) {
 	if x.last {
 		err := x.acknowledged(response)
 		return nil, err == nil, err
@@ -50,7 +51,9 @@ func (x *exchange) Next(response []byte) (challenge []byte, done bool, err error
 	if x.over {
 		return nil, false, auth.ErrMalformed
 	}
-	a, err := x.step(response)
+	ctx, cancel := context.WithDeadlineCause(ctx, x.deadline, errExchangeTime)
+	defer cancel()
+	a, err := x.step(ctx, response)
 	if err != nil {
 		x.over = true
 		x.release()
@@ -90,21 +93,21 @@ func (x *exchange) named(err error) error {
 
 // step takes the client's message to Dovecot when its turn has come. An answer
 // without an error is a challenge, or an OK and the identity is set.
-func (x *exchange) step(response []byte) (a answer, err error) {
+func (x *exchange) step(ctx context.Context, response []byte) (a answer, err error) {
 	if err := x.overheard.take(response); err != nil {
 		return answer{}, err
 	}
 	// "You begin" is no guess.
 	if response == nil {
-		return x.ask(response)
+		return x.ask(ctx, response)
 	}
-	attempt, err := x.proxy.Throttle.Enter(x.ctx, x.peer, x.overheard.login)
+	attempt, err := x.proxy.Throttle.Enter(ctx, x.peer, x.overheard.login)
 	if err != nil {
 		return answer{}, unavailable(err)
 	}
 	outcome := context.Canceled // of a step that panics: neither yes nor no
-	defer func() { x.leave(attempt, a, outcome) }()
-	a, err = x.ask(response)
+	defer func() { x.leave(ctx, attempt, a, outcome) }()
+	a, err = x.ask(ctx, response)
 	outcome = err
 	return a, err
 }
@@ -117,20 +120,20 @@ var errAbandoned = &auth.Failure{Kind: auth.Unknowable, Store: Kind, Reason: "ab
 
 // leave gives back the turn. Only an exchange that has come to an end has an
 // outcome, and only one whose login was heard can have succeeded for it.
-func (x *exchange) leave(attempt *auth.Attempt, a answer, outcome error) {
+func (x *exchange) leave(ctx context.Context, attempt *auth.Attempt, a answer, outcome error) {
 	if outcome == nil && (a.verb == verbCont || x.overheard.login == "") {
 		attempt.Yield()
 		return
 	}
-	if outcome != nil && x.ctx.Err() != nil {
+	if outcome != nil && ctx.Err() != nil {
 		outcome = errAbandoned
 	}
 	attempt.Leave(auth.Outcome{Err: outcome, User: x.id.User, Secret: x.overheard.password})
 }
 
 // ask asks Dovecot and sets the identity if it says OK.
-func (x *exchange) ask(response []byte) (answer, error) {
-	ctx, cancel := context.WithTimeoutCause(x.ctx, x.proxy.timeout(), errNoAnswer)
+func (x *exchange) ask(ctx context.Context, response []byte) (answer, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, x.proxy.timeout(), errNoAnswer)
 	defer cancel()
 	a, err := x.send(ctx, response)
 	if err != nil {
@@ -175,7 +178,7 @@ func (x *exchange) hold(r *request) error {
 	defer x.mu.Unlock()
 	if x.released {
 		r.cancel()
-		return fmt.Errorf("the exchange is over: %w", context.Cause(x.ctx))
+		return errOver
 	}
 	x.request = r
 	return nil

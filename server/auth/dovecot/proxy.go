@@ -78,15 +78,13 @@ var errExchangeTime = errors.New("the client took too long to authenticate")
 
 // Start implements auth.Provider. Dovecot hears of the exchange with its first
 // message.
-func (x Proxy) Start(ctx context.Context, p *auth.Peer, mech string) (auth.Exchange, error) {
+func (x Proxy) Start(_ context.Context, p *auth.Peer, mech string) (auth.Exchange, error) {
 	if !slices.Contains(x.Mechanisms(p), mech) {
 		return nil, auth.ErrMechanism
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, exchangeTime, errExchangeTime)
-	e := &exchange{proxy: x, peer: p, mech: mech, ctx: ctx, cancel: cancel}
+	e := &exchange{proxy: x, peer: p, mech: mech, deadline: time.Now().Add(exchangeTime)}
 	e.overheard.mech = mech
-	// Whatever ends ctx, Dovecot is told.
-	e.unhook = context.AfterFunc(ctx, e.release)
+	e.expiry = time.AfterFunc(exchangeTime, e.release)
 	return e, nil
 }
 

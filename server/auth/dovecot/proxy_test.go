@@ -78,7 +78,7 @@ func say1(t *testing.T, p Proxy, mech string, response []byte) (challenge []byte
 		return nil, false, err
 	}
 	defer x.Close()
-	return x.Next(response)
+	return x.Next(t.Context(), response)
 }
 
 // A step is what the client says and what it hears; nil and empty are not the
@@ -158,12 +158,12 @@ func TestDovecotGivesUpInBetween(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer x.Close()
-	challenge, done, err := x.Next(nil)
+	challenge, done, err := x.Next(t.Context(), nil)
 	if err == nil {
 		if string(challenge) != "Username:" || done {
 			t.Errorf("%q, %v", challenge, done)
 		}
-		_, done, err = x.Next([]byte("u"))
+		_, done, err = x.Next(t.Context(), []byte("u"))
 	}
 	if _, ok := errors.AsType[*auth.Unavailable](err); !ok || done {
 		t.Errorf("done %v, %v; want *auth.Unavailable", done, err)
@@ -176,7 +176,7 @@ func (s step) take(t *testing.T, x auth.Exchange) {
 	if _, ok := s.err.(*auth.Unavailable); ok {
 		<-x.(*exchange).request.conn.done
 	}
-	challenge, done, err := x.Next(s.says)
+	challenge, done, err := x.Next(t.Context(), s.says)
 	if string(challenge) != s.hears || done != s.done || !sameKind(err, s.err) {
 		t.Errorf("%q: %q, %v, %v; want %q, %v, %v", s.says, challenge, done, err, s.hears, s.done, s.err)
 	}
@@ -241,17 +241,17 @@ func TestAbandoned(t *testing.T) {
 		all.Go(func() {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			x, err := p.Start(ctx, clientAt(i), "LOGIN")
+			x, err := p.Start(t.Context(), clientAt(i), "LOGIN")
 			if err != nil {
 				t.Error(err)
 				return
 			}
-			if _, _, err := x.Next(nil); err != nil {
+			if _, _, err := x.Next(t.Context(), nil); err != nil {
 				t.Error(err)
 			}
 			if i%2 == 0 { // while Dovecot is being asked
 				time.AfterFunc(10*time.Millisecond, cancel)
-				if _, _, err := x.Next([]byte("u")); !isUnavailable(err) {
+				if _, _, err := x.Next(ctx, []byte("u")); !isUnavailable(err) {
 					t.Error(err)
 				}
 			}
@@ -268,6 +268,26 @@ func TestAbandoned(t *testing.T) {
 	defer c.mu.Unlock()
 	if len(c.requests) != 0 {
 		t.Errorf("%d requests are still open", len(c.requests))
+	}
+}
+
+// An exchange that has used up its time is cancelled at Dovecot, although the client
+// is silent, and does not go on afterwards.
+func TestExchangeExpires(t *testing.T) {
+	f := startFake(t, goodGreeting, say("CONT\t%ID\tVXNlcm5hbWU6\n"))
+	x, err := f.proxy(t).Start(t.Context(), peer(), "LOGIN")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Close()
+	if _, _, err := x.Next(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	x.(*exchange).deadline = time.Now()
+	x.(*exchange).expiry.Reset(0)
+	kit.Eventually(t, "CANCEL", func() bool { return len(f.heard("CANCEL")) == 1 })
+	if _, done, err := x.Next(t.Context(), []byte("u")); done || !isUnavailable(err) || !errors.Is(err, errExchangeTime) {
+		t.Errorf("done %v, %v; want %v", done, err, errExchangeTime)
 	}
 }
 
@@ -294,7 +314,7 @@ func TestStepTimesOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.Close()
-	if _, _, err := other.Next(nil); err != nil {
+	if _, _, err := other.Next(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(10 * time.Millisecond)
@@ -302,7 +322,7 @@ func TestStepTimesOut(t *testing.T) {
 	if _, _, err := say1(t, p, "PLAIN", []byte("\x00u\x00p")); !errors.Is(err, errNoAnswer) {
 		t.Errorf("%v", err)
 	}
-	if _, done, err := other.Next([]byte("u")); !done || err != nil {
+	if _, done, err := other.Next(t.Context(), []byte("u")); !done || err != nil {
 		t.Errorf("the exchange on the old connection: %v, %v", done, err)
 	}
 }
@@ -312,7 +332,7 @@ func TestStepTimesOut(t *testing.T) {
 func TestThrottle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		throttle := auth.NewThrottle(auth.Defaults())
-		x := &exchange{proxy: Proxy{Throttle: throttle}, peer: peer(), ctx: t.Context()}
+		x := &exchange{proxy: Proxy{Throttle: throttle}, peer: peer()}
 		enter := func(login string) (*auth.Attempt, time.Duration) {
 			t.Helper()
 			start := time.Now()
@@ -325,11 +345,11 @@ func TestThrottle(t *testing.T) {
 		// A challenge and a login that nobody has heard are no outcome.
 		for _, a := range []answer{{verb: verbCont}, {verb: verbOK}} {
 			attempt, _ := enter("")
-			x.leave(attempt, a, nil)
+			x.leave(t.Context(), attempt, a, nil)
 		}
 		x.overheard.login = "alice"
 		attempt, _ := enter("alice")
-		x.leave(attempt, answer{verb: verbOK}, nil)
+		x.leave(t.Context(), attempt, answer{verb: verbOK}, nil)
 
 		gone, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -338,12 +358,11 @@ func TestThrottle(t *testing.T) {
 		x.overheard.login = "bob"
 		var waited time.Duration
 		for i, ctx := range []context.Context{gone, late, t.Context()} {
-			x.ctx = ctx
 			attempt, waited = enter("bob")
 			if want := []time.Duration{0, 2 * time.Second, 4 * time.Second}[i]; waited != want {
 				t.Errorf("after %d guesses without an answer: waited %v", i, waited)
 			}
-			x.leave(attempt, answer{}, unavailable(context.Canceled))
+			x.leave(ctx, attempt, answer{}, unavailable(context.Canceled))
 		}
 		attempt, waited = enter("alice")
 		if waited != 0 {

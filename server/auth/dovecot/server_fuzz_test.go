@@ -184,7 +184,7 @@ func (a *applicant) exchange(mech string, responses ...string) {
 		if i == 0 && response == "" {
 			message = nil
 		}
-		_, done, err := x.Next(message)
+		_, done, err := x.Next(context.Background(), message)
 		if done || err != nil {
 			a.note(p, x.Identity(), err)
 			return

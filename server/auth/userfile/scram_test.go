@@ -108,7 +108,7 @@ func TestOneLineServesScramAndPlain(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := x.Next([]byte("\x00" + login + "\x00correct horse")); err != nil {
+		if _, _, err := x.Next(t.Context(), []byte("\x00"+login+"\x00correct horse")); err != nil {
 			t.Errorf("PLAIN %s: %v", login, err)
 		}
 		x.Close()
@@ -139,7 +139,7 @@ func byScram(t *testing.T, local auth.Local, peer *auth.Peer, login, password st
 		if err != nil {
 			return auth.Identity{}, err
 		}
-		answer, done, err := x.Next([]byte(response))
+		answer, done, err := x.Next(t.Context(), []byte(response))
 		if err != nil || done {
 			return x.Identity(), err
 		}
