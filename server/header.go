@@ -19,30 +19,28 @@ var replyLoop = &smtp.SMTPError{
 }
 
 var (
-	// dropped fields are the business of the client or of the last host:
+	// dropped fields belong to the client or to the final host. They are
 	// Postfix's message_drop_headers.
 	dropped = []string{"Bcc", "Resent-Bcc", "Return-Path", "Content-Length"}
 
-	// addressed fields get a domain where an address has none. Postfix would
-	// add it later and break a signature.
-	addressed = []string{
-		"From", "Sender", "To", "Cc", "Reply-To",
-		"Resent-From", "Resent-Sender", "Resent-To", "Resent-Cc", "Resent-Reply-To",
-	}
+	// authorFields and recipientFields are completed with server.origin (RFC
+	// 6409, section 8.8). A Postfix that did it later would break a signature.
+	authorFields    = []string{"From", "Sender", "Reply-To", "Resent-From", "Resent-Sender", "Resent-Reply-To"}
+	recipientFields = []string{"To", "Cc", "Resent-To", "Resent-Cc"}
 )
 
-// fixUps says how the header of a submitted message is put in order.
+// fixUps holds the parameters of fixHeader.
 type fixUps struct {
-	Sender string        // of the envelope, in the form for the wire; empty for <>
+	Sender string        // of the envelope, in the form for the next hop; empty for <>
 	Origin string        // domain for addresses without one and for Message-ID
-	NewID  func() string // left side of a Message-ID, another one at each call
-	Trace  trace         // its time is also that of a missing Date
+	NewID  func() string // left side of a Message-ID, different at each call
+	Trace  trace         // its time is also that of an added Date
 }
 
-// fixHeader returns the view of m that goes to the next hop: with our Received
-// field on top, and with the fix-ups of RFC 6409, section 8. All else stays
-// byte for byte. A *smtp.SMTPError as error is the message's fault; any other
-// means that f cannot stand in a header.
+// fixHeader returns the view of m for the next hop: with our Received field on
+// top, and with the fix-ups of RFC 6409, section 8. Everything else is unchanged
+// to the byte. A *smtp.SMTPError means that the message is at fault; any other
+// error means that f does not fit into a header.
 func fixHeader(m *message.Message, f fixUps) (*message.Message, error) {
 	if m.Count("Received") > maxReceived {
 		return nil, replyLoop
@@ -62,15 +60,20 @@ func fixHeader(m *message.Message, f fixUps) (*message.Message, error) {
 	}), nil
 }
 
-// each decides what becomes of one field.
+// each returns the new form of one field, and whether to keep it.
 func (f *fixUps) each(field message.Field) (message.Field, bool) {
 	if slices.ContainsFunc(dropped, field.Is) {
 		return field, false
 	}
-	if !slices.ContainsFunc(addressed, field.Is) {
+	author := slices.ContainsFunc(authorFields, field.Is)
+	if !author && !slices.ContainsFunc(recipientFields, field.Is) {
 		return field, true
 	}
-	value, changed := qualify(field.Value(), f.Origin)
+	list, err := message.ParseMailboxes(field.Value())
+	if err != nil || author && slices.ContainsFunc(list, hasDomain) {
+		return field, true // a word beside a complete author is a part of a name
+	}
+	value, changed := qualify(field.Value(), list, f.Origin)
 	if !changed {
 		return field, true
 	}
@@ -81,10 +84,10 @@ func (f *fixUps) each(field message.Field) (message.Field, bool) {
 	return fixed, true
 }
 
-// missing makes the fields that RFC 5322, section 3.6 demands and m lacks
-// (RFC 6409, sections 8.2 and 8.3), in the place and order of Postfix's
-// cleanup: below the others. A field that is there stays, even a wrong one: its
-// author's threads and signatures hang on it.
+// missing returns the fields that RFC 5322, section 3.6 requires and m lacks
+// (RFC 6409, sections 8.2 and 8.3). They go below the others, in the order of
+// Postfix's cleanup. A field that is present stays, even a wrong one, because
+// threads and signatures depend on it.
 func (f *fixUps) missing(m *message.Message) ([]message.Field, error) {
 	var out []message.Field
 	for _, add := range []struct {
@@ -107,7 +110,7 @@ func (f *fixUps) missing(m *message.Message) ([]message.Field, error) {
 	return out, nil
 }
 
-// author is who stands in a missing From field: the sender, as in Postfix.
+// author returns the value of an added From field: the sender, as in Postfix.
 func (f *fixUps) author() string {
 	if f.Sender == "" {
 		return "Mail Delivery System <MAILER-DAEMON@" + f.Origin + ">"
@@ -115,18 +118,15 @@ func (f *fixUps) author() string {
 	return f.Sender
 }
 
-// qualify puts @origin behind the addresses in an address list that have no
-// domain. Display names, comments, quotes, folding and groups stay as they
-// are, and so does a list that cannot be understood. So do local parts with
-// "!" and "%", which are old spellings of routes, not mailboxes of ours.
-func qualify(value []byte, origin string) (fixed []byte, changed bool) {
-	list, err := message.ParseMailboxes(value)
-	if err != nil {
-		return value, false
-	}
+func hasDomain(a message.Mailbox) bool { return a.Domain != "" }
+
+// qualify adds @origin to the incomplete addresses in list, which was read from
+// value. It changes nothing else. Local parts with "!" and "%" are old spellings
+// of routes, not mailboxes at origin, and stay as they are.
+func qualify(value []byte, list []message.Mailbox, origin string) (fixed []byte, changed bool) {
 	done := 0
 	for _, a := range list {
-		if a.Domain != "" || a.Local == "" || strings.ContainsAny(a.Local, "!%") {
+		if !a.Incomplete || strings.ContainsAny(a.Local, "!%") {
 			continue
 		}
 		fixed = append(fixed, value[done:a.End]...)

@@ -1,8 +1,11 @@
 package message
 
-import "errors"
+import (
+	"bytes"
+	"errors"
+)
 
-// Why the addresses of a field are not known.
+// Errors of ParseMailboxes.
 var (
 	ErrAddress          = errors.New("message: malformed address list")
 	ErrTooManyAddresses = errors.New("message: too many addresses in one header field")
@@ -13,14 +16,19 @@ const (
 	maxAddress   = 1000 // bytes of a local part or a domain; RFC 5321 allows 64 and 255
 )
 
-// A Mailbox is an address in a header field. Its display name is left out.
+// A Mailbox is an address in a header field, without its display name.
 type Mailbox struct {
 	Local  string // without quotes and backslashes
-	Domain string // as spelt, without comments; empty for an address without one
-	End    int    // where the local part ends, counted from the start of the value
+	Domain string // as written, without comments; empty for an address without one
+	End    int    // offset in the value at which the local part ends
+
+	// Incomplete means that only a domain is missing: the local part is one
+	// ASCII dot-atom (RFC 5322, section 3.2.3), not an encoded word (RFC 2047),
+	// and the address has neither a domain nor a source route.
+	Incomplete bool
 }
 
-// Count says how many fields there are of that name.
+// Count returns the number of fields with that name.
 func (m *Message) Count(name string) int {
 	n := 0
 	for _, f := range m.fields {
@@ -31,8 +39,8 @@ func (m *Message) Count(name string) int {
 	return n
 }
 
-// Mailboxes returns the addresses in all fields of that name, those in groups
-// (RFC 6854) included and "<>" left out.
+// Mailboxes returns the addresses in all fields with that name. It includes
+// the members of groups (RFC 6854) and leaves out "<>".
 func (m *Message) Mailboxes(name string) ([]Mailbox, error) {
 	var all []Mailbox
 	for _, f := range m.fields {
@@ -51,9 +59,12 @@ func (m *Message) Mailboxes(name string) ([]Mailbox, error) {
 }
 
 // ParseMailboxes reads an address list (RFC 5322, sections 3.4 and 4.4). It is
-// generous with display names, which clients write without the quotes that
-// they need, and strict with addresses. Time and memory are linear in the
-// length of the value, and there are at most 10,000 addresses.
+// lenient with display names, because clients leave out the quotes, and strict
+// with addresses. A word directly before ", PHRASE <ADDRESS>" is taken for the
+// first part of that display name ("Smith, John <john@example.org>") and is
+// not in the result. Time and memory are linear in the length of the value,
+// and the result has at most 10,000 addresses. The error is ErrAddress or
+// ErrTooManyAddresses.
 func ParseMailboxes(value []byte) ([]Mailbox, error) {
 	p := parser{lexer: lexer{b: value}}
 	for {
@@ -73,14 +84,14 @@ func ParseMailboxes(value []byte) ([]Mailbox, error) {
 	}
 }
 
-// place is where in an address list the parser stands.
+// place is the parser's position relative to angle brackets.
 type place uint8
 
 const (
-	outside place = iota // of angle brackets: in a display name or a bare address
-	inRoute              // behind "<@": an obsolete route, up to its colon
-	inside               // of angle brackets
-	behind               // them: only comments may follow
+	outside      place = iota // in a display name or an address without brackets
+	inRoute                   // after "<@": an obsolete route, up to its colon
+	inside                    // in the brackets
+	afterBracket              // after them: only comments may follow
 )
 
 type parser struct {
@@ -89,14 +100,25 @@ type parser struct {
 	at    place
 	group bool
 	spec  spec
+	named bool // the brackets of this entry follow a phrase
+	route bool // they begin with a source route
+	name  splitName
 }
 
-// take moves on by one token.
+// A splitName is the part of the list that may turn out to be a display name
+// with commas and without quotes, once "PHRASE <ADDRESS>" follows.
+type splitName struct {
+	from     int  // index in the list of its first word; the list's length if there is none
+	certain  bool // one part cannot be an address, so all parts after it belong to the name
+	required bool // one part is several words: without a name the list is malformed
+}
+
+// take advances by one token.
 func (p *parser) take(t token) error {
 	switch p.at {
 	case inRoute:
 		if t.kind == ':' {
-			p.at = inside
+			p.at, p.route = inside, true
 		} else if t.kind == '<' || t.kind == '>' || t.kind == ';' || t.kind == tokenEnd {
 			return ErrAddress
 		}
@@ -111,7 +133,7 @@ func (p *parser) take(t token) error {
 func (p *parser) takeInside(t token) error {
 	switch t.kind {
 	case '>':
-		p.at = behind
+		p.at = afterBracket
 		return nil
 	case ',', ';', ':', '<', tokenEnd:
 		return ErrAddress
@@ -127,47 +149,91 @@ func (p *parser) takeInside(t token) error {
 
 func (p *parser) takeOutside(t token) error {
 	switch t.kind {
-	case ',', ';', tokenEnd:
-		if p.group && t.kind == tokenEnd || !p.group && t.kind == ';' {
+	case ',':
+		return p.finish()
+	case ';', tokenEnd:
+		if p.group != (t.kind == ';') {
 			return ErrAddress
 		}
-		p.group = p.group && t.kind != ';'
-		return p.finish()
+		p.group = false
+		if err := p.finish(); err != nil {
+			return err
+		}
+		return p.endName()
 	case '>':
 		return ErrAddress
 	}
-	if p.at == behind {
+	if p.at == afterBracket {
 		return ErrAddress
 	}
 	switch t.kind {
 	case '<':
-		p.spec, p.at = spec{}, inside // what was before it is a display name
+		p.named = p.spec.part != partNone
+		p.spec, p.at = spec{}, inside
 	case ':':
 		if p.group || p.spec.part == partNone {
 			return ErrAddress
 		}
 		p.spec, p.group = spec{}, true
+		return p.endName()
 	default:
 		p.spec.add(t, p.b)
 	}
 	return nil
 }
 
-// finish ends an address, if there is one before this separator.
+// finish ends one entry of the list, which may be empty.
 func (p *parser) finish() error {
-	s := p.spec
-	p.spec, p.at = spec{}, outside
-	switch s.part {
-	case partNone:
-		return nil
-	case partLocal, partDomain:
-		p.list = append(p.list, Mailbox{Local: string(s.local), Domain: string(s.domain), End: s.end})
-		return nil
+	s, bracket, named, route := p.spec, p.at == afterBracket, p.named, p.route
+	p.spec, p.at, p.named, p.route = spec{}, outside, false, false
+	if named {
+		p.list = p.list[:p.name.from]
+		p.name = splitName{from: len(p.list)}
 	}
-	return ErrAddress
+	switch {
+	case s.part == partNone && !bracket:
+		return nil
+	case s.part == partPhrase && !bracket:
+		p.name.certain, p.name.required = true, true
+		return nil
+	case s.part == partPhrase, s.part == partAt, s.part == partBad:
+		return ErrAddress
+	}
+	incomplete := s.plain && s.part == partLocal && !route
+	if s.part == partLocal && !bracket {
+		p.extendName(incomplete)
+	} else if err := p.endName(); err != nil {
+		return err
+	}
+	if s.part != partNone {
+		p.list = append(p.list, Mailbox{string(s.local), string(s.domain), s.end, incomplete})
+		if s.part == partDomain || bracket {
+			p.name.from = len(p.list)
+		}
+	}
+	return nil
 }
 
-// part is how far an address has come.
+// extendName adds the word that is about to be appended to the list. Of
+// several words that can be addresses, only the last one starts a name.
+func (p *parser) extendName(canBeAddress bool) {
+	if !canBeAddress {
+		p.name.certain = true
+	} else if !p.name.certain {
+		p.name.from = len(p.list)
+	}
+}
+
+// endName ends the name where no "PHRASE <ADDRESS>" can follow any more.
+func (p *parser) endName() error {
+	if p.name.required {
+		return ErrAddress
+	}
+	p.name = splitName{from: len(p.list)}
+	return nil
+}
+
+// part is how much of an address has been read.
 type part uint8
 
 const (
@@ -175,15 +241,17 @@ const (
 	partLocal
 	partAt
 	partDomain
-	partBad // something that is no address, perhaps a display name
+	partPhrase // not an address and without "@": a display name
+	partBad    // not an address
 )
 
-// A spec gathers an addr-spec (RFC 5322, section 3.4.1).
+// A spec collects an addr-spec (RFC 5322, section 3.4.1).
 type spec struct {
 	part          part
 	local, domain []byte
 	end           int  // of the local part, in the value
-	dot           bool // the token before ends in a dot
+	plain         bool // the local part is one dot-atom
+	dot           bool // the previous token ends in a dot
 }
 
 // add takes a token. Words belong together only with a dot between them, which
@@ -191,34 +259,54 @@ type spec struct {
 func (s *spec) add(t token, b []byte) {
 	raw := b[t.start:t.end]
 	joins := s.dot || raw[0] == '.'
-	word := t.kind == tokenAtom || t.kind == tokenQuoted
+	word := t.kind == tokenAtom || t.kind == tokenQuoted || t.kind == tokenEncoded
 	switch {
 	case t.kind == '@' && s.part == partLocal:
 		s.part = partAt
 	case s.part == partNone && word, s.part == partLocal && word && joins:
+		s.plain = s.part == partNone && t.kind == tokenAtom && isDotAtom(raw)
 		s.part, s.end = partLocal, t.end
 		s.local = appendText(s.local, t, raw)
 	case s.part == partAt && (t.kind == tokenAtom || t.kind == tokenLiteral),
 		s.part == partDomain && t.kind == tokenAtom && joins:
 		s.part = partDomain
 		s.domain = appendText(s.domain, t, raw)
+	case t.kind != '@' && (s.part == partNone || s.part == partLocal || s.part == partPhrase):
+		s.part = partPhrase
 	default:
 		s.part = partBad
 	}
-	if s.part == partBad || len(s.local) > maxAddress || len(s.domain) > maxAddress {
-		*s = spec{part: partBad}
+	if s.part == partLocal && len(s.local) > maxAddress {
+		s.part = partPhrase
+	}
+	if len(s.domain) > maxAddress {
+		s.part = partBad
+	}
+	if s.part == partPhrase || s.part == partBad {
+		*s = spec{part: s.part}
 	}
 	s.dot = t.kind == tokenAtom && raw[len(raw)-1] == '.'
 }
 
-// appendText appends what a token means.
+// isDotAtom reports whether an atom is an ASCII dot-atom that no decoder takes
+// for the start or the end of an encoded word.
+func isDotAtom(atom []byte) bool {
+	for i, c := range atom {
+		if c >= 0x80 || c == '.' && (i == 0 || atom[i-1] == '.') {
+			return false
+		}
+	}
+	return atom[len(atom)-1] != '.' && !bytes.HasPrefix(atom, []byte("=?")) && !bytes.HasSuffix(atom, []byte("?="))
+}
+
+// appendText appends the meaning of a token.
 func appendText(to []byte, t token, raw []byte) []byte {
 	if t.kind != tokenQuoted || len(raw) > maxAddress {
 		return append(to, raw...)
 	}
 	raw = raw[1 : len(raw)-1]
 	for i := 0; i < len(raw); i++ {
-		if raw[i] == '\r' || raw[i] == '\n' { // folding means nothing
+		if raw[i] == '\r' || raw[i] == '\n' { // folding has no meaning
 			continue
 		}
 		if raw[i] == '\\' {

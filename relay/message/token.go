@@ -1,11 +1,15 @@
 package message
 
-import "strings"
+import (
+	"bytes"
+	"strings"
+)
 
-// Kinds of tokens; the others are their own character.
+// Kinds of tokens. The kind of any other token is its only character.
 const (
 	tokenEnd     = 0
-	tokenAtom    = 'a' // a run of atext, dots and bytes beyond US-ASCII
+	tokenAtom    = 'a' // a run of atext, dots and bytes above 0x7f
+	tokenEncoded = 'e' // an encoded word (RFC 2047, section 2)
 	tokenQuoted  = '"'
 	tokenLiteral = '['
 )
@@ -15,8 +19,8 @@ type token struct {
 	start, end int
 }
 
-// A lexer cuts a field value into tokens. White space, folding and comments
-// stand between them.
+// A lexer cuts a field value into tokens. It skips white space, folding and
+// comments.
 type lexer struct {
 	b   []byte
 	off int
@@ -41,6 +45,10 @@ func (l *lexer) next() (token, error) {
 		err := l.delimited(']')
 		return token{tokenLiteral, start, l.off}, err
 	}
+	if n := encodedWord(l.b[start:]); n > 0 {
+		l.off += n
+		return token{tokenEncoded, start, l.off}, nil
+	}
 	for l.off < len(l.b) && isAtom(l.b[l.off]) {
 		l.off++
 	}
@@ -54,8 +62,37 @@ func isAtom(c byte) bool {
 	return c > ' ' && c != 0x7f && strings.IndexByte(`()<>[]:;@\,"`, c) < 0
 }
 
-// skip goes to the next token. The depth of nested comments is counted, so
-// that they need no stack.
+// encodedWord returns the length of the encoded word at the start of b, or 0.
+// Clients leave commas, semicolons, colons and blanks in the encoded text, so
+// these do not end it. Characters that begin or end an address, a comment or a
+// quoted string do: a reader that does not decode the word would see an address
+// there. A failed attempt reads up to the fourth "?", so the time for all the
+// attempts in a field is linear.
+func encodedWord(b []byte) int {
+	rest, ok := bytes.CutPrefix(b, []byte("=?"))
+	if !ok {
+		return 0
+	}
+	charset := bytes.IndexFunc(rest, func(r rune) bool { return r <= ' ' || r > '~' || r == '?' })
+	if charset < 1 || len(rest) < charset+3 || rest[charset] != '?' || rest[charset+2] != '?' ||
+		strings.IndexByte("bBqQ", rest[charset+1]) < 0 {
+		return 0
+	}
+	text := rest[charset+3:]
+	n := bytes.IndexAny(text, "?@<>()\\\"")
+	if n < 0 || !bytes.HasPrefix(text[n:], []byte("?=")) || bytes.IndexFunc(text[:n], isControl) >= 0 {
+		return 0
+	}
+	return len(b) - len(text) + n + len("?=")
+}
+
+// isControl reports a control character that is neither blank nor folding.
+func isControl(r rune) bool {
+	return r < ' ' && r != '\t' && r != '\r' && r != '\n' || r == 0x7f
+}
+
+// skip advances to the next token. It counts the depth of nested comments, so
+// it needs no stack.
 func (l *lexer) skip() error {
 	depth := 0
 	for ; l.off < len(l.b); l.off++ {
@@ -76,7 +113,7 @@ func (l *lexer) skip() error {
 	return nil
 }
 
-// delimited goes behind the closing delimiter of a quoted string or a domain
+// delimited advances past the closing delimiter of a quoted string or a domain
 // literal.
 func (l *lexer) delimited(closing byte) error {
 	for l.off++; l.off < len(l.b); l.off++ {

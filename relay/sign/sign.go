@@ -1,16 +1,15 @@
-// Package sign puts DKIM signatures (RFC 6376) on messages on their way to the
+// Package sign adds DKIM signatures (RFC 6376) to messages on their way to the
 // next hop.
 //
-// A [Signer] is a [relay.NextHop] that holds another one and signs last, when
-// nobody of ours changes the message any more. The keys are those of the
-// domain in the From field: each of them signs, so that rsa-sha256 and
-// ed25519-sha256 (RFC 8463) stand side by side. A message of a domain without
-// keys passes as it is.
+// A [Signer] is a [relay.NextHop] that wraps another one and signs after all
+// other changes to the message. It uses every key of the domain in the From
+// field, so a message can have an rsa-sha256 and an ed25519-sha256 (RFC 8463)
+// signature. A message of a domain without keys passes unchanged.
 //
 // Header and body are canonicalized as "relaxed", the body is signed to its
-// end (no l=), and every name in h= stands there once more than in the
-// message, so that nobody can add a second From or Subject later. Signing
-// reads the message once, from where it is staged, for all keys together.
+// end (no l=), and h= lists every name once more than the message has it, so a
+// second From or Subject that is added later breaks the signature. Signing
+// reads the staged message once for all keys together.
 //
 // The package leaves out verifying, ARC, and signing for a parent domain. The
 // canonicalization and the cryptography are go-msgauth's. A new kind of key is
@@ -19,6 +18,7 @@ package sign
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,10 +63,10 @@ func (s *Signer) Before(next relay.NextHop) *Signer {
 	return &Signer{next: next, keys: s.keys, log: s.log}
 }
 
-// Caps is what the hop behind can do.
+// Caps returns the capabilities of the wrapped hop.
 func (s *Signer) Caps() relay.Caps { return s.next.Caps() }
 
-// Begin starts a transaction with the hop behind.
+// Begin starts a transaction with the wrapped hop.
 func (s *Signer) Begin(ctx context.Context, e *relay.Envelope) (relay.Transaction, error) {
 	t, err := s.next.Begin(ctx, e)
 	if err != nil {
@@ -75,7 +75,7 @@ func (s *Signer) Begin(ctx context.Context, e *relay.Envelope) (relay.Transactio
 	return &transaction{Transaction: t, signer: s, session: e.Session}, nil
 }
 
-// Close closes the hop behind, if it can be closed.
+// Close closes the wrapped hop if it has a Close method.
 func (s *Signer) Close() error {
 	if c, ok := s.next.(io.Closer); ok {
 		return c.Close()
@@ -103,8 +103,8 @@ func (t *transaction) Send(ctx context.Context, m *message.Message) (relay.Recei
 	return t.Transaction.Send(ctx, signed)
 }
 
-// unsignable says why a message goes out without a signature. That is no
-// reason to keep it: receivers treat it as any unsigned message.
+// unsignable is the reason why a message is sent without a signature. The
+// message is sent anyway: receivers treat it as any unsigned message.
 type unsignable string
 
 func (u unsignable) Error() string { return "not signed: " + string(u) }
@@ -131,9 +131,11 @@ func (s *Signer) sign(m *message.Message) (*message.Message, error) {
 	return m.Edit(message.Edit{Top: fields}), nil
 }
 
-// authorDomain returns the domain of the From field in A-labels. A message
-// with several From fields or authors of several domains is signed for none of
-// them, since receivers may show either.
+// authorDomain returns the domain of the From field in A-labels. Addresses
+// without a domain do not count: the header fix-ups leave such words in a field
+// that names an author ("alice, bob@example.org"). A message with several From
+// fields or authors of several domains is signed for none of them, since
+// receivers may show either.
 func authorDomain(m *message.Message) (string, error) {
 	if n := m.Count("From"); n != 1 {
 		return "", unsignable(fmt.Sprintf("%d From fields", n))
@@ -145,11 +147,13 @@ func authorDomain(m *message.Message) (string, error) {
 	if len(list) == 0 {
 		return "", unsignable("no address in From")
 	}
-	domain := asciiDomain(list[0].Domain)
-	for _, a := range list[1:] {
-		if asciiDomain(a.Domain) != domain {
+	domain := ""
+	for _, a := range list {
+		next := asciiDomain(a.Domain)
+		if next != "" && domain != "" && next != domain {
 			return "", unsignable("From has addresses of several domains")
 		}
+		domain = cmp.Or(domain, next)
 	}
 	return domain, nil
 }
@@ -192,13 +196,13 @@ func signatures(m *message.Message, keys []*privateKey, names []string) ([]messa
 	return fields, nil
 }
 
-// maxBlank bounds the white space that may stand in one piece in a message
-// that is signed.
+// maxBlank is the longest run of white space, in bytes, in a message that is
+// signed.
 const maxBlank = 1 << 20
 
 // A blankGuard refuses longer runs of white space. Relaxed canonicalization
 // drops empty lines at the end of the body only, so go-msgauth holds every run
-// of them in memory until it knows what is behind it.
+// of them in memory until it has read what follows.
 type blankGuard struct{ run int }
 
 func (g *blankGuard) Write(p []byte) (int, error) {

@@ -23,7 +23,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(kit.Main(m)) }
 
-// A recorder is the hop behind the signer.
+// A recorder is the hop that the signer wraps.
 type recorder struct {
 	sent   string
 	closed bool
@@ -72,7 +72,7 @@ func newFixture(t testing.TB, algorithms ...Algorithm) *fixture {
 	return f
 }
 
-// send sends text through the signer and returns what came out behind it.
+// send sends text through the signer and returns what the hop got.
 func (f *fixture) send(t testing.TB, text string) string {
 	t.Helper()
 	w := message.NewStage(t.TempDir(), 1<<20).New(message.Options{})
@@ -192,7 +192,7 @@ func TestTamperingFails(t *testing.T) {
 
 var hTag = regexp.MustCompile(`(?m) h=([^;]*);`)
 
-// Each name stands once more in h= than in the message.
+// h= lists each name once more than the message has it.
 func TestOversigning(t *testing.T) {
 	f := newFixture(t, Ed25519)
 	out := f.send(t, head+"Cc: a@example.org\r\nCc: b@example.org\r\nX-Other: 1\r\n\r\n")
@@ -247,7 +247,8 @@ func TestNotSigned(t *testing.T) {
 
 func TestSignedAuthors(t *testing.T) {
 	f := newFixture(t, Ed25519)
-	for _, from := range []string{"a@EXAMPLE.ORG", "a@example.org, B <b@example.org>", "T: a@example.org;", `"a, b" <"c d"@example.org> (x@example.net)`} {
+	for _, from := range []string{"a@EXAMPLE.ORG", "a@example.org, B <b@example.org>", "T: a@example.org;", `"a, b" <"c d"@example.org> (x@example.net)`,
+		"Smith, John <john@example.org>", "=?utf-8?q?Smith,_J?= <john@example.org>", "van der Berg, Jan <jan@example.org>", "alice, bob@example.org"} {
 		out := f.send(t, "From: "+from+"\r\n\r\n")
 		if errs := f.verify(t, out); len(errs) != 1 || errs[0] != nil {
 			t.Errorf("%s: %v", from, errs)
