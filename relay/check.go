@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
+	"slices"
 	"syscall"
 )
 
-// Check connects to the hop once, with all that comes before MAIL, and says
-// what is wrong and what to do about it.
+// Check connects to the hop once and does everything that precedes MAIL. The
+// error has the cause and what to do about it.
 func (h *Hop) Check(ctx context.Context) error {
 	c, err := h.pool.peer.open(ctx)
 	if err != nil {
@@ -32,7 +34,31 @@ func (r *Router) Check(ctx context.Context) error {
 	return errors.Join(all...)
 }
 
-// advice is what to do about an error of open.
+// OnThisMachine reports whether the hop is a Unix socket or has an address of
+// this machine. It resolves host names; a name that does not resolve before ctx
+// is done counts as another machine.
+func (h *Hop) OnThisMachine(ctx context.Context) bool {
+	u := h.pool.peer.url
+	if u.local() {
+		return true
+	}
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		return false
+	}
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", u.host)
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(addrs, func(ip netip.Addr) bool {
+		return ip.Unmap().IsLoopback() || slices.ContainsFunc(own, func(a net.Addr) bool {
+			prefix, err := netip.ParsePrefix(a.String())
+			return err == nil && prefix.Addr().WithZone("") == ip.Unmap().WithZone("")
+		})
+	})
+}
+
+// advice returns what to do about an error of open.
 func (p *peer) advice(err error) string {
 	var dns *net.DNSError
 	var record tls.RecordHeaderError

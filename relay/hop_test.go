@@ -1,6 +1,8 @@
 package relay
 
 import (
+	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -39,8 +41,8 @@ func TestKindsOfHop(t *testing.T) {
 	}
 }
 
-// Each thing that can be wrong with a hop is said with what to do about it,
-// and is temporary for the client.
+// The error for each fault of a hop has what to do about it, and is temporary
+// for the client.
 func TestCheck(t *testing.T) {
 	t.Parallel()
 	config, ca := certificate(t)
@@ -143,6 +145,32 @@ func TestUnreadableFiles(t *testing.T) {
 		}
 		if err == nil || !strings.Contains(err.Error(), key) {
 			t.Errorf("got %v, want %q in it", err, key)
+		}
+	}
+}
+
+func TestOnThisMachine(t *testing.T) {
+	urls := map[string]bool{
+		"smtp://localhost":        true,
+		"smtp://127.0.0.9:10587":  true,
+		"smtp+unix:///run/x":      true,
+		"smtp://192.0.2.1":        false,
+		"smtp://[2001:db8::1]:25": false,
+		"smtp://hop.invalid":      false,
+	}
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range own {
+		if prefix, err := netip.ParsePrefix(a.String()); err == nil && prefix.Addr().Zone() == "" {
+			urls["smtp://"+net.JoinHostPort(prefix.Addr().String(), "25")] = true
+		}
+	}
+	for u, want := range urls {
+		h := &Hop{pool: &pool{peer: &peer{url: mustURL(t, u)}}}
+		if got := h.OnThisMachine(t.Context()); got != want {
+			t.Errorf("%s: %v, want %v", u, got, want)
 		}
 	}
 }

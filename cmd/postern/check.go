@@ -18,7 +18,7 @@ import (
 	"postern/relay/spool"
 )
 
-// checkTime bounds each question that check asks of somebody else.
+// checkTime limits the time for each request of check to another program.
 const checkTime = 20 * time.Second
 
 func checkCommand() *cobra.Command {
@@ -56,14 +56,14 @@ func check(ctx context.Context, config string, out io.Writer) error {
 	return nil
 }
 
-// A checkup prints one line for each thing that it looks at.
+// A checkup prints one line for each part of the server that it checks.
 type checkup struct {
 	out    io.Writer
 	shop   *workshop
 	failed bool
 }
 
-// all goes through the parts in the order in which a message meets them.
+// all checks the parts in the order in which a message passes them.
 func (c *checkup) all(ctx context.Context, cfg *Config, config string) {
 	if err := c.shop.startPAM(cfg); err != nil { // as serve does, before it gives up root
 		c.result("PAM", "", err)
@@ -76,7 +76,7 @@ func (c *checkup) all(ctx context.Context, cfg *Config, config string) {
 	c.stores(ctx, cfg)
 	c.policies(cfg)
 	c.result("stage", "large messages in transit", checkStageDir(cfg.Server.StageDir))
-	c.nextHops(ctx, cfg.Relay.Config)
+	c.nextHops(ctx, cfg.Relay.Config, len(cfg.Relay.DKIM) > 0)
 	if dir := cfg.Relay.Dir; dir != "" {
 		c.result("spool", dir, spool.Check(dir))
 	}
@@ -100,8 +100,8 @@ func (c *checkup) line(word, what, text string) {
 	fmt.Fprintf(c.out, "%-4s  %-13s  %s\n", word, what, strings.ReplaceAll(text, "\n", "\n"+strings.Repeat(" ", 21)))
 }
 
-// becomeUser drops root as serve does, for what root can read says nothing of
-// what the server's user can. It reports whether to go on.
+// becomeUser drops root as serve does, because root can read files that the
+// server's user cannot. It reports whether to go on.
 func (c *checkup) becomeUser(cfg *Config, config string) bool {
 	if os.Geteuid() == 0 && cfg.Server.User == "" {
 		c.warn("user", "looking as root, which can read everything; without server.user the server does not start as root, "+
@@ -162,20 +162,41 @@ func (c *checkup) policies(cfg *Config) {
 	}
 }
 
-func (c *checkup) nextHops(ctx context.Context, cfg relay.Config) {
+func (c *checkup) nextHops(ctx context.Context, cfg relay.Config, signed bool) {
 	router, err := relay.New(cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		c.result("relay", "", explainUnreadable(err))
 		return
 	}
+	var local []string
 	for _, h := range router.Hops() {
 		ctx, cancel := context.WithTimeout(ctx, checkTime)
 		c.result("relay", "next hop "+h.String(), h.Check(ctx))
+		if h.OnThisMachine(ctx) {
+			local = append(local, h.String())
+		}
 		cancel()
+	}
+	if len(local) > 0 {
+		c.headerRewriting(local, signed)
 	}
 	if err := router.Close(); err != nil {
 		c.result("relay", "", err)
 	}
+}
+
+// headerRewriting describes the setting with which Postfix changes header fields
+// of clients on its own machine, which it does by default. Nothing in the SMTP
+// dialogue shows whether it is switched off already, so this is no warning.
+func (c *checkup) headerRewriting(hops []string, signed bool) {
+	effect := "."
+	if signed {
+		effect = "\nand the signatures of the DKIM keys below do not verify."
+	}
+	c.line("note", "relay", "on this machine: "+few(hops)+"; if that is Postfix, it rewrites the headers it gets from here:\n"+
+		"\"From: Smith, John <john@example.org>\" gets a domain after \"Smith\""+effect+"\n"+
+		"switch that off: postconf -e 'local_header_rewrite_clients =' && postfix reload\n"+
+		"or for one entry of master.cf: -o local_header_rewrite_clients=")
 }
 
 func (c *checkup) keys(keys []sign.Key) {
@@ -185,7 +206,7 @@ func (c *checkup) keys(keys []sign.Key) {
 	}
 }
 
-// stores opens one store after the other, so that each gets its line.
+// stores opens each store by itself, so that each has a line of output.
 func (c *checkup) stores(ctx context.Context, cfg *Config) {
 	for _, s := range cfg.Auth.Stores {
 		keyless, err := c.shop.checkStore(ctx, cfg.Auth, s)
@@ -199,7 +220,7 @@ func (c *checkup) stores(ctx context.Context, cfg *Config) {
 	c.result("mechanisms", strings.Join(names, " "), err)
 }
 
-// few names the first of many.
+// few joins the first ten names and adds the number of the others.
 func few(names []string) string {
 	const most = 10
 	if more := len(names) - most; more > 0 {

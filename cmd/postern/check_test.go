@@ -37,7 +37,36 @@ mynetworks = "127.0.0.0/8"
 	wantLines(t, stdout, "ok    configuration", "FAIL  certificate", "FAIL  store", "warn  policy", "FAIL  relay", "FAIL  DKIM key", "missing.pem")
 }
 
-// Where SCRAM is offered, those whom it locks out are named.
+// A Postfix on the same machine rewrites headers by default. The note names the
+// setting once, and signatures only if there are any.
+func TestCheckOfHeaderRewriting(t *testing.T) {
+	const setting, signatures = "-o local_header_rewrite_clients=", "signatures of the DKIM keys"
+	s := newServing(t)
+	check := func() string {
+		_, stdout, _ := command(t, "", "check", "--config", s.config())
+		return stdout
+	}
+	out := check()
+	wantLines(t, out, "note  relay          on this machine: "+s.mailbox.url()+";", "postconf -e 'local_header_rewrite_clients ='", setting)
+	if strings.Contains(out, signatures) {
+		t.Errorf("there are no signatures:\n%s", out)
+	}
+	s.configure(t, "[[relay.dkim]]\ndomain = \"example.org\"\nselector = \"s1\"\nkey = \"key.pem\"\n")
+	hop := fmt.Sprintf("%q", s.mailbox.url())
+	text := readFile(t, s.config())
+	writeFile(t, s.config(), strings.Replace(text, hop, hop+`, "smtp://127.0.0.2:9"`, 1))
+	out = check()
+	wantLines(t, out, s.mailbox.url()+", smtp://127.0.0.2:9;", signatures)
+	if n := strings.Count(out, setting); n != 1 {
+		t.Errorf("%d notes, want 1:\n%s", n, out)
+	}
+	writeFile(t, s.config(), strings.Replace(text, hop, `"smtp://hop.invalid:25"`, 1))
+	if out := check(); strings.Contains(out, "local_header_rewrite_clients") {
+		t.Errorf("the hop is not on this machine:\n%s", out)
+	}
+}
+
+// Users without keys for SCRAM cannot log in where it is offered.
 func TestCheckOfUsersWithoutScramKeys(t *testing.T) {
 	s := newServing(t)
 	s.user(t, "bob", "right")
@@ -50,7 +79,7 @@ func TestCheckOfUsersWithoutScramKeys(t *testing.T) {
 	wantLines(t, stdout, "ok    store", "warn  store", "no keys for it: alice, bob\n", "--scheme scram-sha-256")
 }
 
-// What the sandbox would allow is told, or why there would be none.
+// check prints what the sandbox would allow, or why there would be none.
 func TestCheckOfTheSandbox(t *testing.T) {
 	s := newServing(t)
 	_, stdout, _ := command(t, "", "check", "--config", s.config())
@@ -72,7 +101,7 @@ func TestFew(t *testing.T) {
 	}
 }
 
-// A server that takes connections and says nothing does not hold the checkup up.
+// A server that accepts connections and sends no reply does not block check.
 func TestCheckOfAStoreThatHangs(t *testing.T) {
 	s := newServing(t)
 	l, err := net.Listen("unix", s.file("mux"))
@@ -92,7 +121,7 @@ func sceneCheck() int {
 	return run([]string{"check", "--config", os.Getenv("POSTERN_TEST_FILE")}, os.Stdin, os.Stdout, os.Stdout)
 }
 
-// What root can read says nothing of what the server's user can.
+// Root can read files that the server's user cannot.
 func TestCheckLooksAsTheUser(t *testing.T) {
 	s := newServing(t)
 	text := strings.Replace(readFile(t, s.config()), "[server]\n", "[server]\nuser = \"nobody\"\n", 1)
