@@ -109,7 +109,7 @@ func (t *transaction) connect(ctx context.Context) error {
 	if t.conn != nil {
 		return nil
 	}
-	t.hop, t.held = t.router.choose(t.failures), 0
+	t.hop, t.sent = t.router.choose(t.failures), 0
 	c, err := t.hop.connect(ctx, t.env.user(), t.stale)
 	if err != nil {
 		t.fail(t.hop)

@@ -13,49 +13,50 @@ import (
 	"postern/relay/message"
 )
 
-// Postfix slows a client down after 10 errors and hangs up after 20
-// (smtpd_soft_error_limit, smtpd_hard_error_limit), and after 100 RSET and the
-// like takes each one for an error (smtpd_junk_command_limit); a delivered
-// message sets its counts to zero. A connection that comes near is replaced,
-// so that one user's mistakes are not the next one's delay.
+// Postfix delays a client after 10 errors and closes the connection after 20
+// (smtpd_soft_error_limit, smtpd_hard_error_limit), and counts RSET and the like as
+// errors after 100 of them (smtpd_junk_command_limit); a delivered message resets its
+// counters. A connection that comes near is replaced, so that one user's mistakes do
+// not delay another user.
 const (
 	maxRefusals  = 8
 	maxGiveBacks = 50
 )
 
 const (
-	resetTimeout = 5 * time.Second // RSET does nothing but forget
-	quitTimeout  = 2 * time.Second // nobody waits for the answer
+	resetTimeout = 5 * time.Second // RSET takes a hop no time
+	quitTimeout  = 2 * time.Second // the reply to QUIT does not matter
 	blockSize    = 32 << 10
 )
 
 // A conn is one connection to a hop. It is used by one goroutine at a time.
-// After an error that is not a *smtp.SMTPError it is of no use.
+// After an error that is not a *smtp.SMTPError it cannot be used any more.
 type conn struct {
 	peer       *peer
 	wire       *wire
-	client     *smtp.Client
 	caps       Caps
+	offers     extensions
 	pipelining bool // RFC 2920
 
-	user      string // who has it now
-	reused    bool   // somebody else used it before, so the hop may have left
-	open      bool   // the hop has a sender from us
-	refusals  int    // since the last delivered message
-	giveBacks int    // likewise
-	delivered int
-	overdue   bool // all of a message is out, and nothing of the answer has come in time
-	idleSince time.Time
+	user        string // of the current transaction
+	reused      bool   // it has been idle, so the hop may have closed it
+	open        bool   // the hop has accepted the sender, or MAIL is pending
+	mailPending bool   // MAIL is sent together with the next RCPT; its reply is still to come
+	smtputf8    bool   // the last MAIL had SMTPUTF8
+	refusals    int    // since the last delivered message
+	giveBacks   int    // likewise
+	delivered   int
+	overdue     bool // the whole message has been sent, and nothing of the reply has come in time
+	idleSince   time.Time
 
-	in *bufio.Reader // a block of the message, made for the first one
+	in *bufio.Reader // a block of the message, allocated for the first one
 }
 
-// worn reports that the hop's patience with this connection is nearly used
-// up.
-func (c *conn) worn() bool { return c.refusals >= maxRefusals || c.giveBacks >= maxGiveBacks }
+// nearErrorLimit reports that the hop will soon delay or close this connection.
+func (c *conn) nearErrorLimit() bool { return c.refusals >= maxRefusals || c.giveBacks >= maxGiveBacks }
 
-// judge is verdict, and counts what the hop counts.
-func (c *conn) judge(err error) error {
+// count is verdict, and counts the errors that the hop counts.
+func (c *conn) count(err error) error {
 	err = verdict(err)
 	if isRefusal(err) {
 		c.refusals++
@@ -68,37 +69,68 @@ func isRefusal(err error) bool {
 	return ok
 }
 
-// mail names the sender to the hop. A hop with PIPELINING hears it together
-// with the next recipient (RFC 2920 3.1), and rcpt returns what it says to that.
+// mail sends MAIL. With PIPELINING it goes out together with the next RCPT
+// (RFC 2920, section 3.1), and rcpt returns the reply if it is a refusal.
 func (c *conn) mail(ctx context.Context, from string, opts *smtp.MailOptions) error {
-	// RFC 6531 3.2: without SMTPUTF8 on the way the message must go back.
+	// RFC 6531, section 3.2: a message must not go on without SMTPUTF8 if it has it.
 	if opts.UTF8 && !c.caps.SMTPUTF8 {
 		return &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 6, 7}, Message: "The next hop does not take internationalized mail"}
 	}
 	defer c.wire.within(ctx, c.peer.command).end()
-	c.wire.hold = c.pipelining
-	err := c.judge(c.client.Mail(from, opts))
-	c.open = c.open || err == nil
+	c.smtputf8 = opts.UTF8
+	line := mailCommand(from, opts, c.offers)
+	if c.pipelining {
+		err := c.wire.queue(line)
+		c.mailPending, c.open = err == nil, err == nil
+		return err
+	}
+	r, err := c.wire.exchange(line)
+	if err != nil {
+		return err
+	}
+	err = c.count(r.result(r.code == 250))
+	c.open = err == nil
 	return err
 }
 
-// rcpt names a recipient to the hop. Without c.open, the error is about the
-// sender.
-func (c *conn) rcpt(ctx context.Context, r recipient) error {
+// rcpt sends RCPT. If c.open is false afterwards, the error is about the sender.
+func (c *conn) rcpt(ctx context.Context, to recipient) error {
 	defer c.wire.within(ctx, c.peer.command).end()
-	err := c.judge(c.client.Rcpt(r.address, r.options()))
-	if c.wire.ahead && isRefusal(err) {
+	if err := c.wire.send(rcptCommand(to, c.smtputf8, c.offers)); err != nil {
+		return err
+	}
+	if c.mailPending {
+		if err := c.mailReply(); err != nil {
+			return err
+		}
+	}
+	r, err := c.wire.reply()
+	if err != nil {
+		return err
+	}
+	// 251 is a success, too (RFC 5321, section 3.4).
+	return c.count(r.result(r.code/10 == 25))
+}
+
+// mailReply reads the reply to a MAIL that was sent together with RCPT.
+func (c *conn) mailReply() error {
+	c.mailPending = false
+	r, err := c.wire.reply()
+	if err != nil {
+		return err
+	}
+	err = c.count(r.result(r.code == 250))
+	if isRefusal(err) {
 		c.open = false
 		c.skipReply()
 	}
 	return err
 }
 
-// skipReply reads what the hop says to a recipient behind a refused sender.
-// That must be a refusal, too, of which nobody needs to hear; the hop counts
-// it. After anything else the connection is not to be used again.
+// skipReply reads the reply to a recipient that was sent together with a refused
+// sender. It must be a refusal, too, which the hop counts. After any other reply the
+// connection is not used again.
 func (c *conn) skipReply() {
-	c.wire.ahead = false
 	r, err := c.wire.reply()
 	if err != nil || r.code < 400 || r.code == 421 {
 		c.refusals = maxRefusals
@@ -106,42 +138,43 @@ func (c *conn) skipReply() {
 	c.refusals++
 }
 
-// data hands over the message for the recipients that were accepted, and
-// returns the hop's text. errUncertain is the error if the hop has been told
-// that the data ends and did not answer that: the message may be delivered.
+// data sends the message for the recipients that were accepted, and returns the text
+// of the hop's 250. The error is errUncertain if the end of the data has been sent and
+// the hop has not replied to it: the message may have been delivered.
 func (c *conn) data(ctx context.Context, m *message.Message) (string, error) {
-	// RFC 6152 3: who cannot convert and cannot pass on 8-bit data gives the
-	// message back. RFC 3463: X.6.3, conversion required but not supported.
+	// RFC 6152, section 3: a relay that cannot convert 8-bit data returns the message.
+	// RFC 3463: X.6.3, conversion required but not supported.
 	if m.EightBit() && !c.caps.EightBit {
 		return "", &smtp.SMTPError{Code: 554, EnhancedCode: smtp.EnhancedCode{5, 6, 3}, Message: "The next hop takes 7-bit mail only, and this message has 8-bit characters"}
 	}
-	body, err := c.beginData(ctx)
-	if err != nil {
+	if err := c.beginData(ctx); err != nil {
 		return "", err
 	}
 	bound := c.wire.within(ctx, c.peer.data)
-	text, err := c.bodyAndEnd(body, m)
+	text, err := c.bodyAndEnd(m)
 	if bound.settle() && !c.overdue {
 		c.drop()
 	}
 	return text, err
 }
 
-func (c *conn) bodyAndEnd(body *smtp.DataCommand, m *message.Message) (string, error) {
-	// Between the answer to DATA and CloseWithResponse the client writes
-	// nothing, so whole blocks go beneath it; its DotWriter, which has seen
-	// none of them, then sends just CRLF "." CRLF, and the last block with it.
-	// If the message cannot be read to its end, that block never leaves.
+// bodyAndEnd leaves the last block of the message in the buffer, to be sent together
+// with the end of the data. If the message cannot be read to its end, that block is
+// never sent.
+func (c *conn) bodyAndEnd(m *message.Message) (string, error) {
 	if err := c.write(m); err != nil {
 		return "", err
 	}
-	return c.endData(body)
+	return c.endData()
 }
 
-func (c *conn) beginData(ctx context.Context) (*smtp.DataCommand, error) {
+func (c *conn) beginData(ctx context.Context) error {
 	defer c.wire.within(ctx, c.peer.command).end()
-	body, err := c.client.Data()
-	return body, c.judge(err)
+	r, err := c.wire.exchange("DATA")
+	if err != nil {
+		return err
+	}
+	return c.count(r.result(r.code == 354))
 }
 
 func (c *conn) write(m *message.Message) error {
@@ -150,47 +183,48 @@ func (c *conn) write(m *message.Message) error {
 	}
 	c.in.Reset(m.Reader())
 	err := writeBody(c.wire.out, c.in)
-	c.in.Reset(nil) // an idle connection holds no message
+	c.in.Reset(nil) // an idle connection must not keep the message in memory
 	return err
 }
 
-func (c *conn) endData(body *smtp.DataCommand) (string, error) {
-	answer, err := body.CloseWithResponse()
+// endData sends the CRLF "." CRLF and reads the reply.
+func (c *conn) endData() (string, error) {
+	r, err := c.wire.exchange("\r\n.")
+	if err == nil {
+		err = r.result(r.code == 250)
+	}
 	if err == nil {
 		c.open, c.refusals, c.giveBacks = false, 0, 0
 		c.delivered++
-		return cleanLine(answer.StatusText), nil
+		return r.receiptText(), nil
 	}
 	err = c.endVerdict(err)
-	c.open = false // RFC 5321 4.1.1.4: a refusal, too, ends the transaction
+	c.open = false // RFC 5321, section 4.1.1.4: a refusal, too, ends the transaction
 	return "", err
 }
 
-// endVerdict is judge for the answer to the end of data, after which nothing
-// is ever tried again.
+// endVerdict is count for the reply to the end of the data, after which the message is
+// never sent again.
 func (c *conn) endVerdict(err error) error {
-	var e *smtp.SMTPError
-	if errors.As(err, &e) && e.Code == 421 {
-		// It was refused for sure; that the hop leaves is not the client's
-		// business, and 421 would say that we leave.
+	if e, ok := errors.AsType[*smtp.SMTPError](err); ok && e.Code == 421 {
+		// The message is refused for certain. To the client, 421 would mean that
+		// this server closes the connection, and not the hop.
 		c.refusals = maxRefusals
 		gone := *e
 		gone.Code = 451
 		return refusal(&gone)
 	}
-	// If the final dot did not leave as a whole, the data has no end, and
-	// the hop throws it away (RFC 5321 4.1.1.4). Over TLS, too: what is left
-	// of a record cannot be read.
-	if err = c.judge(err); isRefusal(err) || c.wire.cut {
+	// If the final dot was not sent completely, the data has no end, and the hop
+	// discards it (RFC 5321, section 4.1.1.4). This holds over TLS, too: an incomplete
+	// record cannot be decrypted.
+	if err = c.count(err); isRefusal(err) || c.wire.unsent {
 		return err
 	}
-	c.overdue = errors.Is(err, os.ErrDeadlineExceeded) && !c.wire.torn
+	c.overdue = errors.Is(err, os.ErrDeadlineExceeded) && !c.wire.partial
 	return fmt.Errorf("%w: %w", errUncertain, err)
 }
 
-// reset makes the hop forget sender and recipients. It does so on the bare
-// wire: go-smtp's client would say EHLO again before the next MAIL, a second
-// round trip that Postfix counts as junk like the RSET itself.
+// reset makes the hop forget sender and recipients.
 func (c *conn) reset(ctx context.Context) error {
 	defer c.wire.within(ctx, resetTimeout).end()
 	_, err := c.wire.command("RSET", 250)
@@ -199,14 +233,13 @@ func (c *conn) reset(ctx context.Context) error {
 	return err
 }
 
-// quit says goodbye. RFC 5321 4.1.1.10.
+// quit ends the connection as RFC 5321, section 4.1.1.10, asks for.
 func (c *conn) quit() {
 	b := c.wire.within(context.Background(), quitTimeout)
-	c.client.Quit()
+	_, _ = c.wire.command("QUIT", 221) // the connection is closed in any case
 	b.end()
 	c.drop()
 }
 
-// drop hangs up. In the middle of a message it is the only way to abandon it:
-// DataCommand.Close would send the final dot.
+// drop closes the connection. In the middle of a message it is the only way to abandon it.
 func (c *conn) drop() { c.wire.raw.Close() }

@@ -4,28 +4,30 @@ import (
 	"unicode/utf8"
 
 	"github.com/emersion/go-smtp"
+
+	"postern/internal/dsn"
 )
 
-// maxAddress is well above RFC 5321 4.5.3.1.3 (256) and keeps a command line
-// bounded.
-const maxAddress = 900
+// MaxAddress is the longest address that goes to a hop, in octets. It is well above
+// that of RFC 5321, section 4.5.3.1.3 (256), and keeps a command line bounded.
+const MaxAddress = 900
 
-// RFC 3463 3.2: bad address syntax.
+// RFC 3463, section 3.2: bad address syntax.
 var (
 	badRecipient = smtp.EnhancedCode{5, 1, 3}
 	badSender    = smtp.EnhancedCode{5, 1, 7}
 )
 
-// A recipient is one RCPT with its DSN parameters.
+// A recipient is one RCPT with its DSN parameters, validated by newRecipient.
 type recipient struct {
-	address  string
-	notify   []smtp.DSNNotify
-	original string
-	kind     smtp.DSNAddressType
+	address      string
+	notify       []smtp.DSNNotify
+	original     string // encoded, as the client sent it
+	originalType smtp.DSNAddressType
 }
 
-// user is who waits his turn for a connection: a login, or, without one, the
-// address of the client.
+// user returns the key by which connections are shared out fairly: the login, or,
+// for a client without one, its IP address.
 func (e *Envelope) user() string {
 	if e.Login != "" {
 		return e.Login
@@ -33,14 +35,18 @@ func (e *Envelope) user() string {
 	return "\x00" + e.Remote.Addr().String()
 }
 
-// checkSender looks at what MAIL will pass on.
+// checkSender validates the values of e that MAIL passes on. ENVID must be xtext
+// (see Envelope). The error is a *smtp.SMTPError.
 func checkSender(e *Envelope) error {
 	if err := checkAddress(e.Sender, e.Options.UTF8, badSender); err != nil {
 		return err
 	}
 	ret, id := e.Options.Return, e.Options.EnvelopeID
-	// RFC 3461 4.3, 4.4: an ENVID is printable and has at most 100 characters.
-	if ret != "" && ret != smtp.DSNReturnFull && ret != smtp.DSNReturnHeaders || len(id) > 100 || !isPrintableASCII(id) {
+	// RFC 3461, section 4.3.
+	if ret != "" && ret != smtp.DSNReturnFull && ret != smtp.DSNReturnHeaders {
+		return errDSN()
+	}
+	if id != "" && !dsn.ValidEnvelopeID(id) {
 		return errDSN()
 	}
 	return nil
@@ -50,7 +56,8 @@ func errDSN() error {
 	return &smtp.SMTPError{Code: 501, EnhancedCode: smtp.EnhancedCode{5, 5, 4}, Message: "Malformed DSN parameter"}
 }
 
-// newRecipient takes over what is passed on: only what was checked here.
+// newRecipient validates a recipient and takes over the options that RCPT passes
+// on. The error is a *smtp.SMTPError.
 func newRecipient(to string, opts *smtp.RcptOptions, allow8bit bool) (recipient, error) {
 	r := recipient{address: to}
 	if to == "" {
@@ -60,16 +67,17 @@ func newRecipient(to string, opts *smtp.RcptOptions, allow8bit bool) (recipient,
 		return r, err
 	}
 	if opts != nil {
-		r.notify, r.original, r.kind = opts.Notify, opts.OriginalRecipient, opts.OriginalRecipientType
+		r.notify, r.original, r.originalType = opts.Notify, opts.OriginalRecipient, opts.OriginalRecipientType
 	}
-	if !validNotify(r.notify) || !validOriginal(r.original, r.kind) {
+	if !validNotify(r.notify) || !validOriginal(r.originalType, r.original) {
 		return r, errDSN()
 	}
 	return r, nil
 }
 
-// CheckRecipient says what Rcpt would, before it asks a hop: nil, or a
-// *smtp.SMTPError for an address or a parameter that must not go on the wire.
+// CheckRecipient validates what MAIL and RCPT would pass on, as Transaction.Rcpt
+// does before it asks a hop. It returns nil, or a *smtp.SMTPError for a value that
+// must not go to a hop.
 func CheckRecipient(e *Envelope, to string, opts *smtp.RcptOptions) error {
 	if err := checkSender(e); err != nil {
 		return err
@@ -78,13 +86,10 @@ func CheckRecipient(e *Envelope, to string, opts *smtp.RcptOptions) error {
 	return err
 }
 
-func (r recipient) options() *smtp.RcptOptions {
-	return &smtp.RcptOptions{Notify: r.notify, OriginalRecipientType: r.kind, OriginalRecipient: r.original}
-}
-
 func (r recipient) wantsDSN() bool { return len(r.notify) > 0 || r.original != "" }
 
-// RFC 3461 4.1: NEVER stands alone, and nothing stands twice.
+// validNotify: RFC 3461, section 4.1: NEVER excludes all others. No keyword may be
+// repeated.
 func validNotify(values []smtp.DSNNotify) bool {
 	seen := map[smtp.DSNNotify]bool{}
 	for _, v := range values {
@@ -97,33 +102,17 @@ func validNotify(values []smtp.DSNNotify) bool {
 	return !seen[smtp.DSNNotifyNever] || len(values) == 1
 }
 
-// RFC 3461 4.2, RFC 6533 3. What is special is encoded by go-smtp.
-func validOriginal(address string, kind smtp.DSNAddressType) bool {
-	switch {
-	case address == "":
-		return true
-	case len(address) > maxAddress:
-		return false
-	case kind == smtp.DSNAddressTypeRFC822:
-		return isPrintableASCII(address)
-	}
-	return kind == smtp.DSNAddressTypeUTF8 && utf8.ValidString(address)
+// validOriginal allows UTF-8 whether or not the transaction uses SMTPUTF8, since
+// rcptCommand converts it where it must.
+func validOriginal(addrType smtp.DSNAddressType, address string) bool {
+	return address == "" || dsn.ValidOriginalRecipient(string(addrType), address, true)
 }
 
-func isPrintableASCII(s string) bool {
-	for _, b := range []byte(s) {
-		if b < ' ' || b > '~' {
-			return false
-		}
-	}
-	return true
-}
-
-// checkAddress keeps an address from becoming anything else on the wire: a
-// second command, a parameter, or bytes that the hop did not agree to. It is
-// not a full parser; that is the server's and the hop's business.
+// checkAddress makes sure that an address stays an address in the command line:
+// that it cannot become a second command, a parameter, or octets that the hop did
+// not agree to. It is not a full parser; the server and the hop have one.
 func checkAddress(address string, allow8bit bool, bad smtp.EnhancedCode) error {
-	if len(address) > maxAddress {
+	if len(address) > MaxAddress {
 		return badAddress(bad, "Address is too long")
 	}
 	if !utf8.ValidString(address) {
@@ -134,7 +123,7 @@ func checkAddress(address string, allow8bit bool, bad smtp.EnhancedCode) error {
 		switch {
 		case r < ' ' || r >= 0x7f && r < 0xa0:
 			return badAddress(bad, "Address has a control character in it")
-		// RFC 6531 3.4: such an address needs SMTPUTF8.
+		// RFC 6531, section 3.4: such an address needs SMTPUTF8.
 		case r >= 0x80 && !allow8bit:
 			return &smtp.SMTPError{Code: 553, EnhancedCode: smtp.EnhancedCode{5, 6, 7}, Message: "Address needs SMTPUTF8"}
 		case escaped:

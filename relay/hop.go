@@ -102,15 +102,17 @@ func (p *peer) greet(ctx context.Context, w *wire) (*conn, error) {
 	if err := p.secure(ctx, w); err != nil {
 		return nil, err
 	}
-	c := &conn{peer: p, wire: w, client: smtp.NewClient(w)}
-	if err := c.client.Hello(p.helo); err != nil {
+	client := smtp.NewClient(w)
+	if err := client.Hello(p.helo); err != nil {
 		return nil, asGreeting(err)
 	}
-	if err := p.authenticate(c.client); err != nil {
+	if err := p.authenticate(client); err != nil {
 		return nil, err
 	}
-	c.caps = capsOf(c.client)
-	c.pipelining, _ = c.client.Extension("PIPELINING")
+	c := &conn{peer: p, wire: w, caps: capsOf(client)}
+	c.offers = extensions{eightBit: c.caps.EightBit, utf8: c.caps.SMTPUTF8, dsn: c.caps.DSN}
+	c.offers.size, _ = client.Extension("SIZE")
+	c.pipelining, _ = client.Extension("PIPELINING")
 	return c, nil
 }
 
@@ -160,7 +162,7 @@ func (p *peer) startTLS(ctx context.Context, w *wire) error {
 	if err := w.upgrade(ctx, p.tls); err != nil {
 		return err
 	}
-	w.rest = first
+	w.unread = first
 	return nil
 }
 

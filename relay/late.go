@@ -3,24 +3,23 @@ package relay
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 )
 
-// maxLate is how long a hop may be waited for when nobody else sets a bound.
-// RFC 5321 4.5.3.2.6: a client gives the end of the data ten minutes.
+// maxLate bounds the wait for a hop where nothing else does. RFC 5321, section
+// 4.5.3.2.6: a client waits ten minutes for the reply to the end of the data.
 const maxLate = 10 * time.Minute
 
-// An Await waits for the hop's answer to the end of the data after Send has
-// given up waiting. It is called once, by any goroutine, and ends with the
-// answer, with ctx, or after ten minutes. An error means that the hop has
-// refused the message, or that nobody will ever know. The connection has left
+// An Await waits for the hop's reply to the end of the data after Send has
+// given up. It is called once, by any goroutine, and ends with the
+// reply, with ctx, or after ten minutes. An error means that the hop has
+// refused the message, or that its fate stays unknown. The connection has left
 // the pool; it is closed when Await returns.
 type Await func(ctx context.Context) (Receipt, error)
 
-// leaveBehind offers the connection on which an answer is overdue to the one
-// who began the transaction. Its seat is free then: one slow message is not to
-// keep others waiting.
+// leaveBehind offers the connection on which a reply is overdue to Envelope.Late. If
+// that takes it, the connection does not count for the pool any more, so that a slow
+// message does not delay others.
 func (t *transaction) leaveBehind() bool {
 	c, hop := t.conn, t.hop
 	if t.env.Late == nil || !c.overdue {
@@ -36,12 +35,12 @@ func (t *transaction) leaveBehind() bool {
 		return false
 	}
 	hop.pool.part(c)
-	t.conn, t.held = nil, 0
+	t.conn, t.sent = nil, 0
 	return true
 }
 
-// lateAnswer waits on the bare wire, in which nothing of the answer has been
-// read yet, and says goodbye.
+// lateAnswer waits for the reply, of which nothing has been read yet, and ends the
+// connection with QUIT.
 func (c *conn) lateAnswer(ctx context.Context) (text string, err error) {
 	defer c.drop()
 	bound := c.wire.within(ctx, maxLate)
@@ -50,9 +49,9 @@ func (c *conn) lateAnswer(ctx context.Context) (text string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", errUncertain, err)
 	}
-	text = cleanLine(strings.Join(r.lines(), " ")) // before the next reply takes its place
+	text = r.receiptText() // before the next reply takes its place
 	bound = c.wire.within(ctx, quitTimeout)
-	_, _ = c.wire.command("QUIT", 221) // nobody waits for the answer
+	_, _ = c.wire.command("QUIT", 221) // the connection is closed in any case
 	bound.end()
 	if r.code != 250 {
 		return "", fmt.Errorf("the hop has refused the message at last: %d %s", r.code, text)

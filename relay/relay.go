@@ -1,30 +1,33 @@
-// Package relay hands messages to the next hop, usually the Postfix on the
+// Package relay sends messages to the next hop, usually the Postfix on the
 // same machine.
 //
-// The server sees a [NextHop] and the [Transaction] that it begins; whether
-// behind it stands one SMTP peer, a pool, a router over several hops, a DKIM
-// signer, a milter or a spool is the relay's own business. Decorators hold
-// another NextHop; their order is milter, sign, spool, route, pool, hop.
+// The server sees a [NextHop] and the [Transaction] that it begins. A NextHop may be
+// one SMTP server, a pool of connections, a router over several hops, a DKIM signer,
+// a milter or a spool. Decorators hold another NextHop; their order is milter, sign,
+// spool, route, pool, hop.
 //
-// Nothing is lost: a Receipt is returned only after the hop has answered 250
-// to the end of data. If in doubt the error is temporary.
+// Nothing is lost: a Receipt is returned only after the hop has replied 250
+// to the end of data. In doubt, the error is temporary.
 //
 // This package itself holds the innermost NextHop, the [Router] that [New]
 // makes:
 //
 //	route        which of several hops, and what all of them can do
 //	health       whether a hop is up, found out before a message needs it
-//	transaction  what a client has asked for so far, to be asked again elsewhere
+//	transaction  the sender and recipients so far, to be repeated on another connection
 //	attempt      another connection, another hop, patience
-//	late         an answer that comes when Send has given up
+//	late         a reply that comes after Send has given up
 //	pool         few connections for many clients; park and queue share them out
-//	hop, conn    one SMTP peer (RFC 5321, STARTTLS RFC 3207, AUTH RFC 4954)
-//	wire, reply  what a hop may say, and what of it a client gets to see
+//	hop, conn    one SMTP server (RFC 5321, STARTTLS RFC 3207, AUTH RFC 4954)
+//	envelope     which addresses and parameters may go to a hop
+//	command      MAIL and RCPT with their parameters
+//	wire, reply  the form and bounds of a reply, and what a client sees of it
 //	body         clean bytes only, dot-stuffed, ended once
 //
-// SMTP is spoken by go-smtp's client; the wire beneath it is stricter than
-// the client is. What the relay leaves out: it looks up no MX records, keeps
-// no queue (package spool does), and never sends a part of a message's recipients.
+// go-smtp's client sends EHLO and authenticates; the wire, which is stricter than the
+// client is, does everything else. What the relay leaves out: it looks up no MX
+// records, keeps no queue (package spool does), and never sends a message to only
+// some of its recipients.
 //
 // To add a next hop of another kind, write a package below this one with a
 // type that holds a NextHop (or is one), begins a transaction of the inner
@@ -43,11 +46,11 @@ import (
 
 // A NextHop takes messages. Its methods are called by many sessions at once.
 type NextHop interface {
-	// Begin starts a transaction. It talks to nobody yet and so fails only
-	// for reasons of its own, such as having been closed.
+	// Begin starts a transaction. It does not connect yet, and fails only for
+	// reasons such as the NextHop having been closed.
 	Begin(ctx context.Context, e *Envelope) (Transaction, error)
 
-	// Caps says what every hop behind this one can do, as far as is known.
+	// Caps returns what all hops that a message may go to can do, as far as is known.
 	Caps() Caps
 }
 
@@ -55,15 +58,29 @@ type NextHop interface {
 // Each ctx bounds its call only.
 //
 // An error that is a *smtp.SMTPError (errors.As) is the hop's own refusal and
-// may be shown to the client. Any other error means that the hop could not be
-// asked: temporary, cause for the log.
+// may be shown to the client. Its Message may have several lines, separated by "\n"; the
+// enhanced code is in EnhancedCode only and in none of them, so that the server can put
+// it on each (RFC 2034, section 4). Any other error means that the hop could not be
+// asked: temporary, with the cause for the log.
 type Transaction interface {
-	// Rcpt asks the hop for one recipient; the first call carries MAIL with
-	// it. to is in the form that goes on the wire, quoted where it must be.
+	// Rcpt asks the hop about one recipient; the first call sends MAIL, too. to is in
+	// the form that goes into the command, at most MaxAddress octets, and quoted where
+	// it must be.
+	//
+	// opts may be nil. Of its fields, Notify, OriginalRecipientType and
+	// OriginalRecipient are passed on. The latter two are the parts of ORCPT as the
+	// client sent them: the address type, an atom in any case, and the address, still
+	// encoded as xtext or, for the type utf-8, as RFC 6533, section 3, asks for
+	// (dsn.ValidOriginalRecipient). That is not what go-smtp's server and client put
+	// there. An address in UTF-8 is converted to ASCII for a hop or a message
+	// without SMTPUTF8, or left out if it is too long then.
+	//
+	// A value that is not valid is refused with a *smtp.SMTPError, 501, without asking
+	// the hop. So are the sender and the options of the Envelope.
 	Rcpt(ctx context.Context, to string, opts *smtp.RcptOptions) error
 
-	// Send hands over the message for all recipients that Rcpt accepted: all
-	// or nothing. m stays the caller's.
+	// Send sends the message to all recipients that Rcpt accepted: all or nothing.
+	// The caller still has to close m.
 	Send(ctx context.Context, m *message.Message) (Receipt, error)
 
 	// Close ends the transaction and cancels it if nothing was sent. It is
@@ -71,14 +88,17 @@ type Transaction interface {
 	Close() error
 }
 
-// A Receipt says who took the message, and its text behind the 250.
+// A Receipt names the hop that has the message, and has the text of its 250.
 type Receipt struct {
-	Hop  string // as in the configuration, without credentials
-	Text string // the hop's own text, with its queue id; one line
+	Hop string // as in the configuration, without credentials
+
+	// Text is one line of at most 400 octets: the enhanced code, once, if there is one,
+	// and the hop's text, with its queue id.
+	Text string
 }
 
-// Caps is what the next hop can do. The zero value is a hop of which nothing
-// is known: nothing that depends on it is offered to clients.
+// Caps is what the next hop can do. The zero value is that of a hop that has not been
+// asked yet: nothing that depends on it is offered to clients.
 type Caps struct {
 	Known    bool  // some hop has been asked
 	Size     int64 // largest message in bytes; 0 means no limit known
@@ -87,8 +107,8 @@ type Caps struct {
 	EightBit bool  // RFC 6152
 }
 
-// An Envelope is what the relay knows of a message before its recipients. It
-// is a plain value, filled by the server and not changed once handed out.
+// An Envelope is everything but the recipients that the relay needs to know about a
+// message. The server fills it; it is not changed after Begin.
 type Envelope struct {
 	Session   string // session id, for the log
 	Listener  string
@@ -97,15 +117,20 @@ type Envelope struct {
 	Login     string // canonical user, empty without authentication
 	Mechanism string
 
-	Sender  string           // in the form that goes on the wire, without brackets; empty for <>
-	Options smtp.MailOptions // SIZE, BODY, SMTPUTF8, RET and ENVID as the client gave them; never Auth
+	Sender string // in the form that goes into the command, without brackets; empty for <>
 
-	// Late, if it is not nil, is offered the wait for an answer that is
-	// overdue: Send calls it, once at most, before it returns an error that
-	// IsUncertain because its time was over and the hop had said nothing to
-	// the end of the data. With true, await is Late's to call, in a goroutine
-	// of its own: Send waits for Late to return. With false, and without
-	// Late, the hop is hung up on and nobody learns what became of the
-	// message. A decorator that makes an Envelope of its own hands it on.
+	// Options are SIZE, BODY, SMTPUTF8, RET and ENVID as the client sent them; never
+	// Auth. EnvelopeID is the value of ENVID still encoded as xtext, which is not what
+	// go-smtp's server and client put there: dsn.ValidEnvelopeID must be true, or it
+	// must be empty. It goes to the hop unchanged.
+	Options smtp.MailOptions
+
+	// Late, if it is not nil, takes over waiting for a reply that is overdue. Send calls
+	// it, at most once, before it returns an error for which IsUncertain is true, if
+	// the time was over and the hop had sent nothing in reply to the end of the data.
+	// If Late returns true, it must call await, in another goroutine: Send waits until
+	// Late returns. If it returns false, or is nil, the connection is closed and the
+	// fate of the message stays unknown. A decorator that makes another Envelope
+	// passes Late on.
 	Late func(await Await) bool
 }

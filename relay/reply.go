@@ -3,6 +3,7 @@ package relay
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -10,66 +11,165 @@ import (
 	"github.com/emersion/go-smtp"
 )
 
-// errUncertain means that the hop may have the message or may not: trying
-// again is the client's decision, since it could make two of it.
+// errUncertain means that the hop may or may not have the message. Whether to try
+// again is the client's decision, as the message could arrive twice.
 var errUncertain = errors.New("the hop did not confirm the message")
 
-// IsUncertain reports that err came after the end of the data had gone out:
-// the hop may have the message or may not.
+// IsUncertain reports that err occurred after the end of the data had been sent: the
+// hop may or may not have the message.
 func IsUncertain(err error) bool { return errors.Is(err, errUncertain) }
 
-// How much of a hop's text a client gets to see.
+// How much of a hop's text is passed on: lines, and octets of each.
 const (
 	maxTextLines = 8
 	maxTextLine  = 400
 )
 
-// verdict says what an error from go-smtp's client means: nil, the hop's own
-// refusal as a *smtp.SMTPError that is fit for our client, or any other
-// error, after which the connection is of no use.
+// A reply is one complete reply of a hop. raw is valid until the next one is read.
+type reply struct {
+	code int
+	raw  []byte // all lines, with their CRLF
+}
+
+// lines returns the text of each line, without the reply code.
+func (r reply) lines() []string {
+	var all []string
+	for line := range strings.Lines(string(r.raw)) {
+		line = strings.TrimRight(line, "\r\n")
+		all = append(all, line[min(4, len(line)):])
+	}
+	return all
+}
+
+// result returns nil for a reply that is a success for its command, and otherwise the
+// reply as a *smtp.SMTPError.
+func (r reply) result(success bool) error {
+	if success {
+		return nil
+	}
+	return r.smtpError()
+}
+
+// smtpError returns the reply as an error. Its EnhancedCode is the hop's, or zero if
+// the hop gave none that fits the reply code, and its Message has the text of all
+// lines, separated by "\n", with no enhanced code in any of them: the server puts one
+// on each line (RFC 2034, section 4).
+func (r reply) smtpError() *smtp.SMTPError {
+	code, lines := r.text()
+	return &smtp.SMTPError{Code: r.code, EnhancedCode: code, Message: strings.Join(lines, "\n")}
+}
+
+// receiptText returns the text of a 250 as one bounded line: the enhanced code, once
+// and if there is one, and the text of all lines.
+func (r reply) receiptText() string {
+	code, lines := r.text()
+	text := strings.Join(lines, " ")
+	if code != smtp.EnhancedCodeNotSet {
+		text = spellCode(code) + " " + text
+	}
+	return cleanLine(text)
+}
+
+// text separates the enhanced code from the text. A hop puts the code on each line,
+// as it should, or on some lines, or on none; if the codes differ, the first one
+// that fits the reply code counts. All are removed. Unprintable characters
+// become spaces first, so that none can hide a code.
+func (r reply) text() (code smtp.EnhancedCode, lines []string) {
+	for _, line := range r.lines() {
+		line = printable(line)
+		for {
+			found, rest, ok := cutCode(line)
+			if !ok {
+				break
+			}
+			if code == smtp.EnhancedCodeNotSet && fits(found, r.code) {
+				code = found
+			}
+			line = rest
+		}
+		lines = append(lines, line)
+	}
+	return code, lines
+}
+
+// cutCode cuts an enhanced code (RFC 3463, section 2) and the space around it from
+// the start of line. A code with a part of more than three digits, which the RFC does
+// not allow, is cut off, too, and fits no reply code.
+func cutCode(line string) (code smtp.EnhancedCode, rest string, ok bool) {
+	word, rest, _ := strings.Cut(strings.TrimLeft(line, " "), " ")
+	parts := strings.Split(word, ".")
+	if len(parts) != 3 || parts[0] != "2" && parts[0] != "4" && parts[0] != "5" {
+		return code, line, false
+	}
+	for i, part := range parts {
+		if part == "" || strings.Trim(part, "0123456789") != "" {
+			return smtp.EnhancedCode{}, line, false
+		}
+		n, err := strconv.Atoi(part)
+		if err != nil || len(part) > 3 {
+			n = -1
+		}
+		code[i] = n
+	}
+	return code, strings.TrimLeft(rest, " "), true
+}
+
+// fits reports whether an enhanced code is well-formed and of the class of the reply
+// code, as RFC 2034, section 4, and RFC 3463, section 2, ask for.
+func fits(code smtp.EnhancedCode, replyCode int) bool {
+	return code[0] == replyCode/100 && isSubcode(code[1]) && isSubcode(code[2])
+}
+
+func isSubcode(n int) bool { return n >= 0 && n <= 999 }
+
+func spellCode(code smtp.EnhancedCode) string {
+	return fmt.Sprintf("%d.%d.%d", code[0], code[1], code[2])
+}
+
+// verdict classifies the error of a command: nil, the hop's own refusal as a
+// *smtp.SMTPError that may be shown to the client, or any other error, after which
+// the connection cannot be used any more.
 func verdict(err error) error {
 	e, ok := errors.AsType[*smtp.SMTPError](err)
 	if !ok {
 		return err
 	}
-	switch said := quote(e); {
+	switch text := quote(e); {
 	case e.Code < 400 || e.Code > 599:
-		return fmt.Errorf("%w: %s", errReplyLevel, said)
-	// RFC 5321 3.8: 421 announces that the hop is about to hang up.
+		return fmt.Errorf("%w: %s", errReplyLevel, text)
+	// RFC 5321, section 3.8: 421 announces that the hop closes the connection.
 	case e.Code == 421:
-		return fmt.Errorf("the hop is closing the connection: %s", said)
-	// RFC 4954 6, RFC 3207 4: these ask us to authenticate or encrypt, which
-	// the client cannot do for us; its user would be asked for a password.
+		return fmt.Errorf("the hop is closing the connection: %s", text)
+	// RFC 4954, section 6, and RFC 3207, section 4: these ask the relay to
+	// authenticate or to encrypt, which the client cannot do for it; a mail client
+	// would ask its user for a password.
 	case e.Code == 530 || e.Code == 534 || e.Code == 535 || e.Code == 538:
-		return fmt.Errorf("the hop wants us to authenticate or to use TLS: %s", said)
+		return fmt.Errorf("the hop requires authentication or TLS from postern: %s", text)
 	}
 	return refusal(e)
 }
 
-// quote is the hop's answer for the log.
+// quote returns the hop's reply as one line for the log.
 func quote(e *smtp.SMTPError) string {
-	code := e.EnhancedCode
-	if code == smtp.EnhancedCodeNotSet {
+	if e.EnhancedCode == smtp.EnhancedCodeNotSet {
 		return fmt.Sprintf("%d %s", e.Code, cleanLine(e.Message))
 	}
-	return fmt.Sprintf("%d %d.%d.%d %s", e.Code, code[0], code[1], code[2], cleanLine(e.Message))
+	return fmt.Sprintf("%d %s %s", e.Code, spellCode(e.EnhancedCode), cleanLine(e.Message))
 }
 
-// refusal makes the hop's answer fit to be shown to our client.
+// refusal bounds and cleans the hop's reply so that it may be shown to the client. An
+// enhanced code that does not fit becomes X.0.0, which means nothing more than its
+// class (RFC 3463, section 3.1).
 func refusal(e *smtp.SMTPError) *smtp.SMTPError {
 	code := e.EnhancedCode
-	// RFC 3463 2: class "." subject "." detail. RFC 2034 4: the class is that
-	// of the reply code.
-	if code[0] != e.Code/100 || !isSubcode(code[1]) || !isSubcode(code[2]) {
+	if !fits(code, e.Code) {
 		code = smtp.EnhancedCode{e.Code / 100, 0, 0}
 	}
 	return &smtp.SMTPError{Code: e.Code, EnhancedCode: code, Message: cleanText(e.Message)}
 }
 
-func isSubcode(n int) bool { return n >= 0 && n <= 999 }
-
-// cleanText keeps the lines, but bounds their number and length and takes
-// out what is no printable character.
+// cleanText keeps the lines, but bounds their number and length and replaces
+// unprintable characters by spaces.
 func cleanText(text string) string {
 	var lines []string
 	for line := range strings.SplitSeq(text, "\n") {
@@ -81,7 +181,7 @@ func cleanText(text string) string {
 	return strings.Join(lines, "\n")
 }
 
-// cleanLine is cleanText for where only one line fits.
+// cleanLine is cleanText for text that must be one line.
 func cleanLine(text string) string {
 	return clip(strings.Join(strings.Fields(printable(text)), " "), maxTextLine)
 }
@@ -95,7 +195,7 @@ func printable(s string) string {
 	}, s)
 }
 
-// clip cuts s to at most n bytes, between two characters.
+// clip cuts s to at most n octets, between two characters.
 func clip(s string, n int) string {
 	if len(s) <= n {
 		return s

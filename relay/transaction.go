@@ -12,33 +12,33 @@ import (
 	"postern/relay/message"
 )
 
-// worstList bounds how many recipients one refusal names.
-const worstList = maxRefusals
+// maxNamed is the number of recipients that one refusal lists.
+const maxNamed = maxRefusals
 
 var errOver = errors.New("relay: the transaction is over")
 
-// A transaction asks a hop about the recipients one by one and later hands
-// over the message. In between it has its connection only on loan: when the
-// body dawdles, or the connection breaks, all is asked again on another one
-// before the message is sent.
+// A transaction asks a hop about each recipient and later sends the message. It may
+// lose its connection in between, because the body is slow and the connection goes
+// back to the pool, or because the connection breaks. Then MAIL and RCPT are
+// repeated on another one before the message is sent.
 type transaction struct {
 	router *Router
 	env    *Envelope
 
-	// mu is between the transaction's one user and the timer of parking.
+	// mu serialises the caller and the timer of parking.
 	mu       sync.Mutex
 	accepted []recipient
 	over     bool
 
-	hop     *Hop     // whose connection it is
+	hop     *Hop     // the hop of conn
 	conn    *conn    // nil while there is none
-	held    int      // of accepted, those whom conn has been told
+	sent    int      // how many of accepted have been sent on conn
 	parking *parking // while conn waits for the next call
 
 	patience time.Duration // what is left of it
 	failures map[*Hop]int  // nil while there are none
-	broken   int           // fresh connections that broke
-	stale    bool          // an idle connection turned out to be closed: trust none
+	broken   int           // new connections that broke
+	stale    bool          // an idle connection turned out to be closed: use no idle one
 	noted    bool          // the loss of DSN parameters has been logged
 }
 
@@ -55,13 +55,13 @@ func (t *transaction) Rcpt(ctx context.Context, to string, opts *smtp.RcptOption
 	if err != nil {
 		return err
 	}
-	if t.conn != nil && t.conn.worn() {
+	if t.conn != nil && t.conn.nearErrorLimit() {
 		t.retire()
 	}
 	err = t.try(ctx, func(ctx context.Context, c *conn) error { return t.ask(ctx, c, r) })
 	if err == nil {
 		t.accepted = append(t.accepted, r)
-		t.held++
+		t.sent++
 	}
 	return err
 }
@@ -73,11 +73,11 @@ func (t *transaction) check(to string, opts *smtp.RcptOptions) (recipient, error
 	return newRecipient(to, opts, t.env.Options.UTF8)
 }
 
-// ask asks for r alone. If the connection is another one than before, the
-// earlier recipients are told it when there is a message for them.
+// ask sends r alone. On a new connection, the earlier recipients are repeated when
+// there is a message for them.
 func (t *transaction) ask(ctx context.Context, c *conn, r recipient) error {
 	if !c.open {
-		t.held = 0
+		t.sent = 0
 		if err := t.mail(ctx, c, t.env.Options.Size); err != nil {
 			return err
 		}
@@ -85,8 +85,8 @@ func (t *transaction) ask(ctx context.Context, c *conn, r recipient) error {
 	return t.rcpt(ctx, c, r)
 }
 
-// mail passes on only options that were looked at. The client's AUTH= would
-// claim for the hop what only we know (RFC 4954 5).
+// mail passes on only options that were validated, and never the client's AUTH=
+// (see mailCommand).
 func (t *transaction) mail(ctx context.Context, c *conn, size int64) error {
 	given := t.env.Options
 	opts := &smtp.MailOptions{Size: max(0, size), UTF8: given.UTF8, Return: given.Return, EnvelopeID: given.EnvelopeID}
@@ -103,8 +103,7 @@ func (t *transaction) rcpt(ctx context.Context, c *conn, r recipient) error {
 	return c.rcpt(ctx, r)
 }
 
-// noteDSN says in the log what go-smtp does silently: the hop is not told of
-// parameters that it does not know.
+// noteDSN logs, once, that DSN parameters are lost because the hop does not offer DSN.
 func (t *transaction) noteDSN(c *conn) {
 	if c.caps.DSN || t.noted {
 		return
@@ -125,12 +124,12 @@ func (t *transaction) Send(ctx context.Context, m *message.Message) (Receipt, er
 		return Receipt{}, &smtp.SMTPError{Code: 554, EnhancedCode: smtp.EnhancedCode{5, 5, 1}, Message: "No valid recipients"}
 	}
 	t.unpark()
-	if t.conn != nil && t.held < len(t.accepted) && t.conn.worn() {
+	if t.conn != nil && t.sent < len(t.accepted) && t.conn.nearErrorLimit() {
 		t.retire()
 	}
 	var receipt Receipt
 	err := t.try(ctx, func(asking context.Context, c *conn) error {
-		err := t.gather(asking, c, m)
+		err := t.ensureEnvelope(asking, c, m)
 		if err != nil {
 			return err
 		}
@@ -144,10 +143,10 @@ func (t *transaction) Send(ctx context.Context, m *message.Message) (Receipt, er
 	return receipt, nil
 }
 
-// gather makes sure that c has been told of the sender and of everybody whom
-// a hop accepted. If c refuses one of them, nobody gets the message.
-func (t *transaction) gather(ctx context.Context, c *conn, m *message.Message) error {
-	if c.open && t.held == len(t.accepted) {
+// ensureEnvelope makes sure that the sender and all accepted recipients have been sent
+// on c. If the hop refuses one of them now, the message is sent to none.
+func (t *transaction) ensureEnvelope(ctx context.Context, c *conn, m *message.Message) error {
+	if c.open && t.sent == len(t.accepted) {
 		return nil
 	}
 	if c.open {
@@ -165,11 +164,11 @@ func (t *transaction) replay(ctx context.Context, c *conn) error {
 	var refused refusals
 	for _, r := range t.accepted {
 		err := t.rcpt(ctx, c, r)
-		// Without c.open it is the sender who was refused.
+		// Without c.open, it is the sender that was refused.
 		if err != nil && (!c.open || !refused.add(r.address, err)) {
 			return err
 		}
-		if len(refused.names) == worstList {
+		if len(refused.names) == maxNamed {
 			break
 		}
 	}
@@ -189,7 +188,7 @@ func (l *refusals) add(address string, err error) bool {
 		return false
 	}
 	l.names = append(l.names, "<"+address+">")
-	// One who is to come again will be asked again about the others.
+	// A temporary refusal wins: at the next attempt all are asked again.
 	if l.first == nil || e.Temporary() && !l.first.Temporary() {
 		l.first = e
 	}
@@ -213,7 +212,7 @@ func (t *transaction) Close() error {
 	return nil
 }
 
-// end gives up what the transaction still has.
+// end releases the connection, if there is one.
 func (t *transaction) end() {
 	t.over = true
 	t.unpark()
@@ -224,17 +223,17 @@ func (t *transaction) end() {
 
 func (t *transaction) giveBack() {
 	t.hop.pool.giveBack(t.conn)
-	t.conn, t.held = nil, 0
+	t.conn, t.sent = nil, 0
 }
 
 func (t *transaction) retire() {
 	t.hop.pool.retire(t.conn, "refusals")
-	t.conn, t.held = nil, 0
+	t.conn, t.sent = nil, 0
 }
 
 func (t *transaction) discard() {
 	t.hop.pool.discard(t.conn)
-	t.conn, t.held = nil, 0
+	t.conn, t.sent = nil, 0
 }
 
 func (t *transaction) park() {
@@ -250,8 +249,8 @@ func (t *transaction) unpark() {
 	}
 }
 
-// yield gives the connection back because the body dawdles. Its user may
-// have come back in the same moment; then it is not for yield to take.
+// yield gives the connection back because the body is slow. If the caller has come
+// back at the same moment, k is not current any more, and the connection stays.
 func (t *transaction) yield(k *parking) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

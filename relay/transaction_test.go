@@ -462,17 +462,18 @@ func TestCloseIsIdempotent(t *testing.T) {
 	kit.Eventually(t, "the transaction is cancelled at the hop", func() bool { return hop.Count("RSET") == 1 })
 }
 
-// What the client said is rebuilt, not passed on.
+// Parameters are written anew, and only those that are known; ENVID and ORCPT arrive as the
+// client sent them.
 func TestParameters(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{})
 	r := newRouter(t, nil, hop)
 	nobody := ""
 	tx := beginWith(t, r, &Envelope{Sender: "alice@example.org", Options: smtp.MailOptions{
-		Size: 1000, Auth: &nobody, Return: smtp.DSNReturnHeaders, EnvelopeID: "a b+c", RequireTLS: false,
+		Size: 1000, Auth: &nobody, Return: smtp.DSNReturnHeaders, EnvelopeID: "a+20b+2bc=d", RequireTLS: false,
 	}})
 	err := tx.Rcpt(t.Context(), "bob@example.com", &smtp.RcptOptions{
 		Notify:                []smtp.DSNNotify{smtp.DSNNotifyFailure, smtp.DSNNotifyDelayed},
-		OriginalRecipientType: smtp.DSNAddressTypeRFC822, OriginalRecipient: "b=ob@example.com",
+		OriginalRecipientType: "rfc822", OriginalRecipient: "b+C3+b6=b@example.com",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -481,10 +482,10 @@ func TestParameters(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := hop.Delivered()[0]
-	if want := "BODY=8BITMIME SIZE=1000 RET=HDRS ENVID=a+20b+2Bc"; got.Params != want {
+	if want := "BODY=8BITMIME SIZE=1000 RET=HDRS ENVID=a+20b+2bc=d"; got.Params != want {
 		t.Errorf("MAIL with %q, want %q", got.Params, want)
 	}
-	if want := "NOTIFY=FAILURE,DELAY ORCPT=RFC822;b+3Dob@example.com"; got.To[0].Params != want {
+	if want := "NOTIFY=FAILURE,DELAY ORCPT=rfc822;b+C3+b6=b@example.com"; got.To[0].Params != want {
 		t.Errorf("RCPT with %q, want %q", got.To[0].Params, want)
 	}
 }

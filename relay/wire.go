@@ -9,24 +9,20 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"strings"
 	"sync"
 	"time"
 )
 
-// What one reply may be. RFC 5321 4.5.3.1.5 allows 512 bytes a line; real
-// servers put longer URLs there. The line limit is below that of go-smtp's
-// client (2000), which has no limit for the number of lines.
+// The bounds of one reply. RFC 5321, section 4.5.3.1.5, allows 512 octets a line;
+// real servers put longer URLs there. The line limit is below that of go-smtp's
+// client (2000), which does not limit the number of lines.
 const (
 	maxReplyLine  = 1900
 	maxReplyLines = 64
 )
 
-// promise is what the client is told when the hop has not been asked yet.
-var promise = []byte("250 Ok\r\n")
-
-// A malformed reply ends the connection: what comes after it cannot be told
-// apart from what belongs to it.
+// After a malformed reply the connection is closed, as there is no way to know where
+// the next reply begins.
 var (
 	errReplyForm  = errors.New("the hop's answer is not an SMTP reply")
 	errReplyLong  = errors.New("the hop's answer is too long")
@@ -34,22 +30,21 @@ var (
 	errReplyLevel = errors.New("the hop's answer does not fit the question")
 )
 
-// A wire is the connection beneath go-smtp's client. It hands the client
-// whole, well-formed replies only, one for each thing written, and obeys the
-// bounds set by within instead of the client's own.
+// A wire is the connection to a hop, with commands as lines and replies as a whole.
+// While the connection is made, go-smtp's client uses it as a net.Conn (EHLO, AUTH);
+// it gets complete, well-formed replies only, one after each Write, and the bounds
+// set by within apply instead of its own. A wire is used by one goroutine at a time.
 type wire struct {
 	net.Conn          // raw, or TLS over it
-	raw      net.Conn // for deadlines and for hanging up
+	raw      net.Conn // for deadlines and for closing
 	in       *bufio.Reader
-	out      *bufio.Writer // a block; what is in it goes out with the next command
-	last     []byte        // the reply read last
-	rest     []byte        // what the client has not read of it
-	cut      bool          // a Write failed, so the hop did not get all of it
-	torn     bool          // a reply broke off in the middle: its rest must not be taken for one
-	hold     bool          // the next command is to wait in out for the one after it
-	ahead    bool          // the client was told 250 to that one, and the hop has not said so
+	out      *bufio.Writer // one block; it also holds a command until the next one is sent
+	last     []byte        // the storage of the reply read last
+	unread   []byte        // the part of it that go-smtp's client has not read
+	unsent   bool          // a write failed, so the hop did not get all of what was written
+	partial  bool          // reading stopped inside a reply: the rest must not be taken for another one
 
-	expire   func()         // makes all reading and writing end at once
+	expire   func()         // ends all reading and writing at once
 	expiring sync.WaitGroup // for calls of expire
 }
 
@@ -63,15 +58,14 @@ func newWire(raw net.Conn) *wire {
 	return w
 }
 
-// A bound holds until its end.
+// A bound limits the time of all operations until its end is called.
 type bound struct {
 	wire *wire
 	stop func() bool
 }
 
-// within bounds all reading and writing until the end of the bound: by ctx,
-// and to d from now. A ctx that ends meanwhile ends the connection, even if
-// the operation just came through.
+// within limits all reading and writing by ctx, and to d from now. If ctx ends before
+// the bound does, the connection is closed, even if the operation has just succeeded.
 func (w *wire) within(ctx context.Context, d time.Duration) bound {
 	until := time.Now().Add(d)
 	if t, ok := ctx.Deadline(); ok && t.Before(until) {
@@ -88,8 +82,8 @@ func (b bound) end() {
 	}
 }
 
-// settle is end, but for ending the connection: that is left to the caller, who
-// is told whether ctx has ended. When it returns, nobody sets deadlines any more.
+// settle is end, except that it leaves it to the caller to close the connection, and
+// reports whether ctx has ended. After it has returned, no deadline is set any more.
 func (b bound) settle() (ended bool) {
 	if b.stop() {
 		b.wire.expiring.Done()
@@ -99,86 +93,82 @@ func (b bound) settle() (ended bool) {
 	return true
 }
 
-// The deadlines of go-smtp's client would lift those of within.
+// The deadlines that go-smtp's client sets would replace those of within.
 func (w *wire) SetDeadline(time.Time) error      { return nil }
 func (w *wire) SetReadDeadline(time.Time) error  { return nil }
 func (w *wire) SetWriteDeadline(time.Time) error { return nil }
 
-// Read reads from the current reply, or waits for the next.
+// Read is for go-smtp's client. It reads from the current reply, or waits for the next.
 func (w *wire) Read(p []byte) (int, error) {
-	if len(w.rest) == 0 {
-		r, err := w.answer()
+	if len(w.unread) == 0 {
+		r, err := w.reply()
 		if err != nil {
 			return 0, err
 		}
-		w.rest = r.raw
+		w.unread = r.raw
 	}
-	n := copy(p, w.rest)
-	w.rest = w.rest[n:]
+	n := copy(p, w.unread)
+	w.unread = w.unread[n:]
 	return n, nil
 }
 
-// answer is the reply that the client is to hear next. It does not hear the 250
-// that it was promised. If that turns out to be a no, it hears the no in place
-// of the reply to its next command, which is then still to come, and the wire
-// stays ahead.
-func (w *wire) answer() (reply, error) {
-	r, err := w.reply()
-	if err != nil || !w.ahead || r.code >= 400 {
-		return r, err
-	}
-	if r.code != 250 {
-		return reply{}, fmt.Errorf("%w: %s", errReplyLevel, cleanLine(string(r.raw)))
-	}
-	w.ahead = false
-	return w.reply()
-}
-
-// Write sends what is in out, and p behind it. On hold it keeps p there, and
-// promises the client a 250.
+// Write is for go-smtp's client.
 func (w *wire) Write(p []byte) (int, error) {
 	n, err := w.out.Write(p)
-	switch {
-	case w.hold:
-		w.hold, w.ahead, w.rest = false, true, promise
-	case err == nil:
+	if err == nil {
 		err = w.out.Flush()
 	}
 	return n, err
 }
 
-// outgoing is the wire as out writes to it.
+// queue keeps a command, to be sent together with the next one (RFC 2920).
+func (w *wire) queue(line string) error {
+	_, err := w.out.WriteString(line + "\r\n")
+	return err
+}
+
+// send sends what is queued, and line.
+func (w *wire) send(line string) error {
+	if err := w.queue(line); err != nil {
+		return err
+	}
+	return w.out.Flush()
+}
+
+// exchange sends one command and returns the reply.
+func (w *wire) exchange(line string) (reply, error) {
+	if err := w.send(line); err != nil {
+		return reply{}, err
+	}
+	return w.reply()
+}
+
+// command sends one command. A reply with another code than want is an error.
+func (w *wire) command(line string, want int) (reply, error) {
+	r, err := w.exchange(line)
+	if err == nil && r.code != want {
+		err = fmt.Errorf("%w: %s: %s", errReplyLevel, line, cleanLine(string(r.raw)))
+	}
+	return r, err
+}
+
+// outgoing is the wire as its buffer out writes to it.
 type outgoing wire
 
-// Write sends p. Whatever the hop has said beyond its last reply would be
-// taken for the answer to p, so the connection is given up.
+// Write sends p. Anything that the hop has sent beyond its last reply would be taken
+// for the reply to p, so that is an error.
 func (w *outgoing) Write(p []byte) (int, error) {
-	if len(w.rest) > 0 || w.in.Buffered() > 0 {
-		w.cut = true
+	if len(w.unread) > 0 || w.in.Buffered() > 0 {
+		w.unsent = true
 		return 0, errOutOfStep
 	}
 	n, err := w.Conn.Write(p)
-	w.cut = w.cut || err != nil
+	w.unsent = w.unsent || err != nil
 	return n, err
 }
 
-// A reply is one whole answer of the hop. It is there until the next is read.
-type reply struct {
-	code int
-	raw  []byte // all lines, with their CRLF
-}
-
-// lines are the texts behind the code.
-func (r reply) lines() []string {
-	var all []string
-	for line := range strings.Lines(string(r.raw)) {
-		line = strings.TrimRight(line, "\r\n")
-		all = append(all, line[min(4, len(line)):])
-	}
-	return all
-}
-
-// reply reads one reply, strictly. RFC 5321 4.2.1.
+// reply reads one reply. Its form must be that of RFC 5321, section 4.2.1, and it must
+// keep to the bounds.
 func (w *wire) reply() (reply, error) {
 	r := reply{raw: w.last[:0]}
 	for range maxReplyLines {
@@ -190,7 +180,7 @@ func (w *wire) reply() (reply, error) {
 			err = io.ErrUnexpectedEOF
 		}
 		if err != nil {
-			w.torn = w.torn || len(line) > 0 || r.code != 0
+			w.partial = w.partial || len(line) > 0 || r.code != 0
 			return reply{}, err
 		}
 		code, more, ok := replyLine(line)
@@ -206,7 +196,7 @@ func (w *wire) reply() (reply, error) {
 	return reply{}, fmt.Errorf("%w: more than %d lines", errReplyLong, maxReplyLines)
 }
 
-// replyLine takes a line apart; more says that it is not the last.
+// replyLine parses one line of a reply; more is whether another one follows.
 func replyLine(line []byte) (code int, more, ok bool) {
 	text, ok := bytes.CutSuffix(line, []byte("\r\n"))
 	if !ok || len(text) < 3 || bytes.IndexByte(text, '\r') >= 0 {
@@ -218,7 +208,7 @@ func replyLine(line []byte) (code int, more, ok bool) {
 		}
 		code = code*10 + int(digit-'0')
 	}
-	// RFC 5321 4.2: the first digit is 2 to 5; 1yz is not used in SMTP.
+	// RFC 5321, section 4.2: the first digit is 2 to 5; 1yz is not used in SMTP.
 	if code < 200 || code > 599 {
 		return 0, false, false
 	}
@@ -228,23 +218,9 @@ func replyLine(line []byte) (code int, more, ok bool) {
 	return code, text[3] == '-', text[3] == '-' || text[3] == ' '
 }
 
-// command sends one line on the bare connection, for which go-smtp's client
-// has no method, and wants the given code back. Between the client's own
-// commands nothing is buffered in it, so both may use the wire in turn.
-func (w *wire) command(line string, want int) (reply, error) {
-	if _, err := w.Write([]byte(line + "\r\n")); err != nil {
-		return reply{}, err
-	}
-	r, err := w.reply()
-	if err == nil && r.code != want {
-		err = fmt.Errorf("%w: %s: %s", errReplyLevel, line, cleanLine(string(r.raw)))
-	}
-	return r, err
-}
-
 // upgrade puts TLS between the wire and the raw connection.
 func (w *wire) upgrade(ctx context.Context, config *tls.Config) error {
-	// What came in clear text behind the answer to STARTTLS may be anybody's.
+	// Anyone on the path may have written clear text after the reply to STARTTLS.
 	if w.in.Buffered() > 0 {
 		return errOutOfStep
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/emersion/go-smtp"
 )
 
 // wirePair is a wire and the hop's end of it.
@@ -79,8 +81,7 @@ func TestReply(t *testing.T) {
 	}
 }
 
-// What comes behind a reply would be taken for the answer to the next
-// command.
+// What the hop sends after a reply would be taken for the reply to the next command.
 func TestOutOfStep(t *testing.T) {
 	w, hop := wirePair(t)
 	io.WriteString(hop, "250 ok\r\n250 ok again\r\n")
@@ -112,66 +113,75 @@ func TestWireRead(t *testing.T) {
 	}
 }
 
-// Two commands go out together. Their replies come together, apart, or broken,
-// and the client gets the first no.
-func TestHold(t *testing.T) {
+// MAIL and RCPT go out together. Their replies come together, apart, or broken, and
+// the result is that of the first refusal.
+func TestPendingMail(t *testing.T) {
+	const none = "no reply"
 	tests := []struct {
 		name, replies string
-		want          string // what the client hears to the second command
-		ahead         bool   // one more reply is to come
+		want          string // of rcpt; empty: success
+		open          bool   // the sender is accepted
 	}{
-		{"two yes", "250 a\r\n250 b\r\n", "250 b\r\n", false},
-		{"on several lines", "250-a\r\n250 a\r\n250-b\r\n250 b\r\n", "250-b\r\n250 b\r\n", false},
-		{"no to the second", "250 a\r\n550 b\r\n", "550 b\r\n", false},
-		{"no to the first", "550 a\r\n503 b\r\n", "550 a\r\n", true},
-		{"no to the first, on several lines", "450-a\r\n450 a\r\n503 b\r\n", "450-a\r\n450 a\r\n", true},
-		{"another yes to the first", "251 a\r\n250 b\r\n", "", true},
-		{"354 to the first", "354 a\r\n250 b\r\n", "", true},
-		{"garbage first", "a\r\n250 b\r\n", "", true},
-		{"one reply", "250 a\r\n", "", false},
-		{"one and a half", "250 a\r\n250 b", "", false},
-		{"none", "", "", true},
+		{"two yes", "250 a\r\n250 b\r\n", "", true},
+		{"on several lines", "250-a\r\n250 a\r\n250-b\r\n250 b\r\n", "", true},
+		{"no to the second", "250 a\r\n550 5.1.1 b\r\n", "550 5.1.1 b", true},
+		{"no to the first", "550 5.1.7 a\r\n503 b\r\n", "550 5.1.7 a", false},
+		{"no to the first, on several lines", "450-4.1.8 a\r\n450 4.1.8 b\r\n503 b\r\n", "450 4.1.8 a b", false},
+		{"no to the first, and no more", "550 5.1.7 a\r\n", "550 5.1.7 a", false},
+		{"another yes to the first", "251 a\r\n250 b\r\n", none, true},
+		{"354 to the first", "354 a\r\n250 b\r\n", none, true},
+		{"garbage first", "a\r\n250 b\r\n", none, true},
+		{"one reply", "250 a\r\n", none, true},
+		{"one and a half", "250 a\r\n250 b", none, true},
+		{"none", "", none, true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			w, hop := wirePair(t)
-			w.hold = true
-			if got := exchange(t, w, "first\r\n"); got != string(promise) {
-				t.Fatalf("promised %q", got)
+			c := &conn{wire: w, peer: &peer{command: time.Minute}, pipelining: true}
+			if err := c.mail(t.Context(), "a@example.org", &smtp.MailOptions{}); err != nil || !c.open {
+				t.Fatalf("%v, open %v", err, c.open)
 			}
+			sent := make(chan string, 1)
 			go func() {
-				io.ReadFull(hop, make([]byte, len("first\r\nsecond\r\n")))
+				p := make([]byte, len("MAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.com>\r\n"))
+				io.ReadFull(hop, p)
+				sent <- string(p)
 				io.WriteString(hop, tt.replies)
 				hop.Close()
 			}()
-			if got := exchange(t, w, "second\r\n"); got != tt.want || w.ahead != tt.ahead {
-				t.Errorf("got %q, ahead %v", got, w.ahead)
+			err := c.rcpt(t.Context(), recipient{address: "b@example.com"})
+			switch tt.want {
+			case "":
+				if err != nil {
+					t.Error(err)
+				}
+			case none:
+				wantTemporary(t, err)
+			default:
+				wantRefusal(t, err, tt.want)
+			}
+			if got := <-sent; got != "MAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.com>\r\n" {
+				t.Errorf("sent %q", got)
+			}
+			if c.open != tt.open || c.mailPending {
+				t.Errorf("open %v, pending %v", c.open, c.mailPending)
 			}
 		})
 	}
 }
 
-// exchange returns the reply to the command, or nothing if there is an error.
-func exchange(t *testing.T, w *wire, command string) string {
-	t.Helper()
-	if _, err := io.WriteString(w, command); err != nil {
-		t.Fatal(err)
-	}
-	p := make([]byte, 100)
-	n, _ := w.Read(p)
-	return string(p[:n])
-}
-
-// What the hop has said before it was asked is no answer.
-func TestHoldOutOfStep(t *testing.T) {
+// Anything that the hop has sent before it was asked is no reply to what is queued.
+func TestQueueOutOfStep(t *testing.T) {
 	w, hop := wirePair(t)
 	io.WriteString(hop, "250 ok\r\n250 ok again\r\n")
 	if _, err := w.reply(); err != nil {
 		t.Fatal(err)
 	}
-	w.hold = true
-	exchange(t, w, "first\r\n")
-	if _, err := io.WriteString(w, "second\r\n"); !errors.Is(err, errOutOfStep) {
+	if err := w.queue("first"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.send("second"); !errors.Is(err, errOutOfStep) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/emersion/go-smtp"
 
+	"postern/internal/dsn"
 	"postern/policy"
 	"postern/relay"
 	"postern/server/auth"
@@ -130,7 +131,7 @@ func (s *session) transaction(sender string, opts *smtp.MailOptions) *transactio
 			// servers that trust each other.
 			Options: smtp.MailOptions{
 				Body: opts.Body, Size: opts.Size, UTF8: opts.UTF8,
-				Return: opts.Return, EnvelopeID: opts.EnvelopeID,
+				Return: opts.Return, EnvelopeID: dsn.EncodeXtext(opts.EnvelopeID),
 			},
 		},
 	}
@@ -178,8 +179,17 @@ func (s *session) askHop(ctx context.Context, t *transaction, rcpt string, opts 
 	return t.hop.Rcpt(ctx, rcpt, &smtp.RcptOptions{
 		Notify:                opts.Notify,
 		OriginalRecipientType: opts.OriginalRecipientType,
-		OriginalRecipient:     opts.OriginalRecipient,
+		OriginalRecipient:     encodeOriginal(opts),
 	})
+}
+
+// encodeOriginal encodes the address of ORCPT, which go-smtp has decoded and relay wants
+// encoded. A type that is empty or unknown comes with no address.
+func encodeOriginal(opts *smtp.RcptOptions) string {
+	if opts.OriginalRecipientType == smtp.DSNAddressTypeUTF8 {
+		return dsn.EncodeUTF8(opts.OriginalRecipient)
+	}
+	return dsn.EncodeXtext(opts.OriginalRecipient)
 }
 
 // ask turns the verdict of a list into the reply: nil to go on.

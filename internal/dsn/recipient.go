@@ -52,6 +52,21 @@ func DecodeOriginalRecipient(addrType, address string) (string, bool) {
 	return decoded, ok
 }
 
+// ASCIIOriginalRecipient returns address in the form for a hop, or a report, without
+// SMTPUTF8: address itself if it is ASCII, and else its utf-8-addr-xtext. It returns
+// false if there is none within [MaxOriginalRecipient]; the parameter is optional and
+// can be left out. The arguments must be valid with allowUTF8.
+func ASCIIOriginalRecipient(addrType, address string) (string, bool) {
+	if !isASCII(address) {
+		decoded, ok := DecodeOriginalRecipient(addrType, address)
+		if !ok {
+			return "", false
+		}
+		address = EncodeUTF8(decoded)
+	}
+	return address, ValidOriginalRecipient(addrType, address, false)
+}
+
 // EncodeUTF8 encodes an address of the type utf-8 in ASCII (utf-8-addr-xtext of
 // RFC 6533, section 3), the form for a hop without SMTPUTF8. address must be valid
 // UTF-8 without control characters.

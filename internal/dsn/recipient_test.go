@@ -85,6 +85,22 @@ func TestUTF8OriginalRecipient(t *testing.T) {
 	}
 }
 
+func TestASCIIOriginalRecipient(t *testing.T) {
+	for _, tt := range []struct{ addrType, address, want string }{
+		{"utf-8", "b\u00f6b", `b\x{F6}b`},
+		{"utf-8", `b\x{f6}b`, `b\x{f6}b`},
+		{"utf-8", "b\u00f6" + `\x{5C}b`, `b\x{F6}\x{5C}b`},
+		{"rfc822", "b+c3+b6b", "b+c3+b6b"},
+		{"utf-8", strings.Repeat("\u00f6", 82), strings.Repeat(`\x{F6}`, 82)}, // 498 octets
+		{"utf-8", strings.Repeat("\u00f6", 83), ""},
+	} {
+		got, ok := ASCIIOriginalRecipient(tt.addrType, tt.address)
+		if ok != (tt.want != "") || ok && got != tt.want {
+			t.Errorf("%s;%s: %q, %v", tt.addrType, tt.address, got, ok)
+		}
+	}
+}
+
 // What is valid cannot end a line or begin another parameter, encoded or
 // decoded, and a UTF-8 address has an ASCII form that means the same.
 func FuzzOriginalRecipient(f *testing.F) {

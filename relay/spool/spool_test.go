@@ -20,7 +20,7 @@ func TestTakesOverFromASilentHop(t *testing.T) {
 	r := newRig(t, t.TempDir(), nil)
 	m := toBob("later")
 	m.to = append(m.to, "carol@example.com")
-	m.options = smtp.MailOptions{Return: smtp.DSNReturnFull, EnvelopeID: "env 1"}
+	m.options = smtp.MailOptions{Return: smtp.DSNReturnFull, EnvelopeID: "env+201"}
 	m.rcpt = smtp.RcptOptions{Notify: []smtp.DSNNotify{smtp.DSNNotifySuccess}, OriginalRecipientType: smtp.DSNAddressTypeRFC822, OriginalRecipient: "b@example.com"}
 	r.spooled(m)
 	r.deliver()
