@@ -8,9 +8,12 @@ import (
 	"postern/internal/dsn"
 )
 
-// MaxAddress is the longest address that goes to a hop, in octets. It is well above
-// that of RFC 5321, section 4.5.3.1.3 (256), and keeps a command line bounded.
-const MaxAddress = 900
+// MaxAddress is the longest address that goes to a hop, in octets. RFC 5321, section
+// 4.5.3.1, lets a client rely on a path of 256 only, but local parts of more than 64
+// octets are in use (VERP, hashes), and Postfix takes them. 1,000 octets of address and
+// all parameters fit into the 2,048 that Postfix reads of a command
+// (line_length_limit).
+const MaxAddress = 1000
 
 // RFC 3463, section 3.2: bad address syntax.
 var (

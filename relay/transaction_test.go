@@ -557,3 +557,18 @@ func meet(r *Router, m *message.Message, login string, pause time.Duration) erro
 	_, err = tx.Send(context.Background(), m)
 	return err
 }
+
+// A local part may be as long as fits into the address (VERP, hashes).
+func TestLongAddress(t *testing.T) {
+	hop := relaytest.New(t, relaytest.Options{})
+	tx := begin(t, newRouter(t, nil, hop))
+	long := strings.Repeat("x", MaxAddress-len("@example.com")) + "@example.com"
+	rcpt(t, tx, long)
+	wantRefusal(t, tx.Rcpt(t.Context(), "x"+long, nil), "501 5.1.3 Address is too long")
+	if _, err := tx.Send(t.Context(), newMessage(t, text)); err != nil {
+		t.Fatal(err)
+	}
+	if got := hop.Delivered()[0].To; len(got) != 1 || got[0].Address != long {
+		t.Errorf("delivered to %.80q", got)
+	}
+}
