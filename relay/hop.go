@@ -154,8 +154,8 @@ func (p *peer) startTLS(ctx context.Context, w *wire) error {
 	if !offers(hello, "STARTTLS") {
 		return errNoSTARTTLS
 	}
-	// RFC 3207 4.2: what was learned before TLS is forgotten; the client says
-	// EHLO again.
+	// RFC 3207, section 4.2: everything learned before TLS is discarded; the client
+	// sends EHLO again.
 	if _, err := w.command("STARTTLS", 220); err != nil {
 		return err
 	}

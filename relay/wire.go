@@ -32,8 +32,8 @@ var (
 
 // A wire is the connection to a hop, with commands as lines and replies as a whole.
 // While the connection is made, go-smtp's client uses it as a net.Conn (EHLO, AUTH);
-// it gets complete, well-formed replies only, one after each Write, and the bounds
-// set by within apply instead of its own. A wire is used by one goroutine at a time.
+// it gets complete, well-formed replies only, one after each Write, and the bounds set
+// by within replace the client's. A wire is used by one goroutine at a time.
 type wire struct {
 	net.Conn          // raw, or TLS over it
 	raw      net.Conn // for deadlines and for closing

@@ -64,7 +64,10 @@ func ASCIIOriginalRecipient(addrType, address string) (string, bool) {
 		}
 		address = EncodeUTF8(decoded)
 	}
-	return address, ValidOriginalRecipient(addrType, address, false)
+	if !ValidOriginalRecipient(addrType, address, false) {
+		return "", false
+	}
+	return address, true
 }
 
 // EncodeUTF8 encodes an address of the type utf-8 in ASCII (utf-8-addr-xtext of

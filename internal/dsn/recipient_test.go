@@ -95,7 +95,7 @@ func TestASCIIOriginalRecipient(t *testing.T) {
 		{"utf-8", strings.Repeat("\u00f6", 83), ""},
 	} {
 		got, ok := ASCIIOriginalRecipient(tt.addrType, tt.address)
-		if ok != (tt.want != "") || ok && got != tt.want {
+		if ok != (tt.want != "") || got != tt.want {
 			t.Errorf("%s;%s: %q, %v", tt.addrType, tt.address, got, ok)
 		}
 	}

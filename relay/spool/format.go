@@ -16,31 +16,40 @@ import (
 
 	"github.com/emersion/go-smtp"
 
+	"postern/internal/dsn"
 	"postern/relay"
 )
 
+// The versions of the format. In the first, ENVID and ORCPT were decoded, as go-smtp's
+// server hands them over; JSON cannot hold all of their octets. Now they are as the
+// client sent them. Files of both versions are read, those of the second are written.
 const (
-	magic       = "postern-spool 1"
+	magic        = "postern-spool"
+	decodedTexts = 1
+	version      = 2
+)
+
+const (
 	maxEnvelope = 4 << 20 // bytes of the JSON
 	maxJournal  = 8 << 20
 	sumLine     = 2*sha256.Size + 1
 )
 
-// errDamaged means that the file is not what was written: no attempt will
-// make it better.
+// errDamaged means that the file is not what was written. Reading it again will not
+// help.
 var errDamaged = errors.New("damaged")
 
 func damaged(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", errDamaged, fmt.Sprintf(format, args...))
 }
 
-// A header is what a file says of its message. It never changes.
+// A header is the first part of a file. It never changes.
 type header struct {
 	Arrived  time.Time   `json:"arrived"`
-	Reason   string      `json:"reason"` // why it was not handed on at once
+	Reason   string      `json:"reason"` // why it was not delivered at once
 	Size     int64       `json:"size"`   // of the message, in bytes
 	EightBit bool        `json:"eight_bit,omitempty"`
-	Report   bool        `json:"report,omitempty"` // one of ours: a bounce or a notice of delay
+	Report   bool        `json:"report,omitempty"` // the message is a report that the spool wrote
 	Envelope envelope    `json:"envelope"`
 	To       []recipient `json:"to"`
 }
@@ -57,15 +66,15 @@ type envelope struct {
 	Body       string `json:"body,omitempty"`
 	UTF8       bool   `json:"utf8,omitempty"`
 	Return     string `json:"ret,omitempty"`
-	EnvelopeID string `json:"envid,omitempty"`
+	EnvelopeID string `json:"envid,omitempty"` // xtext
 }
 
 // A recipient is one RCPT on disk.
 type recipient struct {
 	Address  string              `json:"address"`
 	Notify   []smtp.DSNNotify    `json:"notify,omitempty"`
-	Original string              `json:"original,omitempty"`
-	Kind     smtp.DSNAddressType `json:"kind,omitempty"`
+	Original string              `json:"original,omitempty"` // the address of ORCPT, encoded
+	Kind     smtp.DSNAddressType `json:"kind,omitempty"`     // the address type of ORCPT
 }
 
 func newEnvelope(e *relay.Envelope) envelope {
@@ -77,7 +86,7 @@ func newEnvelope(e *relay.Envelope) envelope {
 	}
 }
 
-// relay is the envelope as the next hop takes it.
+// relay returns the envelope for the next hop.
 func (e *envelope) relay(size int64) *relay.Envelope {
 	remote, _ := netip.ParseAddrPort(e.Remote) // for the log only
 	return &relay.Envelope{
@@ -102,10 +111,10 @@ func (r *recipient) options() *smtp.RcptOptions {
 	return &smtp.RcptOptions{Notify: r.Notify, OriginalRecipient: r.Original, OriginalRecipientType: r.Kind}
 }
 
-// wants says whether the sender asked for this kind of report.
+// wants reports whether the sender is to get this kind of report.
 //
-// RFC 3461 4.1: without NOTIFY it is a report of failure; one of delay is up
-// to us, and we send it only to those who ask.
+// RFC 3461, section 4.1: without NOTIFY, a failure is reported. Whether a delay is, is
+// up to the server; the spool reports it only on request.
 func (r *recipient) wants(what smtp.DSNNotify) bool {
 	if len(r.Notify) == 0 {
 		return what == smtp.DSNNotifyFailure
@@ -113,18 +122,18 @@ func (r *recipient) wants(what smtp.DSNNotify) bool {
 	return slices.Contains(r.Notify, what)
 }
 
-// A record is one entry of the journal: what has become of the message since.
+// A record is one entry of the journal: the result of an attempt.
 type record struct {
 	Time    time.Time `json:"time"`
-	Done    []int     `json:"done,omitempty"`    // recipients that need nothing more, by their place
-	Delayed bool      `json:"delayed,omitempty"` // the sender has been told of the delay
+	Done    []int     `json:"done,omitempty"`    // indexes of recipients that need nothing more
+	Delayed bool      `json:"delayed,omitempty"` // the delay has been reported to the sender
 	Tries   int       `json:"tries"`             // so far
 	Reason  string    `json:"reason,omitempty"`  // of the last attempt
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// encodeHeader is what stands before the message.
+// encodeHeader returns the part of the file before the message.
 func encodeHeader(h *header) ([]byte, error) {
 	text, err := json.Marshal(h)
 	if err != nil {
@@ -133,7 +142,7 @@ func encodeHeader(h *header) ([]byte, error) {
 	if len(text) > maxEnvelope {
 		return nil, errTooMany
 	}
-	return fmt.Appendf(nil, "%s %d %08x\n%s\n", magic, len(text), crc32.Checksum(text, castagnoli), text), nil
+	return fmt.Appendf(nil, "%s %d %d %08x\n%s\n", magic, version, len(text), crc32.Checksum(text, castagnoli), text), nil
 }
 
 func encodeRecord(r *record) ([]byte, error) {
@@ -144,19 +153,19 @@ func encodeRecord(r *record) ([]byte, error) {
 	return fmt.Appendf(nil, "%08x %s\n", crc32.Checksum(text, castagnoli), text), nil
 }
 
-// A content is what parse finds in a file.
+// A content is the result of parse.
 type content struct {
 	header
-	start   int64 // of the message
-	journal int64 // where the next record goes: behind the last whole one
+	start   int64 // offset of the message
+	journal int64 // offset of the next record, after the last complete one
 	done    []bool
 	delayed bool
 	tries   int
 	reason  string
 }
 
-// parse reads all of a file but the message itself, for which there is verify.
-// errDamaged means the file's fault, any other error that of the disk.
+// parse reads everything in a file except the message, which verify reads.
+// The error is errDamaged if the file is at fault, and any other if the disk is.
 func parse(f io.ReaderAt, size int64) (*content, error) {
 	in := bufio.NewReader(io.NewSectionReader(f, 0, size))
 	c := &content{}
@@ -176,17 +185,20 @@ func parse(f io.ReaderAt, size int64) (*content, error) {
 	return c, c.readJournal(bufio.NewReader(io.NewSectionReader(f, c.journal, rest)))
 }
 
-// readHeader returns where the message begins.
+// readHeader returns the offset of the message.
 func (c *content) readHeader(in *bufio.Reader) (int64, error) {
 	line, err := in.ReadSlice('\n')
 	if err != nil {
 		return 0, cutShort(err)
 	}
 	first := int64(len(line))
-	var n int
+	var v, n int
 	var sum uint32
-	if _, err := fmt.Sscanf(string(line), magic+" %d %08x\n", &n, &sum); err != nil || n < 0 || n > maxEnvelope {
-		return 0, damaged("the first line is not one of ours")
+	if _, err := fmt.Sscanf(string(line), magic+" %d %d %08x\n", &v, &n, &sum); err != nil || n < 0 || n > maxEnvelope {
+		return 0, damaged("the first line is not that of a spooled message")
+	}
+	if v != decodedTexts && v != version {
+		return 0, damaged("version %d of the format; this postern reads %d and %d", v, decodedTexts, version)
 	}
 	text := make([]byte, n+1)
 	if _, err := io.ReadFull(in, text); err != nil {
@@ -198,7 +210,29 @@ func (c *content) readHeader(in *bufio.Reader) (int64, error) {
 	if err := json.Unmarshal(text[:n], &c.header); err != nil {
 		return 0, damaged("the envelope cannot be read: %v", err)
 	}
+	if v == decodedTexts {
+		c.header.encodeTexts()
+	}
 	return first + int64(n) + 1, nil
+}
+
+// encodeTexts turns the decoded ENVID and ORCPT of the first version into text as a
+// client sends it. The first version allowed longer addresses in ORCPT, and control
+// characters in those of the type utf-8; such an ORCPT is left out, as it is optional
+// and the message is not.
+func (h *header) encodeTexts() {
+	h.Envelope.EnvelopeID = dsn.EncodeXtext(h.Envelope.EnvelopeID)
+	for i := range h.To {
+		to := &h.To[i]
+		if to.Kind == smtp.DSNAddressTypeUTF8 {
+			to.Original = dsn.EncodeUTF8(to.Original)
+		} else {
+			to.Original = dsn.EncodeXtext(to.Original)
+		}
+		if !dsn.ValidOriginalRecipient(string(to.Kind), to.Original, false) {
+			to.Original, to.Kind = "", ""
+		}
+	}
 }
 
 func cutShort(err error) error {
@@ -208,10 +242,10 @@ func cutShort(err error) error {
 	return err
 }
 
-// check keeps what is no envelope of ours from the wire, whoever wrote it.
+// check validates the envelope as for a client's, since a file may have been changed.
 func (c *content) check() error {
 	if len(c.To) == 0 {
-		return damaged("nobody is to get it")
+		return damaged("it has no recipients")
 	}
 	e := c.Envelope.relay(c.Size)
 	for i := range c.To {
@@ -222,9 +256,9 @@ func (c *content) check() error {
 	return nil
 }
 
-// readJournal takes over all records up to the first that is not whole, which
-// is where a crash has stopped the last writer. What such a record would have
-// said is lost: somebody may get the message twice, nobody goes without.
+// readJournal applies all records up to the first incomplete one, at which a crash
+// stopped the last writer. That record is lost: a recipient may get the message
+// twice, but none goes without it.
 func (c *content) readJournal(in *bufio.Reader) error {
 	for {
 		line, err := in.ReadBytes('\n')
@@ -283,7 +317,7 @@ func (c *content) verify(f io.ReaderAt) error {
 	return nil
 }
 
-// pending are the places of those who still wait for the message.
+// pending returns the indexes of the recipients that do not have the message yet.
 func (c *content) pending() []int {
 	var all []int
 	for i, done := range c.done {

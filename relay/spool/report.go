@@ -11,6 +11,7 @@ import (
 
 	"github.com/emersion/go-smtp"
 
+	"postern/internal/dsn"
 	"postern/relay/message"
 )
 
@@ -28,20 +29,20 @@ var (
 		"Your message has not been delivered yet to the recipients below. There is no need to\r\nsend it again: it will be tried until %s."}
 )
 
-// maxReturned bounds what goes back with RET=FULL; of larger messages only the
-// header does.
+// maxReturned is the size, in bytes, of the largest message that RET=FULL returns; of a
+// larger one only the header is returned.
 const maxReturned = 1 << 20
 
-// A failure is why a recipient goes without, for now or for good.
+// A failure is the reason why a recipient does not have the message.
 type failure struct {
-	place  int
+	place  int             // index of the recipient
 	status string          // RFC 3463
-	reply  *smtp.SMTPError // of the hop; nil if it has said nothing
+	reply  *smtp.SMTPError // of the hop; nil if there was none
 }
 
 func refusedStatus(e *smtp.SMTPError) string { return spell(e.EnhancedCode, e.Code) }
 
-// spell falls back on what every reply of its class means (RFC 3463 3.1).
+// spell falls back on the general code of the class (RFC 3463, section 3.1).
 func spell(c smtp.EnhancedCode, code int) string {
 	if c[0] != code/100 {
 		c = smtp.EnhancedCode{code / 100, 0, 0}
@@ -56,10 +57,10 @@ func (f failure) diagnostic() string {
 	return oneLine(fmt.Sprintf("%d %s %s", f.reply.Code, spell(f.reply.EnhancedCode, f.reply.Code), f.reply.Message))
 }
 
-// oneLine keeps text from being more than a line of the report or the log.
+// oneLine makes text a line of at most 600 octets, for a report or the log.
 func oneLine(text string) string {
 	text = strings.Map(func(r rune) rune {
-		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
+		if unprintable(r) {
 			return ' '
 		}
 		return r
@@ -71,9 +72,9 @@ func oneLine(text string) string {
 	return text
 }
 
-// report puts a report on some recipients into the spool. It reports whether
-// that is done with, which it also is where there is nobody to be told: RFC
-// 5321 6.1, RFC 3464 2: never about a message with a null sender.
+// report spools a report on some recipients. It returns whether nothing remains to be
+// done, as for a message with a null sender, on which there must be no report (RFC
+// 5321, section 6.1; RFC 3464, section 2).
 func (j *job) report(k kind, about []failure) bool {
 	s := j.spool
 	if len(about) == 0 || j.Envelope.Sender == "" {
@@ -88,7 +89,7 @@ func (j *job) report(k kind, about []failure) bool {
 	e := j.Envelope
 	id, err := s.keep(&header{
 		Arrived: time.Now(), Reason: k.action + ": report on " + j.entry.id, Report: true,
-		// RFC 3464 2: the null sender, so that nobody answers a report.
+		// RFC 3464, section 2: the null sender, so that a report is never answered.
 		Envelope: envelope{Session: e.Session, Listener: e.Listener, Remote: e.Remote, Login: e.Login, UTF8: e.UTF8},
 		To:       []recipient{{Address: e.Sender}},
 	}, m)
@@ -106,7 +107,7 @@ func (j *job) compose(k kind, about []failure) (*message.Message, error) {
 	if err != nil && !errors.Is(err, errDamaged) {
 		return nil, err
 	}
-	if original != nil { // else the report says what it can
+	if original != nil { // a damaged message is reported without its header
 		defer original.Close()
 	}
 	w := j.spool.stage.New(message.Options{})
@@ -136,7 +137,7 @@ func (r *reporter) printf(format string, args ...any) {
 }
 
 // field writes one field of the delivery status, unless it is empty. Without
-// SMTPUTF8 it has to be ASCII (RFC 6533 3).
+// SMTPUTF8 it must be ASCII (RFC 6533, section 3).
 func (r *reporter) field(name, value string) {
 	if value = oneLine(value); value == "" {
 		return
@@ -152,8 +153,8 @@ func (r *reporter) field(name, value string) {
 	r.printf("%s: %s", name, value)
 }
 
-// write writes a multipart/report (RFC 6522) of what a person reads, what a
-// program reads (RFC 3464, or RFC 6533 with SMTPUTF8), and the message.
+// write writes a multipart/report (RFC 6522): a text for people, the delivery status
+// for programs (RFC 3464, or RFC 6533 with SMTPUTF8), and the message.
 func (r *reporter) write(original *message.Message) {
 	r.head()
 	r.part("text/plain; charset=utf-8", true)
@@ -181,8 +182,8 @@ func (r *reporter) write(original *message.Message) {
 	r.printf("\r\n--%s--", r.boundary)
 }
 
-// returnsAll: RFC 3461 4.3: RET counts for failures only; without it the
-// choice is ours.
+// returnsAll: RFC 3461, section 4.3: RET applies to failures only; without it the
+// server decides.
 func (r *reporter) returnsAll() bool {
 	return r.kind == failed && smtp.DSNReturn(r.Envelope.Return) == smtp.DSNReturnFull && r.Size <= maxReturned
 }
@@ -215,7 +216,7 @@ func (r *reporter) head() {
 	r.printf("\r\nThis is a report on a message in MIME format.")
 }
 
-// reportType: RFC 6522 3: the subtype of the part for programs.
+// reportType: RFC 6522, section 3: the subtype of the part for programs.
 func (r *reporter) reportType() string {
 	if r.Envelope.UTF8 {
 		return "global-delivery-status"
@@ -233,28 +234,31 @@ func (r *reporter) notice() {
 	for _, f := range r.about {
 		why := f.diagnostic()
 		if why == "" {
-			why = "the mail system behind this one did not answer"
+			why = "the next mail system did not answer"
 		}
 		r.printf("\r\n<%s>\r\n    %s", r.To[f.place].Address, why)
 	}
 }
 
-// aboutMessage writes the fields about the message (RFC 3464 2.2).
+// aboutMessage writes the fields about the message (RFC 3464, section 2.2).
 func (r *reporter) aboutMessage() {
-	r.field("Original-Envelope-Id", r.Envelope.EnvelopeID)
+	// It is decoded, and printable ASCII (relay.Envelope).
+	if id, ok := dsn.DecodeXtext(r.Envelope.EnvelopeID); ok && id != "" {
+		r.printf("Original-Envelope-Id: %s", id)
+	}
 	r.field("Reporting-MTA", "dns; "+r.spool.host)
 	r.field("X-Postern-Queue-ID", r.entry.id)
 	r.field("Arrival-Date", mailDate(r.Arrived))
 }
 
-// recipient writes the fields about one recipient (RFC 3464 2.3).
+// recipient writes the fields about one recipient (RFC 3464, section 2.3).
 func (r *reporter) recipient(f failure) {
 	to := &r.To[f.place]
 	r.printf("")
-	if to.Original != "" {
-		r.field("Original-Recipient", strings.ToLower(string(to.Kind))+"; "+to.Original)
+	if original := r.original(to); original != "" {
+		r.printf("Original-Recipient: %s; %s", strings.ToLower(string(to.Kind)), original)
 	}
-	r.field("Final-Recipient", r.addressType(to.Address)+"; "+to.Address)
+	r.printf("Final-Recipient: %s; %s", addressType(to.Address), to.Address) // has no control characters
 	r.field("Action", r.kind.action)
 	r.field("Status", f.status)
 	if f.reply != nil {
@@ -266,8 +270,31 @@ func (r *reporter) recipient(f failure) {
 	}
 }
 
-// addressType: RFC 6533 3: addresses beyond ASCII have a type of their own.
-func (r *reporter) addressType(address string) string {
+// original returns the address of ORCPT for the report, or nothing. It is decoded (RFC
+// 3464, section 2.3.1) if the report can show it: a report without SMTPUTF8 is
+// ASCII, in which an address of the type utf-8 is encoded (RFC 6533, section 3), and the
+// octets of another type need not be text. Otherwise it is as the client sent it, which
+// is unambiguous. In neither form does it have control characters.
+func (r *reporter) original(to *recipient) string {
+	decoded, ok := dsn.DecodeOriginalRecipient(string(to.Kind), to.Original)
+	switch {
+	case !ok:
+		return ""
+	case r.Envelope.UTF8 && !strings.ContainsFunc(decoded, unprintable):
+		return decoded
+	case dsn.IsUTF8(string(to.Kind)):
+		encoded, _ := dsn.ASCIIOriginalRecipient(string(to.Kind), to.Original) // empty if too long
+		return encoded
+	case strings.ContainsFunc(decoded, func(c rune) bool { return c > unicode.MaxASCII }):
+		return to.Original
+	}
+	return decoded
+}
+
+func unprintable(r rune) bool { return r == unicode.ReplacementChar || !unicode.IsPrint(r) }
+
+// addressType: RFC 6533, section 3: a non-ASCII address has a type for itself.
+func addressType(address string) string {
 	for _, c := range address {
 		if c > unicode.MaxASCII {
 			return "utf-8"
@@ -276,5 +303,5 @@ func (r *reporter) addressType(address string) string {
 	return "rfc822"
 }
 
-// mailDate spells a time as RFC 5322 3.3 does.
+// mailDate formats a time as RFC 5322, section 3.3, asks for.
 func mailDate(t time.Time) string { return t.Format("Mon, 2 Jan 2006 15:04:05 -0700") }

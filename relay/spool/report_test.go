@@ -69,14 +69,14 @@ func refuseBob(c relaytest.Command) relaytest.Answer {
 	return relaytest.Usual
 }
 
-// A recipient whom the hop refuses later is reported; the others get the mail.
+// A recipient that the hop refuses later is reported; the others get the mail.
 func TestReport(t *testing.T) {
 	r := newRig(t, t.TempDir(), nil)
 	r.hop.Handle(refuseBob)
 	m := toBob("x")
 	m.to = append(m.to, "carol@example.com")
-	m.options.EnvelopeID = "env-1"
-	m.rcpt = smtp.RcptOptions{OriginalRecipientType: smtp.DSNAddressTypeRFC822, OriginalRecipient: "robert@example.com"}
+	m.options.EnvelopeID = "env+20+20+2B1"
+	m.rcpt = smtp.RcptOptions{OriginalRecipientType: "RFC822", OriginalRecipient: "robert+2Bx@example.com"}
 	id := r.spooled(m)
 	r.deliver()
 	r.empty()
@@ -96,8 +96,8 @@ func TestReport(t *testing.T) {
 	}
 	wantIn(t, p.parts[0], "<bob@example.com>", "No such user: böb")
 	wantIn(t, p.parts[1],
-		"Original-Envelope-Id: env-1\r\n", "Reporting-MTA: dns; mail.example.org\r\n", "X-Postern-Queue-ID: "+id+"\r\n", "Arrival-Date: ",
-		"\r\n\r\nOriginal-Recipient: rfc822; robert@example.com\r\nFinal-Recipient: rfc822; bob@example.com\r\nAction: failed\r\nStatus: 5.1.1\r\n",
+		"Original-Envelope-Id: env  +1\r\n", "Reporting-MTA: dns; mail.example.org\r\n", "X-Postern-Queue-ID: "+id+"\r\n", "Arrival-Date: ",
+		"\r\n\r\nOriginal-Recipient: rfc822; robert+x@example.com\r\nFinal-Recipient: rfc822; bob@example.com\r\nAction: failed\r\nStatus: 5.1.1\r\n",
 		"Diagnostic-Code: smtp; 550 5.1.1 No such user: b?b\r\n")
 	wantIn(t, p.parts[2], "Subject: x\r\n")
 	if strings.Contains(p.parts[2], "hello") {
@@ -105,8 +105,7 @@ func TestReport(t *testing.T) {
 	}
 }
 
-// What comes back depends on RET, and whether anything does on NOTIFY.
-// Reports go the way that they are told to, and messages the other one.
+// Reports go to the hop that was set for them, and messages to the other one.
 func TestReportsHaveTheirOwnWay(t *testing.T) {
 	r := newRig(t, t.TempDir(), nil)
 	r.hop.Handle(refuseBob)
@@ -131,6 +130,7 @@ func TestReportsHaveTheirOwnWay(t *testing.T) {
 	wantIn(t, p.parts[1], "Reporting-MTA: dns; mail.example.org\r\n")
 }
 
+// RET decides which part of the message is returned, and NOTIFY whether there is a report.
 func TestReportIsWhatWasAskedFor(t *testing.T) {
 	for name, c := range map[string]struct {
 		from   string
@@ -171,7 +171,7 @@ func TestReportIsWhatWasAskedFor(t *testing.T) {
 	}
 }
 
-// RFC 6533: with SMTPUTF8 the report may say addresses as they are.
+// RFC 6533: with SMTPUTF8 the report has addresses in UTF-8.
 func TestReportInUTF8(t *testing.T) {
 	r := newRig(t, t.TempDir(), nil)
 	r.hop.Handle(func(c relaytest.Command) relaytest.Answer {
@@ -196,7 +196,7 @@ func TestReportInUTF8(t *testing.T) {
 	wantIn(t, p.parts[1], "Final-Recipient: utf-8; böb@example.com")
 }
 
-// One refusal behind the data stands for all; but where it may be about one of
+// A refusal after the data is about all recipients; but where it may be about one of
 // several recipients, they are asked again first.
 func TestRefusalBehindTheData(t *testing.T) {
 	r := newRig(t, t.TempDir(), nil)
@@ -334,4 +334,43 @@ func TestDelay(t *testing.T) {
 	p := parseReport(t, got[0])
 	wantIn(t, p.parts[1], id, "Action: delayed", "Status: 4.2.1", "Will-Retry-Until: ")
 	wantIn(t, p.header.Get("Subject"), "Delayed")
+}
+
+// Original-Recipient has the decoded address where the report can show it, and never
+// more than its line.
+func TestOriginalRecipientInReport(t *testing.T) {
+	for _, tt := range []struct {
+		kind, original string
+		ascii, utf8    string // without SMTPUTF8 and with it; empty: no field
+	}{
+		{"", "", "", ""},
+		{"rfc822", "b+2Bbob@example.org", "rfc822; b+bob@example.org", "rfc822; b+bob@example.org"},
+		{"RFC822", "+22a+20+20b+22@example.org", `rfc822; "a  b"@example.org`, `rfc822; "a  b"@example.org`},
+		{"rfc822", "b+C3+b6b@example.org", "rfc822; b+C3+b6b@example.org", "rfc822; böb@example.org"},
+		{"rfc822", "b+ffb@example.org", "rfc822; b+ffb@example.org", "rfc822; b+ffb@example.org"},
+		{"rfc822", "b+C2+85b@example.org", "rfc822; b+C2+85b@example.org", "rfc822; b+C2+85b@example.org"}, // U+0085
+		{"x400", "/C=fr/", "x400; /C=fr/", "x400; /C=fr/"},
+		{"UTF-8", `b\x{F6}b\x{2B}@example.org`, `utf-8; b\x{F6}b\x{2B}@example.org`, "utf-8; böb+@example.org"},
+		{"utf-8", "böb@example.org", `utf-8; b\x{F6}b@example.org`, "utf-8; böb@example.org"},
+		{"utf-8", strings.Repeat("ö", 100), "", "utf-8; " + strings.Repeat("ö", 100)},
+	} {
+		for _, utf8 := range []bool{false, true} {
+			var out strings.Builder
+			j := &job{content: &content{header: header{
+				Envelope: envelope{UTF8: utf8},
+				To:       []recipient{{Address: "bob@example.com", Kind: smtp.DSNAddressType(tt.kind), Original: tt.original}},
+			}}}
+			(&reporter{job: j, kind: failed, out: &out}).recipient(failure{status: "5.1.1"})
+			want, value := "\r\nFinal-Recipient: ", tt.ascii
+			if utf8 {
+				value = tt.utf8
+			}
+			if value != "" {
+				want = "\r\nOriginal-Recipient: " + value + want
+			}
+			if !strings.HasPrefix(out.String(), want) {
+				t.Errorf("%s;%s, SMTPUTF8 %v:\n%s", tt.kind, tt.original, utf8, out.String())
+			}
+		}
+	}
 }

@@ -1,37 +1,35 @@
-// Package spool takes messages for the next hop while that does not answer,
-// keeps them on disk, and hands them on later.
+// Package spool accepts messages in place of the next hop while that does not reply,
+// keeps them on disk, and delivers them later.
 //
 // A [Spool] is one folder and the deliverer that empties it. [Spool.Before]
-// makes the [relay.NextHop] that stands in front of another one: each
-// transaction asks the hop first, and only when no hop answers within
-// relay.patience does the spool say yes in its place. What a hop has refused
-// stays refused. The policy has judged the message by then, and signers and
-// milters stand before the spool, so it is handed on as it is.
+// returns a [relay.NextHop] that holds another one: each transaction asks the hop
+// first, and only if no hop replies within relay.patience does the spool accept in its
+// place. A refusal of the hop is final. The policy has been applied by then, and
+// signers and milters come before the spool, so messages are delivered unchanged.
 //
 // # What is promised
 //
 // The 250 comes after the file has been written, synced, renamed to its place,
-// and its folder synced. A message leaves the spool when the hop has said 250
-// for every recipient, or when a report to its sender is in the spool in its
-// place. So nothing is lost whenever the process or the machine stops. What
-// can happen is that somebody gets a message twice: when we stop between the
-// hop's 250 and the note of it, and when the hop does not answer to the end of
-// the data, which is tried again (RFC 5321 4.5.4.1 has no better way).
+// and its folder synced. A message leaves the spool when the hop has replied 250
+// for every recipient, or when a report to its sender is in the spool instead. So
+// nothing is lost whenever the process or the machine stops. A recipient may get a
+// message twice: if the process stops between the hop's 250 and the record of it, or if
+// the hop does not reply to the end of the data, after which the message is tried again
+// (RFC 5321, section 4.5.4.1, has no better way).
 //
-// Recipients that the spool has said yes for have not been asked of the hop.
-// One that it refuses later is told to the sender by a report (RFC 3464, RFC
-// 6522), as RFC 3461 has it: NOTIFY=NEVER gets none, RET and ENVID are
-// honoured, DELAY is reported after four hours. Reports have the null sender
-// and are never reported on themselves. What they are handed to may be another
-// hop than that of the messages (Options.Reports): nobody has signed them yet.
+// The hop has not been asked about recipients that the spool accepted. If it refuses
+// one later, the sender gets a report (RFC 3464, RFC 6522), as RFC 3461 asks for:
+// NOTIFY=NEVER gets none, RET and ENVID are honoured, DELAY is reported after four
+// hours. Reports have the null sender and are never reported on themselves. They may go
+// to another hop than messages do (Options.Reports), as they are not signed yet.
 //
 // Temporary refusals are tried again after 1 minute, then 2, and so on up to
-// an hour, each give or take a quarter. While no hop answers at all, one
-// message at a time finds out when it does. After relay.spool_lifetime and one
-// last attempt the sender gets the message back. The messages of a user go out
-// one after the other, oldest first; one that waits for its next attempt does
-// not keep back the others, and a new one that the hop takes at once overtakes
-// what is in the spool.
+// an hour, each give or take a quarter. While no hop replies at all, one
+// message at a time finds out when one does. After relay.spool_lifetime and one
+// last attempt the message is returned to the sender. The messages of a user are sent
+// one after the other, oldest first. One that waits for its next attempt does
+// not hold up the others, and a new one that the hop takes at once overtakes
+// those in the spool.
 //
 // # The folder
 //
@@ -41,24 +39,25 @@
 //	hold/ID     left alone
 //	bad/ID      damaged: set aside and logged
 //
-// The folder is the truth, and the server looks at it every few seconds. To
-// hold, release or remove a message is to rename or remove its file, and to
-// have it tried is to set its time: see [Browse].
+// The folder is the only state, and the server reads it every few seconds. To
+// hold, release or remove a message, rename or remove its file; to
+// have it tried, set its time: see [Browse].
 //
-// # The format, version 1
+// # The format, version 2
 //
-//	postern-spool 1 LENGTH CRC32C LF     of the JSON that follows
+//	postern-spool 2 LENGTH CRC32C LF     of the JSON that follows
 //	JSON LF                              envelope and recipients: see header
 //	message                              as many bytes as "size" in the JSON
 //	SHA256 LF                            of the message, in hexadecimal
 //	CRC32C SPACE JSON LF                 any number of records: see record
 //
-// Records are appended as recipients are done with. All else never changes. A
-// record that is not whole ends the journal. Another version is another first
-// line and a case in readHeader.
+// Records are appended as recipients are done. Everything else never changes. An
+// incomplete record ends the journal. Version 1, which had ENVID and ORCPT decoded, is
+// read, too. Another version is another number in the first line and a case in
+// readHeader.
 //
 // The package leaves out: delivery by MX, a queue for each destination,
-// editing, and the "relayed" reports of RFC 3461 5.2.2.
+// editing, and the "relayed" reports of RFC 3461, section 5.2.2.
 package spool
 
 import (
@@ -264,7 +263,7 @@ func (s *Spool) newID() (string, error) {
 
 const idLength = 20
 
-// validID keeps what is no id of ours, such as "../x", from being a path.
+// validID makes sure that a name which is not an id, such as "../x", is never a path.
 func validID(id string) bool {
 	if len(id) != idLength {
 		return false

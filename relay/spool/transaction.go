@@ -12,14 +12,14 @@ import (
 	"postern/relay/message"
 )
 
-// A front is the NextHop that clients' messages meet.
+// A front is the NextHop that the server sends messages to.
 type front struct {
 	spool *Spool
 	next  relay.NextHop
 }
 
-// Caps implements relay.NextHop. What the hop could do when it was there, it
-// will do when it is back.
+// Caps implements relay.NextHop. It assumes that a hop that is down will offer the same
+// as before.
 func (f *front) Caps() relay.Caps { return f.next.Caps() }
 
 // Begin implements relay.NextHop.
@@ -31,15 +31,14 @@ func (f *front) Begin(ctx context.Context, e *relay.Envelope) (relay.Transaction
 	return &transaction{spool: f.spool, env: e, inner: inner}, nil
 }
 
-// A transaction is with the hop until that does not answer, and from then on
-// with the spool.
+// A transaction uses the hop until that does not reply, and from then on the spool.
 type transaction struct {
 	spool  *Spool
 	env    *relay.Envelope
 	inner  relay.Transaction
 	to     []recipient
-	length int   // of to, roughly
-	silent error // why the hop is not asked any more
+	length int   // of to as JSON, at most
+	silent error // why the hop is not asked any more; nil while it is
 	over   bool
 }
 
@@ -63,9 +62,9 @@ func (t *transaction) Rcpt(ctx context.Context, to string, opts *smtp.RcptOption
 	return t.promise(to, opts)
 }
 
-// unanswered tells silence of the hop from its own refusal, from a client that
-// has left, and from a message that may have arrived: to send that again is
-// the client's decision.
+// unanswered reports that the hop did not reply. It is false for the hop's own refusal,
+// for a client that has disconnected, and for a message that may have arrived: whether to
+// send that again is the client's decision.
 func unanswered(ctx context.Context, err error) bool {
 	var refusal *smtp.SMTPError
 	return !errors.As(err, &refusal) && !relay.IsUncertain(err) && !errors.Is(ctx.Err(), context.Canceled)
@@ -76,14 +75,12 @@ func (t *transaction) giveUp(reason error) {
 	_ = t.inner.Close() // it has failed already
 }
 
-// promise accepts a recipient in the place of the hop, if the spool can keep
-// that promise.
+// promise accepts a recipient in place of the hop, if the spool has room.
 func (t *transaction) promise(to string, opts *smtp.RcptOptions) error {
 	if !t.spool.ledger.room(max(0, t.env.Options.Size)) {
 		return fmt.Errorf("spool: %w: %w", errFull, t.silent)
 	}
-	// Twice the length of what json may double, and its punctuation.
-	if t.length+2*len(to)+200 > maxEnvelope/2 {
+	if t.length+jsonLength(to, opts) > maxEnvelope/4*3 {
 		return errTooMany
 	}
 	t.add(to, opts)
@@ -92,10 +89,17 @@ func (t *transaction) promise(to string, opts *smtp.RcptOptions) error {
 
 func (t *transaction) add(to string, opts *smtp.RcptOptions) {
 	t.to = append(t.to, newRecipient(to, opts))
-	t.length += 2*len(to) + 200
+	t.length += jsonLength(to, opts)
+}
+
+// jsonLength bounds the length of a recipient in the file: JSON makes up to six
+// octets of one (\u003c), and needs punctuation and field names.
+func jsonLength(to string, opts *smtp.RcptOptions) int {
+	n := 6*len(to) + 200
 	if opts != nil {
-		t.length += 2 * len(opts.OriginalRecipient)
+		n += 6 * (len(opts.OriginalRecipient) + len(opts.OriginalRecipientType))
 	}
+	return n
 }
 
 // Send implements relay.Transaction.
