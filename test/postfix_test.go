@@ -42,12 +42,18 @@ func (p *postfix) settings(extra []string) []string {
 // main.cf.
 func startPostfix(t *testing.T, s *sink, extra ...string) *postfix {
 	t.Helper()
+	return startPostfixTo(t, s.port, extra...)
+}
+
+// startPostfixTo starts an instance that relays to a port on loopback.
+func startPostfixTo(t *testing.T, port int, extra ...string) *postfix {
+	t.Helper()
 	peer(t, "root", "postfix")
 	addr := kit.Addr(t)
 	p := &postfix{Addr: addr, URL: "smtp://" + addr, tls: kit.Addr(t), dir: openFolder(t)}
 	ca := kit.NewCA(t, p.dir)
 	ca.Issue(t, 1, filepath.Join(p.dir, "cert.pem"), filepath.Join(p.dir, "key.pem"))
-	files := instance.Instance{Dir: p.dir, NextHop: s.port, Settings: p.settings(extra), Services: []string{
+	files := instance.Instance{Dir: p.dir, NextHop: port, Settings: p.settings(extra), Services: []string{
 		addr + " inet n - n - - smtpd",
 		p.tls + " inet n - n - - smtpd -o smtpd_tls_wrappermode=yes",
 		"postern unix n - n - - smtpd",

@@ -14,9 +14,10 @@ import (
 
 // A delivery is one message as it came over the wire.
 type delivery struct {
-	From string
-	To   []string
-	Data []byte // dot-stuffing taken off, nothing else
+	From   string
+	To     []string
+	Params []string // of MAIL, and of each RCPT
+	Data   []byte   // dot-stuffing taken off, nothing else
 }
 
 // A sink is the mail server where everything ends. It speaks just enough SMTP
@@ -107,10 +108,11 @@ func (d *dialogue) next() bool {
 	case "EHLO":
 		d.say("250-sink.example.net\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250 ENHANCEDSTATUSCODES")
 	case "MAIL":
-		d.mail = delivery{From: path(arg)}
+		d.mail = delivery{From: path(arg), Params: []string{params(arg)}}
 		d.say("250 2.1.0 Ok")
 	case "RCPT":
 		d.mail.To = append(d.mail.To, path(arg))
+		d.mail.Params = append(d.mail.Params, params(arg))
 		d.say("250 2.1.5 Ok")
 	case "DATA":
 		return d.data()
@@ -144,6 +146,12 @@ func path(arg string) string {
 	_, after, _ := strings.Cut(arg, "<")
 	addr, _, _ := strings.Cut(after, ">")
 	return addr
+}
+
+// params returns the parameters after FROM:<...> and TO:<...>.
+func params(arg string) string {
+	_, after, _ := strings.Cut(arg, "> ")
+	return after
 }
 
 // readData reads up to CRLF.CRLF and nothing that looks like it.
