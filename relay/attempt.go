@@ -18,9 +18,8 @@ const (
 // cannot be reached at all are tried until patience runs out.
 const brokenPerHop = 2
 
-// errStale means that a connection from the pool broke. The hop may well have
-// closed it while it was idle; that says nothing about the hop, and nobody is
-// to notice.
+// errStale means that a connection from the pool broke. The hop may have closed it
+// while it was idle, which does not count against the hop.
 var errStale = errors.New("the connection had been in use before")
 
 // try has do done on a connection, on another one if that breaks, and on

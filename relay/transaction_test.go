@@ -191,8 +191,8 @@ func TestEndOfDataIsSentOnce(t *testing.T) {
 	}
 }
 
-// 421 to the end of data is a clear no, but the client is not to take it for
-// a goodbye of ours.
+// 421 to the end of data is a refusal, but must not make the client believe that postern
+// closes its connection.
 func TestGoodbyeAtEndOfData(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{})
 	hop.Handle(on(".", relaytest.Say("421 4.3.2 Shutting down").AndHangUp()))
@@ -205,8 +205,8 @@ func TestGoodbyeAtEndOfData(t *testing.T) {
 	}
 }
 
-// A hop may close a connection at any time before all of the message is on its
-// way without anybody noticing.
+// If a hop closes a connection before the whole message has been sent, the client does not
+// notice.
 func TestHopLeaves(t *testing.T) {
 	large := text + strings.Repeat("0123456789\r\n", 100_000) // a Unix socket does not hold it
 	for verb, text := range map[string]string{"MAIL": text, "RCPT": text, "DATA": text, "BODY": large} {
@@ -235,8 +235,8 @@ func TestHopLeaves(t *testing.T) {
 	}
 }
 
-// The end of a short message goes out with its body: a hop that leaves behind
-// 354 may have it.
+// The end of a short message is sent with its body: a hop that closes the connection
+// after 354 may have it.
 func TestHopLeavesBehind354(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{})
 	r := newRouter(t, nil, hop)
@@ -378,7 +378,7 @@ func TestAllOrNothingAtReplay(t *testing.T) {
 	}
 }
 
-// A sender who is refused at the replay is nobody's fault but his.
+// A refusal of the sender at the replay is passed on, and the connection stays in use.
 func TestSenderRefusedAtReplay(t *testing.T) {
 	for how, options := range pipeliners {
 		t.Run(how, func(t *testing.T) {
@@ -435,7 +435,7 @@ func TestTimerMeetsUser(t *testing.T) {
 	if n := len(hop.Delivered()); n != users*6 {
 		t.Errorf("%d delivered, want %d", n, users*6)
 	}
-	if _, peak := hop.Connections(); peak > 3 { // one may still be saying goodbye
+	if _, peak := hop.Connections(); peak > 3 { // one may still wait for the reply to QUIT
 		t.Errorf("%d connections at once", peak)
 	}
 }

@@ -14,9 +14,9 @@ import (
 	instance "postern/test/postfix"
 )
 
-// A postfix is a private instance: configuration, queue and data in a folder
-// of its own, everything relayed to a sink. One may come in by a port, with or
-// without STARTTLS, by another one with TLS from the first byte, and by a socket.
+// A postfix is a private instance: configuration, queue and data are in a temporary
+// folder, and everything is relayed to a sink. It listens on a port, with and without
+// STARTTLS, on another one with implicit TLS, and on a socket.
 type postfix struct {
 	Addr   string
 	URL    string // of Addr as a next hop

@@ -20,8 +20,8 @@ type delivery struct {
 	Data   []byte   // dot-stuffing taken off, nothing else
 }
 
-// A sink is the mail server where everything ends. It speaks just enough SMTP
-// for Postfix and for postern, trusts nobody's line ends, and shares no code
+// A sink is the mail server where everything ends. It knows just enough SMTP
+// for Postfix and for postern, checks line ends, and shares no code
 // with the servers under test.
 type sink struct {
 	Addr string
@@ -97,7 +97,7 @@ type dialogue struct {
 
 func (d *dialogue) say(line string) { _, _ = io.WriteString(d.conn, line+"\r\n") }
 
-// next answers one command, and says whether there may be another.
+// next answers one command, and reports whether there may be another.
 func (d *dialogue) next() bool {
 	line, err := d.in.ReadString('\n')
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"testing"
 )
 
-// arrows says which packages of this module a package may import. "x/*" are the
-// backends below x, each of which stands for itself. docs/architecture.md has
+// arrows lists the packages of this module that a package may import. "x/*" are the
+// packages below x, which may not import each other. docs/architecture.md has
 // the picture.
 var arrows = map[string][]string{
 	"cmd/postern":   nil, // everything

@@ -59,8 +59,8 @@ func TestStaysOutOfTheWay(t *testing.T) {
 	}
 }
 
-// A hop that falls silent before the final dot does not have the message; one
-// that does so behind it may have it, and then the client decides.
+// A hop that falls silent before the final dot does not have the message. After the final
+// dot it may have it, and then the client decides.
 func TestWhenTheHopFallsSilent(t *testing.T) {
 	for verb, kept := range map[string]bool{"MAIL": true, "RCPT": true, "DATA": true, ".": false} {
 		t.Run(verb, func(t *testing.T) {
@@ -82,7 +82,7 @@ func TestWhenTheHopFallsSilent(t *testing.T) {
 	}
 }
 
-// A client that has left gets nothing spooled behind its back.
+// Nothing is spooled for a client that has disconnected.
 func TestClientGone(t *testing.T) {
 	r := newRig(t, t.TempDir(), nil)
 	r.hop.Stop()
@@ -146,8 +146,8 @@ func TestTooManyRecipients(t *testing.T) {
 	wantReply(t, err, 452)
 }
 
-// Whatever goes wrong on the disk, the client hears 452 4.3.1 and nothing is
-// left behind; the order of the steps is what the promise rests on.
+// After any failure of the disk the client receives 452 4.3.1, and no file remains. The
+// promise depends on the order of the steps.
 func TestDiskFull(t *testing.T) {
 	steps := []string{"create", "write", "sync file", "rename", "sync folder"}
 	for _, bad := range steps {
