@@ -148,7 +148,7 @@ func verdict(out io.Writer, user string, id auth.Identity, err error) error {
 		fmt.Fprintf(out, "no: %s\n", refusal(user, no))
 		return silently(exitFailure)
 	case errors.Is(err, auth.ErrMalformed):
-		fmt.Fprintln(out, "no: no mechanism can carry such a login or password (empty, or with a NUL)")
+		fmt.Fprintln(out, "no: no mechanism can send such a login or password (empty, with a NUL, or more than 12,288 octets)")
 		return silently(exitFailure)
 	}
 	return withStatus(exitTempFail, fmt.Errorf("nobody could tell: %w", err))

@@ -69,18 +69,48 @@ func TestPasswdThenAuthTest(t *testing.T) {
 	}
 }
 
-func TestPasswdRefusesEmptyAndLong(t *testing.T) {
+// No password is set that could never be used to log in, and the error says why.
+func TestPasswdRefusesWhatNoSchemeAccepts(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "users")
-	for name, input := range map[string]string{
-		"empty": "\n",
-		"long":  strings.Repeat("x", maxPassword+1) + "\n",
+	for _, tt := range []struct{ scheme, password, says string }{
+		{"bcrypt", "", "empty"},
+		{"bcrypt", strings.Repeat("x", 73), "bcrypt accepts at most 72; choose a shorter password, or one of the schemes sha512-crypt"},
+		{"sha512-crypt", strings.Repeat("x", 513), "sha512-crypt accepts at most 512"},
+		{"argon2id", strings.Repeat("x", 4097), "the password has 4097 octets, and argon2id accepts at most 4096; choose a shorter password"},
+		{"scram-sha-256", strings.Repeat("x", 4097), "scram-sha-256 accepts at most 4096"},
+		{"argon2id", strings.Repeat("x", maxPassword+1), "more than 12288 bytes"},
+		// Every character has four octets in its prepared form and three as it is typed.
+		{"sha512-crypt", strings.Repeat("\u0958", 86), "the password has 516 octets"},
+		{"argon2id", "a\x00b", "NUL"},
 	} {
-		if status, _, _ := command(t, input, "passwd", "--stdin", file, "carol"); status == exitOK {
-			t.Errorf("%s password was taken", name)
+		status, _, stderr := command(t, tt.password+"\n", "passwd", "--stdin", "--scheme", tt.scheme, file, "carol")
+		if status != exitFailure || !strings.Contains(stderr, tt.says) {
+			t.Errorf("%s, %d octets: status %d, %q; want ...%s...", tt.scheme, len(tt.password), status, stderr, tt.says)
 		}
 	}
 	if _, err := os.Stat(file); err == nil {
-		t.Error("a refused password has made a file")
+		t.Error("a refused password has created a file")
+	}
+}
+
+// The longest password that passwd sets is right for "auth test", which sends it as
+// a client would.
+func TestLongestPasswords(t *testing.T) {
+	for scheme, octets := range map[string]int{"bcrypt": 72, "sha512-crypt": 512, "argon2id": 4096, "scram-sha-256": 4096} {
+		s := newServing(t)
+		password := strings.Repeat("x", octets)
+		if status, _, stderr := command(t, password+"\n", "passwd", "--stdin", "--scheme", scheme, s.file("users"), "carol"); status != exitOK {
+			t.Fatalf("%s: status %d: %s", scheme, status, stderr)
+		}
+		if status, stdout, stderr := command(t, password+"\n", "auth", "test", "--config", s.config(), "-u", "carol", "-p", "-"); status != exitOK {
+			t.Errorf("%s: status %d\n%s%s", scheme, status, stdout, stderr)
+		}
+		for _, user := range []string{"carol", "mallory"} {
+			wrong := strings.Repeat("x", 9000)
+			if status, stdout, stderr := command(t, wrong+"\n", "auth", "test", "--config", s.config(), "-u", user, "-p", "-"); status != exitFailure {
+				t.Errorf("%s, %s with 9,000 octets: status %d\n%s%s", scheme, user, status, stdout, stderr)
+			}
+		}
 	}
 }
 

@@ -13,8 +13,10 @@ import (
 	"golang.org/x/term"
 )
 
-// maxPassword bounds what is read as a password, in bytes.
-const maxPassword = 1024
+// maxPassword bounds what is read as a password, in bytes. It is more than any
+// client can send (RFC 4954, section 4) and any hash scheme accepts, so that the
+// error about a long password is the scheme's or the store's.
+const maxPassword = 12288
 
 var (
 	errInterrupted  = errors.New("interrupted; nothing was changed")

@@ -95,8 +95,11 @@ type PasswordVerifier interface {
 	// VerifyPassword says who the user is: Identity.User is the canonical
 	// name, which two users never share, and Identity.Store the name of the
 	// store that vouches; the caller fills in the rest. "No" is a *Failure; any
-	// other error is temporary. The password is never empty and the login
-	// has no control characters: the caller has refused those already.
+	// other error is temporary. The login is 1 to 512 octets of UTF-8 without
+	// control characters, the password 1 to 12,288 octets of any value but NUL: the
+	// caller has refused the rest. A store bounds what it accepts further. To a
+	// password above its bound the answer is a *Failure, Unknowable if another
+	// store might accept it, after the same time for every login.
 	VerifyPassword(ctx context.Context, p *Peer, login, password string) (Identity, error)
 }
 

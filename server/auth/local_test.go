@@ -97,7 +97,9 @@ var errNotDone = errors.New("the server wants to hear more")
 
 func TestConversations(t *testing.T) {
 	long := strings.Repeat("x", maxName+1)
-	longPassword := strings.Repeat("x", maxPassword+1)
+	// The longest that fits in a line of 12,288 octets in base64, CRLF included.
+	longPassword := strings.Repeat("x", 9213-len("\x00Alice\x00"))
+	tooLong := strings.Repeat("x", maxResponse+1)
 	tests := []struct {
 		name, mech string
 		responses  []string
@@ -122,10 +124,17 @@ func TestConversations(t *testing.T) {
 		{"three NULs", "PLAIN", []string{"\x00Alice\x00secret\x00"}, nil, "", ErrMalformed, ""},
 		{"empty", "PLAIN", []string{""}, nil, "", ErrMalformed, ""},
 		{"empty name", "PLAIN", []string{"\x00\x00secret"}, nil, "", ErrMalformed, ""},
-		{"not UTF-8", "PLAIN", []string{"\x00Alice\x00\xff\xfe"}, nil, "", ErrMalformed, ""},
-		{"long name", "PLAIN", []string{"\x00" + long + "\x00secret"}, nil, "", ErrMalformed, ""},
-		{"long authzid", "PLAIN", []string{long + "\x00Alice\x00secret"}, nil, "", ErrMalformed, ""},
-		{"long password", "PLAIN", []string{"\x00Alice\x00" + longPassword}, nil, "", ErrMalformed, ""},
+		{"password in Latin-1", "PLAIN", []string{"\x00bob\x00caf\xe9"}, nil, "bob", nil, ""},
+		{"wrong password of any bytes", "PLAIN", []string{"\x00Alice\x00\xff\xfe"}, nil, "", nil, "auth: wrong password (fake)"},
+		{"name not UTF-8", "PLAIN", []string{"\x00\xff\xfe\x00secret"}, nil, "", nil, "auth: no such user: the name is not UTF-8"},
+		{"authzid not UTF-8", "PLAIN", []string{"\xff\x00Alice\x00secret"}, nil, "", nil, "auth: no such user: the authorization identity is not UTF-8"},
+		{"long name", "PLAIN", []string{"\x00" + long + "\x00secret"}, nil, "", nil, "auth: no such user: the name is longer than 512 octets"},
+		{"longest name", "PLAIN", []string{"\x00" + long[1:] + "\x00secret"}, nil, "", nil, "auth: no such user (fake)"},
+		{"long authzid", "PLAIN", []string{long + "\x00Alice\x00secret"}, nil, "", nil, "auth: no such user: the authorization identity is longer than 512 octets"},
+		{"long password", "PLAIN", []string{"\x00Alice\x00" + longPassword}, nil, "", nil, "auth: wrong password (fake)"},
+		{"longest right password", "PLAIN", []string{"\x00carol\x00" + longPassword}, nil, "carol", nil, ""},
+		{"longer than a line", "PLAIN", []string{"\x00Alice\x00" + tooLong}, nil, "", ErrMalformed, ""},
+		{"only NULs", "PLAIN", []string{strings.Repeat("\x00", maxResponse)}, nil, "", ErrMalformed, ""},
 		{"no response twice", "PLAIN", []string{"<nil>", "<nil>"}, []string{""}, "", ErrMalformed, ""},
 
 		{"prompts", "LOGIN", []string{"<nil>", "Alice", "secret"}, []string{"Username:", "Password:"}, "alice", nil, ""},
@@ -135,16 +144,21 @@ func TestConversations(t *testing.T) {
 		{"empty password", "LOGIN", []string{"Alice", ""}, []string{"Password:"}, "", nil, "auth: wrong password: empty password"},
 		{"password in Latin-1", "LOGIN", []string{"bob", "caf\xe9"}, []string{"Password:"}, "bob", nil, ""},
 		{"empty name", "LOGIN", []string{"<nil>", ""}, []string{"Username:"}, "", ErrMalformed, ""},
-		{"name not UTF-8", "LOGIN", []string{"\xff"}, nil, "", ErrMalformed, ""},
+		{"wrong password of any bytes", "LOGIN", []string{"Alice", "\xff\xfe"}, []string{"Password:"}, "", nil, "auth: wrong password (fake)"},
+		{"name not UTF-8", "LOGIN", []string{"\xff\xfe"}, nil, "", nil, "auth: no such user: the name is not UTF-8"},
 		{"NUL in the name", "LOGIN", []string{"Al\x00ice"}, nil, "", ErrMalformed, ""},
 		{"NUL in the password", "LOGIN", []string{"Alice", "sec\x00ret"}, []string{"Password:"}, "", ErrMalformed, ""},
-		{"long name", "LOGIN", []string{long}, nil, "", ErrMalformed, ""},
-		{"long password", "LOGIN", []string{"Alice", longPassword}, []string{"Password:"}, "", ErrMalformed, ""},
+		{"long name", "LOGIN", []string{long}, nil, "", nil, "auth: no such user: the name is longer than 512 octets"},
+		{"longest name", "LOGIN", []string{long[1:], "secret"}, []string{"Password:"}, "", nil, "auth: no such user (fake)"},
+		{"name longer than a line", "LOGIN", []string{tooLong}, nil, "", ErrMalformed, ""},
+		{"long password", "LOGIN", []string{"Alice", longPassword}, []string{"Password:"}, "", nil, "auth: wrong password (fake)"},
+		{"longest right password", "LOGIN", []string{"carol", longPassword}, []string{"Password:"}, "carol", nil, ""},
+		{"longer than a line", "LOGIN", []string{"Alice", tooLong}, []string{"Password:"}, "", ErrMalformed, ""},
 		{"left half-way", "LOGIN", []string{"Alice"}, []string{"Password:"}, "", errNotDone, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.mech+" "+tt.name, func(t *testing.T) {
-			store := &fakeStore{users: map[string]string{"Alice": "secret", "bob": "caf\xe9"}}
+			store := &fakeStore{users: map[string]string{"Alice": "secret", "bob": "caf\xe9", "carol": longPassword}}
 			challenges, x, err := converse(t, Local{Passwords: store}, tt.mech, tt.responses...)
 			if !slices.Equal(challenges, tt.challenges) {
 				t.Errorf("challenges %q, want %q", challenges, tt.challenges)
@@ -159,14 +173,14 @@ func TestConversations(t *testing.T) {
 				return
 			case tt.err != nil && !errors.Is(err, tt.err):
 				t.Errorf("error %v, want %v", err, tt.err)
-			case tt.fail != "" && (!failed || f.Error() != tt.fail):
+			case tt.fail != "" && (!failed || f.Error() != tt.fail || f.Login == ""):
 				t.Errorf("error %v, want %s", err, tt.fail)
 			}
 			if x.Identity() != (Identity{}) {
 				t.Errorf("an identity without success: %+v", x.Identity())
 			}
-			if strings.Contains(tt.fail, "empty") && store.asked != 0 {
-				t.Error("an empty password reached the store")
+			if tt.fail != "" && !strings.Contains(tt.fail, "(fake)") && store.asked != 0 {
+				t.Error("the login reached the store")
 			}
 		})
 	}

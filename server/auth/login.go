@@ -3,7 +3,6 @@ package auth
 import (
 	"bytes"
 	"context"
-	"unicode/utf8"
 )
 
 // The prompts of LOGIN. The expired draft (draft-murchison-sasl-login) says
@@ -52,20 +51,26 @@ func (x *login) Next(ctx context.Context, response []byte) (challenge []byte, do
 	return nil, false, ErrMalformed
 }
 
+// A name that is not text, or too long, is refused before the client has sent its
+// password.
 func (x *login) takeName(response []byte) ([]byte, bool, error) {
 	x.step = loginOver
-	if len(response) == 0 || len(response) > maxName || !utf8.Valid(response) || bytes.IndexByte(response, 0) >= 0 {
+	if len(response) == 0 || len(response) > maxResponse || bytes.IndexByte(response, 0) >= 0 {
 		return nil, false, ErrMalformed
 	}
-	x.name, x.step = string(response), loginPassword
+	name := string(response)
+	if f := precheckName("name", name); f != nil {
+		return nil, false, withLogin(f, name)
+	}
+	x.name, x.step = name, loginPassword
 	return []byte(promptPassword), false, nil
 }
 
 // The password is any bytes but NUL: old clients send the character set of their
-// desktop, and the store's hash may well have been made of the same bytes.
+// desktop, and the hash may have been made of the same bytes.
 func (x *login) takePassword(ctx context.Context, response []byte) ([]byte, bool, error) {
 	x.step = loginOver
-	if len(response) > maxPassword || bytes.IndexByte(response, 0) >= 0 {
+	if len(response) > maxResponse || bytes.IndexByte(response, 0) >= 0 {
 		return nil, false, ErrMalformed
 	}
 	if err := x.verify(ctx, credentials{login: x.name, password: string(response)}); err != nil {

@@ -3,7 +3,6 @@ package auth
 import (
 	"bytes"
 	"context"
-	"unicode/utf8"
 )
 
 // plain is the mechanism PLAIN (RFC 4616).
@@ -42,17 +41,14 @@ func (x *plain) Next(ctx context.Context, response []byte) (challenge []byte, do
 //
 //	message = [authzid] UTF8NUL authcid UTF8NUL passwd
 //
-// where authcid and passwd are not empty. An empty password is let through
-// here: it is a wrong password (535), which people do send, and not a broken
-// client.
+// where authcid and passwd are not empty. What has this form and cannot be right
+// is a failed login (535) and no broken client (501): an empty password, which
+// people do send, and names that precheck refuses. The password is any bytes, as
+// in LOGIN.
 func parsePlain(response []byte) (credentials, error) {
-	fields := bytes.Split(response, []byte{0})
-	if len(fields) != 3 || !utf8.Valid(response) {
+	fields := bytes.SplitN(response, []byte{0}, 4)
+	if len(response) > maxResponse || len(fields) != 3 || len(fields[1]) == 0 {
 		return credentials{}, ErrMalformed
 	}
-	c := credentials{authzid: string(fields[0]), login: string(fields[1]), password: string(fields[2])}
-	if c.login == "" || len(c.login) > maxName || len(c.authzid) > maxName || len(c.password) > maxPassword {
-		return credentials{}, ErrMalformed
-	}
-	return c, nil
+	return credentials{authzid: string(fields[0]), login: string(fields[1]), password: string(fields[2])}, nil
 }

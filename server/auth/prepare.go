@@ -5,16 +5,20 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/text/secure/precis"
+
+	"postern/server/auth/hash"
 )
 
 // PreparePassword returns the form of a password in which it should be hashed
 // and compared: the OpaqueString profile of RFC 8265, section 4.2, which
 // replaced SASLprep. An ASCII password is its own prepared form; "é" is one
 // character afterwards, however the keyboard composed it. What the profile
-// forbids comes back as it is.
+// forbids is returned unchanged, and so is a password of more than
+// [hash.MaxPassword] octets, which no hash matches: the preparation costs at most
+// about a millisecond.
 func PreparePassword(password string) string {
-	// Of bytes that are no UTF-8 the profile would make U+FFFD, all the same.
-	if isASCII(password) || !utf8.ValidString(password) {
+	// The profile would replace every byte that is not UTF-8 by the same U+FFFD.
+	if len(password) > hash.MaxPassword || isASCII(password) || !utf8.ValidString(password) {
 		return password
 	}
 	prepared, err := precis.OpaqueString.String(password)
@@ -33,11 +37,10 @@ func isASCII(s string) bool {
 	return true
 }
 
-// Prepared wraps a store: it is asked for the prepared form of the password
-// first and, if that is refused and the client had sent other bytes, for those.
-// So hashes made by tools that know nothing of preparation go on working.
-// Whether there is a second question depends on the password alone, not on
-// whether the user exists.
+// Prepared wraps a store: it verifies the prepared form of the password first
+// and, if that is refused and the client sent other bytes, those. So hashes made by
+// tools without such a preparation keep working. Whether there is a second
+// verification depends on the password alone, not on whether the user exists.
 func Prepared(v PasswordVerifier) PasswordVerifier { return prepared{v} }
 
 type prepared struct{ PasswordVerifier }
@@ -52,8 +55,8 @@ func (v prepared) VerifyPassword(ctx context.Context, p *Peer, login, password s
 	return v.PasswordVerifier.VerifyPassword(ctx, p, login, password)
 }
 
-// isGuess reports whether err says that login or password are wrong. The other
-// kinds of failure are told to somebody who knew them.
+// isGuess reports whether err means that login or password are wrong. The other
+// kinds of failure are for clients that sent the right password.
 func isGuess(err error) bool {
 	f := asFailure(err)
 	return f != nil && (f.Kind == NoSuchUser || f.Kind == Unknowable || f.Kind == BadPassword)

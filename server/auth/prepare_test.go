@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -16,6 +17,8 @@ func TestPreparePassword(t *testing.T) {
 		{"case stays", "\u00c9t\u00e9", "\u00c9t\u00e9"},
 		{"not UTF-8 stays", "caf\xe9", "caf\xe9"},
 		{"control characters stay", "\u00e9\x07", "\u00e9\x07"},
+		{"longest", strings.Repeat("e\u0301", 1365), strings.Repeat("\u00e9", 1365)}, // 4,095 octets
+		{"too long stays", strings.Repeat("e\u0301", 1366), strings.Repeat("e\u0301", 1366)},
 	}
 	for _, tt := range tests {
 		if got := PreparePassword(tt.in); got != tt.want {
@@ -36,6 +39,7 @@ func TestPreparedAsksInOrder(t *testing.T) {
 		{"prepared already", "composed", composed, []string{composed}, true},
 		{"ASCII is asked once", "composed", "no", []string{"no"}, false},
 		{"wrong", "composed", "e\u0301", []string{"\u00e9", "e\u0301"}, false},
+		{"too long is asked once", "composed", strings.Repeat("e\u0301", 1366), []string{strings.Repeat("e\u0301", 1366)}, false},
 		{"unknown users cost as much", "nobody", "e\u0301", []string{"\u00e9", "e\u0301"}, false},
 		{"disabled is an answer", "disabled", decomposed, []string{composed}, false},
 		{"broken is no answer", "broken", decomposed, []string{composed}, false},

@@ -130,8 +130,11 @@ func (x *scramExchange) first(ctx context.Context, message []byte) ([]byte, erro
 	switch {
 	case x.failed != nil:
 		return nil, x.failed
-	case err != nil || len(x.conversation.AuthzID()) > maxName:
+	case err != nil:
 		return nil, ErrMalformed // the library's own text repeats the message
+	}
+	if f := precheckName("authorization identity", x.conversation.AuthzID()); f != nil {
+		return nil, f
 	}
 	x.next = (*scramExchange).final
 	return []byte(answer), nil
@@ -168,8 +171,12 @@ func (x *scramExchange) bindingFor(message []byte) (none scram.ChannelBinding, e
 // case, so that time does not tell them apart.
 func (x *scramExchange) lookUp(ctx context.Context, login string) (scram.StoredCredentials, error) {
 	x.login = login
-	if login == "" || len(login) > maxName {
+	switch f := precheckName("name", login); {
+	case login == "":
 		x.failed = ErrMalformed
+		return scram.StoredCredentials{}, x.failed
+	case f != nil:
+		x.failed = f
 		return scram.StoredCredentials{}, x.failed
 	}
 	fake := x.scram.fakeKeys(x.keys.ScramDecoy(login))

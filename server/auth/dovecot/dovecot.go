@@ -86,7 +86,9 @@ var (
 )
 
 // VerifyPassword implements auth.PasswordVerifier. It waits for as long as ctx
-// allows.
+// allows. Login and password must fit in a line of Dovecot's protocol, together
+// about 12,000 octets (6,000 before version 1.2 of the protocol); otherwise they are refused without a question to Dovecot,
+// whichever user they are for.
 func (s *Store) VerifyPassword(ctx context.Context, p *auth.Peer, login, password string) (auth.Identity, error) {
 	// RFC 4616, section 2: NUL is what ends a field.
 	if strings.ContainsRune(login+password, 0) {
@@ -103,7 +105,7 @@ func (s *Store) VerifyPassword(ctx context.Context, p *auth.Peer, login, passwor
 	a, err := r.ask(ctx, authLine(r.id, "PLAIN", p, []byte("\x00"+login+"\x00"+password)))
 	switch {
 	case errors.Is(err, errTooLong):
-		return auth.Identity{}, &auth.Failure{Kind: auth.NoSuchUser, Store: Kind, Reason: errTooLong.Error()}
+		return auth.Identity{}, err
 	case err != nil:
 		return auth.Identity{}, unavailable(err)
 	case a.verb == verbCont:

@@ -137,7 +137,7 @@ func (x *exchange) ask(ctx context.Context, response []byte) (answer, error) {
 	defer cancel()
 	a, err := x.send(ctx, response)
 	if err != nil {
-		if errors.Is(err, auth.ErrMechanism) || errors.Is(err, auth.ErrMalformed) {
+		if errors.Is(err, auth.ErrMechanism) || errors.Is(err, errTooLong) {
 			return answer{}, err
 		}
 		return answer{}, unavailable(err)

@@ -125,7 +125,9 @@ func TestConversations(t *testing.T) {
 		{"control character", "LOGIN", []string{"CONT\t%ID\tVXNlcm5hbWU6\n"},
 			[]step{{says: nil, hears: "Username:"}, {says: []byte("a\tb"), err: &auth.Failure{}}}, []string{""}},
 		{"too long", "CRAM-MD5", []string{"CONT\t%ID\tPDE+\n"},
-			[]step{{says: nil, hears: "<1>"}, {says: make([]byte, maxLine), err: auth.ErrMalformed}}, []string{""}},
+			[]step{{says: nil, hears: "<1>"}, {says: make([]byte, maxLine), err: &auth.Failure{}}}, []string{""}},
+		{"too long a password", "PLAIN", nil,
+			[]step{{says: []byte("\x00u\x00" + strings.Repeat("p", maxLine)), err: &auth.Failure{}}}, nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

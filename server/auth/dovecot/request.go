@@ -3,14 +3,14 @@ package dovecot
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"postern/server/auth"
 )
 
-// errTooLong is a message that would cost everybody the connection.
-var errTooLong = fmt.Errorf("longer than Dovecot takes: %w", auth.ErrMalformed)
+// errTooLong is returned for a message that does not fit in a line. Dovecot would
+// close the connection, which other exchanges share, if it were sent.
+var errTooLong = &auth.Failure{Kind: auth.Unknowable, Store: Kind, Reason: "the message is longer than a line of Dovecot's protocol"}
 
 // A request is one exchange on a connection. Its methods are called by one
 // goroutine at a time, but for cancel, which may come at any time.

@@ -61,6 +61,28 @@ func TestHostileNames(t *testing.T) {
 	}
 }
 
+// A password that does not fit in a line is refused here, without a question to
+// Dovecot and whichever user it is for. How long it may be depends on Dovecot's
+// version.
+func TestLongPassword(t *testing.T) {
+	for greeting, most := range map[string]int{goodGreeting: maxLine, strings.Replace(goodGreeting, "VERSION\t1\t2", "VERSION\t1\t0", 1): maxOldLine} {
+		f := startFake(t, greeting, say("FAIL\t%ID\n"))
+		s := f.store(t)
+		for _, login := range []string{"alice", "mallory"} {
+			_, err := verify(t, s, login, strings.Repeat("x", most*3/4))
+			if failure, ok := errors.AsType[*auth.Failure](err); !ok || failure.Kind != auth.Unknowable || !strings.Contains(failure.Reason, "longer than a line") {
+				t.Errorf("%s: %v", login, err)
+			}
+		}
+		if lines := f.heard("AUTH"); len(lines) != 0 {
+			t.Errorf("%d lines", len(lines))
+		}
+		if _, err := verify(t, s, "alice", strings.Repeat("x", most*3/4-400)); len(f.heard("AUTH")) != 1 {
+			t.Errorf("a password that fits: %v", err)
+		}
+	}
+}
+
 func TestWithoutTLSNothingIsCalledSecured(t *testing.T) {
 	f := startFake(t, goodGreeting, knowsAlice)
 	if _, err := f.store(t).VerifyPassword(t.Context(), &auth.Peer{}, "alice", "secret"); err != nil {

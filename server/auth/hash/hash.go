@@ -46,6 +46,8 @@ type Hash struct {
 	large  bool   // needs so much memory that one at a time is enough
 	scram  *ScramKeys
 	match  func(password string) (bool, error)
+
+	longest int // octets of a password
 }
 
 // Parse reads a stored hash. An empty hash, "x", and whatever begins with "!" or
@@ -69,7 +71,9 @@ func Parse(stored string) (Hash, error) {
 		if allowed != "" && !strings.HasPrefix(text, allowed) {
 			return Hash{}, errors.New("the {SCHEME} in front is not that of the hash")
 		}
-		return s.parse(s.name, text)
+		h, err := s.parse(s.name, text)
+		h.longest = s.longest
+		return h, err
 	}
 	return Hash{}, ErrUnknown
 }
@@ -84,12 +88,24 @@ func (h Hash) Kind() string { return strings.TrimSpace(h.scheme + " " + h.cost) 
 // Matches reports whether password is the one that was hashed. It computes the
 // hash at once: [Checker.Check] is for serving. An error means that the
 // comparison could not be made.
+//
+// A password that is longer than the scheme accepts (512 octets for the
+// schemes of crypt(3), [MaxPassword] for the others) does not match. The answer
+// takes as long as for a wrong password of usual length, so that the time of the
+// answer does not depend on whether there is such a user.
 func (h Hash) Matches(password string) (bool, error) {
-	if h.Locked() {
+	switch {
+	case h.Locked():
 		return false, nil
+	case len(password) > h.longest:
+		_, err := h.match(standIn)
+		return false, err
 	}
 	return h.match(password)
 }
+
+// standIn is hashed in place of a password that is too long.
+const standIn = "correct-horse-16"
 
 // isLocked knows how accounts are locked in shadow(5), on the BSDs and on
 // Solaris.

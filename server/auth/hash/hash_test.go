@@ -3,6 +3,7 @@ package hash
 import (
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -199,12 +200,71 @@ func TestNewRefuses(t *testing.T) {
 	tests := []struct{ scheme, password, why string }{
 		{"bcrypt", "", "empty"},
 		{"bcrypt", "a\x00b", "NUL"},
-		{"bcrypt", strings.Repeat("x", 73), "72 bytes"},
+		{"bcrypt", strings.Repeat("x", 73), "73 octets, and bcrypt accepts at most 72; choose a shorter password, or one of the schemes sha512-crypt, argon2id, scram-sha-256"},
+		{"sha512-crypt", strings.Repeat("x", 513), "accepts at most 512; choose a shorter password, or one of the schemes argon2id, scram-sha-256"},
+		{"argon2id", strings.Repeat("x", MaxPassword+1), "accepts at most 4096; choose a shorter password"},
+		{"scram-sha-256", strings.Repeat("x", MaxPassword+1), "accepts at most 4096; choose a shorter password"},
 		{"md5", password, "known are bcrypt, sha512-crypt, argon2id"},
 	}
 	for _, tt := range tests {
 		if _, err := New(tt.scheme, tt.password); err == nil || !strings.Contains(err.Error(), tt.why) {
 			t.Errorf("%s %.10q: %v, want ...%s...", tt.scheme, tt.password, err, tt.why)
+		}
+	}
+}
+
+// What New makes of the longest password that it takes matches that password, and
+// no longer one with the same beginning.
+func TestLongestPassword(t *testing.T) {
+	for _, m := range makers {
+		longest := strings.Repeat("x", m.longest)
+		stored, err := New(m.scheme, longest)
+		if err != nil {
+			t.Fatalf("%s: %v", m.scheme, err)
+		}
+		h, err := Parse(stored)
+		if err != nil {
+			t.Fatalf("%s: %v", m.scheme, err)
+		}
+		for name, tt := range map[string]struct {
+			password string
+			want     bool
+		}{
+			"longest":  {longest, true},
+			"too long": {strings.Repeat("x", h.longest+1), false},
+		} {
+			if got, err := h.Matches(tt.password); got != tt.want || err != nil {
+				t.Errorf("%s, %s: %v, %v", m.scheme, name, got, err)
+			}
+		}
+	}
+}
+
+// A password that is too long for its scheme costs one comparison with the
+// stand-in, and does not match even a hash of the stand-in.
+func TestTooLongPassword(t *testing.T) {
+	for stored := range vectors(t) {
+		h, err := Parse(stored)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h.longest < 512 || h.longest > MaxPassword {
+			t.Errorf("%s accepts passwords of %d octets", h.Kind(), h.longest)
+		}
+		for octets, hashed := range map[int]int{
+			h.longest - 1: h.longest - 1, h.longest: h.longest,
+			h.longest + 1: len(standIn), 9213: len(standIn), 1 << 20: len(standIn),
+		} {
+			var compared []int
+			counting := h
+			counting.match = func(password string) (bool, error) {
+				compared = append(compared, len(password))
+				return true, nil
+			}
+			ok, err := counting.Matches(strings.Repeat("x", octets))
+			if ok != (octets <= h.longest) || err != nil || !slices.Equal(compared, []int{hashed}) {
+				t.Errorf("%s, %d octets: %v, %v, compared with passwords of %d octets", h.Kind(), octets, ok, err, compared)
+			}
 		}
 	}
 }

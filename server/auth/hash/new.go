@@ -22,17 +22,20 @@ const (
 	argon2Lanes  = 1
 )
 
+// A maker makes hashes of one scheme, of passwords of up to longest octets.
 type maker struct {
-	scheme string
-	make   func(password string) (string, error)
+	scheme  string
+	longest int
+	make    func(password string) (string, error)
 }
 
-// The first is the default.
+// The first is the default. bcrypt compares the first 72 octets of a password
+// only, so a longer one is not hashed with it.
 var makers = []maker{
-	{"bcrypt", newBcrypt},
-	{"sha512-crypt", newSHA512Crypt},
-	{"argon2id", newArgon2id},
-	{"scram-sha-256", newScram},
+	{"bcrypt", 72, newBcrypt},
+	{"sha512-crypt", maxCrypt, newSHA512Crypt},
+	{"argon2id", MaxPassword, newArgon2id},
+	{"scram-sha-256", MaxPassword, newScram},
 }
 
 // Schemes names the schemes that New makes; the first is the default.
@@ -45,10 +48,11 @@ func Schemes() []string {
 }
 
 // New hashes a password. The caller has brought it into its prepared form; for
-// "scram-sha-256" SASLprep follows.
+// "scram-sha-256" SASLprep follows. A password that could never be used to log in
+// is an error: an empty one, one with a NUL, one that is too long for the scheme.
 func New(scheme, password string) (string, error) {
 	if password == "" {
-		return "", errors.New("an empty password lets nobody in")
+		return "", errors.New("the password is empty, and no mechanism accepts an empty password")
 	}
 	// PLAIN (RFC 4616) separates its fields by NUL.
 	if strings.ContainsRune(password, 0) {
@@ -58,14 +62,29 @@ func New(scheme, password string) (string, error) {
 	if i < 0 {
 		return "", fmt.Errorf("unknown password scheme %q; known are %s", scheme, strings.Join(Schemes(), ", "))
 	}
+	if len(password) > makers[i].longest {
+		return "", tooLong(makers[i], len(password))
+	}
 	return makers[i].make(password)
+}
+
+// tooLong names the schemes that accept a password of that many octets.
+func tooLong(m maker, octets int) error {
+	var others []string
+	for _, other := range makers {
+		if octets <= other.longest {
+			others = append(others, other.scheme)
+		}
+	}
+	advice := "choose a shorter password"
+	if len(others) > 0 {
+		advice += ", or one of the schemes " + strings.Join(others, ", ")
+	}
+	return fmt.Errorf("the password has %d octets, and %s accepts at most %d; %s", octets, m.scheme, m.longest, advice)
 }
 
 func newBcrypt(password string) (string, error) {
 	stored, err := bcrypt.GenerateFromPassword([]byte(password), bcryptCost)
-	if errors.Is(err, bcrypt.ErrPasswordTooLong) {
-		return "", errors.New("bcrypt sees the first 72 bytes of a password only and this one is longer; take the scheme sha512-crypt or argon2id")
-	}
 	return string(stored), err
 }
 

@@ -27,28 +27,41 @@ const (
 	largeMemory = 128 << 10 // KiB
 )
 
-// A scheme is one row of the table: the beginnings of its hashes, and what reads
-// them. The text that parse gets begins with one of them.
+// MaxPassword is the longest password that any scheme accepts, in octets. One of
+// this length fits in every mechanism's response together with two names of 512
+// octets: RFC 4954, section 4 gives a response 12,288 octets in base64.
+const MaxPassword = 4096
+
+// maxCrypt is the longest password of the schemes of crypt(3), in octets
+// (CRYPT_MAX_PASSPHRASE_SIZE of libxcrypt). SHA-crypt and MD5-crypt hash the
+// whole password in each of their rounds: without a bound, 9,000 octets would take
+// seconds.
+const maxCrypt = 512
+
+// A scheme is one row of the table. The text that parse gets begins with one of
+// the prefixes. A password of more than longest octets matches no hash of the
+// scheme, see [Hash.Matches].
 type scheme struct {
 	name     string
+	longest  int
 	prefixes []string
 	parse    func(name, text string) (Hash, error)
 }
 
 var schemes = []scheme{
-	{"bcrypt", []string{"$2a$", "$2b$", "$2x$", "$2y$"}, parseBcrypt},
-	{"bcrypt-sha256", []string{"$bcrypt-sha256$"}, parseBcryptSHA256},
-	{"sha512-crypt", []string{"$6$"}, parseSHACrypt},
-	{"sha256-crypt", []string{"$5$"}, parseSHACrypt},
-	{"argon2id", []string{"$argon2id$"}, parseArgon2},
-	{"argon2i", []string{"$argon2i$"}, parseArgon2},
-	{"argon2d", []string{"$argon2d$"}, parseArgon2},
-	{"yescrypt", []string{"$y$"}, parseYescrypt},
-	{"apr1", []string{"$apr1$"}, parseMD5Crypt},
-	{"md5-crypt", []string{"$1$"}, parseMD5Crypt},
-	{"sha", []string{"{SHA}"}, parseWith(htpasswd.AcceptSha)},
-	{"ssha", []string{"{SSHA}"}, parseWith(htpasswd.AcceptSsha)},
-	{"scram-sha-256", []string{scramName}, parseScram},
+	{"bcrypt", maxCrypt, []string{"$2a$", "$2b$", "$2x$", "$2y$"}, parseBcrypt},
+	{"bcrypt-sha256", MaxPassword, []string{"$bcrypt-sha256$"}, parseBcryptSHA256}, // so does passlib
+	{"sha512-crypt", maxCrypt, []string{"$6$"}, parseSHACrypt},
+	{"sha256-crypt", maxCrypt, []string{"$5$"}, parseSHACrypt},
+	{"argon2id", MaxPassword, []string{"$argon2id$"}, parseArgon2},
+	{"argon2i", MaxPassword, []string{"$argon2i$"}, parseArgon2},
+	{"argon2d", MaxPassword, []string{"$argon2d$"}, parseArgon2},
+	{"yescrypt", maxCrypt, []string{"$y$"}, parseYescrypt},
+	{"apr1", maxCrypt, []string{"$apr1$"}, parseMD5Crypt},
+	{"md5-crypt", maxCrypt, []string{"$1$"}, parseMD5Crypt},
+	{"sha", MaxPassword, []string{"{SHA}"}, parseWith(htpasswd.AcceptSha)},
+	{"ssha", MaxPassword, []string{"{SSHA}"}, parseWith(htpasswd.AcceptSsha)},
+	{"scram-sha-256", MaxPassword, []string{scramName}, parseScram},
 }
 
 func (s scheme) wrote(text string) bool {

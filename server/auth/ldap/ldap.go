@@ -38,6 +38,7 @@ package ldap
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"time"
@@ -45,6 +46,7 @@ import (
 	"unicode/utf8"
 
 	"postern/server/auth"
+	"postern/server/auth/hash"
 )
 
 // Kind is what the configuration calls this store, and its name in the log.
@@ -160,6 +162,8 @@ func (s *Store) hopeless(login, password string) *auth.Failure {
 	switch {
 	case password == "":
 		return &auth.Failure{Kind: auth.BadPassword, Store: Kind, Reason: "empty password"}
+	case len(password) > maxPassword:
+		return &auth.Failure{Kind: auth.Unknowable, Store: Kind, Reason: fmt.Sprintf("the password is longer than %d octets", maxPassword)}
 	case !usable(login):
 		return &auth.Failure{Kind: auth.NoSuchUser, Store: Kind, Reason: "not a name"}
 	case s.cfg.UserAttribute == "" && strings.ContainsFunc(login, notPlain):
@@ -167,6 +171,11 @@ func (s *Store) hopeless(login, password string) *auth.Failure {
 	}
 	return nil
 }
+
+// maxPassword is the longest password that is sent to a server, in octets. The
+// server hashes it, with one of the schemes of crypt(3) perhaps, and the bound
+// limits what that costs.
+const maxPassword = hash.MaxPassword
 
 // maxName is the longest name of a user, in bytes.
 const maxName = 1024

@@ -116,7 +116,9 @@ func New(cfg Config, started Dialer) (*Store, error) {
 }
 
 // VerifyPassword implements auth.PasswordVerifier. The canonical user is what
-// the modules have left in PAM_USER.
+// the modules have left in PAM_USER. A login or a password of more than
+// [saslauthd.MaxField] bytes is refused without a question to the helper,
+// whichever user it is for.
 func (s *Store) VerifyPassword(ctx context.Context, p *auth.Peer, login, password string) (auth.Identity, error) {
 	a, err := s.ask(ctx, login, password, p.Remote.Addr())
 	if err != nil {
@@ -127,7 +129,7 @@ func (s *Store) VerifyPassword(ctx context.Context, p *auth.Peer, login, passwor
 
 func (s *Store) ask(ctx context.Context, login, password string, client netip.Addr) (saslauthd.Answer, error) {
 	r := saslauthd.Request{Login: login, Password: password, Service: s.service, Extended: true, Client: client}
-	if err := fits(r); err != nil {
+	if err := r.Fits(); err != nil {
 		return saslauthd.Answer{}, err
 	}
 	conn, err := s.dial(ctx)
@@ -142,18 +144,6 @@ func (s *Store) ask(ctx context.Context, login, password string, client netip.Ad
 		return a, fmt.Errorf("%s: %w; %s", s.where, err, whatHangs)
 	}
 	return a, fmt.Errorf("%s: %w", s.where, err)
-}
-
-// fits refuses what the helper would not read to the end.
-func fits(r saslauthd.Request) error {
-	const why = "is longer than the helper takes"
-	switch {
-	case len(r.Login) > saslauthd.MaxField:
-		return &saslauthd.FieldError{Field: "login", Why: why}
-	case len(r.Password) > saslauthd.MaxField:
-		return &saslauthd.FieldError{Field: "password", Why: why}
-	}
-	return nil
 }
 
 // Check asks the helper about nobody: it has to let us in, and to know the

@@ -47,6 +47,8 @@ func TestStore(t *testing.T) {
 		{long, "right", auth.NoSuchUser},
 		{"alice\x00", "right", auth.NoSuchUser},
 		{"alice", long, auth.Unknowable},
+		{"alice", long[:saslauthd.MaxField+1], auth.Unknowable},
+		{"mallory", long[:saslauthd.MaxField+1], auth.Unknowable},
 		{"alice", "right\x00", auth.Unknowable},
 	} {
 		_, err := s.VerifyPassword(t.Context(), peer, tt.login, tt.password)

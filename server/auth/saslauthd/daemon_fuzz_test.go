@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"math"
 	"net"
 	"path/filepath"
 	"strings"
@@ -84,7 +83,7 @@ func spelledOut(said []byte) (v Verdict, whole bool) {
 
 // sendable reports whether the protocol has room for the two.
 func sendable(login, password string) bool {
-	return len(login) <= math.MaxUint16 && len(password) <= math.MaxUint16 && !strings.Contains(login+password, "\x00")
+	return len(login) <= MaxField && len(password) <= MaxField && !strings.Contains(login+password, "\x00")
 }
 
 func isFailure(err error) bool {

@@ -83,7 +83,9 @@ type Store struct{ cfg Config }
 func New(cfg Config) *Store { return &Store{cfg} }
 
 // VerifyPassword implements auth.PasswordVerifier. The canonical user is the
-// login as it was given, since saslauthd names nobody.
+// login as it was given, since saslauthd does not return a name. A login or a
+// password of more than [MaxField] bytes is refused without a question to
+// saslauthd, whichever user it is for.
 func (s *Store) VerifyPassword(ctx context.Context, _ *auth.Peer, login, password string) (auth.Identity, error) {
 	a, err := s.ask(ctx, Request{Login: login, Password: password, Service: s.cfg.Service, Realm: s.cfg.Realm})
 	if err != nil {
@@ -99,7 +101,7 @@ func (s *Store) VerifyPassword(ctx context.Context, _ *auth.Peer, login, passwor
 }
 
 func (s *Store) ask(ctx context.Context, r Request) (Answer, error) {
-	if err := r.check(); err != nil {
+	if err := r.Fits(); err != nil {
 		return Answer{}, err
 	}
 	conn, err := Dial(ctx, s.cfg.Path)
@@ -109,9 +111,9 @@ func (s *Store) ask(ctx context.Context, r Request) (Answer, error) {
 	return Ask(ctx, conn, r)
 }
 
-// Refusal is what the store of that name returns for a question that was not
-// answered. A string that does not fit is a "no" of this store only: another
-// one may have room for it.
+// Refusal is what the store of that name returns for a request that was not
+// answered. A string that does not fit is a refusal by this store only: another
+// one may accept it.
 func Refusal(store string, err error) error {
 	field, ok := errors.AsType[*FieldError](err)
 	switch {

@@ -129,6 +129,9 @@ func TestUnsendable(t *testing.T) {
 		want            auth.FailureKind
 	}{
 		{long, "pw", auth.NoSuchUser},
+		{long[:MaxField+1], "pw", auth.NoSuchUser},
+		{"alice", long[:MaxField+1], auth.Unknowable},
+		{"mallory", long[:MaxField+1], auth.Unknowable},
 		{"alice\x00", "pw", auth.NoSuchUser},
 		{"alice", long, auth.Unknowable},
 		{"alice", "pw\x00", auth.Unknowable},
@@ -141,6 +144,9 @@ func TestUnsendable(t *testing.T) {
 	}
 	if seen := d.requests(); len(seen) != 0 {
 		t.Errorf("%d questions reached the daemon", len(seen))
+	}
+	if _, err := d.store().VerifyPassword(t.Context(), &auth.Peer{}, "alice", long[:MaxField]); err != nil {
+		t.Errorf("the longest password: %v", err)
 	}
 }
 

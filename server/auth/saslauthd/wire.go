@@ -32,8 +32,9 @@ type Request struct {
 // another one, and no two readers take the same bytes for different things.
 const marker = "\x00postern/1"
 
-// MaxField is the longest string that [ReadRequest] accepts. Saslauthd stops at
-// 256 bytes; people have longer passwords.
+// MaxField is the longest string that [ReadRequest] accepts and that a store sends
+// (see [Request.Fits]), in bytes. Saslauthd itself answers NO above 256 bytes;
+// other daemons that speak its protocol accept longer passwords.
 const MaxField = 1024
 
 var (
@@ -66,6 +67,19 @@ func (r Request) Append(b []byte) ([]byte, error) {
 	return append(b, tail...), nil
 }
 
+// Fits returns a [*FieldError] if the other side would not accept r: if a string
+// cannot be sent, or if login or password is longer than MaxField.
+func (r Request) Fits() error {
+	why := fmt.Sprintf("is longer than %d bytes", MaxField)
+	switch {
+	case len(r.Login) > MaxField:
+		return &FieldError{"login", why}
+	case len(r.Password) > MaxField:
+		return &FieldError{"password", why}
+	}
+	return r.check()
+}
+
 func (r Request) check() error {
 	for _, f := range []struct {
 		name, value string
@@ -77,10 +91,10 @@ func (r Request) check() error {
 		{"realm", r.Realm, math.MaxUint16},
 	} {
 		if len(f.value) > f.most {
-			return &FieldError{f.name, "is longer than the protocol can say"}
+			return &FieldError{f.name, "is longer than the protocol allows"}
 		}
-		// The other side would take what is before it for the whole:
-		// "secret\x00anything" for "secret".
+		// Saslauthd would use only what is before the NUL: "secret" of
+		// "secret\x00anything".
 		if strings.Contains(f.value, "\x00") {
 			return &FieldError{f.name, "holds a NUL, which ends a string for saslauthd"}
 		}

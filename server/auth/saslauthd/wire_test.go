@@ -67,6 +67,32 @@ func TestRequestCannotBeSent(t *testing.T) {
 	}
 }
 
+// What Fits accepts is what ReadRequest accepts.
+func TestRequestFits(t *testing.T) {
+	longest := strings.Repeat("x", MaxField)
+	for name, tt := range map[string]struct {
+		r     Request
+		field string // empty: it fits
+	}{
+		"longest":       {Request{Login: longest, Password: longest, Service: "smtp"}, ""},
+		"long login":    {Request{Login: longest + "x", Service: "smtp"}, "login"},
+		"long password": {Request{Login: "alice", Password: longest + "x", Service: "smtp"}, "password"},
+		"NUL":           {Request{Login: "alice", Password: "pw\x00", Service: "smtp"}, "password"},
+	} {
+		field, refused := errors.AsType[*FieldError](tt.r.Fits())
+		if refused != (tt.field != "") || refused && field.Field != tt.field {
+			t.Errorf("%s: %v", name, field)
+		}
+		wire, err := tt.r.Append(nil)
+		if err == nil {
+			_, err = ReadRequest(bytes.NewReader(wire))
+		}
+		if (err != nil) != refused {
+			t.Errorf("%s: read: %v", name, err)
+		}
+	}
+}
+
 func TestReadRequestRefuses(t *testing.T) {
 	tests := []struct {
 		name, wire string

@@ -2,7 +2,9 @@ package sql
 
 import (
 	"context"
+	"crypto/sha1"
 	"database/sql"
+	"encoding/base64"
 	"errors"
 	"os"
 	"path/filepath"
@@ -132,6 +134,34 @@ func TestVerifyPassword(t *testing.T) {
 	}
 	if err := s.Check(t.Context()); err != nil {
 		t.Errorf("check: %v", err)
+	}
+}
+
+// A password that is longer than the scheme of the hash accepts is wrong, although
+// the hash was made of it, and for an unknown user as for a known one.
+func TestLongPasswords(t *testing.T) {
+	of := func(octets int) string {
+		sum := sha1.Sum([]byte(strings.Repeat("x", octets)))
+		return "{SHA}" + base64.StdEncoding.EncodeToString(sum[:])
+	}
+	s := open(t, newTable(t, table[0],
+		"insert into users values ('alice', '"+of(hash.MaxPassword)+"', 0)",
+		"insert into users values ('carol', '"+of(hash.MaxPassword+1)+"', 0)",
+	), plainQuery)
+	for _, tt := range []struct {
+		login  string
+		octets int
+		want   string
+	}{
+		{"alice", hash.MaxPassword, "ok alice"},
+		{"alice", hash.MaxPassword + 1, "wrong password"},
+		{"carol", hash.MaxPassword + 1, "wrong password"},
+		{"alice", 9213, "wrong password"},
+		{"nobody", hash.MaxPassword + 1, "no such user"},
+	} {
+		if got := verify(t, s, tt.login, strings.Repeat("x", tt.octets)); got != tt.want {
+			t.Errorf("%s with %d octets: %s, want %s", tt.login, tt.octets, got, tt.want)
+		}
 	}
 }
 

@@ -3,6 +3,8 @@ package userfile
 import (
 	"bytes"
 	"context"
+	"crypto/sha1"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-crypt/crypt/algorithm/shacrypt"
 	"golang.org/x/sys/unix"
 
 	"postern/server/auth"
@@ -101,6 +104,32 @@ func (f *fixture) expect(login, password, want string) {
 }
 
 func (f *fixture) later(d time.Duration) { f.clock = f.clock.Add(d) }
+
+// A password that is longer than the scheme accepts is wrong, and for an unknown
+// user as for a known one.
+func TestLongPasswords(t *testing.T) {
+	sha512, err := shacrypt.New(shacrypt.WithSHA512(), shacrypt.WithIterations(1000))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for longest, makeHash := range map[int]func(password string) string{
+		512: func(password string) string { return sha512.MustHash(password).Encode() },
+		4096: func(password string) string {
+			sum := sha1.Sum([]byte(password))
+			return "{SHA}" + base64.StdEncoding.EncodeToString(sum[:])
+		},
+	} {
+		password, tooLong := strings.Repeat("x", longest), strings.Repeat("x", longest+1)
+		f := openText(t, "alice:"+makeHash(password)+"\ncarol:"+makeHash(tooLong)+"\nlocked:!\n")
+		f.expect("alice", password, "yes")
+		for _, long := range []string{tooLong, strings.Repeat("x", 9213), strings.Repeat("e\u0301", 3000)} {
+			f.expect("alice", long, "wrong password")
+			f.expect("carol", long, "wrong password")
+			f.expect("locked", long, "wrong password")
+			f.expect("mallory", long, "no such user")
+		}
+	}
+}
 
 func TestAnswers(t *testing.T) {
 	f := openText(t, "# users\n\nalice:"+secret+"\nbob@example.org:"+other+":1000:1000:Bob:/home/bob\r\n"+
