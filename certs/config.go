@@ -9,11 +9,18 @@ import (
 // Config is the section [tls].
 type Config struct {
 	// Certificates are the pairs to choose from. The first one serves clients
-	// that name no host or one that no certificate is for.
+	// that send no server name, or one that no certificate contains.
 	Certificates []Pair `toml:"certificates"`
 
-	// MinVersion is the oldest TLS version that is spoken: "1.2" or "1.3".
+	// MinVersion is the oldest TLS version that is accepted: "1.2" or "1.3".
 	MinVersion Version `toml:"min_version"`
+
+	// SessionTickets lets clients resume a session without a whole handshake
+	// (RFC 5077, and RFC 8446, section 2.2). crypto/tls sends the tickets of
+	// TLS 1.3 before it has read the client's Finished message (RFC 8446,
+	// section 4.6.1, allows that), and Microsoft's sending servers closed the
+	// connection on it (https://go.dev/issue/70232).
+	SessionTickets bool `toml:"session_tickets"`
 }
 
 // A Pair names the two PEM files of one certificate: [[tls.certificates]].
@@ -30,14 +37,15 @@ func Defaults() Config {
 			Cert: "/etc/postern/tls/fullchain.pem",
 			Key:  "/etc/postern/tls/privkey.pem",
 		}},
-		MinVersion: tls.VersionTLS12,
+		MinVersion:     tls.VersionTLS12,
+		SessionTickets: true,
 	}
 }
 
-// Validate tells bad what is wrong with c, key by key.
+// Validate calls bad for each invalid key of c, with the reason.
 func (c *Config) Validate(bad func(key, why string)) {
 	if len(c.Certificates) == 0 {
-		bad("certificates", "is empty, but nobody may log in without TLS; "+
+		bad("certificates", "is empty, but logging in requires TLS; "+
 			"name at least one pair in [[tls.certificates]], or leave it out for the default")
 	}
 	seen := make(map[Pair]bool)
@@ -63,7 +71,7 @@ func (p Pair) validate(bad func(key, why string)) {
 	}
 }
 
-// A Version is a TLS version as crypto/tls counts them.
+// A Version is a TLS version, as a constant of crypto/tls.
 type Version uint16
 
 // UnmarshalText reads "1.2" or "1.3".
@@ -74,8 +82,8 @@ func (v *Version) UnmarshalText(text []byte) error {
 	case "1.3":
 		*v = tls.VersionTLS13
 	default:
-		// RFC 8996 took TLS 1.0 and 1.1 out of service.
-		return fmt.Errorf(`%q is no TLS version that is spoken here; write "1.2" or "1.3"`, text)
+		// RFC 8996 deprecates TLS 1.0 and 1.1.
+		return fmt.Errorf(`%q is not an accepted TLS version; write "1.2" or "1.3"`, text)
 	}
 	return nil
 }

@@ -6,35 +6,40 @@ import (
 	"sync/atomic"
 )
 
-// TLSConfig is the TLS policy of all listeners. What it leaves out is left to
-// crypto/tls on purpose: its cipher suites, its key exchanges (hybrid
-// post-quantum ones included), and session tickets whose keys it rotates.
+// TLSConfig returns the TLS policy of all listeners. Cipher suites, key
+// exchanges (hybrid post-quantum ones included) and the rotation of the session
+// ticket keys are left to crypto/tls on purpose.
 //
-// No ALPN protocol is set, so a client that names any is served, as one that
-// names none. ALPACA (cross-protocol attacks on TLS) needs a server that goes
-// on after lines of HTTP; the SMTP server ends such a connection.
+// No ALPN protocol is set, so the server accepts a client that offers any, as
+// it accepts one that offers none. ALPACA (cross-protocol attacks on TLS) needs
+// a server that continues after lines of HTTP; the SMTP server ends such a
+// connection.
 func TLSConfig(cfg Config, src Source) *tls.Config {
 	return &tls.Config{
-		MinVersion:     uint16(cfg.MinVersion),
-		GetCertificate: src.GetCertificate,
+		MinVersion:             uint16(cfg.MinVersion),
+		SessionTicketsDisabled: !cfg.SessionTickets,
+		GetCertificate:         src.GetCertificate,
 	}
 }
 
-// Shared is one TLS configuration for the life of the process, whose policy
-// and source can be exchanged while connections are being served. A new
-// tls.Config would forget the keys of the session tickets, and all clients
-// would have to go through whole handshakes again.
+// Shared is one TLS configuration for the life of the process. Set replaces its
+// policy and source while connections are being served. A new tls.Config would
+// have new ticket keys, and no client could resume its session after a reload.
+// All methods may be called concurrently.
 type Shared struct {
 	outer   *tls.Config
 	current atomic.Pointer[tls.Config]
 }
 
-// NewShared starts with cfg and src.
+// NewShared returns a Shared with the policy cfg and the certificates of src.
 func NewShared(cfg Config, src Source) *Shared {
 	s := &Shared{outer: TLSConfig(cfg, src)}
+	// crypto/tls takes the ticket keys from the outer configuration, and takes
+	// none at all if tickets are disabled there. A later Set could then not
+	// enable them: TLS 1.3 would send none, and handshakes of TLS 1.2 would fail
+	// for want of a key. The current configuration alone decides.
+	s.outer.SessionTicketsDisabled = false
 	s.Set(cfg, src)
-	// The ticket keys stay those of the outer configuration, see
-	// tls.Config.GetConfigForClient.
 	s.outer.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		current := s.current.Load()
 		show(current, hello)
@@ -43,10 +48,11 @@ func NewShared(cfg Config, src Source) *Shared {
 	return s
 }
 
-// A Viewer is a connection that wants to know which certificate its client is
-// shown: the channel binding tls-server-end-point is made of it (RFC 5929), and
-// crypto/tls does not tell. Of a resumed session it is the one that a whole
-// handshake would show now.
+// A Viewer is a net.Conn that needs the certificate which the server sends: the
+// channel binding tls-server-end-point is computed from it (RFC 5929, section
+// 4), and crypto/tls does not return it on the server's side. In a resumed
+// session no certificate is sent; ShowCertificate then gets the one that a whole
+// handshake would send now. It is called during the handshake, by its goroutine.
 type Viewer interface{ ShowCertificate(*x509.Certificate) }
 
 func show(cfg *tls.Config, hello *tls.ClientHelloInfo) {
@@ -59,8 +65,9 @@ func show(cfg *tls.Config, hello *tls.ClientHelloInfo) {
 	}
 }
 
-// Config is for the listeners. It is always the same value.
+// Config returns the configuration for the listeners, always the same value.
 func (s *Shared) Config() *tls.Config { return s.outer }
 
-// Set exchanges policy and source for the handshakes from now on.
+// Set replaces policy and source for all handshakes that begin after it.
+// Connections that have been established are not affected.
 func (s *Shared) Set(cfg Config, src Source) { s.current.Store(TLSConfig(cfg, src)) }

@@ -165,6 +165,7 @@ var oursForPostfix = map[string]string{
 	"smtpd_tls_wrappermode":               "listener[0].mode",
 	"smtpd_sasl_auth_enable":              "listener[0].require_auth",
 	"smtpd_tls_mandatory_protocols":       "tls.min_version",
+	"smtpd_tls_session_cache_timeout":     "tls.session_tickets",
 	"smtpd_tls_chain_files":               "tls.certificates[0].cert",
 	"smtpd_tls_cert_file":                 "tls.certificates[0].cert",
 	"smtpd_tls_key_file":                  "tls.certificates[0].key",
