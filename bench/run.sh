@@ -1,13 +1,20 @@
 #!/usr/bin/env bash
-# Measure postern and its peers, as root on Debian. Arguments go to the load
-# generator: bench/run.sh -rounds 1 -scenarios S1,S2 -servers floor,postern
+# Measure postern, the floors and the peers, as root on Debian. Arguments go to the
+# load generator: bench/run.sh -rounds 1 -scenarios S1,S2 -servers floor,rote,postern
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-readonly PACKAGES=(postfix dovecot-core dovecot-submissiond sasl2-bin libsasl2-modules libpam-pwdfile)
+# smtp-sink is in postfix; the rest is for the servers to be measured, by default all.
+packages=(postfix)
+case "$*" in
+  *-servers*) servers="$*" ;;
+  *) servers="dovecot saslauthd" ;;
+esac
+[[ $servers != *dovecot* ]] || packages+=(dovecot-core dovecot-submissiond)
+[[ $servers != *saslauthd* ]] || packages+=(sasl2-bin libsasl2-modules libpam-pwdfile)
 
 missing=()
-for package in "${PACKAGES[@]}"; do
+for package in "${packages[@]}"; do
   [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
 done
 if [ ${#missing[@]} -gt 0 ]; then
