@@ -12,18 +12,18 @@ import (
 	"time"
 )
 
-// patience bounds whatever a client waits for. Two thousand clients that want a
-// slow server all at once may have to.
+// patience bounds each wait of a client. It is long because two thousand clients
+// may use a slow server at once.
 const patience = 2 * time.Minute
 
 // A target is where a server listens, and how clients talk to it.
 type target struct {
 	addr string
 	tls  *tls.Config
-	bare bool // TLS from the first byte, and then nothing
+	bare bool // TLS from the first byte, and nothing inside it
 }
 
-// await waits until the server greets.
+// await waits until the server sends its greeting.
 func (t *target) await(ctx context.Context, limit time.Duration) error {
 	until := time.Now().Add(limit)
 	for {
@@ -58,7 +58,8 @@ func (t *target) probe() error {
 	return c.quit()
 }
 
-// shake connects, shakes hands, and waits for the server to hang up.
+// shake connects, does a handshake, and waits until the server closes the
+// connection.
 func (t *target) shake() error {
 	c, err := tls.Dial("tcp", t.addr, t.tls)
 	if err != nil {
@@ -69,13 +70,13 @@ func (t *target) shake() error {
 	return err
 }
 
-// A client is a mail client: it speaks one command at a time, as most do.
+// A client is a mail client. It sends one command at a time, as most do.
 type client struct {
 	conn net.Conn
 	in   *bufio.Reader
 }
 
-// dial connects and hears the greeting.
+// dial connects and reads the greeting.
 func (t *target) dial() (*client, error) {
 	conn, err := net.Dial("tcp", t.addr)
 	if err != nil {
@@ -96,21 +97,21 @@ func (t *target) login(user string) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.authenticate(t.tls, user); err != nil {
+	if err := c.authenticate(t, user); err != nil {
 		c.conn.Close()
 		return nil, fmt.Errorf("%s: %w", user, err)
 	}
 	return c, nil
 }
 
-func (c *client) authenticate(config *tls.Config, user string) error {
+func (c *client) authenticate(t *target, user string) error {
 	if err := c.say("250", "EHLO client.example.org"); err != nil {
 		return err
 	}
 	if err := c.say("220", "STARTTLS"); err != nil {
 		return err
 	}
-	secured := tls.Client(c.conn, config)
+	secured := tls.Client(c.conn, t.tls)
 	if err := secured.Handshake(); err != nil {
 		return err
 	}
@@ -169,7 +170,7 @@ func (c *client) expect(code string) error {
 			return err
 		}
 		if !strings.HasPrefix(line, code) {
-			return fmt.Errorf("the server said %q", line)
+			return fmt.Errorf("the server replied %q, not %s", line, code)
 		}
 		if len(line) < 4 || line[3] != '-' {
 			return nil

@@ -1,23 +1,24 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
 	"time"
 )
 
-// load says how hard and for how long a server is driven.
+// load is what the command line sets about the clients.
 type load struct {
-	time   time.Duration
-	crowd  int
-	hybrid bool
-	resume bool
+	time   time.Duration // of a round
+	crowd  int           // clients of S4 and S6
+	hybrid bool          // they offer X25519MLKEM768
+	resume bool          // they resume their TLS session
 }
 
-// A measure is what one round has found out.
+// A measure is the result of one round.
 type measure struct {
-	figure   float64 // what the scenario is about, in its unit
+	figure   float64 // the scenario's result, in its unit
 	rate     float64 // messages a second
 	p50, p99 time.Duration
 	remark   string
@@ -36,7 +37,7 @@ type tally struct {
 	until time.Time
 }
 
-// more reports whether another session is to begin.
+// more reports whether another session should begin.
 func (t *tally) more() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -58,8 +59,8 @@ func (t *tally) fail(err error) {
 }
 
 // drive has n clients run one session after the other, for as long as the load
-// lasts or until a session says that there is nothing left to do, and returns
-// the server's CPU microseconds for each message.
+// lasts or until a session returns more = false, and returns the server's CPU
+// microseconds for each message.
 func (t *trial) drive(n int, session func(*tally) (more bool, err error)) (measure, error) {
 	before, err := t.cage.settled(t.ctx)
 	if err != nil {
@@ -96,7 +97,7 @@ func (t *trial) drive(n int, session func(*tally) (more bool, err error)) (measu
 func (t *tally) measure(cpu, elapsed time.Duration) (measure, error) {
 	n := len(t.took)
 	if n == 0 {
-		return measure{}, fmt.Errorf("no message came through")
+		return measure{}, errors.New("no message was accepted")
 	}
 	slices.Sort(t.took)
 	return measure{

@@ -1,14 +1,15 @@
-// Bench measures postern beside what people run today: on the same machine, in
-// the same run, with the same work.
+// Bench compares postern with other submission servers and with two floors: on
+// the same machine, in the same run, with the same work.
 //
 // It starts one server after the other in a control group, drives it with a
 // closed loop of clients over loopback, and divides the CPU time that the group
-// has used by the number of messages. That figure counts all processes of a
-// server, living and dead, and holds on a busy machine, where rates do not.
-// Next hop is Postfix's smtp-sink, outside the group, and so are the clients.
+// has used by the number of messages. That figure includes all processes of a
+// server, also those that have ended, and holds on a busy machine, where rates
+// do not. The next hop is Postfix's smtp-sink. It and the clients are outside
+// the group.
 //
-// servers.go is the table of servers, scenarios.go the one of scenarios; to add
-// one, write a line there. README.md tells how to run it and what came out.
+// servers.go has the table of servers, scenarios.go the one of scenarios; to add
+// one, add a row. README.md explains how to run it and has the results.
 package main
 
 import (
@@ -25,10 +26,10 @@ import (
 )
 
 func main() {
-	if len(os.Args) == 4 && os.Args[1] == "floor" { // ourselves, in the place of a server
-		exit(serveFloor(os.Args[2], os.Args[3]))
+	if len(os.Args) == 4 && floors[os.Args[1]] != nil { // started by startFloor
+		exit(serveFloor(floors[os.Args[1]], os.Args[2], os.Args[3]))
 	}
-	// Whoever is interrupted, or not read any more, tidies up, too.
+	// SIGPIPE comes when the reader of the output has ended: clean up then, too.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
 	defer stop()
 	exit(run(ctx, parseFlags()))
@@ -55,14 +56,14 @@ type options struct {
 func parseFlags() options {
 	var o options
 	var servers, scenarios string
-	flag.StringVar(&o.postern, "postern", "", "`path` of the postern under test; none leaves it out")
+	flag.StringVar(&o.postern, "postern", "", "`path` of the postern under test; without it postern is not measured")
 	flag.StringVar(&servers, "servers", strings.Join(serverNames(), ","), "servers to measure")
 	flag.StringVar(&scenarios, "scenarios", strings.Join(scenarioNames(), ","), "scenarios to run")
-	flag.IntVar(&o.rounds, "rounds", 3, "rounds of each scenario, but one of those that take long; the median counts")
+	flag.IntVar(&o.rounds, "rounds", 3, "rounds of each scenario, S4 and S6 excepted, which have one; the median counts")
 	flag.DurationVar(&o.load.time, "time", 5*time.Second, "length of a round")
 	flag.IntVar(&o.load.crowd, "crowd", 2000, "clients of S4 and S6")
-	flag.BoolVar(&o.load.hybrid, "hybrid", false, "let the clients offer X25519MLKEM768, which not every peer has")
-	flag.BoolVar(&o.load.resume, "resume", false, "let the clients resume their TLS session, as most do that come again")
+	flag.BoolVar(&o.load.hybrid, "hybrid", false, "let the clients offer X25519MLKEM768 before X25519, which not every peer has")
+	flag.BoolVar(&o.load.resume, "resume", false, "let the clients resume their TLS session, as most do when they come again")
 	flag.BoolVar(&o.keep, "keep", false, "keep the folder with configurations and logs")
 	flag.Parse()
 	o.servers, o.scenarios = strings.Split(servers, ","), strings.Split(scenarios, ",")
@@ -83,17 +84,18 @@ func run(ctx context.Context, o options) error {
 			}
 		}
 	}
-	r.write(os.Stdout) // of one that was interrupted, what there is
+	r.write(os.Stdout) // after an interruption, the rounds that are complete
 	return context.Cause(ctx)
 }
 
 func (o options) wants(sc scenario, sv server) bool {
 	return slices.Contains(o.scenarios, sc.name) && slices.Contains(o.servers, sv.name) && sc.fits(sv) &&
-		(sv.name != "postern" || o.postern != "")
+		(!sv.postern || o.postern != "")
 }
 
-// measureAll does the rounds. A server that cannot do it is no reason to stop
-// the others.
+// measureAll runs the rounds of one server in one scenario. If one fails it
+// prints the error and returns the rounds before it, so the other servers are
+// still measured.
 func measureAll(ctx context.Context, s *site, sv server, sc scenario, o options) []measure {
 	var all []measure
 	rounds := o.rounds
@@ -113,8 +115,8 @@ func measureAll(ctx context.Context, s *site, sv server, sc scenario, o options)
 	return all
 }
 
-// round starts the server, lets it get warm, and measures it once. At the end
-// of ctx the server is ended: its clients notice, and the round is over.
+// round starts the server, waits until it greets, and measures it once. When ctx
+// ends it kills the server; the clients then fail, which ends the round.
 func round(ctx context.Context, s *site, sv server, sc scenario, l load) (m measure, err error) {
 	c, err := newCage(fmt.Sprintf("postern-bench-%d", os.Getpid()))
 	if err != nil {
@@ -128,7 +130,7 @@ func round(ctx context.Context, s *site, sv server, sc scenario, l load) (m meas
 	}
 	t := &target{addr: addr, tls: s.clientTLS(l), bare: sv.bare}
 	if err := t.await(ctx, 20*time.Second); err != nil {
-		return measure{}, fmt.Errorf("it does not come up: %w (-keep keeps its log)", err)
+		return measure{}, fmt.Errorf("the server did not start: %w (-keep keeps its log)", err)
 	}
 	m, err = sc.run(&trial{ctx: ctx, site: s, cage: c, target: t, load: l})
 	return m, errors.Join(context.Cause(ctx), err)

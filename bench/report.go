@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// A report collects the rounds and shows their medians.
+// A report collects the rounds and prints their medians.
 type report struct{ rows []row }
 
 type row struct {
@@ -35,10 +35,11 @@ func (r *report) of(sc scenario) []row {
 	return rows
 }
 
-// write prints, in Markdown, a table of everything for the README, and then one
-// for each scenario.
+// write prints, in Markdown, two tables for the README: all figures, and what
+// postern costs in floors. One for each scenario follows.
 func (r *report) write(w io.Writer) {
 	r.writeSummary(w)
+	r.writeFloors(w)
 	for _, sc := range scenarios {
 		if rows := r.of(sc); len(rows) > 0 {
 			writeScenario(w, sc, rows)
@@ -46,8 +47,8 @@ func (r *report) write(w io.Writer) {
 	}
 }
 
-// writeSummary has a line for each server: of each scenario the median, the least
-// and the most, and how many times postern's it is.
+// writeSummary prints a line for each server: for each scenario the median,
+// minimum and maximum, and the median divided by postern's.
 func (r *report) writeSummary(w io.Writer) {
 	head, rule := "|", "|---|"
 	lines := make([]string, len(servers))
@@ -78,6 +79,41 @@ func (r *report) writeSummary(w io.Writer) {
 	}
 }
 
+// writeFloors prints a line for each floor: postern's median divided by that of
+// the floor.
+func (r *report) writeFloors(w io.Writer) {
+	head, rule := "| postern in multiples of", "|---|"
+	lines := make(map[string]string)
+	for _, sc := range scenarios {
+		rows := r.of(sc)
+		if !slices.ContainsFunc(rows, func(r row) bool { return r.server.floor && r.inverse(rows) != "-" }) {
+			continue
+		}
+		head, rule = head+" | "+sc.name, rule+"--:|"
+		for _, s := range servers {
+			lines[s.name] += " | " + inverseCell(rows, s)
+		}
+	}
+	if len(lines) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "\n%s |\n%s\n", head, rule)
+	for _, s := range servers {
+		if s.floor && strings.Trim(lines[s.name], "| ") != "" {
+			fmt.Fprintf(w, "| %s%s |\n", s.title, lines[s.name])
+		}
+	}
+}
+
+func inverseCell(rows []row, s server) string {
+	for _, row := range rows {
+		if row.server.name == s.name {
+			return row.inverse(rows)
+		}
+	}
+	return ""
+}
+
 func cell(rows []row, s server) string {
 	for _, row := range rows {
 		if row.server.name != s.name {
@@ -104,18 +140,28 @@ func latency(rows []row, s server) string {
 	return ""
 }
 
-// ratio is how many times postern's figure it is.
-func (r row) ratio(rows []row) string {
+// ratio is r's figure divided by postern's, or "-".
+func (r row) ratio(rows []row) string { return times(r.median().figure, posternIn(rows)) }
+
+// inverse is postern's figure divided by r's, or "-".
+func (r row) inverse(rows []row) string { return times(posternIn(rows), r.median().figure) }
+
+// posternIn returns postern's figure, or 0 if it was not measured.
+func posternIn(rows []row) float64 {
 	for _, row := range rows {
-		if ours := row.median().figure; row.server.name == "postern" && ours > 0 {
-			return times(r.median().figure / ours)
+		if row.server.name == "postern" {
+			return row.median().figure
 		}
 	}
-	return "-"
+	return 0
 }
 
-func times(ratio float64) string {
-	digits := 0
+// times formats the ratio of two figures; it is "-" if one of them is missing.
+func times(a, b float64) string {
+	if a <= 0 || b <= 0 {
+		return "-"
+	}
+	ratio, digits := a/b, 0
 	switch {
 	case ratio < 1:
 		digits = 2
@@ -136,7 +182,7 @@ func writeScenario(w io.Writer, sc scenario, rows []row) {
 	}
 }
 
-// median is the round whose figure is in the middle.
+// median returns the round whose figure is the median.
 func (r row) median() measure {
 	all := slices.SortedFunc(slices.Values(r.rounds), func(a, b measure) int { return int(a.figure*10) - int(b.figure*10) })
 	return all[(len(all)-1)/2]
@@ -150,7 +196,7 @@ func (r row) spread() (low, high float64) {
 	return low, high
 }
 
-// figure leaves out digits that mean nothing.
+// figure formats f without digits that mean nothing.
 func figure(f float64) string {
 	if f == 0 {
 		return "-"

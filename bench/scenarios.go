@@ -16,11 +16,11 @@ type scenario struct {
 	name string
 	what string
 	unit string
-	bare bool // the floor takes part
-	warm bool // those with an authentication cache take part
+	bare bool // servers that do the handshake only take part
+	warm bool // it repeats logins: variants take part
 	run  func(*trial) (measure, error)
 
-	alone bool // one client: its latency is of interest, too
+	alone bool // one client: the summary has its latency, too
 	once  bool // one round, since it is long and steady
 }
 
@@ -56,19 +56,19 @@ func scenarioNames() []string {
 	return names
 }
 
-func (sc scenario) fits(s server) bool { return (sc.bare || !s.bare) && (sc.warm || !s.cache) }
+func (sc scenario) fits(s server) bool { return (sc.bare || !s.bare) && (sc.warm || !s.variant) }
 
 // A trial is one scenario on one server.
 type trial struct {
-	ctx    context.Context // its end ends the server
+	ctx    context.Context // when it ends, the server is killed
 	site   *site
 	cage   *cage
 	target *target
 	load   load
 }
 
-// handshakes is what the floor does in place of a session.
-func (t *trial) handshakes(n int) (measure, error) {
+// shakes drives a bare server, with a handshake in place of each session.
+func (t *trial) shakes(n int) (measure, error) {
 	return t.drive(n, func(count *tally) (bool, error) {
 		begun := time.Now()
 		err := t.target.shake()
@@ -79,10 +79,10 @@ func (t *trial) handshakes(n int) (measure, error) {
 
 func (t *trial) mailClients(n int, user string) (measure, error) {
 	if t.target.bare {
-		return t.handshakes(n)
+		return t.shakes(n)
 	}
 	message := letter(2 << 10)
-	if err := t.submitOnce(user, message, nil); err != nil { // has logged in before
+	if err := t.submitOnce(user, message, nil); err != nil { // the user has logged in before
 		return measure{}, err
 	}
 	return t.drive(n, func(count *tally) (bool, error) {
@@ -91,7 +91,8 @@ func (t *trial) mailClients(n int, user string) (measure, error) {
 	})
 }
 
-// submitOnce takes the time from dialling to 250.
+// submitOnce submits one message in a new session. count, if not nil,
+// gets the time from dialling to 250.
 func (t *trial) submitOnce(user string, message []byte, count *tally) error {
 	begun := time.Now()
 	c, err := t.target.login(user)
@@ -120,7 +121,8 @@ func (t *trial) firstTime() (measure, error) {
 	})
 }
 
-// sessions takes the time from MAIL to 250.
+// sessions drives n clients whose sessions have several messages. The time of a
+// message is from MAIL to 250.
 func (t *trial) sessions(n, messages, size int) (measure, error) {
 	message := letter(size)
 	return t.drive(n, func(count *tally) (bool, error) {
@@ -141,7 +143,7 @@ func (t *trial) sessions(n, messages, size int) (measure, error) {
 
 func (t *trial) logins(n int, user string) (measure, error) {
 	if t.target.bare {
-		return t.handshakes(n)
+		return t.shakes(n)
 	}
 	login := func(count *tally) (bool, error) {
 		begun := time.Now()
@@ -158,7 +160,8 @@ func (t *trial) logins(n int, user string) (measure, error) {
 	return t.drive(n, login)
 }
 
-// idle is the memory of a crowd that says nothing, a while after it has come.
+// idle measures the memory for clients that have logged in and are idle, one
+// round's time after the last login.
 func (t *trial) idle() (measure, error) {
 	before, err := t.cage.pss()
 	if err != nil {
@@ -220,8 +223,8 @@ func hangUp(clients []*client) {
 	}
 }
 
-// uploads has the crowd send at the pace of a bad line, and counts what that
-// costs: memory, connections at the next hop, and those who did not get 250.
+// uploads has all clients send over what would be a slow line, and measures the
+// peak memory, the connections at the next hop, and the clients without a 250.
 func (t *trial) uploads() (measure, error) {
 	held, err := t.gather()
 	defer hangUp(held)
@@ -259,9 +262,9 @@ func (t *trial) uploads() (measure, error) {
 	return m, err
 }
 
-// uploadTime is how long an upload takes at its pace. The clients begin within as
-// long a time: people do not all send at the same second, and when the last one
-// begins, all are at it.
+// uploadTime is how long one upload takes at 64 KiB/s. The clients begin evenly
+// within the same time, not all in one second, so all are sending when the last
+// one begins.
 const uploadTime = 16 * time.Second
 
 // upload sends 1 MiB, 16 KiB every quarter of a second.
@@ -285,7 +288,8 @@ func (c *client) upload(message []byte) error {
 
 type peak struct{ pss, hops int }
 
-// watch looks at memory and at the next hop's connections until stop.
+// watch records the peaks of memory and of connections at the next hop until
+// stop is closed.
 func (t *trial) watch(stop <-chan struct{}) <-chan peak {
 	result := make(chan peak, 1)
 	go func() {
@@ -304,7 +308,7 @@ func (t *trial) watch(stop <-chan struct{}) <-chan peak {
 	return result
 }
 
-// connectionsTo counts the established ones, seen from the client's side.
+// connectionsTo counts the established connections whose remote end is addr.
 func connectionsTo(addr string) int {
 	text, err := os.ReadFile("/proc/net/tcp")
 	if err != nil {

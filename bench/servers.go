@@ -10,24 +10,28 @@ import (
 type server struct {
 	name  string // on the command line
 	title string // in the report
-	bare  bool   // the floor: nothing but the handshake
-	cache bool   // a peer's authentication cache: of use for one who has logged in before
 	start func(*site, *cage) (addr string, err error)
+
+	postern bool // it is the program of -postern
+	floor   bool // a lower bound of the cost, not a server to use
+	bare    bool // a floor that does the handshake only: it takes part where floors do
+	variant bool // it differs from a server before it in repeated logins only
 }
 
 var servers = []server{
-	{name: "floor", title: "floor", bare: true, start: startFloor},
-	{name: "postern", title: "postern", start: startPostern},
+	{name: "floor", title: "floor", floor: true, bare: true, start: startFloor("floor")},
+	{name: "rote", title: "rote", floor: true, start: startFloor("rote")},
+	{name: "postern", title: "postern", postern: true, start: startPostern},
 	{name: "postfix+dovecot", title: "Postfix + Dovecot auth", start: func(s *site, c *cage) (string, error) {
 		return startPostfix(s, c, func(dir string) (string, error) { return startDovecotAuth(s, c, dir, "0") })
 	}},
-	{name: "postfix+dovecot-cache", title: "Postfix + Dovecot auth, its cache on", cache: true, start: func(s *site, c *cage) (string, error) {
+	{name: "postfix+dovecot-cache", title: "Postfix + Dovecot auth, its cache on", variant: true, start: func(s *site, c *cage) (string, error) {
 		return startPostfix(s, c, func(dir string) (string, error) { return startDovecotAuth(s, c, dir, dovecotCache) })
 	}},
 	{name: "postfix+saslauthd", title: "Postfix + saslauthd (PAM)", start: func(s *site, c *cage) (string, error) {
 		return startPostfix(s, c, func(dir string) (string, error) { return startSaslauthd(s, c, dir) })
 	}},
-	{name: "postfix+saslauthd-c", title: "Postfix + saslauthd -c", cache: true, start: func(s *site, c *cage) (string, error) {
+	{name: "postfix+saslauthd-c", title: "Postfix + saslauthd -c", variant: true, start: func(s *site, c *cage) (string, error) {
 		return startPostfix(s, c, func(dir string) (string, error) { return startSaslauthd(s, c, dir, "-c") })
 	}},
 	{name: "dovecot", title: "Dovecot submission", start: func(s *site, c *cage) (string, error) {
@@ -36,7 +40,7 @@ var servers = []server{
 	{name: "dovecot-fast", title: "Dovecot submission, high-performance login", start: func(s *site, c *cage) (string, error) {
 		return startDovecotSubmission(s, c, logins{processes: 4}, "0")
 	}},
-	{name: "dovecot-fast-cache", title: "Dovecot submission, high-performance login, its cache on", cache: true, start: func(s *site, c *cage) (string, error) {
+	{name: "dovecot-fast-cache", title: "Dovecot submission, high-performance login, its cache on", variant: true, start: func(s *site, c *cage) (string, error) {
 		return startDovecotSubmission(s, c, logins{processes: 4}, dovecotCache)
 	}},
 }
@@ -49,17 +53,20 @@ func serverNames() []string {
 	return names
 }
 
-func startFloor(s *site, c *cage) (string, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return "", err
+// startFloor returns a function that starts one of floors.
+func startFloor(name string) func(*site, *cage) (string, error) {
+	return func(s *site, c *cage) (string, error) {
+		self, err := os.Executable()
+		if err != nil {
+			return "", err
+		}
+		addr := freeAddr()
+		return addr, c.start(s.path(name+".log"), self, name, addr, s.dir)
 	}
-	addr := freeAddr()
-	return addr, c.start(s.path("floor.log"), self, "floor", addr, s.dir)
 }
 
-// Every default stays, but for what stands in the way of all clients coming
-// from one address.
+// posternConfig has the default of each key, except the limits that clients
+// would exceed because all of them have one address.
 const posternConfig = `
 [server]
 hostname = "mx.example.org"

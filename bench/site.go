@@ -26,8 +26,8 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// The users, all with the same password: alice's hash is of cost 10, those of
-// carol and of the cold ones, who log in once each, of cost 4.
+// The users, all with the same password. The hash of dear has bcrypt cost 10,
+// that of cheap and those of the cold users, which log in once each, cost 4.
 const (
 	password = "correct horse battery staple"
 	dear     = "alice"
@@ -44,7 +44,7 @@ type site struct {
 	postern string
 	sink    string // address
 	hop     *exec.Cmd
-	rounds  int // for folders of servers
+	rounds  int // numbers the folders of servers
 }
 
 func newSite(ctx context.Context, postern string) (*site, error) {
@@ -62,7 +62,7 @@ func newSite(ctx context.Context, postern string) (*site, error) {
 }
 
 func (s *site) close(keep bool) {
-	_ = os.Remove(pamService) // there if saslauthd was among the servers
+	_ = os.Remove(pamService) // exists if saslauthd was among the servers
 	if s.hop != nil {
 		_ = s.hop.Process.Kill()
 		_ = s.hop.Wait()
@@ -76,7 +76,8 @@ func (s *site) close(keep bool) {
 
 func (s *site) path(name string) string { return filepath.Join(s.dir, name) }
 
-// folder makes one for a server that is about to start.
+// folder makes a folder for a server that is about to start, with the given
+// ones inside it.
 func (s *site) folder(subs ...string) (string, error) {
 	s.rounds++
 	dir := s.path(fmt.Sprintf("server%d", s.rounds))
@@ -88,7 +89,7 @@ func (s *site) folder(subs ...string) (string, error) {
 	return dir, nil
 }
 
-// certificate makes one of ECDSA P-256 that signs itself.
+// certificate makes a self-signed one of ECDSA P-256.
 func (s *site) certificate() error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -113,13 +114,13 @@ func (s *site) certificate() error {
 	)
 }
 
-// clientTLS uses the same key exchange for every server. It does not resume a
-// session unless that is what is to be measured: each connection is a whole
-// handshake.
+// clientTLS returns the configuration of a round's clients, with the same key
+// exchange for every server. Each connection is a whole handshake, unless -resume
+// asks for sessions that are resumed: then all clients share one session.
 func (s *site) clientTLS(l load) *tls.Config {
 	c := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13, CurvePreferences: []tls.CurveID{tls.X25519}}
 	if l.hybrid {
-		c.CurvePreferences = nil // what Go prefers
+		c.CurvePreferences = []tls.CurveID{tls.X25519MLKEM768, tls.X25519}
 	}
 	if l.resume {
 		c.ClientSessionCache = tls.NewLRUClientSessionCache(1)
@@ -151,7 +152,7 @@ func (s *site) users() error {
 func userLine(name string, cost int) string {
 	hash, err := bcrypt.GenerateFromPassword([]byte(password), cost)
 	if err != nil {
-		return "" // not with this password and these costs
+		return "" // impossible with this password and these costs
 	}
 	return name + ":" + string(hash) + "\n"
 }
@@ -159,7 +160,7 @@ func userLine(name string, cost int) string {
 func (s *site) startSink(ctx context.Context) error {
 	s.sink = freeAddr()
 	s.hop = exec.Command("smtp-sink", "-u", "postfix", "-m", "5000", s.sink, "4096")
-	log, err := os.Create(s.path("sink.log")) // it speaks of each client that is idle
+	log, err := os.Create(s.path("sink.log")) // it has a line for each idle client
 	if err != nil {
 		return err
 	}
@@ -171,7 +172,7 @@ func (s *site) startSink(ctx context.Context) error {
 	return (&target{addr: s.sink}).await(ctx, 10*time.Second)
 }
 
-// freeAddr is an address on loopback where nobody listens.
+// freeAddr returns an unused address on loopback.
 func freeAddr() string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -186,17 +187,18 @@ func port(addr string) string {
 	return p
 }
 
-// fill writes a file of which the words in braces stand for values.
+// fill writes text to a file, with each placeholder of values replaced by the
+// value that follows it.
 func fill(path, text string, values ...string) error {
 	return os.WriteFile(path, []byte(strings.NewReplacer(values...).Replace(text)), 0o644)
 }
 
-// openTo gives a folder to a user.
-func openTo(name, folder string) error {
+// openTo makes a user the owner of a file or folder.
+func openTo(name, path string) error {
 	owner, err := user.Lookup(name)
 	if err != nil {
 		return err
 	}
 	uid, _ := strconv.Atoi(owner.Uid)
-	return os.Chown(folder, uid, -1)
+	return os.Chown(path, uid, -1)
 }
