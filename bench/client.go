@@ -18,9 +18,10 @@ const patience = 2 * time.Minute
 
 // A target is where a server listens, and how clients talk to it.
 type target struct {
-	addr string
-	tls  *tls.Config
-	bare bool // TLS from the first byte, and nothing inside it
+	addr       string
+	tls        *tls.Config
+	bare       bool // TLS from the first byte, and nothing inside it
+	handshakes handshakes
 }
 
 // await waits until the server sends its greeting.
@@ -66,6 +67,7 @@ func (t *target) shake() error {
 		return err
 	}
 	defer c.Close()
+	t.handshakes.add(c.ConnectionState())
 	_, err = io.Copy(io.Discard, c)
 	return err
 }
@@ -115,6 +117,7 @@ func (c *client) authenticate(t *target, user string) error {
 	if err := secured.Handshake(); err != nil {
 		return err
 	}
+	t.handshakes.add(secured.ConnectionState())
 	c.conn = secured
 	c.in.Reset(secured)
 	if err := c.say("250", "EHLO client.example.org"); err != nil {

@@ -133,5 +133,8 @@ func round(ctx context.Context, s *site, sv server, sc scenario, l load) (m meas
 		return measure{}, fmt.Errorf("the server did not start: %w (-keep keeps its log)", err)
 	}
 	m, err = sc.run(&trial{ctx: ctx, site: s, cage: c, target: t, load: l})
+	if l.hybrid || l.resume {
+		m.remark = strings.TrimPrefix(m.remark+"; "+t.handshakes.String(), "; ")
+	}
 	return m, errors.Join(context.Cause(ctx), err)
 }

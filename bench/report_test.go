@@ -69,6 +69,7 @@ func TestReportOfFloors(t *testing.T) {
 		}, "\n| postern in multiples of | S4 |\n|---|--:|\n| rote | 1.2 |\n"},
 		{"no postern", []figures{{"S1", "rote", []float64{400}}}, ""},
 		{"no floor", []figures{{"S1", "postern", []float64{400}}}, ""},
+		{"another postern", []figures{{"S1", "rote", []float64{400}}, {"S1", "postern-no-tickets", []float64{500}}}, ""},
 		{"nothing", nil, ""},
 	}
 	for _, tt := range tests {
@@ -92,6 +93,7 @@ func TestScenariosOfServers(t *testing.T) {
 		"floor":                 "S1 S5",
 		"rote":                  "S1 S1a S1c S2 S3 S4 S5 S6",
 		"postern":               "S1 S1a S1c S2 S3 S4 S5 S6",
+		"postern-no-tickets":    "S1 S1a S5",
 		"postfix+dovecot-cache": "S1 S1a S5",
 		"dovecot-fast":          "S1 S1a S1c S2 S3 S4 S5 S6",
 	} {

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -136,5 +137,38 @@ func TestRoteDiscardsWhatPrecedesTLS(t *testing.T) {
 	}
 	if err := c.quit(); err != nil {
 		t.Error(err)
+	}
+}
+
+// -hybrid and -resume do what they promise: each handshake uses the key exchange
+// asked for, and each one after the first resumes the session.
+func TestHandshakesOfLoads(t *testing.T) {
+	for _, tt := range []struct {
+		load  load
+		group tls.CurveID
+	}{
+		{load{}, tls.X25519},
+		{load{hybrid: true}, tls.X25519MLKEM768},
+		{load{resume: true}, tls.X25519},
+		{load{hybrid: true, resume: true}, tls.X25519MLKEM768},
+	} {
+		t.Run(fmt.Sprintf("%+v", tt.load), func(t *testing.T) {
+			target := startRote(t, tt.load)
+			const logins = 5
+			for range logins {
+				c, err := target.login(dear)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := c.quit(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			h := &target.handshakes
+			want := map[bool]int{true: logins - 1}[tt.load.resume]
+			if h.all != logins || h.resumed != want || h.groups[tt.group] != logins {
+				t.Errorf("got %v, want %d with %v, %d resumed", h, logins, tt.group, want)
+			}
+		})
 	}
 }

@@ -21,7 +21,12 @@ type server struct {
 var servers = []server{
 	{name: "floor", title: "floor", floor: true, bare: true, start: startFloor("floor")},
 	{name: "rote", title: "rote", floor: true, start: startFloor("rote")},
-	{name: "postern", title: "postern", postern: true, start: startPostern},
+	{name: "postern", title: "postern", postern: true, start: func(s *site, c *cage) (string, error) {
+		return startPostern(s, c, "")
+	}},
+	{name: "postern-no-tickets", title: "postern, session tickets off", postern: true, variant: true, start: func(s *site, c *cage) (string, error) {
+		return startPostern(s, c, "[tls]\nsession_tickets = false")
+	}},
 	{name: "postfix+dovecot", title: "Postfix + Dovecot auth", start: func(s *site, c *cage) (string, error) {
 		return startPostfix(s, c, func(dir string) (string, error) { return startDovecotAuth(s, c, dir, "0") })
 	}},
@@ -78,6 +83,7 @@ unauthenticated = 10000
 name = "submission"
 address = ["{addr}"]
 mode = "starttls"
+{tls}
 [[tls.certificates]]
 cert = "{site}/cert.pem"
 key = "{site}/key.pem"
@@ -88,14 +94,15 @@ path = "{site}/users"
 next_hops = ["smtp://{sink}"]
 `
 
-func startPostern(s *site, c *cage) (string, error) {
+// startPostern starts postern with lines for the section [tls].
+func startPostern(s *site, c *cage, tls string) (string, error) {
 	dir, err := s.folder()
 	if err != nil {
 		return "", err
 	}
 	addr, conf := freeAddr(), filepath.Join(dir, "config.toml")
 	return addr, errors.Join(
-		fill(conf, posternConfig, "{addr}", addr, "{site}", s.dir, "{sink}", s.sink),
+		fill(conf, posternConfig, "{addr}", addr, "{site}", s.dir, "{sink}", s.sink, "{tls}", tls),
 		c.start(filepath.Join(dir, "log"), s.postern, "serve", "--config", conf),
 	)
 }
