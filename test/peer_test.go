@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"testing"
 )
@@ -65,6 +66,12 @@ func probe(name string) error {
 	case "dovecot-lua":
 		_, err := os.Stat("/usr/lib/dovecot/modules/auth/libauthdb_lua.so")
 		return err
+	case "libscram": // of Cyrus SASL
+		found, _ := filepath.Glob("/usr/lib/*/sasl2/libscram.so*") // the pattern is well-formed
+		if len(found) == 0 {
+			return os.ErrNotExist
+		}
+		return nil
 	case "nodemailer":
 		cmd := exec.Command("node", "-e", "require('nodemailer')")
 		cmd.Env = nodeEnv()

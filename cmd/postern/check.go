@@ -16,6 +16,7 @@ import (
 	"postern/relay"
 	"postern/relay/sign"
 	"postern/relay/spool"
+	"postern/server/auth/hash"
 )
 
 // checkTime limits the time for each request of check to another program.
@@ -209,15 +210,24 @@ func (c *checkup) keys(keys []sign.Key) {
 // stores opens each store by itself, so that each has a line of output.
 func (c *checkup) stores(ctx context.Context, cfg *Config) {
 	for _, s := range cfg.Auth.Stores {
-		keyless, err := c.shop.checkStore(ctx, cfg.Auth, s)
+		trouble, err := c.shop.checkStore(ctx, cfg.Auth, s)
 		c.result("store", s.String(), err)
-		if len(keyless) > 0 {
-			c.warn("store", fmt.Sprintf("SCRAM is offered, and locks out who has no keys for it: %s\n"+
-				"give each a new password: postern passwd --scheme scram-sha-256", few(keyless)))
-		}
+		c.warnOfScram(trouble)
 	}
 	names, err := c.shop.checkMechanisms(ctx, cfg)
 	c.result("mechanisms", strings.Join(names, " "), err)
+}
+
+// warnOfScram names the users that SCRAM locks out, and what to do about it.
+func (c *checkup) warnOfScram(t scramTrouble) {
+	const remedy = "\nset a new password for each: postern passwd --scheme scram-sha-256"
+	if len(t.keyless) > 0 {
+		c.warn("store", fmt.Sprintf("SCRAM is offered, and locks out users that have no keys for it: %s", few(t.keyless))+remedy)
+	}
+	if n := len(t.costly); n > 0 {
+		c.warn("store", fmt.Sprintf("SCRAM is offered, and the keys of %d users have more than %d iterations, "+
+			"which clients with Cyrus SASL, such as Postfix, refuse to compute: %s", n, hash.CyrusMaxIterations, few(t.costly))+remedy)
+	}
 }
 
 // few joins the first ten names and adds the number of the others.

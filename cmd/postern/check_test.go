@@ -66,7 +66,7 @@ func TestCheckOfHeaderRewriting(t *testing.T) {
 	}
 }
 
-// Users without keys for SCRAM cannot log in where it is offered.
+// Where SCRAM is offered, the users that it locks out are named.
 func TestCheckOfUsersWithoutScramKeys(t *testing.T) {
 	s := newServing(t)
 	s.user(t, "bob", "right")
@@ -79,7 +79,29 @@ func TestCheckOfUsersWithoutScramKeys(t *testing.T) {
 	wantLines(t, stdout, "ok    store", "warn  store", "no keys for it: alice, bob\n", "--scheme scram-sha-256")
 }
 
-// check prints what the sandbox would allow, or why there would be none.
+// Where SCRAM is offered, keys that clients with Cyrus SASL refuse are counted.
+func TestCheckOfKeysWithTooManyIterations(t *testing.T) {
+	const keys = ",YK+1dPj8bZkC8xGGSYJxxg==,0UyNb/aUgNz9cMVocRpmC26+qybBm4s3VJbO56Pg2P0=,sNiopwTgYuTa9FZLshbHbI6ZgFrYvikeHMIF4xQXVi4="
+	s := newServing(t)
+	writeFile(t, s.file("users"), "alice:{SCRAM-SHA-256}65536"+keys+"\nbob:{SCRAM-SHA-256}65537"+keys+"\ncarol:{SCRAM-SHA-256}100000"+keys+
+		"\ndave:!{SCRAM-SHA-256}100000"+keys+"\n")
+	text := readFile(t, s.config())
+	for mechanisms, warned := range map[string]bool{`["PLAIN"]`: false, `["SCRAM-SHA-256", "PLAIN"]`: true, `["SCRAM-SHA-256-PLUS", "PLAIN"]`: true} {
+		writeFile(t, s.config(), strings.Replace(text, "[auth]\n", "[auth]\nmechanisms = "+mechanisms+"\n", 1))
+		status, stdout, _ := command(t, "", "check", "--config", s.config())
+		if status != exitOK {
+			t.Errorf("%s: status %d", mechanisms, status)
+		}
+		if warning := "keys of 2 users have more than 65536 iterations"; strings.Contains(stdout, warning) != warned {
+			t.Errorf("%s: warned %v, want %v\n%s", mechanisms, !warned, warned, stdout)
+		}
+		if warned {
+			wantLines(t, stdout, "warn  store", "refuse to compute: bob, carol\n", "--scheme scram-sha-256")
+		}
+	}
+}
+
+// What the sandbox would allow is told, or why there would be none.
 func TestCheckOfTheSandbox(t *testing.T) {
 	s := newServing(t)
 	_, stdout, _ := command(t, "", "check", "--config", s.config())

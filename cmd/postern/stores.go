@@ -57,14 +57,34 @@ func (w *workshop) warnOfMissingKeys(cfg authConfig, s store, backend auth.Passw
 	}
 }
 
-// keyless are the users whom SCRAM locks out, where it is offered and the store
+// keyless returns the users that SCRAM locks out, where it is offered and the store
 // knows all of its users.
 func keyless(cfg authConfig, backend auth.PasswordVerifier) []string {
 	k, ok := backend.(interface{ WithoutScramKeys() []string })
-	if !ok || !slices.ContainsFunc(cfg.Mechanisms, auth.MechanismName.NeedsKeys) {
+	if !ok || !offersScram(cfg) {
 		return nil
 	}
 	return k.WithoutScramKeys()
+}
+
+// costly returns the users whose SCRAM keys lock out the clients that use Cyrus
+// SASL, where SCRAM is offered and the store knows all of its users.
+func costly(cfg authConfig, backend auth.PasswordVerifier) []string {
+	k, ok := backend.(interface{ WithTooManyIterations() []string })
+	if !ok || !offersScram(cfg) {
+		return nil
+	}
+	return k.WithTooManyIterations()
+}
+
+func offersScram(cfg authConfig) bool {
+	return slices.ContainsFunc(cfg.Mechanisms, auth.MechanismName.NeedsKeys)
+}
+
+// scramTrouble is the users that cannot log in by SCRAM with every client.
+type scramTrouble struct {
+	keyless []string // have no keys
+	costly  []string // have keys with more iterations than Cyrus SASL computes
 }
 
 // provider is what runs the mechanisms over the stores: Dovecot itself where it
@@ -93,13 +113,12 @@ func (w *workshop) local(cfg authConfig, stores auth.Chain) auth.Local {
 	}
 }
 
-// checkStore opens a store for a moment and asks it whether all is well, where
-// it can tell, in the time that it has for a login. It returns the users who have
-// no keys for SCRAM and would need them.
-func (w *workshop) checkStore(ctx context.Context, cfg authConfig, s store) (without []string, err error) {
+// checkStore opens a store, lets it check itself, if it can, within the time that
+// it has for a login, and closes it.
+func (w *workshop) checkStore(ctx context.Context, cfg authConfig, s store) (scramTrouble, error) {
 	backend, err := s.open(w)
 	if err != nil {
-		return nil, explainUnreadable(err)
+		return scramTrouble{}, explainUnreadable(err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.spec().Config.Timeout)
 	defer cancel()
@@ -109,7 +128,7 @@ func (w *workshop) checkStore(ctx context.Context, cfg authConfig, s store) (wit
 	if c, ok := backend.(io.Closer); ok {
 		err = errors.Join(err, c.Close())
 	}
-	return keyless(cfg, backend), err
+	return scramTrouble{keyless(cfg, backend), costly(cfg, backend)}, err
 }
 
 // checkMechanisms returns what clients are offered, or says why that is not

@@ -18,10 +18,17 @@ import (
 // scramName is what Dovecot writes in front of the keys of SCRAM-SHA-256.
 const scramName = "{SCRAM-SHA-256}"
 
-// What the keys that New makes look like. Those who log in by SCRAM compute the
-// iterations themselves, on a telephone perhaps; here they are computed for PLAIN.
+// CyrusMaxIterations is the highest iteration count for which the client side of
+// Cyrus SASL computes SCRAM (MAX_ITERATION_COUNTER in its plugins/scram.c). Above
+// it, every client that uses Cyrus SASL fails before it sends a proof, with
+// "iteration-count is too big, refusing to compute". Postfix as a client uses it, and
+// so do mail clients that are built with it, such as mutt.
+const CyrusMaxIterations = 65_536
+
+// The shape of the keys that New makes. A client that logs in by SCRAM computes
+// the iterations itself, on a telephone perhaps; for PLAIN they are computed here.
 const (
-	scramIterations = 100_000
+	scramIterations = CyrusMaxIterations
 	scramSalt       = 16 // bytes
 )
 

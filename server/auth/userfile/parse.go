@@ -31,6 +31,7 @@ type table struct {
 
 	scram   hash.ScramShape // of most SCRAM keys
 	noScram []string        // users who have none and are not locked
+	tooMany []string        // users whose keys have more iterations than Cyrus SASL computes
 }
 
 // A problem is a line that was skipped. Its reason repeats nothing of it.
@@ -79,7 +80,7 @@ func parse(text []byte) (*table, problems, error) {
 			return nil, nil, fmt.Errorf("more than %d users", maxUsers)
 		}
 	}
-	t.decoy, t.scram, t.noScram = seen.decoy(), seen.shape(), seen.noScram
+	t.decoy, t.scram, t.noScram, t.tooMany = seen.decoy(), seen.shape(), seen.noScram, seen.tooMany
 	return t, skipped, nil
 }
 
@@ -178,6 +179,7 @@ type census struct {
 	kinds   map[string]*kind
 	shapes  map[hash.ScramShape]int
 	noScram []string
+	tooMany []string
 }
 
 type kind struct {
@@ -188,6 +190,9 @@ type kind struct {
 func (c *census) count(user string, h hash.Hash, stored string) {
 	if keys, ok := h.ScramKeys(); ok {
 		c.shapes[keys.Shape()]++
+		if keys.Iterations > hash.CyrusMaxIterations {
+			c.tooMany = append(c.tooMany, user)
+		}
 	} else {
 		c.noScram = append(c.noScram, user)
 	}

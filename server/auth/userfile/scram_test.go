@@ -63,16 +63,20 @@ func isUnavailable(err error) bool {
 }
 
 func TestScramDecoyIsLikeMost(t *testing.T) {
+	const costly = "{SCRAM-SHA-256}65537,YK+1dPj8bZkC8xGGSYJxxg==,0UyNb/aUgNz9cMVocRpmC26+qybBm4s3VJbO56Pg2P0=,sNiopwTgYuTa9FZLshbHbI6ZgFrYvikeHMIF4xQXVi4="
+	many := hash.ScramShape{Iterations: 65537, SaltLength: 16}
 	made, own := hash.DefaultScramShape(), hash.ScramShape{Iterations: 4096, SaltLength: 16}
 	tests := []struct {
 		name, text string
 		want       hash.ScramShape
 		without    []string
+		tooMany    []string
 	}{
-		{"no keys", "a:" + secret + "\nb:" + slow + "\nc:!\n", made, []string{"a", "b"}},
-		{"all alike", "a:" + dovecots + "\nb:" + dovecots + "\n", own, nil},
-		{"most", "a:" + dovecots + "\nb:" + fewer + "\nc:" + dovecots + "\nd:" + secret + "\n", own, []string{"d"}},
-		{"as many of each", "a:" + fewer + "\nb:" + dovecots + "\n", own, nil},
+		{"no keys", "a:" + secret + "\nb:" + slow + "\nc:!\n", made, []string{"a", "b"}, nil},
+		{"all alike", "a:" + dovecots + "\nb:" + dovecots + "\n", own, nil, nil},
+		{"most", "a:" + dovecots + "\nb:" + fewer + "\nc:" + dovecots + "\nd:" + secret + "\n", own, []string{"d"}, nil},
+		{"as many of each", "a:" + fewer + "\nb:" + dovecots + "\n", own, nil, nil},
+		{"too many", "a:" + costly + "\nb:" + dovecots + "\nc:" + costly + "\nd:!" + costly + "\n", many, nil, []string{"a", "c"}},
 	}
 	for _, tt := range tests {
 		f := openText(t, tt.text)
@@ -81,6 +85,9 @@ func TestScramDecoyIsLikeMost(t *testing.T) {
 		}
 		if got := f.WithoutScramKeys(); !slices.Equal(got, tt.without) {
 			t.Errorf("%s: %q without, want %q", tt.name, got, tt.without)
+		}
+		if got := f.WithTooManyIterations(); !slices.Equal(got, tt.tooMany) {
+			t.Errorf("%s: %q have too many iterations, want %q", tt.name, got, tt.tooMany)
 		}
 	}
 }

@@ -165,6 +165,17 @@ func (s *Store) WithoutScramKeys() []string {
 	return users.noScram
 }
 
+// WithTooManyIterations returns the users whose SCRAM keys have more iterations
+// than [hash.CyrusMaxIterations], in the order of the file: clients that use Cyrus
+// SASL cannot log in by SCRAM as them. The caller must not change the slice.
+func (s *Store) WithTooManyIterations() []string {
+	users, err := s.users()
+	if err != nil {
+		return nil
+	}
+	return users.tooMany
+}
+
 func unavailable(err error) error { return &auth.Unavailable{Store: Kind, Err: err} }
 
 // Check reads the file once more, apart from what is being served, and says what

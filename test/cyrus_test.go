@@ -1,0 +1,145 @@
+package test
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/xdg-go/scram"
+
+	"postern/test/kit"
+)
+
+// A cyrusClient submits a message as user, with SCRAM-SHA-256 by Cyrus SASL.
+// complaints returns the client's error messages so far.
+type cyrusClient struct {
+	name  string
+	needs []string
+	send  func(t *testing.T, p *postern, user, mark string) (complaints func() string)
+}
+
+var cyrusClients = []cyrusClient{
+	{"Postfix", []string{"root", "postfix", "libscram"}, sendByPostfix},
+	{"mutt", []string{"mutt", "libscram"}, sendByMutt},
+}
+
+// Clients of Cyrus SASL compute up to 65,536 iterations, which is what "postern
+// passwd" makes keys with. With keys of more they give up before they send a proof:
+// this is the reason for the limit. mutt may have been built with GNU SASL, which
+// has no such limit.
+func TestScramByCyrusSASL(t *testing.T) {
+	t.Parallel()
+	s := startSink(t)
+	users := filepath.Join(openFolder(t), "users")
+	write(t, users, "carol:"+scramKeys(t, password, 100_000)+"\n")
+	setUserfilePassword(t, users, "alice", password)
+	p := startPostern(t, posternOptions{
+		NextHop:  "smtp://" + s.Addr,
+		Sections: map[string]string{"auth": exempt},
+		Stores:   fmt.Sprintf("mechanisms = %s\n[[auth.stores]]\nkind = \"userfile\"\npath = %q\n", ownMechanisms, users),
+	})
+	for _, client := range cyrusClients {
+		t.Run(client.name, func(t *testing.T) {
+			peer(t, client.needs...)
+			logins := len(p.logLines("auth ok", "user=alice", "mech=SCRAM-SHA-256"))
+			mark := "cyrus-" + client.name
+			client.send(t, p, "alice", mark)
+			if got := s.wait(t, mark); got.From != "alice@example.org" {
+				t.Errorf("sender %q", got.From)
+			}
+			if n := len(p.logLines("auth ok", "user=alice", "mech=SCRAM-SHA-256")); n != logins+1 {
+				t.Errorf("%d logins by SCRAM-SHA-256, want %d", n, logins+1)
+			}
+			complaints := client.send(t, p, "carol", "costly-"+mark)
+			if client.name == "mutt" && !muttHasCyrus(t) {
+				s.wait(t, "costly-"+mark)
+				return
+			}
+			const refusal = "iteration-count is too big"
+			kit.Eventually(t, refusal, func() bool { return strings.Contains(complaints(), refusal) })
+			if n := len(p.logLines("auth ok", "user=carol")); n != 0 {
+				t.Errorf("%d logins with keys of 100,000 iterations", n)
+			}
+		})
+	}
+}
+
+// scramKeys is a hash as in a user file, with keys of so many iterations.
+func scramKeys(t *testing.T, password string, iterations int) string {
+	t.Helper()
+	client, err := scram.SHA256.NewClient("", password, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	salt := make([]byte, 16)
+	rand.Read(salt)
+	keys, err := client.GetStoredCredentialsWithError(scram.KeyFactors{Salt: string(salt), Iters: iterations})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf("{SCRAM-SHA-256}%d", iterations)
+	for _, field := range [][]byte{salt, keys.StoredKey, keys.ServerKey} {
+		text += "," + base64.StdEncoding.EncodeToString(field)
+	}
+	return text
+}
+
+// sendByPostfix has an instance of Postfix relay one message to p, as user.
+func sendByPostfix(t *testing.T, p *postern, user, mark string) (complaints func() string) {
+	t.Helper()
+	client := startPostfix(t, &sink{port: p.ports[startTLS]}, // its relayhost
+		"smtp_tls_security_level = secure",
+		"smtp_tls_secure_cert_match = localhost",
+		"smtp_tls_CAfile = "+p.ca.File,
+		"smtp_sasl_auth_enable = yes",
+		"smtp_sasl_password_maps = static:"+user+":"+password,
+		"smtp_sasl_mechanism_filter = scram-sha-256",
+		"smtp_sasl_security_options = noanonymous",
+	)
+	c := client.dial(t)
+	if err := c.wantAll("", "EHLO client.example.org"); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := c.submit(letter(mark), "alice@example.org", "bob@example.net"); err != nil || r.Code != 250 {
+		t.Fatalf("%v, %v", r, err)
+	}
+	return client.log
+}
+
+// muttHasCyrus reports whether mutt has been built with Cyrus SASL.
+func muttHasCyrus(t *testing.T) bool {
+	t.Helper()
+	out, err := command(t, "mutt", "-v").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Contains(string(out), "+USE_SASL_CYRUS") || strings.Contains(string(out), "+USE_SASL ")
+}
+
+// sendByMutt has mutt submit one message to p, as user.
+func sendByMutt(t *testing.T, p *postern, user, mark string) (complaints func() string) {
+	t.Helper()
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "muttrc"), fmt.Sprintf(`set smtp_url = "smtp://%s@localhost:%d/"
+set smtp_pass = "%s"
+set smtp_authenticators = "scram-sha-256"
+set ssl_starttls = yes
+set ssl_force_tls = yes
+set ssl_ca_certificates_file = "%s"
+set certificate_file = "%s"
+set from = "alice@example.org"
+set envelope_from_address = "alice@example.org"
+set use_envelope_from = yes
+set copy = no
+`, user, p.ports[startTLS], password, p.ca.File, p.ca.File))
+	cmd := command(t, "mutt", "-n", "-F", filepath.Join(dir, "muttrc"), "-s", mark, "--", "bob@example.net")
+	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "TERM=dumb", "HOME="+dir)
+	cmd.Stdin = strings.NewReader("Hello.\n")
+	out, err := cmd.CombinedOutput()
+	t.Logf("mutt: %v\n%s", err, out)
+	return func() string { return string(out) }
+}
