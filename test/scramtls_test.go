@@ -30,8 +30,7 @@ func startScram(t *testing.T) *postern {
 var tlsVersions = map[string]uint16{"TLS1.2": tls.VersionTLS12, "TLS1.3": tls.VersionTLS13}
 
 // SCRAM by GNU SASL, which has the server prove itself. Its channel binding is
-// tls-exporter on TLS 1.3; on TLS 1.2 it only knows tls-unique, which postern has
-// not, so that the other binding is for another client below.
+// tls-exporter on TLS 1.3 and tls-unique on TLS 1.2.
 func TestScramByGsasl(t *testing.T) {
 	t.Parallel()
 	peer(t, "gsasl")
@@ -40,11 +39,8 @@ func TestScramByGsasl(t *testing.T) {
 		for user, password := range map[string]string{"alice": password, "bob": password, "nobody": password} {
 			for _, mech := range []string{"SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"} {
 				flags := []string{"--priority", "NORMAL:-VERS-ALL:+VERS-" + version}
-				switch {
-				case mech == "SCRAM-SHA-256":
+				if mech == "SCRAM-SHA-256" {
 					flags = append(flags, "--no-cb")
-				case version == "TLS1.2":
-					continue
 				}
 				out, err := p.gsasl(t, mech, user, password, flags...)
 				if (err == nil) != (user == "alice") || !strings.Contains(out, "AUTH "+mech+"\n") {
@@ -53,13 +49,37 @@ func TestScramByGsasl(t *testing.T) {
 			}
 		}
 	}
-	if out, err := p.gsasl(t, "SCRAM-SHA-256-PLUS", "alice", "wrong"); err == nil {
-		t.Errorf("the wrong password is right:\n%s", out)
-	}
-	for version, mech := range map[string]string{"TLS1.2": "SCRAM-SHA-256", "TLS1.3": "SCRAM-SHA-256-PLUS"} {
-		if len(p.logLines("auth ok", "mech="+mech, "tls="+version)) == 0 {
-			t.Errorf("no login by %s on %s", mech, version)
+	for version := range tlsVersions {
+		if out, err := p.gsasl(t, "SCRAM-SHA-256-PLUS", "alice", "wrong", "--priority", "NORMAL:-VERS-ALL:+VERS-"+version); err == nil {
+			t.Errorf("the wrong password is right on %s:\n%s", version, out)
 		}
+		for _, mech := range []string{"SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"} {
+			if n := len(p.logLines("auth ok", "mech="+mech+" ", "tls="+version)); n != 1 {
+				t.Errorf("%d logins by %s on %s", n, mech, version)
+			}
+		}
+	}
+}
+
+// Without the extended master secret (RFC 7627) tls-unique proves nothing, so
+// SCRAM-SHA-256-PLUS is not offered on TLS 1.2. A client that does not insist on a
+// channel binding logs in without one.
+func TestScramWithoutExtendedMasterSecret(t *testing.T) {
+	t.Parallel()
+	peer(t, "gsasl")
+	p := startScram(t)
+	const priority = "NORMAL:-VERS-ALL:+VERS-TLS1.2:%NO_SESSION_HASH"
+	if out, err := p.gsasl(t, "SCRAM-SHA-256-PLUS", "alice", password, "--priority", priority); err == nil || !strings.Contains(out, "AUTH SCRAM-SHA-256 PLAIN") {
+		t.Errorf("-PLUS is offered: %v\n%s", err, out)
+	}
+	if out, err := p.gsasl(t, "SCRAM-SHA-256", "alice", password, "--priority", priority, "--no-cb"); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if n := len(p.logLines("auth ok", "mech=SCRAM-SHA-256 ", "tls=TLS1.2")); n != 1 {
+		t.Errorf("%d logins", n)
+	}
+	if n := len(p.logLines("auth ok", "mech=SCRAM-SHA-256-PLUS")); n != 0 {
+		t.Errorf("%d logins with a channel binding", n)
 	}
 }
 
@@ -69,6 +89,12 @@ func TestScramPlus(t *testing.T) {
 	p := startScram(t)
 	endpoint := func(s tls.ConnectionState) (scram.ChannelBinding, error) {
 		return scram.NewTLSServerEndpointBinding(&s)
+	}
+	unique := func(s tls.ConnectionState) (scram.ChannelBinding, error) {
+		return scram.NewTLSUniqueBinding(s.TLSUnique), nil
+	}
+	zeros := func(tls.ConnectionState) (scram.ChannelBinding, error) {
+		return scram.NewTLSUniqueBinding(make([]byte, 12)), nil
 	}
 	exporter := func(s tls.ConnectionState) (scram.ChannelBinding, error) { return scram.NewTLSExporterBinding(&s) }
 	other := func(tls.ConnectionState) (scram.ChannelBinding, error) {
@@ -83,6 +109,10 @@ func TestScramPlus(t *testing.T) {
 		{"endpoint", "TLS1.2", endpoint, password, 235},
 		{"endpoint", "TLS1.3", endpoint, password, 235},
 		{"exporter", "TLS1.3", exporter, password, 235},
+		{"exporter", "TLS1.2", exporter, password, 535},
+		{"unique", "TLS1.2", unique, password, 235},
+		{"unique of another connection", "TLS1.2", zeros, password, 535},
+		{"unique", "TLS1.3", zeros, password, 535},
 		{"wrong password", "TLS1.2", endpoint, "wrong", 535},
 		{"wrong password", "TLS1.3", exporter, "wrong", 535},
 		{"somebody in between", "TLS1.2", other, password, 535},

@@ -70,10 +70,28 @@ func keysOf(user, password string) ScramKeys {
 // returns what the client sees and the peer that the server sees.
 func handshake(t *testing.T, version uint16) (client tls.ConnectionState, p *Peer) {
 	t.Helper()
-	cert := selfSigned(t)
+	return connect(t, &tls.Config{Certificates: []tls.Certificate{selfSigned(t)}, MaxVersion: version, SessionTicketsDisabled: true},
+		&tls.Config{InsecureSkipVerify: true, MinVersion: version, MaxVersion: version})
+}
+
+// resume is handshake for the second connection of a client, with TLS 1.2 and a
+// session of the first one.
+func resume(t *testing.T) (client tls.ConnectionState, p *Peer) {
+	t.Helper()
+	server := &tls.Config{Certificates: []tls.Certificate{selfSigned(t)}, MaxVersion: tls.VersionTLS12}
+	config := &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(1)}
+	connect(t, server, config)
+	client, p = connect(t, server, config)
+	if !client.DidResume || !p.TLS.DidResume {
+		t.Fatal("the session was not resumed")
+	}
+	return client, p
+}
+
+func connect(t *testing.T, serverConfig, clientConfig *tls.Config) (client tls.ConnectionState, p *Peer) {
+	t.Helper()
 	near, far := net.Pipe()
-	server := tls.Server(far, &tls.Config{Certificates: []tls.Certificate{cert}, MaxVersion: version, SessionTicketsDisabled: true})
-	c := tls.Client(near, &tls.Config{InsecureSkipVerify: true, MinVersion: version, MaxVersion: version})
+	server, c := tls.Server(far, serverConfig), tls.Client(near, clientConfig)
 	done := make(chan error, 1)
 	go func() { done <- server.Handshake() }()
 	if err := errors.Join(c.Handshake(), <-done); err != nil {
@@ -82,7 +100,7 @@ func handshake(t *testing.T, version uint16) (client tls.ConnectionState, p *Pee
 	t.Cleanup(func() { near.Close(); far.Close() })
 	state := server.ConnectionState()
 	p = tlsPeer()
-	p.TLS, p.Certificate = &state, cert.Leaf
+	p.TLS, p.Certificate = &state, serverConfig.Certificates[0].Leaf
 	return c.ConnectionState(), p
 }
 
@@ -250,7 +268,11 @@ func TestScramPlus(t *testing.T) {
 		elsewhere, _ := handshake(t, version)
 		otherEnd, _ := scram.NewTLSServerEndpointBinding(&elsewhere)
 		otherKeys, _ := scram.NewTLSExporterBinding(&elsewhere)
-		ofTLS12 := map[bool]string{true: "refused ()", false: "yes: alice (keeper)"}[version == tls.VersionTLS12]
+		unique := uniqueOf(client)
+		ofTLS13, ofTLS12 := "yes: alice (keeper)", "refused ()"
+		if version == tls.VersionTLS12 {
+			ofTLS13, ofTLS12 = ofTLS12, ofTLS13
+		}
 		tests := []struct {
 			name     string
 			binding  scram.ChannelBinding
@@ -258,14 +280,14 @@ func TestScramPlus(t *testing.T) {
 			want     string
 		}{
 			{"end point", endpoint, "secret", "yes: alice (keeper)"},
-			{"exporter", exporter, "secret", ofTLS12},
+			{"exporter", exporter, "secret", ofTLS13},
+			{"tls-unique", unique, "secret", ofTLS12},
 			{"end point, wrong password", endpoint, "no", "wrong password (keeper)"},
 			{"another certificate", otherEnd, "secret", "refused (keeper)"},
-			{"tls-unique", scram.NewTLSUniqueBinding([]byte("finished")), "secret", "refused ()"},
-		}
-		if version == tls.VersionTLS13 {
-			tests = append(tests, tests[0])
-			tests[5].name, tests[5].binding, tests[5].want = "another connection", otherKeys, "refused (keeper)"
+			{"another connection, exporter", otherKeys, "secret", refusedWith(ofTLS13)},
+			{"another connection, tls-unique", uniqueOf(elsewhere), "secret", refusedWith(ofTLS12)},
+			{"made up, tls-unique", scram.NewTLSUniqueBinding(make([]byte, 12)), "secret", refusedWith(ofTLS12)},
+			{"exporter's data as tls-unique", scram.NewTLSUniqueBinding(exporter.Data), "secret", refusedWith(ofTLS12)},
 		}
 		for _, tt := range tests {
 			t.Run(tls.VersionName(version)+" "+tt.name, func(t *testing.T) {
@@ -279,10 +301,88 @@ func TestScramPlus(t *testing.T) {
 	}
 }
 
+// uniqueOf is the client's tls-unique, or 12 bytes as its data where TLS has none.
+func uniqueOf(client tls.ConnectionState) scram.ChannelBinding {
+	if len(client.TLSUnique) == 0 {
+		return scram.NewTLSUniqueBinding([]byte("finished ..."))
+	}
+	return scram.NewTLSUniqueBinding(client.TLSUnique)
+}
+
+// refusedWith is the result of a binding that is wrong, where a right one would have
+// had the result right: not even looked at where there is none such.
+func refusedWith(right string) string {
+	if right == "refused ()" {
+		return right
+	}
+	return "refused (keeper)"
+}
+
+// tls-unique on TLS 1.2 also binds a connection that resumes a session, whose first
+// Finished message is the server's.
+func TestScramPlusOnResumedConnection(t *testing.T) {
+	first, _ := handshake(t, tls.VersionTLS12)
+	client, p := resume(t)
+	for name, tt := range map[string]struct {
+		unique []byte
+		want   string
+	}{
+		"own":              {client.TLSUnique, "yes: alice (keeper)"},
+		"other connection": {first.TLSUnique, "refused (keeper)"},
+	} {
+		x := start(t, scramLocal(users()), p, "SCRAM-SHA-256-PLUS")
+		binding := scram.NewTLSUniqueBinding(tt.unique)
+		_, err := talk(t, x, clientOf(t, "Alice", "secret", "").NewConversationWithChannelBinding(binding))
+		if got := result(x.Identity(), err); got != tt.want {
+			t.Errorf("%s: got %s, want %s (%v)", name, got, tt.want, err)
+		}
+	}
+}
+
+// -PLUS is offered on TLS 1.2 only if there is a tls-unique that is safe. That it is
+// not without the extended master secret is tested with GnuTLS (package test).
+func TestCanBind(t *testing.T) {
+	_, tls13 := handshake(t, tls.VersionTLS13)
+	_, tls12 := handshake(t, tls.VersionTLS12)
+	_, resumed := resume(t)
+	without := func(p *Peer, change func(*tls.ConnectionState)) *Peer {
+		changed, state := *p, *p.TLS
+		change(&state)
+		changed.TLS = &state
+		return &changed
+	}
+	for name, tt := range map[string]struct {
+		peer *Peer
+		want bool
+	}{
+		"clear text":          {&Peer{}, false},
+		"TLS 1.3":             {tls13, true},
+		"TLS 1.2":             {tls12, true},
+		"resumed":             {resumed, true},
+		"no tls-unique":       {without(tls12, func(s *tls.ConnectionState) { s.TLSUnique = nil }), false},
+		"in the handshake":    {without(tls12, func(s *tls.ConnectionState) { s.HandshakeComplete = false }), false},
+		"an old version":      {without(tls12, func(s *tls.ConnectionState) { s.Version = tls.VersionTLS11 }), false},
+		"tls-unique with 1.3": {without(tls13, func(s *tls.ConnectionState) { s.TLSUnique = make([]byte, 12) }), true},
+	} {
+		if got := canBind(tt.peer); got != tt.want {
+			t.Errorf("%s: %v, want %v", name, got, tt.want)
+		}
+		if tt.peer.TLS == nil {
+			continue
+		}
+		_, err := bindingOf(tt.peer, "tls-unique")
+		if (err == nil) != (tt.want && tt.peer.TLS.Version == tls.VersionTLS12) {
+			t.Errorf("%s: tls-unique: %v", name, err)
+		}
+	}
+}
+
 func TestScramFlags(t *testing.T) {
 	_, both := handshake(t, tls.VersionTLS13)
 	_, old := handshake(t, tls.VersionTLS12)
-	old.Certificate = nil
+	bare := *old
+	state := *old.TLS
+	bare.TLS, state.TLSUnique = &state, nil
 	const rest = ",,n=Alice,r=0123456789abcdef"
 	tests := []struct {
 		name, mech string
@@ -293,7 +393,11 @@ func TestScramFlags(t *testing.T) {
 		{"no binding", "SCRAM-SHA-256", both, nil, "n", "goes on"},
 		{"downgrade", "SCRAM-SHA-256", both, nil, "y", "refused ()"},
 		{"not offered by the configuration", "SCRAM-SHA-256", both, []MechanismName{mechScram}, "y", "goes on"},
-		{"not offered for want of a binding", "SCRAM-SHA-256", old, nil, "y", "goes on"},
+		{"not offered for want of a binding", "SCRAM-SHA-256", &bare, nil, "y", "goes on"},
+		{"downgrade on TLS 1.2", "SCRAM-SHA-256", old, nil, "y", "refused ()"},
+		{"tls-unique on TLS 1.2", "SCRAM-SHA-256-PLUS", old, nil, "p=tls-unique", "goes on"},
+		{"tls-unique on TLS 1.3", "SCRAM-SHA-256-PLUS", both, nil, "p=tls-unique", "refused ()"},
+		{"exporter on TLS 1.2", "SCRAM-SHA-256-PLUS", old, nil, "p=tls-exporter", "refused ()"},
 		{"binding without PLUS", "SCRAM-SHA-256", both, nil, "p=tls-exporter", ErrMalformed.Error()},
 		{"binding without PLUS", "SCRAM-SHA-256", old, nil, "p=tls-exporter", ErrMalformed.Error()},
 		{"PLUS without binding", "SCRAM-SHA-256-PLUS", both, nil, "n", ErrMalformed.Error()},

@@ -393,9 +393,12 @@ func (hangingKeeper) ScramKeys(ctx context.Context, _ string) (ScramKeys, error)
 }
 
 func TestLocalOffersScram(t *testing.T) {
-	tls13, tls12, blind := tlsPeer(), tlsPeer(), tlsPeer()
-	tls12.TLS, blind.TLS = &tls.ConnectionState{Version: tls.VersionTLS12}, &tls.ConnectionState{Version: tls.VersionTLS12}
-	tls12.Certificate = &x509.Certificate{SignatureAlgorithm: x509.ECDSAWithSHA256}
+	tls13, bare := tlsPeer(), tlsPeer()
+	_, tls12 := handshake(t, tls.VersionTLS12)
+	blind := *tls12
+	blind.Certificate = nil
+	bare.TLS = &tls.ConnectionState{Version: tls.VersionTLS12, HandshakeComplete: true}
+	bare.Certificate = &x509.Certificate{SignatureAlgorithm: x509.ECDSAWithSHA256}
 	both := Local{Passwords: &fakeStore{}, Keys: users(), Scram: NewScram(NewThrottle(Defaults()))}
 	with := func(change func(*Local)) Local {
 		l := both
@@ -410,7 +413,8 @@ func TestLocalOffersScram(t *testing.T) {
 	}{
 		{"TLS 1.3", both, tls13, "SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN"},
 		{"TLS 1.2", both, tls12, "SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN"},
-		{"TLS 1.2, certificate not known", both, blind, "SCRAM-SHA-256 PLAIN LOGIN"},
+		{"TLS 1.2, certificate not known", both, &blind, "SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN"},
+		{"TLS 1.2, no tls-unique", both, bare, "SCRAM-SHA-256 PLAIN LOGIN"},
 		{"clear text", both, &Peer{}, ""},
 		{"the defaults", with(func(l *Local) { l.Only = Defaults().Mechanisms }), tls13, "PLAIN LOGIN"},
 		{"only PLUS", with(func(l *Local) { l.Only = []MechanismName{mechScramPlus} }), tls13, "SCRAM-SHA-256-PLUS"},
