@@ -83,7 +83,7 @@ func (t authTest) read(in io.Reader, questions io.Writer) (string, error) {
 }
 
 // ask runs a whole AUTH PLAIN (RFC 4616) over the stores, so that the answer
-// is that of the server. There is no penalty to serve in a process of its own.
+// is that of the server. There are no penalties in a separate process.
 func (t authTest) ask(ctx context.Context, cfg *Config, password string, out, errs io.Writer) error {
 	log := slog.New(slog.NewTextHandler(errs, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	w := newWorkshop(cfg, &logger{Logger: log})
@@ -117,7 +117,7 @@ func plainLogin(ctx context.Context, stores auth.PasswordVerifier, user, passwor
 	return e.Identity(), nil
 }
 
-// tellQuestion prints what one store was asked and what it said.
+// tellQuestion prints what one store was asked and its answer.
 func tellQuestion(out io.Writer, q auth.Question) {
 	answer := "yes"
 	var no *auth.Failure

@@ -101,7 +101,7 @@ func TestCheckOfKeysWithTooManyIterations(t *testing.T) {
 	}
 }
 
-// What the sandbox would allow is told, or why there would be none.
+// check prints what the sandbox would allow, or why there would be none.
 func TestCheckOfTheSandbox(t *testing.T) {
 	s := newServing(t)
 	_, stdout, _ := command(t, "", "check", "--config", s.config())

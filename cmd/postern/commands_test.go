@@ -69,7 +69,7 @@ func TestPasswdThenAuthTest(t *testing.T) {
 	}
 }
 
-// No password is set that could never be used to log in, and the error says why.
+// No password is set that could never be used to log in, and the error gives the reason.
 func TestPasswdRefusesWhatNoSchemeAccepts(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "users")
 	for _, tt := range []struct{ scheme, password, says string }{

@@ -47,7 +47,7 @@ func (p *prompter) ask(question string) (string, error) {
 	return password, err
 }
 
-// askTwice asks for a new password, which nobody sees as it is typed.
+// askTwice asks for a new password, without echo.
 func (p *prompter) askTwice(question, again string) (string, error) {
 	first, err := p.ask(question)
 	if err != nil {
@@ -64,7 +64,7 @@ func (p *prompter) askTwice(question, again string) (string, error) {
 }
 
 // readHidden reads a line without echo. An interrupt would leave the terminal
-// mute, so it is caught. The reading goroutine is then left behind for the
+// mute, so it is caught. The reading goroutine is then abandoned for the
 // short rest of the process, since a read from a terminal cannot be called off.
 func (p *prompter) readHidden() (string, error) {
 	fd := int(p.terminal.Fd())

@@ -49,7 +49,7 @@ func (w *workshop) openStores(cfg *Config) (*openStores, error) {
 	return stores, nil
 }
 
-// warnOfMissingKeys tells of users whom SCRAM, once it is offered, locks out.
+// warnOfMissingKeys logs the number of users that SCRAM locks out, if it is offered.
 func (w *workshop) warnOfMissingKeys(cfg authConfig, s store, backend auth.PasswordVerifier) {
 	if n := len(keyless(cfg, backend)); n > 0 {
 		w.log.Warn("users without keys for SCRAM, which auth.mechanisms offers, cannot log in with clients that prefer it; "+
@@ -131,7 +131,7 @@ func (w *workshop) checkStore(ctx context.Context, cfg authConfig, s store) (scr
 	return scramTrouble{keyless(cfg, backend), costly(cfg, backend)}, err
 }
 
-// checkMechanisms returns what clients are offered, or says why that is not
+// checkMechanisms returns what clients are offered, or an error if that is not
 // what the configuration asks for.
 func (w *workshop) checkMechanisms(ctx context.Context, cfg *Config) ([]string, error) {
 	stores, err := w.openStores(cfg)

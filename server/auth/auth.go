@@ -1,4 +1,4 @@
-// Package auth answers one question for the SMTP session: who is this?
+// Package auth authenticates the clients of the SMTP server.
 //
 // The session knows only [Provider] and [Exchange]. A provider offers SASL
 // mechanisms (RFC 4422) and runs their conversations. There are two kinds of
@@ -15,9 +15,9 @@
 // this one that implements PasswordVerifier, and name it in the table of
 // cmd/postern/backends.go.
 //
-// An answer "no" is a [*Failure]. Every other error means that nobody could
-// tell, and the client is asked to come back later: a broken backend is never
-// "yes" and never "wrong password".
+// A refusal is a [*Failure]. Every other error is temporary, and the client is
+// asked to try again later: a broken backend neither accepts a login nor reports a
+// wrong password.
 package auth
 
 import (
@@ -76,7 +76,7 @@ type Peer struct {
 	// not known. Its hash is the channel binding tls-server-end-point.
 	Certificate *x509.Certificate
 
-	// Known says that the login under examination has succeeded from this
+	// Known is set if the login under examination has succeeded from this
 	// address before. Where a store has to queue, such a client goes first.
 	Known bool
 }
@@ -84,7 +84,7 @@ type Peer struct {
 // An Identity is the outcome of a successful exchange.
 type Identity struct {
 	User      string // canonical name: feeds the sender rules, the limits and the log
-	As        string // whom User acts as; the same as User unless a store allows more
+	As        string // the user that User acts as; the same unless a store allows more
 	Mechanism string
 	Store     string // who vouched for it
 }
@@ -92,7 +92,7 @@ type Identity struct {
 // A PasswordVerifier serves PLAIN and LOGIN. It is called by many sessions at
 // once, and ctx bounds the call.
 type PasswordVerifier interface {
-	// VerifyPassword says who the user is: Identity.User is the canonical
+	// VerifyPassword returns the user: Identity.User is the canonical
 	// name, which two users never share, and Identity.Store the name of the
 	// store that vouches; the caller fills in the rest. "No" is a *Failure; any
 	// other error is temporary. The login is 1 to 512 octets of UTF-8 without
@@ -112,7 +112,7 @@ type KeyStore interface {
 	// scheme). Any other error is temporary. The login has no control characters.
 	ScramKeys(ctx context.Context, login string) (ScramKeys, error)
 
-	// ScramDecoy says what the keys of that login would look like, if there is
+	// ScramDecoy describes what the keys of that login would look like, if there is
 	// no such user. It answers at once.
 	ScramDecoy(login string) ScramDecoy
 }

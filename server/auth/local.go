@@ -54,8 +54,8 @@ func (m *MechanismName) UnmarshalText(text []byte) error {
 	return fmt.Errorf("%q is not a mechanism of ours; these are PLAIN, LOGIN, SCRAM-SHA-256 and SCRAM-SHA-256-PLUS", text)
 }
 
-// A mechanism is one row of the table. To add one, write its exchange in a file
-// of its own, and a row here.
+// A mechanism is one row of the table. To add one, write its exchange in a
+// separate file, and a row here.
 type mechanism struct {
 	name       MechanismName
 	properties MechanismProperties // as Dovecot states them

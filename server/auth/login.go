@@ -5,9 +5,9 @@ import (
 	"context"
 )
 
-// The prompts of LOGIN. The expired draft (draft-murchison-sasl-login) says
+// The prompts of LOGIN. The expired draft (draft-murchison-sasl-login) has
 // "User Name" and a NUL, but Outlook, scanners and printers were built against
-// servers that say exactly this, and compare it.
+// servers that send exactly this, and compare it.
 const (
 	promptUsername = "Username:"
 	promptPassword = "Password:"

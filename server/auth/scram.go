@@ -24,8 +24,9 @@ const (
 
 // Scram is what the mechanisms SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802,
 // RFC 7677) have beside their keys: the Throttle, and the secret of which the fake
-// keys of unknown users are made. Make one for the life of the process, or who
-// has asked before and after a reload can tell real users from others. It may be
+// keys of unknown users are made. Make one for the life of the process: otherwise a
+// client that asks before and after a reload can distinguish real users from
+// others, whose keys change. It may be
 // used by many sessions at once.
 type Scram struct {
 	throttle *Throttle
@@ -41,8 +42,8 @@ func NewScram(t *Throttle) *Scram {
 
 // scramExchange is one conversation. The messages are read and the proof is
 // checked by xdg-go/scram; what that leaves open is closed here: which mechanism
-// goes with which channel binding, strict base64, nonces, who may act as whom,
-// and that an unknown user is told from a known one by nothing.
+// goes with which channel binding, strict base64, nonces, the authorization
+// identity; and responses for unknown and known users are indistinguishable.
 type scramExchange struct {
 	peer  *Peer
 	scram *Scram
@@ -168,7 +169,7 @@ func (x *scramExchange) bindingFor(message []byte) (none scram.ChannelBinding, e
 }
 
 // lookUp finds the keys of a user, real or fake. The fake ones are made in any
-// case, so that time does not tell them apart.
+// case, so that both take the same time.
 func (x *scramExchange) lookUp(ctx context.Context, login string) (scram.StoredCredentials, error) {
 	x.login = login
 	switch f := precheckName("name", login); {
@@ -217,9 +218,10 @@ func (x *scramExchange) final(ctx context.Context, message []byte) ([]byte, erro
 	return []byte(answer), nil
 }
 
-// whenItsTurn has the throttle around the check of the proof alone: while it is the
-// client's move, nobody waits for it. A proof tells nothing of the password, so
-// each wrong one is a new one.
+// whenItsTurn calls check when the throttle gives the login its turn. The turn ends
+// with the check: while the client computes, other logins from its address do not
+// wait for it. Proofs do not show whether a wrong password is repeated, so each
+// wrong one counts as a new one.
 func (x *scramExchange) whenItsTurn(ctx context.Context, check func() (string, error)) (answer string, err error) {
 	a, err := x.scram.throttle.Enter(ctx, x.peer, x.login)
 	if err != nil {

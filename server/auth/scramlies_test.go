@@ -21,7 +21,7 @@ import (
 	"time"
 )
 
-// A liar is a client that knows a password and can say what it likes.
+// A liar is a client that knows a password and can send any message.
 type liar struct {
 	x           Exchange
 	bare        string // client-first-message-bare
@@ -48,7 +48,7 @@ func (l *liar) offer() (nonce string, salt []byte, iterations int) {
 	return fields[0][2:], salt, iterations
 }
 
-// final is a client-final-message whose proof is right for what it says.
+// final is a client-final-message whose proof is right for its text.
 func (l *liar) final(withoutProof, password string) string {
 	_, salt, iterations := l.offer()
 	salted, err := pbkdf2.Key(sha256.New, password, salt, iterations, 32)
@@ -286,7 +286,7 @@ func tellsNobodyWhoExists(t *testing.T) {
 	}
 }
 
-// Whoever finds the password of the fake keys is still nobody.
+// The password of the fake keys, once found, logs no user in.
 func TestScramFakeKeysLetNobodyIn(t *testing.T) {
 	x := start(t, scramLocal(users()), tlsPeer(), "SCRAM-SHA-256").(*scramExchange)
 	l := lieTo(t, x, "n,,", "eve")
@@ -350,7 +350,7 @@ func TestScramIsThrottled(t *testing.T) {
 	})
 }
 
-// Who has begun and says nothing more keeps nobody from his turn.
+// An exchange whose client is silent does not delay other logins.
 func TestScramHoldsNoTurnWhileTheClientThinks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		throttle := NewThrottle(Defaults())

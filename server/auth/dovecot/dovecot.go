@@ -7,13 +7,13 @@
 // configured in Dovecot. Among other stores it is an [auth.PasswordVerifier],
 // see [Store.VerifyPassword], which asks by way of PLAIN.
 //
-// One connection carries all exchanges, told apart by their numbers. It is
+// One connection carries all exchanges, distinguished by their numbers. It is
 // replaced every minute, since Dovecot serves an old connection with its old
 // configuration for as long as it lives. When Dovecot does not answer, the next
 // exchange tries a new connection; when that fails, exchanges fail at once until
 // it is time for the next try.
 //
-// Dovecot is trusted to say who somebody is and nothing else: what it sends is
+// Dovecot is trusted to identify users and for nothing else: what it sends is
 // bounded in length, number and time, and whatever does not fit the protocol
 // ends the connection. Nobody is authenticated but by an OK that answers the
 // very message that was sent, and that names the user.
@@ -27,14 +27,14 @@
 //     ("nopassword"), and this cannot be seen from here.
 //   - "no-penalty" is sent: an address that guesses is slowed down by
 //     [auth.Throttle], which spares the users known there, and would otherwise
-//     be slowed down twice. Dovecot is told the address for its log and its
+//     be slowed down twice. Dovecot gets the address for its log and its
 //     policy. Its delay of a refusal, 2 seconds, stays.
 //   - Mechanisms that cannot work from here are not offered: EXTERNAL, since no
 //     certificate is vouched for, and -PLUS, since Dovecot sees nothing of the
 //     client's TLS connection to bind to.
 //   - "user_disabled" and "pass_expired" become auth.Disabled and auth.Expired.
-//     Some of Dovecot's databases say so before they have looked at the password;
-//     its own IMAP service tells clients just the same.
+//     Some of Dovecot's databases report it before they have checked the password;
+//     its own IMAP service passes that on to clients just the same.
 //
 // Left out: the master protocol (userdb lookups), and the verification of client
 // certificates.

@@ -25,7 +25,7 @@ type exchange struct {
 
 	id   auth.Identity
 	last bool // the client is to acknowledge the last message, and id holds
-	over bool // there is nothing more to say
+	over bool // the exchange has ended
 
 	mu       sync.Mutex
 	request  *request // nil until the first message
@@ -82,7 +82,7 @@ func (x *exchange) acknowledged(response []byte) error {
 	return nil
 }
 
-// named adds the login, as far as it was heard, to errors that are not the
+// named adds the login, as far as it is known, to errors that are not the
 // client's.
 func (x *exchange) named(err error) error {
 	if errors.Is(err, auth.ErrMechanism) || errors.Is(err, auth.ErrMalformed) {
@@ -112,14 +112,14 @@ func (x *exchange) step(ctx context.Context, response []byte) (a answer, err err
 	return a, err
 }
 
-// errAbandoned is what the throttle hears of a client that has gone before the
-// answer, or that has sent its last message when the time was all but up. Dovecot
-// says no 2 seconds later than yes: who does not wait for it has had his answer
-// all the same.
+// errAbandoned is the outcome for the throttle of a client that has gone before the
+// answer, or that has sent its last message when the time was almost up. Dovecot
+// refuses 2 seconds later than it accepts: a client that does not wait that long
+// knows the answer all the same.
 var errAbandoned = &auth.Failure{Kind: auth.Unknowable, Store: Kind, Reason: "abandoned"}
 
 // leave gives back the turn. Only an exchange that has come to an end has an
-// outcome, and only one whose login was heard can have succeeded for it.
+// outcome, and only one whose login is known can have succeeded for it.
 func (x *exchange) leave(ctx context.Context, attempt *auth.Attempt, a answer, outcome error) {
 	if outcome == nil && (a.verb == verbCont || x.overheard.login == "") {
 		attempt.Yield()
@@ -131,7 +131,7 @@ func (x *exchange) leave(ctx context.Context, attempt *auth.Attempt, a answer, o
 	attempt.Leave(auth.Outcome{Err: outcome, User: x.id.User, Secret: x.overheard.password})
 }
 
-// ask asks Dovecot and sets the identity if it says OK.
+// ask asks Dovecot and sets the identity if the answer is OK.
 func (x *exchange) ask(ctx context.Context, response []byte) (answer, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, x.proxy.timeout(), errNoAnswer)
 	defer cancel()
@@ -184,7 +184,7 @@ func (x *exchange) hold(r *request) error {
 	return nil
 }
 
-// release tells Dovecot that the exchange is over, unless it knows.
+// release cancels the request at Dovecot, unless Dovecot has ended it.
 func (x *exchange) release() {
 	x.mu.Lock()
 	defer x.mu.Unlock()

@@ -16,14 +16,14 @@ import (
 // not changed once it is in use. The abilities of the store are its own, too.
 //
 // Nothing is offered without TLS, whatever the mechanism. While Dovecot is away,
-// what it offered last goes on being offered, so that clients are told to come
-// back later (454) and not that there is no AUTH. Before Dovecot has ever been
+// what it offered last goes on being offered, so that clients get 454 and
+// not the impression that there is no AUTH. Before Dovecot has ever been
 // seen this is PLAIN and LOGIN, as far as the options allow.
 type Proxy struct {
 	*Store
 
 	// Throttle slows down those who guess. Between the messages of an exchange
-	// nobody waits for a client: see auth.Attempt.Yield.
+	// no login waits for the client: see auth.Attempt.Yield.
 	Throttle *auth.Throttle
 
 	// Options rule out mechanisms that Dovecot offers.
@@ -76,8 +76,8 @@ func (x Proxy) allowed(mechanisms []mechanism) []string {
 
 var errExchangeTime = errors.New("the client took too long to authenticate")
 
-// Start implements auth.Provider. Dovecot hears of the exchange with its first
-// message.
+// Start implements auth.Provider. Dovecot gets its first request
+// with the first message.
 func (x Proxy) Start(_ context.Context, p *auth.Peer, mech string) (auth.Exchange, error) {
 	if !slices.Contains(x.Mechanisms(p), mech) {
 		return nil, auth.ErrMechanism

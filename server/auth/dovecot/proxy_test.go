@@ -46,7 +46,7 @@ func TestMechanisms(t *testing.T) {
 	}
 }
 
-// Before Dovecot was ever seen there is a guess, and afterwards what it said last.
+// Before the first connection to Dovecot there is a guess, and then its last offer.
 func TestMechanismsWhileDown(t *testing.T) {
 	f := startFake(t, goodGreeting, nil)
 	f.lis.Close()
@@ -81,8 +81,8 @@ func say1(t *testing.T, p Proxy, mech string, response []byte) (challenge []byte
 	return x.Next(t.Context(), response)
 }
 
-// A step is what the client says and what it hears; nil and empty are not the
-// same.
+// A step is a response of the client and the challenge that it gets; nil and empty
+// are not the same.
 type step struct {
 	says  []byte
 	hears string
@@ -97,7 +97,7 @@ func TestConversations(t *testing.T) {
 		name, mech string
 		answers    []string // of Dovecot, in order
 		steps      []step
-		lines      []string // what Dovecot hears, from "resp" on or of a CONT
+		lines      []string // that Dovecot gets, from "resp" on or of a CONT
 	}{
 		{"PLAIN", "PLAIN", []string{"OK\t%ID\tuser=u\n"},
 			[]step{{says: []byte("\x00u\x00p"), done: true}}, []string{"resp=AHUAcA=="}},
@@ -152,7 +152,7 @@ func TestConversations(t *testing.T) {
 }
 
 // Dovecot may give up on an exchange while it is the client's turn. Whether the
-// challenge before it is still heard is a matter of moments; the end is not.
+// challenge before it still arrives is a matter of timing; the end is not.
 func TestDovecotGivesUpInBetween(t *testing.T) {
 	f := startFake(t, goodGreeting, inOrder([]string{"CONT\t%ID\tVXNlcm5hbWU6\nFAIL\t%ID\ttemp\n"}))
 	x, err := f.proxy(t).Start(t.Context(), peer(), "LOGIN")
@@ -210,7 +210,7 @@ func inOrder(answers []string) script {
 	}
 }
 
-// responses are the client's messages as Dovecot heard them.
+// responses are the client's messages as Dovecot received them.
 func (f *fake) responses() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -230,7 +230,7 @@ func (f *fake) responses() []string {
 	return found
 }
 
-// A client that goes away, at whatever moment, leaves nothing behind.
+// A client that goes away, at whatever moment, leaves no request open.
 func TestAbandoned(t *testing.T) {
 	f := startFake(t, goodGreeting, func(w io.Writer, fields []string) {
 		if fields[0] == "AUTH" {
@@ -293,7 +293,7 @@ func TestExchangeExpires(t *testing.T) {
 	}
 }
 
-// clientAt is a client with an address of its own.
+// clientAt is a client at a different address for each n.
 func clientAt(n int) *auth.Peer {
 	p := peer()
 	p.Remote = netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(n)}), 50000)
@@ -344,7 +344,7 @@ func TestThrottle(t *testing.T) {
 			}
 			return a, time.Since(start)
 		}
-		// A challenge and a login that nobody has heard are no outcome.
+		// A challenge, and a success without a known login, are no outcome.
 		for _, a := range []answer{{verb: verbCont}, {verb: verbOK}} {
 			attempt, _ := enter("")
 			x.leave(t.Context(), attempt, a, nil)

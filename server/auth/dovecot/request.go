@@ -73,7 +73,7 @@ func (r *request) take(a answer) bool {
 	}
 	r.waiting = false
 	select {
-	case <-r.answers: // a challenge that nobody waits for any more
+	case <-r.answers: // a challenge that is not waited for any more
 	default:
 	}
 	r.answers <- a
@@ -84,8 +84,8 @@ func (r *request) take(a answer) bool {
 	return true
 }
 
-// cancel ends the request. If Dovecot has not answered it for good, it is told
-// that the client has gone away.
+// cancel ends the request. If Dovecot has not ended it, Dovecot is
+// sent CANCEL.
 func (r *request) cancel() {
 	c := r.conn
 	c.mu.Lock()

@@ -39,7 +39,7 @@ var ErrUnknown = errors.New("unknown password scheme; set a new password, or see
 const maxStored = 512
 
 // A Hash is a stored password hash that can be compared with. The zero Hash is
-// locked: it matches nobody. It may be used by several goroutines at once.
+// locked: no password matches it. It may be used by several goroutines at once.
 type Hash struct {
 	scheme string
 	cost   string // two hashes of one scheme and one cost take the same time
@@ -51,8 +51,8 @@ type Hash struct {
 }
 
 // Parse reads a stored hash. An empty hash, "x", and whatever begins with "!" or
-// "*" is a locked account and no error. An error says what is wrong without
-// repeating the hash.
+// "*" is a locked account and no error. An error does not
+// repeat the hash.
 func Parse(stored string) (Hash, error) {
 	if len(stored) > maxStored {
 		return Hash{}, errors.New("longer than the hash of any known scheme")
@@ -78,7 +78,7 @@ func Parse(stored string) (Hash, error) {
 	return Hash{}, ErrUnknown
 }
 
-// Locked reports whether the hash matches nobody.
+// Locked reports whether no password matches the hash.
 func (h Hash) Locked() bool { return h.match == nil }
 
 // Kind names scheme and cost: two hashes of the same kind take the same time to

@@ -100,8 +100,8 @@ func parseScram(name, text string) (Hash, error) {
 	return Hash{scheme: name, cost: form[1], scram: keys, match: keys.match}, nil
 }
 
-// match is for PLAIN and LOGIN. Both keys are compared: a line put together from
-// two others matches nobody.
+// match is for PLAIN and LOGIN. Both keys are compared: no password matches a line
+// that is put together from two others.
 func (k *ScramKeys) match(password string) (bool, error) {
 	password = saslPrepared(password)
 	if password == "" {

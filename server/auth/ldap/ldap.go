@@ -5,10 +5,10 @@
 // A password is checked by a simple bind (RFC 4513, section 5.1.3) as the
 // entry of the user. There are two ways to its name:
 //
-//   - user_dn makes it from the login. If the server refuses, it does not say
-//     whether there is such an entry: the answer is auth.Unknowable.
+//   - user_dn makes it from the login. A refusal by the server does not
+//     show whether there is such an entry: the answer is auth.Unknowable.
 //   - otherwise query_filter finds it, with the rights of bind_dn or of
-//     nobody. No entry is auth.NoSuchUser, more than one is a mistake in the
+//     an anonymous user. No entry is auth.NoSuchUser, more than one is a mistake in the
 //     configuration and therefore a temporary error.
 //
 // What the client sends becomes a value in a filter or in a name, escaped as
@@ -17,18 +17,18 @@
 // succeeds.
 //
 // A user who gave the right password gets auth.Disabled if disabled_filter
-// matches the entry, or if the server says so itself, and auth.Expired if the
-// password is; see answer.go for who says what. A server that hides from us
-// whether an account is disabled gets nobody in.
+// matches the entry, or if the server reports it, and auth.Expired if the
+// password is; see answer.go for what each server reports. If a server hides
+// whether an account is disabled, no login succeeds.
 //
 // The canonical user is the value of user_attribute. Directories compare names
 // without regard to case, width and blanks, so that many logins lead to one
 // entry. Without user_attribute the canonical user is therefore the login in
-// lower case, and logins in other than ASCII are nobody's.
+// lower case, and non-ASCII logins are rejected.
 //
 // Connections are pooled in two kinds that never mix: those of the service
-// account, and those on which users are bound. One of the latter is bound as
-// nobody again before it goes back. A server that does not answer is asked last
+// account, and those on which users are bound. One of the latter is bound
+// anonymously again before it goes back. A server that does not answer is asked last
 // for a while. Every wait is bounded by the caller's ctx.
 //
 // Left out: SASL binds, client certificates, referrals (they are not followed),
@@ -60,8 +60,8 @@ type Store struct {
 }
 
 // New returns the store of cfg, which is valid. It reads the password and the
-// certificates that cfg names, and connects to nobody yet: a directory that is
-// down does not keep us from starting.
+// certificates that cfg names, and does not connect yet: a directory that is
+// down does not prevent the start.
 func New(cfg Config, log *slog.Logger) (*Store, error) {
 	servers, err := newDirectory(cfg, log)
 	if err != nil {
@@ -70,8 +70,7 @@ func New(cfg Config, log *slog.Logger) (*Store, error) {
 	return &Store{cfg: cfg, servers: servers}, nil
 }
 
-// Close closes the connections that nobody uses, and the others when they come
-// back.
+// Close closes the unused connections, and the others when they are released.
 func (s *Store) Close() error {
 	s.servers.close()
 	return nil
@@ -118,7 +117,7 @@ func (s *Store) bindByName(ctx context.Context, a attempt) (user string, err err
 	return user, err
 }
 
-// ownName lets a user who is bound read what the entry says about the name.
+// ownName reads the canonical name from the entry, as the user that is bound.
 func (s *Store) ownName(c *conn, dn, login string) (string, error) {
 	if s.cfg.UserAttribute == "" {
 		return strings.ToLower(login), nil
@@ -156,8 +155,8 @@ func (s *Store) searchAndBind(ctx context.Context, a attempt) (string, error) {
 }
 
 // hopeless refuses what must not or need not reach a server. The mechanisms
-// have refused most of it already; it stands here because a server would say
-// yes to an empty password.
+// have refused most of it already; it is repeated here because a server would
+// accept an empty password.
 func (s *Store) hopeless(login, password string) *auth.Failure {
 	switch {
 	case password == "":
@@ -180,7 +179,7 @@ const maxPassword = hash.MaxPassword
 // maxName is the longest name of a user, in bytes.
 const maxName = 1024
 
-// usable says that a name may stand in a log, and be compared with others.
+// usable reports whether a name may be logged, and compared with others.
 func usable(name string) bool {
 	return name != "" && len(name) <= maxName && utf8.ValidString(name) && !strings.ContainsFunc(name, unicode.IsControl)
 }
@@ -189,12 +188,12 @@ func usable(name string) bool {
 // make something else of.
 func notPlain(r rune) bool { return r <= ' ' || r >= 0x7f }
 
-// nobody is the answer where the login cannot be the name of anybody.
+// nobody returns the answer where the login cannot be the name of a user.
 func nobody(err error) error {
 	return &auth.Failure{Kind: auth.NoSuchUser, Store: Kind, Reason: err.Error(), Err: err}
 }
 
-// asAuthError leaves a "no" alone; everything else means that nobody could tell.
+// asAuthError returns a refusal as it is, and any other error as a temporary one.
 func asAuthError(err error) error {
 	if f, ok := errors.AsType[*auth.Failure](err); ok {
 		return f

@@ -5,23 +5,22 @@
 // protocol of saslauthd:
 //
 //   - [Store], in the network process, asks. It is saslauthd's client, with a
-//     fifth string for the client's address and answers that say more than NO.
-//   - [Helper], in "postern pam-helper", is root and does nothing else. It hears
-//     only whom it is to hear, and has each question answered by a child of its
-//     own (child.go), which is killed when it takes too long: a PAM module may
-//     hang, leak or crash without anybody else noticing. Its socket serves any
+//     fifth string for the client's address and more detailed answers than NO.
+//   - [Helper], in "postern pam-helper", is root and does nothing else. It
+//     accepts only peers whose UID is allowed, and starts a child for each request
+//     (child.go), which is killed when it takes too long: a PAM module may hang,
+//     leak or crash without an effect on other requests. Its socket serves any
 //     client of saslauthd as well, such as the Cyrus SASL of a Postfix.
 //
-// The helper is a service of its own, with a socket that has a name (socket.go),
+// The helper is a separate service, with a socket that has a name (socket.go),
 // or "postern serve" starts it while it is still root itself, and the two are
 // connected without a name (start.go).
 //
 // Only the child needs libpam, and with it cgo: the build tag "pam". Everything
 // else is the same in both builds, so the static one can ask a helper from the
 // other ("postern-pam"). libpam.go has the transaction, outcome.go what PAM's
-// return codes mean here; of a new code, that is the place to say it. Sessions,
-// credentials and the changing of passwords are left out: nobody logs in to the
-// machine.
+// return codes mean here; a new code goes there. Sessions, credentials and the
+// changing of passwords are left out: users do not log in to the machine.
 package pam
 
 import (
@@ -51,13 +50,14 @@ type Config struct {
 	Socket string `toml:"socket"`
 }
 
-// NeedsHelper says that "postern serve" has to start the helper, while it is root.
+// NeedsHelper reports whether "postern serve" has to start the helper, while it is
+// root.
 func (c *Config) NeedsHelper() bool { return c.Socket == "" }
 
-// DefaultSocket is where "postern pam-helper" listens if it is not told.
+// DefaultSocket is where "postern pam-helper" listens by default.
 const DefaultSocket = "/run/postern-pam/mux"
 
-// Defaults returns the values that apply where the table says nothing.
+// Defaults returns the values of keys that the table leaves out.
 func Defaults() Config { return Config{Service: "smtp"} }
 
 // ErrNotBuilt is what everything returns that needs libpam in a program that was
@@ -79,7 +79,7 @@ func (c *Config) Validate(bad func(key, why string)) {
 }
 
 // isService keeps to what can be the name of a file, and of that file only: libpam
-// takes what is behind the last slash, and makes it lower case.
+// takes what is after the last slash, and makes it lower case.
 func isService(s string) bool {
 	odd := func(r rune) bool {
 		return !strings.ContainsRune("-_.", r) && (r < '0' || r > '9') && (r < 'a' || r > 'z')
@@ -99,8 +99,8 @@ type Store struct {
 }
 
 // New returns a store. started is [Started.Dial] of the helper that this process
-// has started, or nil; it is used where cfg names no socket. New talks to nobody
-// yet.
+// has started, or nil; it is used where cfg names no socket. New does not
+// connect.
 func New(cfg Config, started Dialer) (*Store, error) {
 	switch {
 	case cfg.Socket != "":
@@ -146,8 +146,8 @@ func (s *Store) ask(ctx context.Context, login, password string, client netip.Ad
 	return a, fmt.Errorf("%s: %w", s.where, err)
 }
 
-// Check asks the helper about nobody: it has to let us in, and to know the
-// service. PAM itself is not asked.
+// Check sends a request without a login: the helper has to accept the connection,
+// and to know the service. PAM itself is not asked.
 func (s *Store) Check(ctx context.Context) error {
 	a, err := s.ask(ctx, "", "", netip.Addr{})
 	switch {

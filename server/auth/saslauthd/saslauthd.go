@@ -4,7 +4,7 @@
 // The protocol is one connection to a Unix socket per question: the client
 // sends login, password, service and realm, the daemon answers OK or NO with a
 // text and hangs up. There is no word for "ask again later": a daemon that
-// cannot tell says NO too, or hangs up. So a NO is [auth.Unknowable], and
+// has no answer sends NO too, or hangs up. So a NO is [auth.Unknowable], and
 // everything that is neither OK nor NO is a temporary error.
 //
 // wire.go holds the protocol in both directions, since "postern pam-helper"
@@ -13,8 +13,8 @@
 // store never has it.
 //
 // Debian's saslauthd keeps its socket in a folder that only the group sasl may
-// pass, or in Postfix's chroot; what is in the way is said by [Store.Check] and
-// in the log, with the command that mends it.
+// pass, or in Postfix's chroot; [Store.Check] and the log name what
+// is in the way, with the command that mends it.
 package saslauthd
 
 import (
@@ -44,7 +44,7 @@ type Config struct {
 	Realm string `toml:"realm"`
 }
 
-// Defaults returns the values that apply where the table says nothing.
+// Defaults returns the values of keys that the table leaves out.
 func Defaults() Config {
 	return Config{Path: "/run/saslauthd/mux", Service: "smtp"}
 }
@@ -78,7 +78,7 @@ func isWord(s string) bool {
 // starts none that outlives a call, and has nothing to close.
 type Store struct{ cfg Config }
 
-// New returns a store. It talks to nobody yet: a saslauthd that is started later
+// New returns a store. It does not connect yet: a saslauthd that is started later
 // is found then.
 func New(cfg Config) *Store { return &Store{cfg} }
 
@@ -132,7 +132,7 @@ func reason(text string) string {
 	return "saslauthd says " + Clip(text)
 }
 
-// Check connects once, and says what is in the way.
+// Check connects once, and returns what is in the way.
 func (s *Store) Check(ctx context.Context) error {
 	conn, err := Dial(ctx, s.cfg.Path)
 	if err != nil {

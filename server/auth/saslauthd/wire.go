@@ -15,7 +15,7 @@ import (
 type Request struct {
 	Login, Password, Service, Realm string
 
-	// Extended says that a fifth string follows, the client's address, and
+	// Extended is set if a fifth string follows, the client's address, and
 	// that the sender understands the texts of the answers that package pam
 	// writes. A plain saslauthd takes such a request as one of four strings.
 	Extended bool
@@ -24,12 +24,12 @@ type Request struct {
 
 // marker ends the service of an extended request. A sender of four strings then
 // waits for its answer and closes nothing, so whether a fifth is to come has to
-// be known before it: neither a pause nor the end of the stream could tell.
+// be known before it: neither a pause nor the end of the stream could show it.
 // To saslauthd, which is written in C, the service ends at the NUL; it answers
 // without having read what comes after the fourth string. No other client
 // sends these bytes by accident, since its service is a C string as well. The
-// number is the version: who understands only version 1 refuses a marker with
-// another one, and no two readers take the same bytes for different things.
+// number is the version: a reader of version 1 refuses a marker with another
+// one, and no two readers take the same bytes for different things.
 const marker = "\x00postern/1"
 
 // MaxField is the longest string that [ReadRequest] accepts and that a store sends
@@ -45,7 +45,7 @@ var (
 	ErrMalformed = errors.New("saslauthd: malformed request")
 )
 
-// A FieldError says which string of a request cannot be sent.
+// A FieldError names the string of a request that cannot be sent.
 type FieldError struct{ Field, Why string }
 
 func (e *FieldError) Error() string { return "saslauthd: the " + e.Field + " " + e.Why }
@@ -184,12 +184,12 @@ func readText(in io.Reader, n int, s *string) error {
 type Verdict uint8
 
 const (
-	Neither Verdict = iota // nobody could tell
+	Neither Verdict = iota // no answer is known
 	OK
 	NO
 )
 
-// tryAgain is the word of an answer that says neither. Saslauthd has none, and
+// tryAgain is the word of an answer that is neither. Saslauthd has none, and
 // clients other than ours would take it for a NO.
 const tryAgain = "TRYAGAIN"
 
@@ -243,8 +243,8 @@ func ReadAnswer(in io.Reader) (Answer, error) {
 	return Answer{Neither, s}, nil
 }
 
-// Clip makes what somebody else has said fit for a log line: quoted, and of
-// bounded length.
+// Clip makes a text of the other side fit for a log line: quoted, and of bounded
+// length.
 func Clip(s string) string {
 	const most = 200 // bytes
 	if len(s) > most {

@@ -122,16 +122,16 @@ func parseLine(line []byte) (user, stored, why string) {
 	return user, stored, ""
 }
 
-// Fields of a Dovecot passwd-file behind the hash: uid, gid, gecos, home, shell,
+// Fields of a Dovecot passwd-file after the hash: uid, gid, gecos, home, shell,
 // and then extra fields with blanks between them.
 func extraFields(rest string) []string {
 	fields := strings.SplitN(rest, ":", 6)
 	return strings.Fields(fields[len(fields)-1])
 }
 
-// closed reports whether the line lets nobody in although it has a hash: who is
-// closed out by Dovecot is closed out here. Networks are not looked at here, so
-// a user who may come from some only may come from none.
+// closed reports whether the account is closed although the line has a hash, as
+// Dovecot would. Networks are not compared here, so a user that is limited to some
+// networks is locked.
 func closed(rest string) bool {
 	return slices.ContainsFunc(extraFields(rest), func(f string) bool {
 		name, _, _ := strings.Cut(f, "=")
@@ -141,7 +141,7 @@ func closed(rest string) bool {
 
 func limitsNetworks(name string) bool { return name == "allow_nets" || name == "allow_real_nets" }
 
-// unheeded says that a user is locked for a field that we do not understand.
+// unheeded returns a reason if the user is locked for a field that is not supported.
 func unheeded(line []byte) string {
 	_, rest, _ := strings.Cut(string(line), ":")
 	_, rest, _ = strings.Cut(rest, ":")

@@ -3,24 +3,23 @@
 //
 //	user:hash[:anything]
 //
-// Lines that are empty or begin with "#" are skipped. Package hash tells which
-// hashes are known. A line that makes no sense is logged with its number, and
+// Lines that are empty or begin with "#" are skipped. Package hash lists the
+// known hashes. A line that makes no sense is logged with its number, and
 // skipped; the others go on working. If a name comes twice, its first line
-// counts. An empty or locked hash lets nobody in.
+// counts. No password matches an empty or locked hash.
 //
 // Names are compared as they are written, upper and lower case, with or without
 // a domain: the name in the file is the canonical name that the rules about
 // senders see, and two users must never share one.
 //
 // The file is read again when it changes, see [Store.Reload]. If it cannot be
-// read, nobody can tell who is a user: everybody gets a temporary error, and the
-// old content is not used, for the file may have been taken away to keep
-// somebody out.
+// read, every login gets a temporary error, and the old content is not used, since
+// the file may have been removed to lock a user out.
 //
-// How long an answer takes does not tell whether the user exists: a name that
+// The time of an answer does not show whether the user exists: a name that
 // is not there is compared with a hash of the kind that most users have. In a
-// file of hashes that cost very different work, those of the rarer kinds
-// stand out. So do, to SCRAM, keys of another iteration count than most have.
+// file of hashes of very different cost, users with the rarer kinds can be
+// recognised, and by SCRAM users whose keys have another iteration count than most.
 //
 // Users whose hash is of the scheme SCRAM-SHA-256 can log in by SCRAM, too. All
 // others fail there as unknown users do, whatever their password; see
@@ -50,7 +49,7 @@ type Config struct {
 	Path string `toml:"path"`
 }
 
-// Defaults returns the values that apply where the table says nothing.
+// Defaults returns the values of keys that the table leaves out.
 func Defaults() Config { return Config{Path: "/etc/postern/users"} }
 
 // Validate reports each value that makes no sense, with its key relative to the
@@ -178,8 +177,8 @@ func (s *Store) WithTooManyIterations() []string {
 
 func unavailable(err error) error { return &auth.Unavailable{Store: Kind, Err: err} }
 
-// Check reads the file once more, apart from what is being served, and says what
-// is wrong with it.
+// Check reads the file once more, apart from what is being served, and returns
+// what is wrong with it.
 func (s *Store) Check(context.Context) error {
 	text, _, err := readFile(s.path)
 	if err != nil {
