@@ -7,7 +7,10 @@ import (
 
 // maxLine bounds a line without its CRLF. RFC 5321, section 4.5.3.1.6 allows
 // 998 bytes; real generators emit lines of some 200 KB, and Postfix takes them.
-const maxLine = 1 << 20
+const (
+	maxLine   = 1 << 20
+	maxWithCR = maxLine + 1
+)
 
 var crlf = []byte("\r\n")
 
@@ -23,53 +26,52 @@ type cleaner struct {
 	line   int  // bytes of the unfinished line passed on so far
 }
 
-// write takes a block and gives what is clean to keep, in pieces that point
-// into p.
+// write takes a block and passes the clean bytes to keep, in pieces that are parts
+// of p and may be empty.
 func (c *cleaner) write(p []byte, keep func([]byte) error) error {
 	if bytes.IndexByte(p, 0) >= 0 {
 		return ErrNUL
 	}
-	p, err := c.resume(p, keep)
-	if err != nil {
-		return err
+	if c.crs > 0 {
+		var err error
+		if p, err = c.resume(p, keep); err != nil {
+			return err
+		}
 	}
 	start, i := 0, 0 // p[start:i] is clean and not passed on yet
-	for i < len(p) {
+	for {
 		n := bytes.IndexByte(p[i:], '\n')
 		if n < 0 {
 			break
 		}
 		line := p[i : i+n]
 		if cr := bytes.IndexByte(line, '\r'); cr < 0 || cr != n-1 {
-			if err := pass(p[start:i], keep); err != nil {
+			if err := keep(p[start:i]); err != nil {
 				return err
 			}
 			if err := c.mend(line, keep); err != nil {
 				return err
 			}
 			start = i + n + 1
-		} else if c.tooLong(n) {
+		} else if c.line+n > maxWithCR {
 			return ErrLongLine
 		}
 		c.line = 0
 		i += n + 1
 	}
-	if err := pass(p[start:i], keep); err != nil {
+	if err := keep(p[start:i]); err != nil || i == len(p) {
 		return err
 	}
 	return c.partial(p[i:], keep)
 }
 
-// resume settles the CRs at the end of the last block, now that the byte
-// behind them is known.
+// resume processes the CRs at the end of the last block, now that the byte after
+// them is known.
 func (c *cleaner) resume(p []byte, keep func([]byte) error) ([]byte, error) {
-	if c.crs == 0 || len(p) == 0 {
-		return p, nil
-	}
 	rest := bytes.TrimLeft(p, "\r")
 	c.crs += len(p) - len(rest)
 	switch {
-	case c.tooLong(c.crs):
+	case c.line+c.crs > maxWithCR:
 		return nil, ErrLongLine
 	case c.reject && (c.crs > 1 || len(rest) > 0 && rest[0] != '\n'):
 		return nil, ErrBareNewline
@@ -90,7 +92,7 @@ func (c *cleaner) mend(line []byte, keep func([]byte) error) error {
 	if c.reject {
 		return ErrBareNewline
 	}
-	if c.tooLong(len(line)) {
+	if c.line+len(line) > maxWithCR {
 		return ErrLongLine
 	}
 	if err := c.text(bytes.TrimRight(line, "\r"), keep); err != nil {
@@ -106,15 +108,11 @@ func (c *cleaner) partial(p []byte, keep func([]byte) error) error {
 	if c.reject && c.crs > 1 {
 		return ErrBareNewline
 	}
-	if c.tooLong(len(text) + c.crs) {
+	if c.line+len(text)+c.crs > maxWithCR {
 		return ErrLongLine
 	}
 	return c.text(text, keep)
 }
-
-// tooLong says whether the line gets too long with n bytes more, of which the
-// last may be the CR of its end.
-func (c *cleaner) tooLong(n int) bool { return c.line+n > maxLine+1 }
 
 // text passes on a part of a line, with a space for every CR in it.
 func (c *cleaner) text(p []byte, keep func([]byte) error) error {
@@ -124,12 +122,12 @@ func (c *cleaner) text(p []byte, keep func([]byte) error) error {
 	for {
 		i := bytes.IndexByte(p, '\r')
 		if i < 0 {
-			return pass(p, keep)
+			return keep(p)
 		}
 		if c.reject {
 			return ErrBareNewline
 		}
-		if err := pass(p[:i], keep); err != nil {
+		if err := keep(p[:i]); err != nil {
 			return err
 		}
 		if err := keep([]byte{' '}); err != nil {
@@ -150,13 +148,6 @@ func (c *cleaner) finish(keep func([]byte) error) error {
 	}
 	c.line, c.crs = 0, 0
 	return keep(crlf)
-}
-
-func pass(p []byte, keep func([]byte) error) error {
-	if len(p) == 0 {
-		return nil
-	}
-	return keep(p)
 }
 
 // lastHigh returns the index of the last byte beyond US-ASCII, or -1.
