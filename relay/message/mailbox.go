@@ -3,6 +3,7 @@ package message
 import (
 	"bytes"
 	"errors"
+	"strings"
 )
 
 // Errors of ParseMailboxes.
@@ -66,6 +67,9 @@ func (m *Message) Mailboxes(name string) ([]Mailbox, error) {
 // and the result has at most 10,000 addresses. The error is ErrAddress or
 // ErrTooManyAddresses.
 func ParseMailboxes(value []byte) ([]Mailbox, error) {
+	if one, ok := soleMailbox(value); ok {
+		return []Mailbox{one}, nil
+	}
 	p := parser{lexer: lexer{b: value}}
 	for {
 		t, err := p.next()
@@ -82,6 +86,37 @@ func ParseMailboxes(value []byte) ([]Mailbox, error) {
 			return p.list, nil
 		}
 	}
+}
+
+// soleMailbox returns the address in a value of the usual form: one address of two
+// dot-atoms, alone or in angle brackets, with a display name or without, and no
+// comment, folding or escape. The parser returns the same for such a value, at several
+// times the cost. For every other value, valid or not, ok is false.
+func soleMailbox(value []byte) (sole Mailbox, ok bool) {
+	begin, end := len(value)-len(bytes.TrimLeft(value, " \t")), len(bytes.TrimRight(value, " \t"))
+	if open := bytes.LastIndexByte(value, '<'); open >= 0 {
+		name := value[:open]
+		if quoted, ok := bytes.CutPrefix(bytes.Trim(name, " \t"), []byte{'"'}); ok {
+			name, ok = bytes.CutSuffix(quoted, []byte{'"'})
+			if !ok || bytes.IndexAny(name, `"\`) >= 0 {
+				return Mailbox{}, false
+			}
+		} else {
+			for _, c := range name {
+				if c != ' ' && c != '\t' && !isAtom(c) {
+					return Mailbox{}, false
+				}
+			}
+		}
+		if begin, end = open+1, end-1; value[end] != '>' {
+			return Mailbox{}, false
+		}
+	}
+	local, domain, found := bytes.Cut(value[min(begin, end):end], []byte{'@'})
+	if !found || !isDotAtom(local) || !isDotAtom(domain) || max(len(local), len(domain)) > maxAddress {
+		return Mailbox{}, false
+	}
+	return Mailbox{Local: string(local), Domain: string(domain), End: begin + len(local)}, true
 }
 
 // place is the parser's position relative to angle brackets.
@@ -288,15 +323,20 @@ func (s *spec) add(t token, b []byte) {
 	s.dot = t.kind == tokenAtom && raw[len(raw)-1] == '.'
 }
 
-// isDotAtom reports whether an atom is an ASCII dot-atom that no decoder takes
-// for the start or the end of an encoded word.
-func isDotAtom(atom []byte) bool {
-	for i, c := range atom {
-		if c >= 0x80 || c == '.' && (i == 0 || atom[i-1] == '.') {
+// isDotAtom reports whether word is an ASCII dot-atom that no decoder takes for the
+// start or the end of an encoded word.
+func isDotAtom(word []byte) bool {
+	for i, c := range word {
+		if c >= 0x80 || !isAtom(c) || c == '.' && (i == 0 || word[i-1] == '.') {
 			return false
 		}
 	}
-	return atom[len(atom)-1] != '.' && !bytes.HasPrefix(atom, []byte("=?")) && !bytes.HasSuffix(atom, []byte("?="))
+	return len(word) > 0 && word[len(word)-1] != '.' && !bytes.HasPrefix(word, []byte("=?")) && !bytes.HasSuffix(word, []byte("?="))
+}
+
+// isAtom reports whether c is in atext (RFC 5322, section 3.2.3), a dot, or above 0x7f.
+func isAtom(c byte) bool {
+	return c > ' ' && c != 0x7f && strings.IndexByte(`()<>[]:;@\,"`, c) < 0
 }
 
 // appendText appends the meaning of a token.

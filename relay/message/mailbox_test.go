@@ -183,12 +183,75 @@ func TestMailboxesOfMessage(t *testing.T) {
 	}
 }
 
+// The short cut for one address applies to the values that real clients send, and not
+// to those that only the parser can judge.
+func TestSoleMailbox(t *testing.T) {
+	for in, want := range map[string]bool{
+		" a@example.org":                          true,
+		" \t<a.b+c@example.org>  ":                true,
+		" Alice B. Example <a@example.org>":       true,
+		` "Example, Alice" <a@example.org>`:       true,
+		" =?utf-8?q?Al=C3=AFce?= <a@example.org>": true,
+		" \xc3\xa9 <a@example.org>":               true,
+		"":                                        false,
+		" ":                                       false,
+		"<":                                       false,
+		"<>":                                      false,
+		"\"":                                      false,
+		"a@":                                      false,
+		"a <b@c":                                  false,
+		"a@b>":                                    false,
+		"<a@b> c":                                 false,
+		"a":                                       false,
+		"a@b, c@d":                                false,
+		"b <a@b>, c":                              false,
+		"g: <a@b>":                                false,
+		"a@b (c)":                                 false,
+		"(c) <a@b>":                               false,
+		`"a b"@c`:                                 false,
+		`"a\"" <b@c>`:                             false,
+		`"a" "b" <b@c>`:                           false,
+		"<@r:a@b>":                                false,
+		"<a@b@c>":                                 false,
+		"=?x?q?a?=@b":                             false,
+		"a@[127.0.0.1]":                           false,
+		"a\r\n <b@c>":                             false,
+		"\x01 <b@c>":                              false,
+		"a..b@c":                                  false,
+		strings.Repeat("a", maxAddress+1) + "@b":  false,
+	} {
+		one, ok := soleMailbox([]byte(in))
+		if ok != want {
+			t.Errorf("%.60q: %v, want %v", in, ok, want)
+		}
+		if ok {
+			wantSole(t, []byte(in), one)
+		}
+	}
+}
+
+// wantSole compares one with what the parser makes of the value in.
+func wantSole(t *testing.T, in []byte, one Mailbox) {
+	t.Helper()
+	// With a comma after it, the value has the same address and is none of one address.
+	list, err := ParseMailboxes(append(bytes.Clone(in), ','))
+	if err != nil || len(list) != 1 || list[0] != one {
+		t.Errorf("%q: %+v; the parser has %+v, %v", in, one, list, err)
+	}
+}
+
 // A domain inserted at End completes an incomplete address and changes no other.
 func FuzzMailboxes(f *testing.F) {
 	for _, c := range addressLists {
 		f.Add([]byte(c.in))
 	}
+	for _, in := range []string{" <a@b> ", `"a, b" <c.d@e.f>`, "a =?x?q?b?= <c@d>", "\ta@b"} {
+		f.Add([]byte(in))
+	}
 	f.Fuzz(func(t *testing.T, in []byte) {
+		if one, ok := soleMailbox(in); ok {
+			wantSole(t, in, one)
+		}
 		list, err := ParseMailboxes(in)
 		if err != nil {
 			return
@@ -208,12 +271,19 @@ func FuzzMailboxes(f *testing.F) {
 }
 
 func BenchmarkParseMailboxes(b *testing.B) {
-	value := []byte(strings.Repeat("\"Doe, John\" <john.doe@example.org>,\r\n\t", 100))
-	b.SetBytes(int64(len(value)))
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := ParseMailboxes(value); err != nil {
-			b.Fatal(err)
-		}
+	for name, text := range map[string]string{
+		"100": strings.Repeat("\"Doe, John\" <john.doe@example.org>,\r\n\t", 100),
+		"one": ` "Doe, John" <john.doe@example.org>`,
+	} {
+		b.Run(name, func(b *testing.B) {
+			value := []byte(text)
+			b.SetBytes(int64(len(value)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := ParseMailboxes(value); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

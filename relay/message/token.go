@@ -58,10 +58,6 @@ func (l *lexer) next() (token, error) {
 	return token{tokenAtom, start, l.off}, nil
 }
 
-func isAtom(c byte) bool {
-	return c > ' ' && c != 0x7f && strings.IndexByte(`()<>[]:;@\,"`, c) < 0
-}
-
 // encodedWord returns the length of the encoded word at the start of b, or 0.
 // Clients leave commas, semicolons, colons and blanks in the encoded text, so
 // these do not end it. Characters that begin or end an address, a comment or a
