@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// What a header may be to be read in, for the first time or again.
+// The bounds of a header that is read, for the first time or again.
 const (
 	maxHeader = 1 << 20 // bytes of all fields together
 	maxFields = 5000
@@ -23,8 +23,8 @@ type Field struct {
 // Is compares the name without regard to case.
 func (f Field) Is(name string) bool { return strings.EqualFold(f.Name, name) }
 
-// Value returns what stands between the colon and the final CRLF, blanks and
-// folding included.
+// Value returns the bytes between the colon and the final CRLF, blanks and folding
+// included.
 func (f Field) Value() []byte {
 	return bytes.TrimSuffix(f.Raw[bytes.IndexByte(f.Raw, ':')+1:], crlf)
 }
@@ -84,20 +84,28 @@ func fieldName(line []byte) string {
 
 func isBlank(c byte) bool { return c == ' ' || c == '\t' }
 
-// parsed is what was found at the beginning of a message.
+// parsed is the header that was found at the beginning of a message.
 type parsed struct {
 	fields []Field
-	head   []byte // the fields and the empty line, if they stand so in the message
+	head   []byte // the fields and the empty line as in the message; nil if it has them otherwise
 	body   int64  // where the body begins
 }
 
-// readHeader finds the header at the beginning of s, and sees to the memory
-// that it needs: for itself, if s is a file, and for the two views that are made
-// of a message on its way, the one in order and the signed one.
+// readHeader finds the header at the beginning of s and reserves the memory that it
+// needs: for itself, if s is a file, and for the two views that are made of a message
+// on its way, the completed one and the signed one. It reads no more of s than about
+// twice the header.
 func readHeader(s *store) (*parsed, error) {
-	h, block, err := findHeader(s)
-	if err != nil {
-		return nil, err
+	var h *parsed
+	var block []byte
+	for n := int64(16 << 10); h == nil; n *= 2 {
+		var err error
+		if block, err = s.first(n); err != nil {
+			return nil, err
+		}
+		if h, err = split(block, int64(len(block)) == s.size); err != nil {
+			return nil, err
+		}
 	}
 	copies := int64(2)
 	if s.file != nil {
@@ -111,16 +119,6 @@ func readHeader(s *store) (*parsed, error) {
 		return split(bytes.Clone(block[:h.body]), true)
 	}
 	return h, nil
-}
-
-// findHeader reads no more of s than about twice what the header needs.
-func findHeader(s *store) (h *parsed, block []byte, err error) {
-	for n := int64(16 << 10); h == nil && err == nil; n *= 2 {
-		if block, err = s.first(n); err == nil {
-			h, err = split(block, int64(len(block)) == s.size)
-		}
-	}
-	return h, block, err
 }
 
 // split finds the header at the beginning of b, which is the whole message or
@@ -200,16 +198,17 @@ func mailboxLine(line []byte) Field {
 // Edit is a change of a header, made in one pass.
 type Edit struct {
 	Top []Field // above everything else, in this order: trace fields, signatures
-	// Each returns what stands in the place of a field, and false for a field
-	// that is to go. Nil keeps all.
+	// Each returns the field that replaces a field, and false to remove it. Nil
+	// keeps all fields.
 	Each   func(Field) (Field, bool)
 	Bottom []Field // below the last field
 }
 
-func (e *Edit) apply(fields []Field) []Field {
-	out := make([]Field, 0, len(e.Top)+len(fields)+len(e.Bottom))
+// Edit returns a view of the message with an edited header.
+func (m *Message) Edit(e Edit) *Message {
+	out := make([]Field, 0, len(e.Top)+len(m.fields)+len(e.Bottom))
 	out = append(out, e.Top...)
-	for _, f := range fields {
+	for _, f := range m.fields {
 		keep := true
 		if e.Each != nil {
 			f, keep = e.Each(f)
@@ -218,18 +217,5 @@ func (e *Edit) apply(fields []Field) []Field {
 			out = append(out, f)
 		}
 	}
-	return append(out, e.Bottom...)
-}
-
-// join puts fields and the empty line together.
-func join(fields []Field) []byte {
-	n := len(crlf)
-	for _, f := range fields {
-		n += len(f.Raw)
-	}
-	head := make([]byte, 0, n)
-	for _, f := range fields {
-		head = append(head, f.Raw...)
-	}
-	return append(head, crlf...)
+	return view(m.stored, append(out, e.Bottom...), nil)
 }

@@ -29,17 +29,6 @@ type Mailbox struct {
 	Incomplete bool
 }
 
-// Count returns the number of fields with that name.
-func (m *Message) Count(name string) int {
-	n := 0
-	for _, f := range m.fields {
-		if f.Is(name) {
-			n++
-		}
-	}
-	return n
-}
-
 // Mailboxes returns the addresses in all fields with that name. It includes
 // the members of groups (RFC 6854) and leaves out "<>".
 func (m *Message) Mailboxes(name string) ([]Mailbox, error) {

@@ -8,8 +8,8 @@ import (
 	"sync"
 )
 
-// Why a message is not taken. All but a StorageError are the message's own
-// fault and permanent.
+// Errors of a Writer. All of them, except a StorageError, are about the message itself
+// and permanent.
 var (
 	ErrBareNewline    = errors.New("message: bare CR or LF")
 	ErrNUL            = errors.New("message: NUL byte")
@@ -18,14 +18,14 @@ var (
 	ErrClosed         = errors.New("message: writer is closed")
 )
 
-// A StorageError means that the message could not be kept: disk full, folder
-// missing or not writable. It is temporary and no fault of the message.
+// A StorageError means that the message could not be stored: disk full, folder
+// missing or not writable. It is temporary, and not about the message.
 type StorageError struct{ Err error }
 
 func (e *StorageError) Error() string { return fmt.Sprintf("message: cannot stage: %v", e.Err) }
 func (e *StorageError) Unwrap() error { return e.Err }
 
-// BareNewlines says what becomes of a CR or LF that stands alone.
+// BareNewlines is the treatment of a CR or LF that is not part of a CRLF.
 type BareNewlines uint8
 
 const (
@@ -33,7 +33,7 @@ const (
 	Reject                        // ErrBareNewline
 )
 
-// UnmarshalText reads the spelling of the configuration.
+// UnmarshalText implements encoding.TextUnmarshaler.
 func (b *BareNewlines) UnmarshalText(text []byte) error {
 	switch string(text) {
 	case "normalize":
@@ -46,7 +46,7 @@ func (b *BareNewlines) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// MarshalText is the reverse of UnmarshalText.
+// MarshalText implements encoding.TextMarshaler.
 func (b BareNewlines) MarshalText() ([]byte, error) { return []byte(b.String()), nil }
 
 func (b BareNewlines) String() string {
@@ -56,17 +56,17 @@ func (b BareNewlines) String() string {
 	return "normalize"
 }
 
-// A Stage is where messages are kept while they arrive and until they have
-// been sent. It may be used by many goroutines at once.
+// A Stage stores messages while they arrive and until they have been sent. It may be
+// used by many goroutines at once.
 type Stage struct {
 	dir     string
 	budget  budget
 	buffers sync.Pool // *bufio.Writer, in use only while a Write runs
 }
 
-// NewStage keeps up to memory bytes of messages in memory, over all messages
-// together, and what is more in unnamed files in dir; an empty dir is the
-// system's folder for temporary files.
+// NewStage returns a Stage that holds up to memory bytes of all messages together in
+// memory, and the rest in unnamed files in dir; an empty dir is the system's folder
+// for temporary files.
 func NewStage(dir string, memory int64) *Stage {
 	if dir == "" {
 		dir = os.TempDir()
@@ -76,16 +76,16 @@ func NewStage(dir string, memory int64) *Stage {
 	return s
 }
 
-// InMemory is the number of bytes that staged messages hold in memory now.
+// InMemory returns the number of bytes that staged messages hold in memory now.
 func (s *Stage) InMemory() int64 { return s.budget.used.Load() }
 
-// Options say how a message is taken.
+// Options are the properties of one message that is about to arrive.
 type Options struct {
 	BareNewlines BareNewlines
-	Size         int64 // what the client has announced; 0 if it has not
+	Size         int64 // in bytes, as the client has announced it; 0 if it has not
 }
 
-// New begins a message. The caller ends it with Message or Abort.
+// New returns a Writer for one message. The caller must call Message or Abort.
 func (s *Stage) New(o Options) *Writer {
 	return &Writer{
 		store:   &store{stage: s, announced: o.Size},
@@ -93,18 +93,18 @@ func (s *Stage) New(o Options) *Writer {
 	}
 }
 
-// A Writer takes the bytes of one message as they arrive, without dot-stuffing,
+// A Writer receives the bytes of one message as they arrive, without dot-stuffing,
 // and cleans them. It is used by one goroutine at a time.
 type Writer struct {
 	store    *store
 	cleaner  cleaner
 	received int64
-	high     int64 // offset behind the last byte >= 0x80
-	err      error // why nothing more is taken
+	high     int64 // offset after the last byte >= 0x80
+	err      error // what every further call returns
 }
 
-// Write takes the next bytes. An error is final for the message: what was
-// staged is given back at once, and every later call returns the same error.
+// Write stores the next bytes. An error is final for the message: its memory or file
+// is released at once, and every later call returns the same error.
 func (w *Writer) Write(p []byte) (int, error) {
 	if w.err != nil {
 		return 0, w.err
@@ -121,40 +121,33 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Received is the number of bytes given to Write, as the client sent them.
+// Received returns the number of bytes passed to Write, as the client sent them.
 func (w *Writer) Received() int64 { return w.received }
 
 // Message ends the writing and returns the message, which the caller closes.
-// After an error there is nothing left to close.
+// After an error there is nothing to close.
 func (w *Writer) Message() (*Message, error) {
 	if w.err != nil {
 		return nil, w.err
 	}
-	m, err := w.message()
+	err := w.cleaner.finish(w.keep)
+	if err == nil {
+		err = w.store.flush()
+	}
+	var h *parsed
+	if err == nil {
+		h, err = readHeader(w.store)
+	}
 	if err != nil {
 		w.fail(err)
 		return nil, err
 	}
-	w.err = ErrClosed // the store is the message's now
-	return m, nil
-}
-
-func (w *Writer) message() (*Message, error) {
-	if err := w.cleaner.finish(w.keep); err != nil {
-		return nil, err
-	}
-	if err := w.store.flush(); err != nil {
-		return nil, err
-	}
-	h, err := readHeader(w.store)
-	if err != nil {
-		return nil, err
-	}
+	w.err = ErrClosed // the store belongs to the message now
 	s := &stored{store: w.store, start: h.body, high: w.high > h.body}
 	return view(s, h.fields, h.head), nil
 }
 
-// Abort throws away what has arrived. It may be called at any time and more
+// Abort discards the bytes that have arrived. It may be called at any time and more
 // than once; after Message it does nothing.
 func (w *Writer) Abort() {
 	if w.err == nil {
@@ -167,7 +160,7 @@ func (w *Writer) fail(err error) {
 	w.store.Close()
 }
 
-// keep stores clean bytes.
+// keep stores clean bytes, possibly none.
 func (w *Writer) keep(p []byte) error {
 	if i := lastHigh(p); i >= 0 {
 		w.high = w.store.size + int64(i) + 1

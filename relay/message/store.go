@@ -32,9 +32,6 @@ func (b *budget) take(n int64) bool {
 	return true
 }
 
-// charge takes n bytes whether they are there or not.
-func (b *budget) charge(n int64) { b.used.Add(n) }
-
 func (b *budget) give(n int64) { b.used.Add(-n) }
 
 // A store holds the clean bytes of one message, in memory or in a file. It is
@@ -177,7 +174,7 @@ var errMemory = errors.New("too much memory in use")
 // even where the budget is short; a large one has to come back later.
 func (s *store) reserve(n int64) error {
 	if n <= largeHeader {
-		s.stage.budget.charge(n)
+		s.stage.budget.used.Add(n)
 	} else if !s.stage.budget.take(n) {
 		return &StorageError{errMemory}
 	}
