@@ -55,6 +55,15 @@ type conn struct {
 // nearErrorLimit reports that the hop will soon delay or close this connection.
 func (c *conn) nearErrorLimit() bool { return c.refusals >= maxRefusals || c.giveBacks >= maxGiveBacks }
 
+// result returns nil for a reply that is a success for its command, and otherwise the
+// reply as an error, as count does.
+func (c *conn) result(r reply, success bool) error {
+	if success {
+		return nil
+	}
+	return c.count(r.smtpError())
+}
+
 // count is verdict, and counts the errors that the hop counts.
 func (c *conn) count(err error) error {
 	err = verdict(err)
@@ -85,10 +94,9 @@ func (c *conn) mail(ctx context.Context, from string, opts *smtp.MailOptions) er
 		return err
 	}
 	r, err := c.wire.exchange(line)
-	if err != nil {
-		return err
+	if err == nil {
+		err = c.result(r, r.code == 250)
 	}
-	err = c.count(r.result(r.code == 250))
 	c.open = err == nil
 	return err
 }
@@ -96,11 +104,20 @@ func (c *conn) mail(ctx context.Context, from string, opts *smtp.MailOptions) er
 // rcpt sends RCPT. If c.open is false afterwards, the error is about the sender.
 func (c *conn) rcpt(ctx context.Context, to recipient) error {
 	defer c.wire.within(ctx, c.peer.command).end()
-	if err := c.wire.send(rcptCommand(to, c.smtputf8, c.offers)); err != nil {
+	if err := c.wire.queue(rcptCommand(to, c.smtputf8, c.offers)); err != nil {
 		return err
 	}
 	if c.mailPending {
-		if err := c.mailReply(); err != nil {
+		c.mailPending = false
+		r, err := c.wire.reply()
+		if err == nil {
+			err = c.result(r, r.code == 250)
+		}
+		if isRefusal(err) {
+			c.open = false
+			c.skipReply()
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -109,22 +126,7 @@ func (c *conn) rcpt(ctx context.Context, to recipient) error {
 		return err
 	}
 	// 251 is a success, too (RFC 5321, section 3.4).
-	return c.count(r.result(r.code/10 == 25))
-}
-
-// mailReply reads the reply to a MAIL that was sent together with RCPT.
-func (c *conn) mailReply() error {
-	c.mailPending = false
-	r, err := c.wire.reply()
-	if err != nil {
-		return err
-	}
-	err = c.count(r.result(r.code == 250))
-	if isRefusal(err) {
-		c.open = false
-		c.skipReply()
-	}
-	return err
+	return c.result(r, r.code/10 == 25)
 }
 
 // skipReply reads the reply to a recipient that was sent together with a refused
@@ -140,63 +142,50 @@ func (c *conn) skipReply() {
 
 // data sends the message for the recipients that were accepted, and returns the text
 // of the hop's 250. The error is errUncertain if the end of the data has been sent and
-// the hop has not replied to it: the message may have been delivered.
+// the hop has not replied to it: the message may have been delivered. The last block of
+// the message stays in the buffer, to be sent together with the end of the data. If the
+// message cannot be read to its end, that block is never sent.
 func (c *conn) data(ctx context.Context, m *message.Message) (string, error) {
 	// RFC 6152, section 3: a relay that cannot convert 8-bit data returns the message.
 	// RFC 3463: X.6.3, conversion required but not supported.
 	if m.EightBit() && !c.caps.EightBit {
 		return "", &smtp.SMTPError{Code: 554, EnhancedCode: smtp.EnhancedCode{5, 6, 3}, Message: "The next hop takes 7-bit mail only, and this message has 8-bit characters"}
 	}
-	if err := c.beginData(ctx); err != nil {
+	bound := c.wire.within(ctx, c.peer.command)
+	r, err := c.wire.exchange("DATA")
+	bound.end()
+	if err == nil {
+		err = c.result(r, r.code == 354)
+	}
+	if err != nil {
 		return "", err
 	}
-	bound := c.wire.within(ctx, c.peer.data)
-	text, err := c.bodyAndEnd(m)
+	if c.in == nil {
+		c.in = bufio.NewReaderSize(nil, blockSize)
+	}
+	c.in.Reset(m.Reader())
+	bound = c.wire.within(ctx, c.peer.data)
+	text := ""
+	if err = writeBody(c.wire.out, c.in); err == nil {
+		text, err = c.endData()
+	}
+	c.in.Reset(nil) // an idle connection must not keep the message in memory
 	if bound.settle() && !c.overdue {
 		c.drop()
 	}
 	return text, err
 }
 
-// bodyAndEnd leaves the last block of the message in the buffer, to be sent together
-// with the end of the data. If the message cannot be read to its end, that block is
-// never sent.
-func (c *conn) bodyAndEnd(m *message.Message) (string, error) {
-	if err := c.write(m); err != nil {
-		return "", err
-	}
-	return c.endData()
-}
-
-func (c *conn) beginData(ctx context.Context) error {
-	defer c.wire.within(ctx, c.peer.command).end()
-	r, err := c.wire.exchange("DATA")
-	if err != nil {
-		return err
-	}
-	return c.count(r.result(r.code == 354))
-}
-
-func (c *conn) write(m *message.Message) error {
-	if c.in == nil {
-		c.in = bufio.NewReaderSize(nil, blockSize)
-	}
-	c.in.Reset(m.Reader())
-	err := writeBody(c.wire.out, c.in)
-	c.in.Reset(nil) // an idle connection must not keep the message in memory
-	return err
-}
-
 // endData sends the CRLF "." CRLF and reads the reply.
 func (c *conn) endData() (string, error) {
 	r, err := c.wire.exchange("\r\n.")
-	if err == nil {
-		err = r.result(r.code == 250)
-	}
-	if err == nil {
+	switch {
+	case err == nil && r.code == 250:
 		c.open, c.refusals, c.giveBacks = false, 0, 0
 		c.delivered++
 		return r.receiptText(), nil
+	case err == nil:
+		err = r.smtpError()
 	}
 	err = c.endVerdict(err)
 	c.open = false // RFC 5321, section 4.1.1.4: a refusal, too, ends the transaction

@@ -285,7 +285,7 @@ func fitForClient(t *testing.T, err error) {
 		}
 		return
 	}
-	if e.Code < 400 || e.Code > 599 || e.Code == 421 || e.EnhancedCode[0] != e.Code/100 || !isSubcode(e.EnhancedCode[1]) || !isSubcode(e.EnhancedCode[2]) {
+	if e.Code < 400 || e.Code > 599 || e.Code == 421 || !fits(e.EnhancedCode, e.Code) {
 		t.Errorf("a refusal with %d %v", e.Code, e.EnhancedCode)
 	}
 	lines := strings.Split(e.Message, "\n")

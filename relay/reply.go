@@ -41,15 +41,6 @@ func (r reply) lines() []string {
 	return all
 }
 
-// result returns nil for a reply that is a success for its command, and otherwise the
-// reply as a *smtp.SMTPError.
-func (r reply) result(success bool) error {
-	if success {
-		return nil
-	}
-	return r.smtpError()
-}
-
 // smtpError returns the reply as an error. Its EnhancedCode is the hop's, or zero if
 // the hop gave none that fits the reply code, and its Message has the text of all
 // lines, separated by "\n", with no enhanced code in any of them: the server puts one
@@ -117,10 +108,8 @@ func cutCode(line string) (code smtp.EnhancedCode, rest string, ok bool) {
 // fits reports whether an enhanced code is well-formed and of the class of the reply
 // code, as RFC 2034, section 4, and RFC 3463, section 2, ask for.
 func fits(code smtp.EnhancedCode, replyCode int) bool {
-	return code[0] == replyCode/100 && isSubcode(code[1]) && isSubcode(code[2])
+	return code[0] == replyCode/100 && min(code[1], code[2]) >= 0 && max(code[1], code[2]) <= 999
 }
-
-func isSubcode(n int) bool { return n >= 0 && n <= 999 }
 
 func spellCode(code smtp.EnhancedCode) string {
 	return fmt.Sprintf("%d.%d.%d", code[0], code[1], code[2])

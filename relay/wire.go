@@ -38,7 +38,7 @@ type wire struct {
 	net.Conn          // raw, or TLS over it
 	raw      net.Conn // for deadlines and for closing
 	in       *bufio.Reader
-	out      *bufio.Writer // one block; it also holds a command until the next one is sent
+	out      *bufio.Writer // one block; it also holds the queued commands
 	last     []byte        // the storage of the reply read last
 	unread   []byte        // the part of it that go-smtp's client has not read
 	unsent   bool          // a write failed, so the hop did not get all of what was written
@@ -121,23 +121,16 @@ func (w *wire) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// queue keeps a command, to be sent together with the next one (RFC 2920).
+// queue keeps a command until reply is called, so that several commands are sent
+// together (RFC 2920).
 func (w *wire) queue(line string) error {
 	_, err := w.out.WriteString(line + "\r\n")
 	return err
 }
 
-// send sends what is queued, and line.
-func (w *wire) send(line string) error {
-	if err := w.queue(line); err != nil {
-		return err
-	}
-	return w.out.Flush()
-}
-
 // exchange sends one command and returns the reply.
 func (w *wire) exchange(line string) (reply, error) {
-	if err := w.send(line); err != nil {
+	if err := w.queue(line); err != nil {
 		return reply{}, err
 	}
 	return w.reply()
@@ -167,9 +160,12 @@ func (w *outgoing) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// reply reads one reply. Its form must be that of RFC 5321, section 4.2.1, and it must
-// keep to the bounds.
+// reply sends the queued commands, if there are any, and reads one reply. Its form must
+// be that of RFC 5321, section 4.2.1, and it must keep to the bounds.
 func (w *wire) reply() (reply, error) {
+	if err := w.out.Flush(); err != nil {
+		return reply{}, err
+	}
 	r := reply{raw: w.last[:0]}
 	for range maxReplyLines {
 		line, err := w.in.ReadSlice('\n')

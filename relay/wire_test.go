@@ -181,7 +181,7 @@ func TestQueueOutOfStep(t *testing.T) {
 	if err := w.queue("first"); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.send("second"); !errors.Is(err, errOutOfStep) {
+	if _, err := w.exchange("second"); !errors.Is(err, errOutOfStep) {
 		t.Errorf("got %v", err)
 	}
 }
