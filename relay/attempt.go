@@ -86,10 +86,17 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// attempt is one attempt on the connection that there is, or on a new one.
+// attempt calls do once, with the current connection, or with a new one if there is
+// none.
 func (t *transaction) attempt(ctx context.Context, do func(context.Context, *conn) error) error {
-	if err := t.connect(ctx); err != nil {
-		return err
+	if t.conn == nil {
+		t.hop, t.sent = t.router.choose(t.failures), 0
+		c, err := t.hop.connect(ctx, t.env.user(), t.stale)
+		if err != nil {
+			t.fail(t.hop)
+			return fmt.Errorf("%s: %w", t.hop, err)
+		}
+		t.conn = c
 	}
 	err := do(ctx, t.conn)
 	switch {
@@ -102,20 +109,6 @@ func (t *transaction) attempt(ctx context.Context, do func(context.Context, *con
 		t.discard()
 	}
 	return err
-}
-
-func (t *transaction) connect(ctx context.Context) error {
-	if t.conn != nil {
-		return nil
-	}
-	t.hop, t.sent = t.router.choose(t.failures), 0
-	c, err := t.hop.connect(ctx, t.env.user(), t.stale)
-	if err != nil {
-		t.fail(t.hop)
-		return fmt.Errorf("%s: %w", t.hop, err)
-	}
-	t.conn = c
-	return nil
 }
 
 // blame notes why the connection broke. Only one stale connection per

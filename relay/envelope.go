@@ -69,10 +69,16 @@ func newRecipient(to string, opts *smtp.RcptOptions, allow8bit bool) (recipient,
 	if err := checkAddress(to, allow8bit, badRecipient); err != nil {
 		return r, err
 	}
-	if opts != nil {
-		r.notify, r.original, r.originalType = opts.Notify, opts.OriginalRecipient, opts.OriginalRecipientType
+	if opts == nil {
+		return r, nil
 	}
-	if !validNotify(r.notify) || !validOriginal(r.originalType, r.original) {
+	r.notify, r.original, r.originalType = opts.Notify, opts.OriginalRecipient, opts.OriginalRecipientType
+	if len(r.notify) > 0 && !validNotify(r.notify) {
+		return r, errDSN()
+	}
+	// UTF-8 is valid whether or not the transaction uses SMTPUTF8, since rcptCommand
+	// converts it where it must.
+	if r.original != "" && !dsn.ValidOriginalRecipient(string(r.originalType), r.original, true) {
 		return r, errDSN()
 	}
 	return r, nil
@@ -103,12 +109,6 @@ func validNotify(values []smtp.DSNNotify) bool {
 		seen[v] = true
 	}
 	return !seen[smtp.DSNNotifyNever] || len(values) == 1
-}
-
-// validOriginal allows UTF-8 whether or not the transaction uses SMTPUTF8, since
-// rcptCommand converts it where it must.
-func validOriginal(addrType smtp.DSNAddressType, address string) bool {
-	return address == "" || dsn.ValidOriginalRecipient(string(addrType), address, true)
 }
 
 // checkAddress makes sure that an address stays an address in the command line:

@@ -51,14 +51,27 @@ func (t *transaction) Rcpt(ctx context.Context, to string, opts *smtp.RcptOption
 	}
 	t.unpark()
 	defer t.park()
-	r, err := t.check(to, opts)
+	if err := checkSender(t.env); err != nil {
+		return err
+	}
+	r, err := newRecipient(to, opts, t.env.Options.UTF8)
 	if err != nil {
 		return err
 	}
 	if t.conn != nil && t.conn.nearErrorLimit() {
 		t.retire()
 	}
-	err = t.try(ctx, func(ctx context.Context, c *conn) error { return t.ask(ctx, c, r) })
+	// On a new connection, r is sent alone; the earlier recipients are repeated when
+	// there is a message for them.
+	err = t.try(ctx, func(ctx context.Context, c *conn) error {
+		if !c.open {
+			t.sent = 0
+			if err := t.mail(ctx, c, t.env.Options.Size); err != nil {
+				return err
+			}
+		}
+		return t.rcpt(ctx, c, r)
+	})
 	if err == nil {
 		t.accepted = append(t.accepted, r)
 		t.sent++
@@ -66,46 +79,27 @@ func (t *transaction) Rcpt(ctx context.Context, to string, opts *smtp.RcptOption
 	return err
 }
 
-func (t *transaction) check(to string, opts *smtp.RcptOptions) (recipient, error) {
-	if err := checkSender(t.env); err != nil {
-		return recipient{}, err
-	}
-	return newRecipient(to, opts, t.env.Options.UTF8)
-}
-
-// ask sends r alone. On a new connection, the earlier recipients are repeated when
-// there is a message for them.
-func (t *transaction) ask(ctx context.Context, c *conn, r recipient) error {
-	if !c.open {
-		t.sent = 0
-		if err := t.mail(ctx, c, t.env.Options.Size); err != nil {
-			return err
-		}
-	}
-	return t.rcpt(ctx, c, r)
-}
-
 // mail passes on only options that were validated, and never the client's AUTH=
 // (see mailCommand).
 func (t *transaction) mail(ctx context.Context, c *conn, size int64) error {
 	given := t.env.Options
 	opts := &smtp.MailOptions{Size: max(0, size), UTF8: given.UTF8, Return: given.Return, EnvelopeID: given.EnvelopeID}
-	if opts.Return != "" || opts.EnvelopeID != "" {
-		t.noteDSN(c)
+	if !c.caps.DSN && (opts.Return != "" || opts.EnvelopeID != "") {
+		t.noteDSN()
 	}
 	return c.mail(ctx, t.env.Sender, opts)
 }
 
 func (t *transaction) rcpt(ctx context.Context, c *conn, r recipient) error {
-	if r.wantsDSN() {
-		t.noteDSN(c)
+	if !c.caps.DSN && r.wantsDSN() {
+		t.noteDSN()
 	}
 	return c.rcpt(ctx, r)
 }
 
 // noteDSN logs, once, that DSN parameters are lost because the hop does not offer DSN.
-func (t *transaction) noteDSN(c *conn) {
-	if c.caps.DSN || t.noted {
+func (t *transaction) noteDSN() {
+	if t.noted {
 		return
 	}
 	t.noted = true
