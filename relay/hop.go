@@ -79,7 +79,7 @@ func readCAs(name string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// open connects, and does all that comes before MAIL.
+// open connects and prepares the connection for MAIL.
 func (p *peer) open(ctx context.Context) (*conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.connect)
 	defer cancel()
@@ -98,8 +98,16 @@ func (p *peer) open(ctx context.Context) (*conn, error) {
 	return c, nil
 }
 
+// greet does all that comes before MAIL on a connection that has been made.
 func (p *peer) greet(ctx context.Context, w *wire) (*conn, error) {
-	if err := p.secure(ctx, w); err != nil {
+	var err error
+	switch p.url.scheme {
+	case schemeTLS:
+		err = w.upgrade(ctx, p.tls)
+	case schemeStartTLS:
+		err = p.startTLS(ctx, w)
+	}
+	if err != nil {
 		return nil, err
 	}
 	client := smtp.NewClient(w)
@@ -123,16 +131,6 @@ func asGreeting(err error) error {
 		return fmt.Errorf("%w: %s", errGreeting, quote(e))
 	}
 	return err
-}
-
-func (p *peer) secure(ctx context.Context, w *wire) error {
-	switch p.url.scheme {
-	case schemeTLS:
-		return w.upgrade(ctx, p.tls)
-	case schemeStartTLS:
-		return p.startTLS(ctx, w)
-	}
-	return nil
 }
 
 // startTLS is done on the bare wire: go-smtp's client has STARTTLS only

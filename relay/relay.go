@@ -32,7 +32,7 @@
 // To add a next hop of another kind, write a package below this one with a
 // type that holds a NextHop (or is one), begins a transaction of the inner
 // one in Begin, and passes on what it does not change. A new way to reach an
-// SMTP peer is a scheme of [HopURL] and a case in peer.secure.
+// SMTP peer is a scheme of [HopURL] and a case in peer.greet.
 package relay
 
 import (
