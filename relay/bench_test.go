@@ -51,7 +51,7 @@ func BenchmarkPool(b *testing.B) {
 	p := quietRouter(b, nil).hops[0].pool
 	b.ReportAllocs()
 	for b.Loop() {
-		c, err := p.get(context.Background(), "alice")
+		c, err := p.get(context.Background(), "alice", false)
 		if err != nil {
 			b.Fatal(err)
 		}

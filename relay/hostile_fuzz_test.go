@@ -187,8 +187,8 @@ func (s *hostileStand) transact(t *testing.T, r *Router, i int, plan uint16) {
 	}
 	defer tx.Close()
 	accepted := s.ask(t, ctx, tx, i, plan)
-	if inner := tx.(*transaction); plan&planDawdle != 0 && inner.parking != nil {
-		inner.yield(inner.parking) // as its timer would
+	if inner := tx.(*transaction); plan&planDawdle != 0 && inner.hold != nil {
+		inner.yield(inner.hold) // as its timer would
 	}
 	if plan&planClose != 0 && i == int(plan&planTransactions>>2) {
 		return

@@ -34,7 +34,7 @@ func (t *transaction) leaveBehind() bool {
 	}) {
 		return false
 	}
-	hop.pool.part(c)
+	hop.pool.detach(c)
 	t.conn, t.sent = nil, 0
 	return true
 }

@@ -16,9 +16,9 @@ var (
 // A pool holds the connections to one hop. It may be used by many goroutines
 // at once.
 //
-// Each connection in use has a seat; who has none waits in line. A connection
-// is opened only when none is idle, so those in use and those idle together
-// are no more than there are seats.
+// Each connection in use has a seat of the queue, and a user without one waits for it.
+// A connection is opened only when none is idle, so the connections in use and the idle
+// ones together are never more than the seats.
 type pool struct {
 	peer  *peer
 	cfg   PoolConfig
@@ -26,51 +26,43 @@ type pool struct {
 	seats *queue
 
 	mu      sync.Mutex
-	idle    []*conn // the one used last at the end
-	parked  map[*parking]struct{}
-	waiting int // transactions without a seat
+	idle    []*conn                // the one used last at the end
+	held    map[*idleHold]struct{} // see hold
+	waiting int                    // transactions without a seat
 	closed  bool
 	work    sync.WaitGroup // of background
 }
 
 func newPool(p *peer, cfg PoolConfig, log *slog.Logger) *pool {
 	return &pool{
-		peer:   p,
-		cfg:    cfg,
-		log:    log.With("hop", p.url.String()),
-		seats:  newQueue(cfg.Connections),
-		parked: map[*parking]struct{}{},
+		peer:  p,
+		cfg:   cfg,
+		log:   log.With("hop", p.url.String()),
+		seats: newQueue(cfg.Connections),
+		held:  map[*idleHold]struct{}{},
 	}
 }
 
-// get returns a connection for user, an idle one if there is one. It goes
-// back by put, giveBack, retire or discard.
-func (p *pool) get(ctx context.Context, user string) (*conn, error) {
+// get returns a connection for user. The caller must pass it to put, retire or discard.
+//
+// fresh means a new connection, after an idle one turned out to be closed by the hop:
+// the other idle ones are closed, too, since the same is likely for them.
+func (p *pool) get(ctx context.Context, user string, fresh bool) (*conn, error) {
 	if err := p.admit(ctx, user); err != nil {
 		return nil, err
 	}
-	if c := p.pop(); c != nil {
-		c.user = user
-		return c, nil
+	var c *conn
+	if fresh {
+		p.sweep(0)
+	} else {
+		c = p.pop()
 	}
-	return p.open(ctx, user)
-}
-
-// fresh returns a new connection. It is wanted when an idle one turned out to
-// be stale, and then its neighbours are likely to be stale, too.
-func (p *pool) fresh(ctx context.Context, user string) (*conn, error) {
-	if err := p.admit(ctx, user); err != nil {
-		return nil, err
-	}
-	p.sweep(0)
-	return p.open(ctx, user)
-}
-
-func (p *pool) open(ctx context.Context, user string) (*conn, error) {
-	c, err := p.peer.open(ctx)
-	if err != nil {
-		p.seats.leave(user)
-		return nil, err
+	if c == nil {
+		var err error
+		if c, err = p.peer.open(ctx); err != nil {
+			p.seats.leave(user)
+			return nil, err
+		}
 	}
 	c.user = user
 	return c, nil
@@ -79,8 +71,8 @@ func (p *pool) open(ctx context.Context, user string) (*conn, error) {
 // admit waits for a seat, as long as a connection may take to be made.
 func (p *pool) admit(ctx context.Context, user string) error {
 	if !p.seats.try(user) {
-		p.hurry(+1)
-		defer p.hurry(-1)
+		p.shortenHolds(+1)
+		defer p.shortenHolds(-1)
 		ctx, cancel := context.WithTimeout(ctx, p.peer.connect)
 		defer cancel()
 		if err := p.seats.wait(ctx, user); err != nil {
@@ -111,10 +103,22 @@ func (p *pool) pop() *conn {
 	return c
 }
 
-// put takes back a connection on which no transaction is open.
+// put takes back a connection. If a transaction is open on it, the connection is reset
+// in the background first.
 func (p *pool) put(c *conn) {
-	if reason := p.tired(c); reason != "" {
+	if reason := p.retireReason(c); reason != "" {
 		p.retire(c, reason)
+		return
+	}
+	if c.open {
+		p.background(func() {
+			if err := c.reset(context.Background()); err != nil {
+				p.log.Debug("connection lost", "at", "RSET", "err", err)
+				p.discard(c)
+				return
+			}
+			p.put(c)
+		})
 		return
 	}
 	p.mu.Lock()
@@ -130,8 +134,8 @@ func (p *pool) put(c *conn) {
 	p.seats.leave(user)
 }
 
-// tired says why a connection is not to be used again, if so.
-func (p *pool) tired(c *conn) string {
+// retireReason returns the reason not to use a connection again, or "".
+func (p *pool) retireReason(c *conn) string {
 	switch {
 	case c.refusals >= maxRefusals:
 		return "refusals"
@@ -143,32 +147,15 @@ func (p *pool) tired(c *conn) string {
 	return ""
 }
 
-// giveBack is put for a connection that may have a transaction open. It
-// keeps nobody waiting.
-func (p *pool) giveBack(c *conn) {
-	if !c.open || p.tired(c) != "" {
-		p.put(c)
-		return
-	}
-	p.background(func() {
-		if err := c.reset(context.Background()); err != nil {
-			p.log.Debug("connection lost", "at", "RSET", "err", err)
-			p.discard(c)
-			return
-		}
-		p.put(c)
-	})
-}
-
-// retire closes a connection politely, without keeping anybody waiting.
+// retire ends a connection with QUIT, in the background.
 func (p *pool) retire(c *conn, reason string) {
 	p.log.Debug("connection retired", "reason", reason, "delivered", c.delivered, "refusals", c.refusals, "give_backs", c.giveBacks)
 	p.background(c.quit)
 	p.seats.leave(c.user)
 }
 
-// background runs do in a goroutine that close waits for. What comes after
-// close is done at once.
+// background runs do in a goroutine that close waits for. After close it runs do at
+// once, in the calling goroutine.
 func (p *pool) background(do func()) {
 	p.mu.Lock()
 	closed := p.closed
@@ -187,10 +174,10 @@ func (p *pool) discard(c *conn) {
 	p.seats.leave(c.user)
 }
 
-// part gives up the seat of a connection that goes on without the pool.
-func (p *pool) part(c *conn) { p.seats.leave(c.user) }
+// detach releases the seat of a connection that is used outside the pool from now on.
+func (p *pool) detach(c *conn) { p.seats.leave(c.user) }
 
-// sweep closes the connections that have been idle for d or longer.
+// sweep closes the connections that have been idle for d or longer, in the background.
 func (p *pool) sweep(d time.Duration) {
 	p.mu.Lock()
 	old := 0
@@ -212,4 +199,61 @@ func (p *pool) close() {
 	p.mu.Unlock()
 	p.work.Wait()
 	p.sweep(0)
+}
+
+// How long a transaction keeps its connection after its last recipient, while the
+// client sends the body.
+const (
+	// Most clients send a short message within a second, so that MAIL and RCPT need
+	// not be repeated on another connection.
+	holdTime = time.Second
+
+	// The hold while others wait for a connection. It outlasts the time between two
+	// recipients of a client that uses PIPELINING.
+	crowdedHold = 10 * time.Millisecond
+)
+
+// An idleHold is the time during which a transaction keeps a connection without using
+// it.
+type idleHold struct {
+	since time.Time
+	timer *time.Timer
+}
+
+// hold begins an idleHold. At its end, yield is called, in a goroutine of the timer, to
+// give the connection back.
+func (p *pool) hold(yield func(*idleHold)) *idleHold {
+	k := &idleHold{since: time.Now()}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d := holdTime
+	if p.waiting > 0 {
+		d = crowdedHold
+	}
+	k.timer = time.AfterFunc(d, func() { yield(k) })
+	p.held[k] = struct{}{}
+	return k
+}
+
+// endHold ends k early. A yield that has begun may still be running.
+func (p *pool) endHold(k *idleHold) {
+	k.timer.Stop()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.held, k)
+}
+
+// shortenHolds adds waiters to the number of transactions that wait for a connection,
+// and shortens all holds if there are more of them now. A yield may be called twice by
+// that, which does no harm: a transaction gives up one connection only once.
+func (p *pool) shortenHolds(waiters int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.waiting += waiters
+	if waiters < 0 {
+		return
+	}
+	for k := range p.held {
+		k.timer.Reset(max(0, crowdedHold-time.Since(k.since)))
+	}
 }

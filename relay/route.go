@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -17,9 +18,8 @@ const (
 	oldCaps = 5 * time.Minute
 )
 
-// A Router is the NextHop that sends to the first of several hops, and to the
-// others when that one is not well. It may be used by many goroutines at
-// once.
+// A Router is the NextHop that sends to the first of several hops, and to the others
+// while that one is down or fails. It may be used by many goroutines at once.
 type Router struct {
 	cfg  Config
 	log  *slog.Logger
@@ -98,9 +98,9 @@ func (c Caps) and(d Caps) Caps {
 // Hops are the hops in the order of the configuration.
 func (r *Router) Hops() []*Hop { return append([]*Hop(nil), r.hops...) }
 
-// choose picks a hop for one transaction in which hops have failed so many
-// times: other hops first, and those that are well before those that are
-// down; among equals the order of the configuration.
+// choose returns the next hop to try for a transaction in which the hops have failed as
+// often as failures has it: the hop with the fewest failures, where being down counts as
+// one; among equals the first in the configuration.
 func (r *Router) choose(failures map[*Hop]int) *Hop {
 	best, least := r.hops[0], -1
 	for _, h := range r.hops {
@@ -135,9 +135,8 @@ func (r *Router) maintain(ctx context.Context) {
 	}
 }
 
-// Probe asks every hop now what it can do, and returns when all have
-// answered or failed, or ctx is over. What comes of it is in Caps and in the
-// log.
+// Probe asks every hop now what it can do, and returns when all have answered or failed,
+// or ctx is over. The result is in Caps and in the log.
 func (r *Router) Probe(ctx context.Context) {
 	r.each(func(h *Hop) { h.probe(ctx) })
 }
@@ -148,4 +147,105 @@ func (r *Router) each(do func(*Hop)) {
 		all.Go(func() { do(h) })
 	}
 	all.Wait()
+}
+
+// probeUser is the user of a probe. It is no login.
+const probeUser = "\x00probe"
+
+// A Hop is one next hop with its connections, and whether it is up. It may be used by
+// many goroutines at once.
+type Hop struct {
+	pool    *pool
+	log     *slog.Logger
+	probing chan struct{} // holds one while a probe runs
+
+	mu    sync.Mutex
+	caps  Caps
+	asked time.Time // when caps were learned
+	down  bool      // the last attempt to connect failed
+}
+
+func newHop(p *pool, log *slog.Logger) *Hop {
+	return &Hop{pool: p, log: log, probing: make(chan struct{}, 1)}
+}
+
+// String returns the hop's URL.
+func (h *Hop) String() string { return h.pool.peer.url.String() }
+
+// Caps returns what the hop offered last.
+func (h *Hop) Caps() Caps {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.caps
+}
+
+func (h *Hop) isDown() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.down
+}
+
+func (h *Hop) wantsProbe() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.down || time.Since(h.asked) > oldCaps
+}
+
+// connect gets a connection from the pool, and records whether the hop is up.
+func (h *Hop) connect(ctx context.Context, user string, fresh bool) (*conn, error) {
+	c, err := h.pool.get(ctx, user, fresh)
+	switch {
+	case err != nil:
+		h.failed(ctx, err)
+	case !c.reused:
+		h.answered(c.caps)
+	}
+	return c, err
+}
+
+// probe asks the hop what it can do. If another probe is running, it waits for that.
+func (h *Hop) probe(ctx context.Context) {
+	start := time.Now()
+	select {
+	case h.probing <- struct{}{}:
+		defer func() { <-h.probing }()
+	case <-ctx.Done():
+		return
+	}
+	if h.askedSince(start) {
+		return
+	}
+	if c, err := h.connect(ctx, probeUser, true); err == nil {
+		h.pool.put(c)
+	}
+}
+
+func (h *Hop) askedSince(t time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.asked.After(t)
+}
+
+// failed records that the hop could not be reached. All connections being in use, or
+// the caller having given up, does not count against the hop.
+func (h *Hop) failed(ctx context.Context, err error) {
+	if errors.Is(err, errBusy) || errors.Is(err, errClosed) || errors.Is(ctx.Err(), context.Canceled) {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.down {
+		h.down = true
+		h.log.Warn("next hop down", "hop", h.String(), "err", err)
+	}
+}
+
+func (h *Hop) answered(caps Caps) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.down {
+		h.down = false
+		h.log.Info("next hop up", "hop", h.String())
+	}
+	h.caps, h.asked = caps, time.Now()
 }

@@ -25,15 +25,15 @@ type transaction struct {
 	router *Router
 	env    *Envelope
 
-	// mu serialises the caller and the timer of parking.
+	// mu serialises the caller and the timer of hold.
 	mu       sync.Mutex
 	accepted []recipient
 	over     bool
 
-	hop     *Hop     // the hop of conn
-	conn    *conn    // nil while there is none
-	sent    int      // how many of accepted have been sent on conn
-	parking *parking // while conn waits for the next call
+	hop  *Hop      // the hop of conn
+	conn *conn     // nil while there is none
+	sent int       // how many of accepted have been sent on conn
+	hold *idleHold // while conn waits for the next call
 
 	patience time.Duration // what is left of it
 	failures map[*Hop]int  // nil while there are none
@@ -49,8 +49,8 @@ func (t *transaction) Rcpt(ctx context.Context, to string, opts *smtp.RcptOption
 	if t.over {
 		return errOver
 	}
-	t.unpark()
-	defer t.park()
+	t.endHold()
+	defer t.beginHold()
 	if err := checkSender(t.env); err != nil {
 		return err
 	}
@@ -117,7 +117,7 @@ func (t *transaction) Send(ctx context.Context, m *message.Message) (Receipt, er
 	if len(t.accepted) == 0 {
 		return Receipt{}, &smtp.SMTPError{Code: 554, EnhancedCode: smtp.EnhancedCode{5, 5, 1}, Message: "No valid recipients"}
 	}
-	t.unpark()
+	t.endHold()
 	if t.conn != nil && t.sent < len(t.accepted) && t.conn.nearErrorLimit() {
 		t.retire()
 	}
@@ -209,14 +209,14 @@ func (t *transaction) Close() error {
 // end releases the connection, if there is one.
 func (t *transaction) end() {
 	t.over = true
-	t.unpark()
+	t.endHold()
 	if t.conn != nil {
 		t.giveBack()
 	}
 }
 
 func (t *transaction) giveBack() {
-	t.hop.pool.giveBack(t.conn)
+	t.hop.pool.put(t.conn)
 	t.conn, t.sent = nil, 0
 }
 
@@ -230,26 +230,26 @@ func (t *transaction) discard() {
 	t.conn, t.sent = nil, 0
 }
 
-func (t *transaction) park() {
+func (t *transaction) beginHold() {
 	if t.conn != nil {
-		t.parking = t.hop.pool.park(t.yield)
+		t.hold = t.hop.pool.hold(t.yield)
 	}
 }
 
-func (t *transaction) unpark() {
-	if t.parking != nil {
-		t.hop.pool.unpark(t.parking)
-		t.parking = nil
+func (t *transaction) endHold() {
+	if t.hold != nil {
+		t.hop.pool.endHold(t.hold)
+		t.hold = nil
 	}
 }
 
 // yield gives the connection back because the body is slow. If the caller has come
 // back at the same moment, k is not current any more, and the connection stays.
-func (t *transaction) yield(k *parking) {
+func (t *transaction) yield(k *idleHold) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.parking == k {
-		t.unpark()
+	if t.hold == k {
+		t.endHold()
 		t.giveBack()
 	}
 }
