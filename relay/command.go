@@ -1,13 +1,19 @@
 package relay
 
 import (
+	"bufio"
+	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/emersion/go-smtp"
 
 	"postern/internal/dsn"
 )
+
+var crlf = []byte("\r\n")
 
 // The functions below write MAIL and RCPT, which go-smtp's client cannot do: it
 // encodes ENVID and ORCPT itself, and refuses values that are valid (RFC 3461).
@@ -72,4 +78,56 @@ func rcptCommand(r recipient, smtputf8 bool, hop extensions) string {
 		fmt.Fprintf(&b, " ORCPT=%s;%s", r.originalType, original)
 	}
 	return b.String()
+}
+
+// errUnclean means that a decorator has broken the guarantee of package message.
+var errUnclean = errors.New("the message has a bare CR, a bare LF or a NUL in it")
+
+// writeBody writes the message from in to out, dot-stuffed (RFC 5321, section 4.5.2),
+// but for its last CRLF, which belongs to the CRLF "." CRLF that the caller
+// ends the data with; an empty message becomes one empty line by that. The last
+// block stays in out, to go with that end.
+//
+// It makes sure that only clean bytes are sent (RFC 5321, section 2.3.8): a Postfix that
+// trusts this server does not check, and a bare LF before a dot could end the data
+// there.
+func writeBody(out *bufio.Writer, in *bufio.Reader) error {
+	start, due := true, false // at the start of a line; CRLF still to be written
+	for {
+		piece, err := in.ReadSlice('\n')
+		if errors.Is(err, bufio.ErrBufferFull) {
+			// A line longer than the buffer comes in pieces, its CRLF in one.
+			if piece, err = wholeCRLF(in, piece); err != nil {
+				return err
+			}
+		} else if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		text, ended := bytes.CutSuffix(piece, crlf)
+		if bytes.IndexByte(text, '\r') >= 0 || bytes.IndexByte(text, 0) >= 0 || !ended && bytes.IndexByte(text, '\n') >= 0 {
+			return errUnclean
+		}
+		if due && len(piece) > 0 {
+			out.Write(crlf)
+			due = false
+		}
+		if start && len(text) > 0 && text[0] == '.' {
+			out.WriteByte('.')
+		}
+		if _, broken := out.Write(text); broken != nil {
+			return broken
+		}
+		if err != nil {
+			return nil
+		}
+		start, due = ended, ended
+	}
+}
+
+// wholeCRLF leaves a CR at the end of a piece to the next one.
+func wholeCRLF(in *bufio.Reader, piece []byte) ([]byte, error) {
+	if piece[len(piece)-1] != '\r' {
+		return piece, nil
+	}
+	return piece[:len(piece)-1], in.UnreadByte()
 }

@@ -12,17 +12,15 @@
 // This package itself holds the innermost NextHop, the [Router] that [New]
 // makes:
 //
-//	route        which of several hops, and what all of them can do
-//	health       whether a hop is up, found out before a message needs it
+//	route        which of several hops, whether it is up, and what all of them can do
 //	transaction  the sender and recipients so far, to be repeated on another connection
 //	attempt      another connection, another hop, patience
 //	late         a reply that comes after Send has given up
-//	pool         few connections for many clients; park and queue share them out
+//	pool         few connections for many clients; queue shares them out
 //	hop, conn    one SMTP server (RFC 5321, STARTTLS RFC 3207, AUTH RFC 4954)
 //	envelope     which addresses and parameters may go to a hop
-//	command      MAIL and RCPT with their parameters
+//	command      MAIL and RCPT with their parameters, and the body: clean, dot-stuffed
 //	wire, reply  the form and bounds of a reply, and what a client sees of it
-//	body         clean bytes only, dot-stuffed, ended once
 //
 // go-smtp's client sends EHLO and authenticates; the wire, which is stricter than the
 // client is, does everything else. What the relay leaves out: it looks up no MX
