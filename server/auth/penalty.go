@@ -1,7 +1,6 @@
 package auth
 
 import (
-	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
@@ -28,11 +27,11 @@ func penaltyDelay(level int) time.Duration {
 	return time.Second << level // 2, 4, 8
 }
 
-// penalty is what is held against one address, and the line of its logins. The
-// fields are guarded by the throttle's lock.
+// penalty is the state of one address: its failed logins, and the queue of its logins.
+// The fields are guarded by the throttle's lock.
 type penalty struct {
-	inLine  int             // logins that have their turn or wait for it
-	running int             // those that have it
+	inLine  int             // logins that are being verified or wait for that
+	running int             // those that are being verified
 	waiting []chan struct{} // the others in order; closed when it is their turn
 
 	level int
@@ -41,40 +40,37 @@ type penalty struct {
 	wrong []wrongPassword
 }
 
-// wrongPassword remembers a wrong password without being one.
+// wrongPassword identifies a wrong password without containing it.
 type wrongPassword struct {
 	mac  [16]byte
 	seen time.Time
 }
 
-// width is how many logins may have their turn at once, of places that there
-// are. What an attacker gains is bounded by that: one burst of so many guesses,
-// and the first of them to fail closes the rest of the line.
-func (a *penalty) width(places int) int {
-	if a.level > 0 {
-		return 1
-	}
-	return places
-}
-
-// queue gives the login that has come last its turn, or a place in the line.
+// queue adds a login. turn is closed when it may be verified.
 func (a *penalty) queue(places int) (turn chan struct{}) {
 	turn = make(chan struct{})
+	a.inLine++
 	a.waiting = append(a.waiting, turn)
 	a.callUp(places)
 	return turn
 }
 
-// callUp gives their turn to those who may have it now.
+// callUp starts the logins that may be verified now: as many at once as there are
+// places, or one at a time from an address with failures. That bounds the gain of an
+// attacker to one burst of so many guesses, since the first of them to fail holds back
+// the other logins in the queue.
 func (a *penalty) callUp(places int) {
-	for len(a.waiting) > 0 && a.running < a.width(places) {
+	if a.level > 0 {
+		places = 1
+	}
+	for len(a.waiting) > 0 && a.running < places {
 		a.running++
 		close(a.waiting[0])
 		a.waiting = slices.Delete(a.waiting, 0, 1)
 	}
 }
 
-// quit takes out of the line a login that has its turn or waits for it.
+// quit removes a login that is being verified or waits for that.
 func (a *penalty) quit(turn chan struct{}, places int) {
 	a.inLine--
 	if i := slices.Index(a.waiting, turn); i >= 0 {
@@ -85,7 +81,7 @@ func (a *penalty) quit(turn chan struct{}, places int) {
 	a.callUp(places)
 }
 
-// age forgets what is older than an hour.
+// age removes the failures that are older than an hour.
 func (a *penalty) age(now time.Time) {
 	if now.Sub(a.grown) >= penaltyKept {
 		a.level = 0
@@ -93,12 +89,7 @@ func (a *penalty) age(now time.Time) {
 	a.wrong = slices.DeleteFunc(a.wrong, func(w wrongPassword) bool { return now.Sub(w.seen) >= penaltyKept })
 }
 
-// clean reports whether there is nothing to remember.
-func (a *penalty) clean(now time.Time) bool {
-	return a.level == 0 && len(a.wrong) == 0 && !a.next.After(now)
-}
-
-// place estimates how long one more login would wait for its turn.
+// place estimates how long one more login would wait.
 func (a *penalty) place(now time.Time) time.Duration {
 	return max(a.next.Sub(now), 0) + time.Duration(a.inLine)*penaltyDelay(a.level)
 }
@@ -108,9 +99,8 @@ func (a *penalty) grow(now time.Time) {
 	a.grown = now
 }
 
-// repeated reports whether the same wrong password has been seen of late, and
-// remembers it: a phone that has not been told of the new password is no
-// attacker.
+// repeated reports whether the same wrong password has been seen within the last hour,
+// and remembers it: a phone that still has the old password is not an attacker.
 func (a *penalty) repeated(mac [16]byte, now time.Time) bool {
 	i := slices.IndexFunc(a.wrong, func(w wrongPassword) bool { return w.mac == mac })
 	known := i >= 0
@@ -134,29 +124,4 @@ func passwordMAC(key []byte, login, password string) [16]byte {
 	h.Write([]byte(login))
 	h.Write([]byte(password))
 	return [16]byte(h.Sum(nil))
-}
-
-// await waits for a turn. It returns the cause of ctx if that ends first.
-func await(ctx context.Context, turn <-chan struct{}) error {
-	select {
-	case <-turn:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-// pause waits for d, or returns the cause of ctx if that ends first.
-func pause(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return nil
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

@@ -12,47 +12,44 @@ import (
 	"time"
 )
 
-// A Throttle slows down those who guess passwords, and nobody else.
+// A Throttle slows down clients that guess passwords, and no others.
 //
 // Failed logins count against the client's address, for IPv6 against its /64.
 // From an address without any, as many logins at a time are verified as there
 // are processors; from one with failures it is one at a time, 2 seconds
-// after the last failure, then 4, 8 and 15. The delay is served before the next
-// verification and not after the failed one: who hangs up early, or opens many
-// connections, meets it just the same. While waiting, a login holds nothing but
-// its own goroutine. A login whose turn would come too late is told to come
-// back later, with [ErrPenalty].
+// after the last failure, then 4, 8 and 15. The delay comes before the next
+// verification and not after the failed one, so a client cannot avoid it by closing
+// the connection early or by opening many. A login that waits holds nothing but
+// its goroutine. A login that would have to wait too long is refused with [ErrPenalty].
 //
-// A success does not lift the penalty of the address, or an attacker with an
-// account of his own could lift his. It lifts the penalty of its pair: a login
-// that has succeeded from an address within 30 days is verified there without
-// delay, and its failures are not held against its neighbours. Ten different
-// wrong passwords end that privilege. The same wrong password again makes no
-// penalty grow.
+// A success does not end the penalty of the address, or an attacker with one account
+// could end it. It ends the penalty of its pair: a login that has succeeded from an
+// address within 30 days is verified there without delay, and its failures do not
+// count against the address. Ten different wrong passwords end that privilege. A
+// repeated wrong password does not increase a penalty.
 //
 // Memory is bounded: 65,536 addresses and 32,768 logins, at most 8 of one user,
-// with 16 addresses each. The least recently touched give way. To make one penalty
-// be forgotten takes as many failed logins, each with its TLS handshake and its
-// password hash, from as many addresses; to make a known pair be forgotten takes
-// thousands of accounts.
+// with 16 addresses each. A new entry replaces the least recently changed one. To
+// displace one penalty takes as many failed logins, each with its TLS handshake and its
+// password hash, from as many addresses; to displace a known pair takes thousands of
+// accounts.
 //
-// Everything lives in this process: after a restart nobody is known and nothing
-// is held against anybody. So keep one Throttle for the life of the process, and
-// [Throttle.Configure] it when the configuration is read again. Its methods
-// may be called by many sessions at once.
+// The state is that of the process: a restart discards all penalties and known pairs.
+// So keep one Throttle for the life of the process, and call [Throttle.Configure] when
+// the configuration is read again. Its methods may be called by many sessions at once.
 type Throttle struct {
-	key    []byte // of the memory of wrong passwords
+	key    []byte // of the HMACs of wrong passwords
 	places int    // logins of one address without failures that are verified at once
 
 	mu      sync.Mutex
 	maxWait time.Duration
 	exempt  []Network
-	active  map[netip.Prefix]*penalty    // somebody is in line: not to be forgotten
-	idle    *lru[netip.Prefix, *penalty] // nobody is in line
+	active  map[netip.Prefix]*penalty    // with logins in the queue: never displaced
+	idle    *lru[netip.Prefix, *penalty] // without
 	known   knownPairs
 }
 
-// NewThrottle returns a Throttle that holds nothing against anybody.
+// NewThrottle returns a Throttle without penalties and known pairs.
 func NewThrottle(cfg Config) *Throttle {
 	t := &Throttle{
 		key:    make([]byte, 32),
@@ -66,62 +63,62 @@ func NewThrottle(cfg Config) *Throttle {
 	return t
 }
 
-// Configure applies the settings for penalties of cfg to the logins from now
-// on. What is held against whom stays.
+// Configure applies the settings for penalties of cfg to all further logins. Existing
+// penalties are kept.
 func (t *Throttle) Configure(cfg Config) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.maxWait, t.exempt = cfg.PenaltyWait, slices.Clone(cfg.PenaltyExempt)
 }
 
-// Guard returns a verifier that passes each login on to v when its turn has
-// come, with Peer.Known set.
+// Guard returns a verifier that passes each login on to v after its delay, with
+// Peer.Known set.
 func (t *Throttle) Guard(v PasswordVerifier) PasswordVerifier {
-	return guarded{t, v}
+	return throttled{t, v}
 }
 
-type guarded struct {
+type throttled struct {
 	throttle *Throttle
 	verifier PasswordVerifier
 }
 
 // VerifyPassword implements PasswordVerifier.
-func (g guarded) VerifyPassword(ctx context.Context, p *Peer, login, password string) (id Identity, err error) {
+func (g throttled) VerifyPassword(ctx context.Context, p *Peer, login, password string) (id Identity, err error) {
 	a, err := g.throttle.Enter(ctx, p, login)
 	if err != nil {
 		return Identity{}, err
 	}
-	// A verifier that panics has said neither yes nor no.
+	// A verifier that panics has neither accepted nor refused the password.
 	outcome := Outcome{Err: context.Canceled}
 	defer func() { a.Leave(outcome) }()
-	id, err = g.verifier.VerifyPassword(ctx, a.Peer(), login, password)
+	id, err = g.verifier.VerifyPassword(ctx, &a.peer, login, password)
 	outcome = Outcome{Err: err, User: id.User, Secret: password}
 	return id, err
 }
 
-// An Attempt is a login whose turn has come. It must be left.
+// An Attempt is a login that may be verified now. Leave must be called at its end.
 type Attempt struct {
 	throttle *Throttle
 	from     netip.Prefix
 	login    string
 	peer     Peer
 	exempt   bool
-	penalty  *penalty      // whose line it is in; nil for one that is spared
-	turn     chan struct{} // closed when it has its turn
+	penalty  *penalty      // of its address; nil for a login without delay
+	turn     chan struct{} // from penalty.queue
 }
 
 // An Outcome is how an attempt ended. No Err is a success; a *Failure of the
 // kinds NoSuchUser, Unknowable and BadPassword is a wrong guess, and so is an
-// *Unavailable that such a BadPassword comes with; anything else says nothing of
-// the client.
+// *Unavailable that such a BadPassword comes with; any other error does not count
+// against the client.
 type Outcome struct {
 	Err error
-	// User is the canonical name of one who has succeeded. However many logins a
-	// store takes for him, he gets room for a few.
+	// User is the canonical name after a success. A few logins of each user are
+	// remembered, however many a store accepts.
 	User string
-	// Secret is the password that was tried, so that its repetition is
-	// noticed. It is not kept. Mechanisms that see none leave it empty, and
-	// each of their failures is a new one.
+	// Secret is the password that was tried, by which a repetition is recognised. It
+	// is not kept. Mechanisms that do not get a password leave it empty, and each of
+	// their failures counts as a new one.
 	Secret string
 }
 
@@ -138,9 +135,11 @@ func (t *Throttle) Enter(ctx context.Context, p *Peer, login string) (*Attempt, 
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, wait, ErrPenalty)
 	defer cancel()
-	err = await(ctx, a.turn)
-	if err == nil {
-		err = pause(ctx, t.untilNext(a.penalty))
+	select {
+	case <-a.turn:
+		err = t.pause(ctx, a.penalty)
+	case <-ctx.Done():
+		err = context.Cause(ctx)
 	}
 	if err != nil {
 		t.part(a)
@@ -149,8 +148,8 @@ func (t *Throttle) Enter(ctx context.Context, p *Peer, login string) (*Attempt, 
 	return a, nil
 }
 
-// join puts the attempt in the line of its address, unless it is spared, and
-// returns how long it may wait there.
+// join adds the attempt to the queue of its address, unless it is verified without
+// delay, and returns how long it may wait there.
 func (t *Throttle) join(a *Attempt) (time.Duration, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -165,12 +164,11 @@ func (t *Throttle) join(a *Attempt) (time.Duration, error) {
 		t.put(a.from, held, now)
 		return 0, ErrPenalty
 	}
-	held.inLine++
 	a.penalty, a.turn = held, held.queue(t.places)
 	return t.maxWait, nil
 }
 
-// part takes a login out of the line of its address.
+// part removes a login from the queue of its address.
 func (t *Throttle) part(a *Attempt) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -178,13 +176,26 @@ func (t *Throttle) part(a *Attempt) {
 	t.put(a.from, a.penalty, time.Now())
 }
 
-func (t *Throttle) untilNext(held *penalty) time.Duration {
+// pause waits until the delay of the address is over, or returns the cause of ctx if
+// that ends first.
+func (t *Throttle) pause(ctx context.Context, held *penalty) error {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	return time.Until(held.next)
+	d := time.Until(held.next)
+	t.mu.Unlock()
+	if d <= 0 {
+		return nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
-// take returns what is held against an address, for put to take back.
+// take returns the penalty of an address. The caller passes it to put afterwards.
 func (t *Throttle) take(from netip.Prefix, now time.Time) *penalty {
 	held, ok := t.active[from]
 	if !ok {
@@ -198,22 +209,19 @@ func (t *Throttle) take(from netip.Prefix, now time.Time) *penalty {
 	return held
 }
 
-// put stores what take returned where it belongs.
+// put stores a penalty again, if there is anything to remember in it.
 func (t *Throttle) put(from netip.Prefix, held *penalty, now time.Time) {
 	if held.inLine > 0 {
 		return
 	}
 	delete(t.active, from)
-	if !held.clean(now) {
+	if held.level > 0 || len(held.wrong) > 0 || held.next.After(now) {
 		t.idle.put(from, held)
 	}
 }
 
-// Peer returns the peer as it was given to Enter, with Known set.
-func (a *Attempt) Peer() *Peer { return &a.peer }
-
-// Leave ends the attempt and lets the next one of its address have its turn. It
-// is called exactly once.
+// Leave ends the attempt, so that the next login of its address can be verified. Each
+// successful Enter must be paired with one Leave.
 func (a *Attempt) Leave(o Outcome) {
 	t := a.throttle
 	t.mu.Lock()
@@ -236,15 +244,14 @@ func (a *Attempt) Leave(o Outcome) {
 }
 
 // isRefused reports whether a store has found the password wrong while another one
-// could not tell. A store that only does not know the user has said nothing of
-// the client, who may be at home in the other one.
+// did not answer. NoSuchUser does not count: the user may be one of the other store.
 func isRefused(err error) bool {
 	u, ok := errors.AsType[*Unavailable](err)
 	return ok && u.Refused != nil && u.Refused.Kind == BadPassword
 }
 
-// guessed holds a wrong guess against whom it belongs: the pair if the login was
-// spared, the address otherwise.
+// guessed counts a wrong guess: against the pair if it is a known one, otherwise against
+// the address.
 func (t *Throttle) guessed(a *Attempt, secret string, now time.Time) {
 	held := t.take(a.from, now)
 	defer t.put(a.from, held, now)
@@ -258,8 +265,8 @@ func (t *Throttle) guessed(a *Attempt, secret string, now time.Time) {
 	held.grow(now)
 }
 
-// network is what counts as one client: an IPv4 address, and of IPv6 the /64
-// that a subscriber gets at least.
+// network returns the prefix that counts as one client: an IPv4 address, or the IPv6
+// /64, which is the least that a subscriber gets.
 func network(addr netip.Addr) netip.Prefix {
 	addr = addr.Unmap().WithZone("")
 	bits := addr.BitLen()
