@@ -19,8 +19,8 @@ var ErrBusy = errors.New("auth: too many logins are waiting for this store")
 // errSlow is the cause when a store's time is over.
 var errSlow = errors.New("no answer within its timeout")
 
-// bounded keeps a backend within bounds: so many questions at once, each for so
-// long, and a panic is an error. Who has logged in before goes first.
+// bounded limits how many logins a backend verifies at once, and for how long, and
+// turns a panic into an error. Clients that have logged in before go first.
 type bounded struct {
 	name    string
 	timeout time.Duration
@@ -59,30 +59,28 @@ func (b *bounded) scramKeys(ctx context.Context, k KeyStore, login string) (keys
 	return keys, nil
 }
 
-// run waits for a place, for as long as the question itself may take, and asks.
+// run waits until the backend may be asked, at most for the timeout, and then asks it,
+// which may take as long again.
 func (b *bounded) run(ctx context.Context, first bool, ask func(context.Context) error) error {
-	if err := b.enter(ctx, first); err != nil {
+	waiting, cancel := context.WithTimeoutCause(ctx, b.timeout, ErrBusy)
+	err := b.gate.Enter(waiting, first)
+	cancel()
+	if err != nil {
 		return err
 	}
 	defer b.gate.Leave()
-	ctx, cancel := context.WithTimeoutCause(ctx, b.timeout, errSlow)
+	ctx, cancel = context.WithTimeoutCause(ctx, b.timeout, errSlow)
 	defer cancel()
-	err := b.survive(ctx, ask)
+	err = b.survive(ctx, ask)
 	if err != nil && asFailure(err) == nil && errors.Is(context.Cause(ctx), errSlow) {
 		return fmt.Errorf("%w of %v: %w", errSlow, b.timeout, err)
 	}
 	return err
 }
 
-func (b *bounded) enter(ctx context.Context, first bool) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, b.timeout, ErrBusy)
-	defer cancel()
-	return b.gate.Enter(ctx, first)
-}
-
-// survive makes an error of a panic: one broken backend must not end the mail of
-// all. What was thrown may hold a password, so only its type is kept, or the text
-// of the runtime's own errors, which repeat no data.
+// survive turns a panic into an error: one broken backend must not end the process. The
+// value of the panic may contain a password, so only its type is kept, or the text of
+// an error of the runtime, which repeats no data.
 func (b *bounded) survive(ctx context.Context, ask func(context.Context) error) (err error) {
 	defer func() {
 		switch thrown := recover().(type) {

@@ -14,11 +14,11 @@ import (
 
 // StoreConfig is what every table [[auth.stores]] takes, whatever its kind.
 type StoreConfig struct {
-	// Name is what the log calls the store. Where there are several of one
-	// kind, names tell them apart; the default is the kind.
+	// Name is the name of the store in the log. The default is the kind; several
+	// stores of one kind need names.
 	Name string `toml:"name"`
 
-	// Login makes of the client's login the one that the store is asked about.
+	// Login is the template of the login that the store is asked about.
 	Login LoginTemplate `toml:"login"`
 
 	// Timeout is how long the store has to answer; where it hashes the password
@@ -26,15 +26,15 @@ type StoreConfig struct {
 	// most, for its turn to be asked about.
 	Timeout time.Duration `toml:"timeout"`
 
-	// Concurrency is how many logins the store is asked about at once.
+	// Concurrency is the number of logins that the store is asked about at once.
 	Concurrency int `toml:"concurrency"`
 
-	// OnFailure says whether the stores behind this one are asked when it has
-	// refused a login; see Chain.
+	// OnFailure is whether the stores after this one are asked when it has refused a
+	// login; see Chain.
 	OnFailure OnFailure `toml:"on_failure"`
 }
 
-// StoreDefaults returns the values that apply where a table says nothing.
+// StoreDefaults returns the values of keys that the table leaves out.
 func StoreDefaults() StoreConfig {
 	return StoreConfig{Login: wholeLogin, Timeout: 10 * time.Second, Concurrency: 20}
 }
@@ -115,7 +115,7 @@ func NewStore(s StoreSpec) *Store {
 	return store
 }
 
-// Name returns what the log calls the store.
+// Name returns the name of the store in the log.
 func (s *Store) Name() string { return s.name }
 
 // VerifyPassword implements PasswordVerifier.
@@ -152,7 +152,7 @@ func (s *Store) scramKeys(ctx context.Context, k KeyStore, login string) (ScramK
 	return keys, nil
 }
 
-// scramDecoy asks what the keys of an unknown user are to look like.
+// scramDecoy asks a backend for the decoy of an unknown user.
 func (s *Store) scramDecoy(k KeyStore, login string) ScramDecoy {
 	if asked, why := s.config.Login.expand(login, s.realm); why == "" {
 		login = asked
@@ -160,28 +160,50 @@ func (s *Store) scramDecoy(k KeyStore, login string) ScramDecoy {
 	return k.ScramDecoy(login)
 }
 
-// ask puts the login into the form that the store knows, and the answer into the
-// one that others expect: a *Failure or an *Unavailable with the store's name.
-func (s *Store) ask(ctx context.Context, login string, question func(asked string) (user string, err error)) error {
-	asked, why := s.config.Login.expand(login, s.realm)
-	if why != "" {
-		err := &Failure{Kind: NoSuchUser, Store: s.name, Reason: why, Err: errNotAsked}
-		tell(ctx, Question{Store: s.name, Err: err})
-		return err
-	}
-	begun := time.Now()
-	user, err := question(asked)
-	err = s.sign(err)
-	tell(ctx, Question{Store: s.name, Login: asked, Took: time.Since(begun), User: user, Err: err})
-	return err
+// A Question is one request to one store for one login, and the answer.
+type Question struct {
+	Store string
+	Login string        // as the store got it; empty if it was not asked
+	Took  time.Duration // includes the wait for other logins
+	User  string        // the canonical name after a success
+	Err   error         // otherwise a *Failure or an *Unavailable
 }
 
-// sign puts the store's name on an error. The backend's own value is left as it
-// is; it may be shared.
-func (s *Store) sign(err error) error {
-	if err == nil {
-		return nil
+type traceKey struct{}
+
+// WithTrace returns a context for [Exchange.Next] in which trace is called for every
+// question to a store of a [Chain], as soon as it is answered, by the goroutine
+// that runs the exchange. The login in a question is the client's input and is not safe
+// to print.
+func WithTrace(ctx context.Context, trace func(Question)) context.Context {
+	return context.WithValue(ctx, traceKey{}, trace)
+}
+
+// ask passes the login, in the form that the template makes of it, to question, and the
+// answer to the trace function of ctx. An error is a *Failure or an *Unavailable with
+// the store's name.
+func (s *Store) ask(ctx context.Context, login string, question func(asked string) (user string, err error)) error {
+	q := Question{Store: s.name}
+	if asked, why := s.config.Login.expand(login, s.realm); why != "" {
+		q.Err = &Failure{Kind: NoSuchUser, Store: s.name, Reason: why, Err: errNotAsked}
+	} else {
+		begun := time.Now()
+		q.Login = asked
+		q.User, q.Err = question(asked)
+		q.Took = time.Since(begun)
+		if q.Err != nil {
+			q.Err = s.sign(q.Err)
+		}
 	}
+	if trace, ok := ctx.Value(traceKey{}).(func(Question)); ok {
+		trace(q)
+	}
+	return q.Err
+}
+
+// sign returns err as a *Failure or an *Unavailable with the store's name. The backend's
+// value is not changed, as it may be shared.
+func (s *Store) sign(err error) error {
 	if f := asFailure(err); f != nil {
 		signed := *f
 		signed.Store = s.name
@@ -195,7 +217,7 @@ func (s *Store) sign(err error) error {
 	return &Unavailable{Store: s.name, Err: err}
 }
 
-// Check says what is wrong with the backend, where it can tell.
+// Check returns what is wrong with the backend, if the backend can check itself.
 func (s *Store) Check(ctx context.Context) error {
 	if c, ok := s.bounded.backend.(interface{ Check(context.Context) error }); ok {
 		return c.Check(ctx)
@@ -203,7 +225,7 @@ func (s *Store) Check(ctx context.Context) error {
 	return nil
 }
 
-// Reload makes the backend look again at what it was made of, where it can.
+// Reload makes the backend read its files again, if it has any.
 func (s *Store) Reload(ctx context.Context) error {
 	if r, ok := s.bounded.backend.(interface{ Reload(context.Context) error }); ok {
 		return r.Reload(ctx)

@@ -8,23 +8,23 @@ import (
 	"unicode/utf8"
 )
 
-// A LoginTemplate makes of the login that a client gives the one that a store
-// is asked about. "{user}" is the whole login, "{local}" what stands before its
-// last "@", "{domain}" what stands behind it; everything else stays as it is. The
-// empty template is "{user}".
+// A LoginTemplate turns the login that a client gives into the one that a store
+// is asked about. "{user}" is the whole login, "{local}" the part before its last "@",
+// "{domain}" the part after it; everything else stays as it is. The empty template is
+// "{user}".
 //
 // A login without a domain belongs to the default domain (Config.Realm), if there
-// is one: then "{user}" and "{domain}" have it, too. A login that lacks what the
-// template asks for is not known to the store, which is not asked.
+// is one: then "{user}" and "{domain}" have it, too. For a login that lacks a part of
+// the template, the store is not asked, and the user counts as unknown to it.
 //
-// A template without {user} and {domain} forgets the domain. With a default domain
-// its store is asked about the logins of that domain only: foo@example.net is
-// somebody else than the foo of example.org, and neither his password nor his
-// failures are the business of a store that knows the other one. Without a
-// default domain it is asked about foo, whatever the domain.
+// A template without {user} and {domain} drops the domain. With a default domain
+// its store is asked about the logins of that domain only: foo@example.net is another
+// user than foo of example.org, whose store must get neither the password nor the
+// failures of foo@example.net. Without a default domain it is asked about foo, whatever
+// the domain.
 //
 // The template changes the question only. The canonical name is what the store
-// answers, and neither the domain that the client has given nor the default one
+// returns, and neither the domain that the client has given nor the default one
 // is added to it: otherwise the user foo of one store could choose to be
 // foo@example.net of another one. Logins that become the same question are one
 // user of that store, with one password and one name. Stores that know users
@@ -61,14 +61,14 @@ func (t *LoginTemplate) UnmarshalText(text []byte) error {
 
 // expand returns the login for the store, or why the store is not to be asked.
 func (t LoginTemplate) expand(login, realm string) (asked, why string) {
-	if t == "" {
-		t = wholeLogin
-	}
 	local, domain, whole := login, realm, login
 	if at := strings.LastIndexByte(login, '@'); at >= 0 {
 		local, domain = login[:at], login[at+1:]
 	} else if realm != "" {
 		whole = login + "@" + realm
+	}
+	if t == "" || t == wholeLogin {
+		return whole, ""
 	}
 	switch {
 	case t.has(loginDomain) && domain == "":
