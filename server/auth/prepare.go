@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"strings"
 	"unicode/utf8"
 
 	"golang.org/x/text/secure/precis"
@@ -18,7 +19,8 @@ import (
 // about a millisecond.
 func PreparePassword(password string) string {
 	// The profile would replace every byte that is not UTF-8 by the same U+FFFD.
-	if len(password) > hash.MaxPassword || isASCII(password) || !utf8.ValidString(password) {
+	beyondASCII := func(r rune) bool { return r >= utf8.RuneSelf }
+	if len(password) > hash.MaxPassword || !utf8.ValidString(password) || !strings.ContainsFunc(password, beyondASCII) {
 		return password
 	}
 	prepared, err := precis.OpaqueString.String(password)
@@ -26,15 +28,6 @@ func PreparePassword(password string) string {
 		return password
 	}
 	return prepared
-}
-
-func isASCII(s string) bool {
-	for i := range len(s) {
-		if s[i] >= 0x80 {
-			return false
-		}
-	}
-	return true
 }
 
 // Prepared wraps a store: it verifies the prepared form of the password first
