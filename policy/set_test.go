@@ -11,7 +11,7 @@ import (
 	"github.com/emersion/go-smtp"
 )
 
-// A scripted restriction answers what its name says.
+// A scripted restriction returns the verdict in its name.
 type scripted string
 
 func (s scripted) String() string { return string(s) }
@@ -118,7 +118,7 @@ func short(v Verdict) string {
 	return fmt.Sprint(v.Reply.Code, " ", v.Reply.Message)
 }
 
-// TestWhoDecided holds what the log says of a verdict.
+// TestWhoDecided checks the text of a verdict in the log.
 func TestWhoDecided(t *testing.T) {
 	for _, test := range []struct{ recipient, login, want string }{
 		{"permit_sasl_authenticated, reject", "alice", "permit_sasl_authenticated"},
