@@ -14,9 +14,9 @@ import (
 // Files is a Source of PEM files. All its methods may be called by many
 // goroutines at once.
 //
-// Each pair is exchanged by itself and at once: a handshake sees the old one
-// or the new one. A new pair that is broken (half-written, the key of another
-// certificate, not readable any more) is logged, and the old one stays.
+// Each pair is replaced atomically: a handshake uses the old one or the new one. A new
+// pair that is broken (half-written, the key of another certificate, not readable any
+// more) is logged, and the old one stays.
 type Files struct {
 	pairs   []*watched
 	log     *slog.Logger
@@ -28,8 +28,8 @@ type Files struct {
 // OpenFiles reads all pairs of cfg, which must be valid. It fails if one of
 // them cannot be used.
 //
-// explain, if it is not nil, turns the refusal to open a file (an
-// *fs.PathError is inside) into an error that says what to do about it.
+// explain, if it is not nil, adds to an error of opening a file (an *fs.PathError is
+// inside) what to do about it.
 func OpenFiles(cfg Config, log *slog.Logger, explain func(error) error) (*Files, error) {
 	if explain == nil {
 		explain = func(err error) error { return err }
@@ -53,25 +53,17 @@ func OpenFiles(cfg Config, log *slog.Logger, explain func(error) error) (*Files,
 // that it can verify, since a client that gives no name, or one that only the
 // old configuration had, may well accept it.
 func (f *Files) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	if cert := f.choose(hello); cert != nil {
-		return cert, nil
-	}
 	anyName := *hello
 	anyName.ServerName = ""
-	if cert := f.choose(&anyName); cert != nil {
-		return cert, nil
-	}
-	// crypto/tls finds the alert that says why it cannot be.
-	return f.pairs[0].current.Load(), nil
-}
-
-func (f *Files) choose(hello *tls.ClientHelloInfo) *tls.Certificate {
-	for _, w := range f.pairs {
-		if cert := w.current.Load(); hello.SupportsCertificate(cert) == nil {
-			return cert
+	for _, h := range []*tls.ClientHelloInfo{hello, &anyName} {
+		for _, w := range f.pairs {
+			if cert := w.current.Load(); h.SupportsCertificate(cert) == nil {
+				return cert, nil
+			}
 		}
 	}
-	return nil
+	// crypto/tls sends the alert that fits.
+	return f.pairs[0].current.Load(), nil
 }
 
 // Reload reads all pairs again. It returns what is wrong with those that could
@@ -87,18 +79,18 @@ func (f *Files) Reload(context.Context) error {
 }
 
 // reloadChanged reads the pairs again whose files have changed, and those that
-// failed: what mends a missing right leaves no trace in the files.
+// failed: a change of permissions does not show in the files.
 func (f *Files) reloadChanged() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, w := range f.pairs {
 		if w.failure != "" || !w.signature().equal(w.seen) {
-			_ = f.exchange(w) // it has said so in the log
+			_ = f.exchange(w) // which logs the error
 		}
 	}
 }
 
-// exchange reads a pair and logs what came of it, a failure once only.
+// exchange reads a pair and logs the result, the same failure once only.
 func (f *Files) exchange(w *watched) error {
 	old := w.current.Load()
 	if err := f.read(w); err != nil {
@@ -130,7 +122,7 @@ func (f *Files) read(w *watched) error {
 	return nil
 }
 
-// warnOfMode speaks up about a key that everybody on the machine can read.
+// warnOfMode logs a warning if every user of the machine can read the key.
 func (f *Files) warnOfMode(w *watched) {
 	if st, err := os.Stat(w.Key); err == nil && st.Mode().Perm()&0o004 != 0 {
 		f.log.Warn("private key can be read by everybody on this machine; take that away with chmod o=",

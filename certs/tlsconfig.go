@@ -42,7 +42,11 @@ func NewShared(cfg Config, src Source) *Shared {
 	s.Set(cfg, src)
 	s.outer.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		current := s.current.Load()
-		show(current, hello)
+		if viewer, ok := hello.Conn.(Viewer); ok {
+			if cert, err := current.GetCertificate(hello); err == nil {
+				viewer.ShowCertificate(cert.Leaf)
+			}
+		}
 		return current, nil
 	}
 	return s
@@ -54,16 +58,6 @@ func NewShared(cfg Config, src Source) *Shared {
 // session no certificate is sent; ShowCertificate then gets the one that a whole
 // handshake would send now. It is called during the handshake, by its goroutine.
 type Viewer interface{ ShowCertificate(*x509.Certificate) }
-
-func show(cfg *tls.Config, hello *tls.ClientHelloInfo) {
-	viewer, ok := hello.Conn.(Viewer)
-	if !ok {
-		return
-	}
-	if cert, err := cfg.GetCertificate(hello); err == nil {
-		viewer.ShowCertificate(cert.Leaf)
-	}
-}
 
 // Config returns the configuration for the listeners, always the same value.
 func (s *Shared) Config() *tls.Config { return s.outer }
