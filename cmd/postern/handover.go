@@ -8,16 +8,15 @@ import (
 	"postern/server/auth"
 )
 
-// A handover gives out the newest of several values, and ends each older one
-// when the last who works with it is done. So a reload exchanges stores and
-// next hops at once, for open sessions as well, and cuts nobody off. It is
-// used by many goroutines at once.
+// A handover returns the newest of several values, and ends each older one when its last
+// user is done. So a reload replaces stores and next hops at once, for open sessions,
+// too, and interrupts none. It is used by many goroutines at once.
 type handover[T any] struct {
 	mu  sync.Mutex
 	now *shift[T]
 }
 
-// A shift is one value with those who work with it.
+// A shift is one value and the number of its users.
 type shift[T any] struct {
 	value T
 	end   func()
@@ -25,8 +24,8 @@ type shift[T any] struct {
 	over  bool
 }
 
-// set puts a value in the place of the one before. end is called once, when
-// the value is neither the newest any more nor in use.
+// set replaces the value. end is called once, when the new value is neither the newest
+// nor in use any more.
 func (h *handover[T]) set(value T, end func()) {
 	h.mu.Lock()
 	old := h.now
@@ -35,8 +34,8 @@ func (h *handover[T]) set(value T, end func()) {
 	h.retire(old)
 }
 
-// finish ends the newest value as soon as it is not in use. Who takes it after
-// that gets a value that has ended.
+// finish ends the newest value as soon as it is not in use. A later take returns that
+// ended value.
 func (h *handover[T]) finish() {
 	h.mu.Lock()
 	last := h.now
@@ -57,28 +56,26 @@ func (h *handover[T]) retire(s *shift[T]) {
 	}
 }
 
-// take returns the newest value. release is to be called when the work is
-// done; more than once does no harm.
+// take returns the newest value. The caller must call release at the end of its use;
+// further calls have no effect.
 func (h *handover[T]) take() (value T, release func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s := h.now
 	s.users++
-	return s.value, sync.OnceFunc(func() { h.leave(s) })
-}
-
-func (h *handover[T]) leave(s *shift[T]) {
-	h.mu.Lock()
-	s.users--
-	idle := s.over && s.users == 0
-	h.mu.Unlock()
-	if idle {
-		s.end()
-	}
+	return s.value, sync.OnceFunc(func() {
+		h.mu.Lock()
+		s.users--
+		idle := s.over && s.users == 0
+		h.mu.Unlock()
+		if idle {
+			s.end()
+		}
+	})
 }
 
 // A currentHop is the next hop of all sessions for the life of the process.
-// Each transaction stays with the hop that it has begun with.
+// Each transaction uses the hop that was the newest when it began.
 type currentHop struct{ handover[relay.NextHop] }
 
 func (h *currentHop) Caps() relay.Caps {
@@ -108,7 +105,7 @@ func (t *heldTransaction) Close() error {
 }
 
 // A currentProvider is the auth.Provider of all sessions for the life of the
-// process. A user who is taken out of a store is out at once.
+// process. A user who is removed from a store cannot log in after that.
 type currentProvider struct{ handover[auth.Provider] }
 
 func (p *currentProvider) Mechanisms(peer *auth.Peer) []string {
