@@ -3,7 +3,6 @@ package message
 import (
 	"bytes"
 	"errors"
-	"strings"
 )
 
 // Errors of ParseMailboxes.
@@ -87,7 +86,7 @@ func soleMailbox(value []byte) (sole Mailbox, ok bool) {
 		name := value[:open]
 		if quoted, ok := bytes.CutPrefix(bytes.Trim(name, " \t"), []byte{'"'}); ok {
 			name, ok = bytes.CutSuffix(quoted, []byte{'"'})
-			if !ok || bytes.IndexAny(name, `"\`) >= 0 {
+			if !ok || bytes.ContainsAny(name, `"\`) {
 				return Mailbox{}, false
 			}
 		} else {
@@ -325,7 +324,11 @@ func isDotAtom(word []byte) bool {
 
 // isAtom reports whether c is in atext (RFC 5322, section 3.2.3), a dot, or above 0x7f.
 func isAtom(c byte) bool {
-	return c > ' ' && c != 0x7f && strings.IndexByte(`()<>[]:;@\,"`, c) < 0
+	switch c {
+	case '(', ')', '<', '>', '[', ']', ':', ';', '@', '\\', ',', '"', 0x7f:
+		return false
+	}
+	return c > ' '
 }
 
 // appendText appends the meaning of a token.
