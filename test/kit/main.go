@@ -28,9 +28,12 @@ func Main(m *testing.M) int {
 
 // AtOnce lets n parallel tests of the package run at a time, instead of one for
 // each processor: for those that wait more than they compute. TestMain calls it
-// first.
+// first. The number of fuzzing processes stays as it was set.
 func AtOnce(n int) {
 	flag.Parse()
+	if flag.Lookup("test.fuzz").Value.String() != "" {
+		return
+	}
 	if err := flag.Set("test.parallel", strconv.Itoa(n)); err != nil {
 		panic(err)
 	}

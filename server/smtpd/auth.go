@@ -1,0 +1,174 @@
+package smtpd
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/emersion/go-smtp"
+)
+
+// RFC 4954, section 4.
+var (
+	replyAuthSyntax    = NewReply(501, smtp.EnhancedCode{5, 5, 4}, "Syntax: AUTH mechanism")
+	replyAuthTwice     = NewReply(503, smtp.EnhancedCode{5, 5, 1}, "Already authenticated")
+	replyAuthInMail    = NewReply(503, smtp.EnhancedCode{5, 5, 1}, "AUTH not permitted during a mail transaction")
+	replyNotBase64     = NewReply(501, smtp.EnhancedCode{5, 5, 2}, "Error: cannot decode the response")
+	replyCancelled     = NewReply(501, smtp.EnhancedCode{5, 7, 0}, "Authentication cancelled")
+	replyLongResponse  = NewReply(500, smtp.EnhancedCode{5, 5, 6}, "Authentication exchange line is too long")
+	replyEmptyContinue = &Reply{Code: 334, Enhanced: smtp.NoEnhancedCode, Lines: []string{""}}
+)
+
+// auth is AUTH (RFC 4954). Its argument is never logged.
+func (c *Conn) auth(verb, argument string) error {
+	fields := strings.Fields(argument)
+	var refused *Reply
+	switch {
+	case c.hello == "":
+		refused = replyNeedHello
+	case c.loggedIn:
+		refused = replyAuthTwice
+	case c.mail.open:
+		refused = replyAuthInMail
+	case len(fields) < 1 || len(fields) > 2:
+		refused = replyAuthSyntax
+	}
+	if refused != nil {
+		c.refuse(verb, "", refused)
+		return nil
+	}
+	ctx, cancel := c.replyContext()
+	mechanism := strings.Clone(strings.ToUpper(fields[0])) // whoever keeps it does not keep the password
+	x, refused := c.session.Auth(ctx, mechanism)
+	cancel()
+	if refused != nil {
+		c.refuse(verb, "", refused)
+		return nil
+	}
+	var response []byte // nil: there is no initial response
+	if len(fields) > 1 {
+		var ok bool
+		if response, ok = decodeResponse(fields[1]); !ok {
+			return c.endExchange(x, replyNotBase64, ErrMalformed)
+		}
+	}
+	return c.converse(x, response)
+}
+
+// converse runs the exchange to its end. An error ends the connection.
+func (c *Conn) converse(x Exchange, response []byte) error {
+	for {
+		challenge, r := c.step(x, response)
+		if r != nil {
+			return c.endExchange(x, r, nil)
+		}
+		c.send(continueWith(challenge))
+		line, err := c.readLine(false)
+		if errors.Is(err, errLongLine) {
+			return c.endExchange(x, replyLongResponse, ErrMalformed)
+		}
+		if err != nil {
+			x.Close(err)
+			return err
+		}
+		text := strings.Trim(string(line), blanks+"\r\n")
+		clear(line) // it may be a password, and the buffer serves others
+		if text == "*" {
+			return c.endExchange(x, replyCancelled, ErrCancelled)
+		}
+		var ok bool
+		if response, ok = decodeResponse(text); !ok {
+			return c.endExchange(x, replyNotBase64, ErrMalformed)
+		}
+	}
+}
+
+// endExchange sends the reply that ends the exchange.
+func (c *Conn) endExchange(x Exchange, r *Reply, reason error) error {
+	x.Close(reason)
+	if r.Negative() {
+		c.refuse("AUTH", "", r)
+		return nil
+	}
+	c.loggedIn = true
+	c.send(r)
+	return nil
+}
+
+// step asks the exchange for its next challenge or its outcome. After a panic the
+// exchange is closed here: it may hold a connection to a store.
+func (c *Conn) step(x Exchange, response []byte) ([]byte, *Reply) {
+	ctx, hangUp := context.WithCancelCause(c.ctx)
+	defer hangUp(nil)
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.ReplyTime)
+	defer cancel()
+	w := &hangUpWatch{socket: c.transport.Conn, hangUp: hangUp}
+	w.mu.Lock() // for the timer that look uses
+	w.timer = time.AfterFunc(lookEvery, w.look)
+	w.mu.Unlock()
+	defer w.stop()
+	returned := false
+	defer func() {
+		if !returned {
+			x.Close(ErrClosed)
+		}
+	}()
+	challenge, r := x.Next(ctx, response)
+	returned = true
+	return challenge, r
+}
+
+// continueWith is the reply 334 with a challenge. An empty one keeps its blank.
+func continueWith(challenge []byte) *Reply {
+	if len(challenge) == 0 {
+		return replyEmptyContinue
+	}
+	text := base64.StdEncoding.EncodeToString(challenge)
+	return &Reply{Code: 334, Enhanced: smtp.NoEnhancedCode, Lines: []string{text}}
+}
+
+// decodeResponse decodes a response of the client; "=" is an empty one.
+func decodeResponse(text string) (response []byte, ok bool) {
+	if text == "=" {
+		return []byte{}, true
+	}
+	response, err := base64.StdEncoding.DecodeString(text)
+	return response, err == nil
+}
+
+// lookEvery is how often a hangUpWatch looks.
+const lookEvery = time.Second
+
+// A hangUpWatch cancels the work for a client that hangs up while nothing is read
+// from it.
+type hangUpWatch struct {
+	socket net.Conn
+	hangUp context.CancelCauseFunc
+
+	mu      sync.Mutex
+	timer   *time.Timer
+	stopped bool
+}
+
+func (w *hangUpWatch) look() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.stopped:
+	case hungUp(w.socket):
+		w.hangUp(ErrHungUp)
+	default:
+		w.timer.Reset(lookEvery)
+	}
+}
+
+func (w *hangUpWatch) stop() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stopped = true
+	w.timer.Stop()
+}

@@ -1,0 +1,392 @@
+package smtpd
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base32"
+	"errors"
+	"net"
+	"net/netip"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/emersion/go-smtp"
+)
+
+// A Conn is one client's connection. Its methods may be called from the session's
+// methods; those that any goroutine may call are marked.
+type Conn struct {
+	cfg     *Config
+	session Session // nil if the connection was refused
+	id      string
+	remote  netip.AddrPort
+	local   netip.AddrPort
+	loginBy time.Time
+	ctx     context.Context // ends with the connection
+	cancel  context.CancelCauseFunc
+
+	transport transport
+	in        input
+	out       output
+	lastIO    time.Time // when something was last sent to, or received from, the client
+
+	hello    string // what the client called itself; empty before EHLO and HELO
+	extended bool   // it was EHLO, not HELO
+	offer    Offer  // at the last EHLO or HELO
+	loggedIn bool   // AUTH has succeeded
+	mail     transaction
+	errors   int // refused commands, for Config.MaxErrors
+	junk     int // for Config.MaxJunk
+
+	preAuthOver atomic.Bool
+	closing     closing
+	observers   []func(seen bool) // Reply.OnSeen of the replies that were sent last
+}
+
+// Serve runs a connection until it is closed. The end of ctx ends it at once.
+// cfg and h may be shared by connections; raw is Serve's to close.
+func Serve(ctx context.Context, raw net.Conn, cfg *Config, h Handler) {
+	c := &Conn{
+		cfg: cfg, id: NewID(),
+		remote: addrPort(raw.RemoteAddr()), local: addrPort(raw.LocalAddr()),
+		loginBy:   time.Now().Add(cfg.LoginTime),
+		lastIO:    time.Now(),
+		transport: transport{Conn: raw, writeTime: cfg.WriteTime},
+	}
+	c.in.drop()
+	c.ctx, c.cancel = context.WithCancelCause(ctx)
+	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
+	defer stop()
+	if cfg.ImplicitTLS {
+		c.transport.secure(cfg.TLS)
+	}
+	c.close(c.run(h))
+}
+
+// run serves the client. It returns why the connection ends.
+func (c *Conn) run(h Handler) (reason error) {
+	err := c.contain(func() { reason = c.serve(h) })
+	if err != nil {
+		c.CloseAfterReply(replyPanic)
+		return err
+	}
+	return reason
+}
+
+func (c *Conn) serve(h Handler) error {
+	session, refused := h.NewSession(c.ctx, c)
+	if refused != nil {
+		c.CloseAfterReply(refused)
+		_ = c.transport.Conn.SetReadDeadline(time.Now().Add(c.cfg.RefuseTime))
+		return c.transport.ready() // with ImplicitTLS, the client can read nothing before the handshake
+	}
+	c.session = session
+	c.send(&Reply{Code: 220, Enhanced: smtp.NoEnhancedCode, Lines: []string{c.cfg.Hostname + " ESMTP Service Ready"}})
+	for {
+		line, err := c.readLine(true)
+		if errors.Is(err, errLongLine) {
+			c.refuse("unknown", "", replyLongLine)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := c.command(line); err != nil {
+			return err
+		}
+	}
+}
+
+// close sends the last replies, closes the connection and ends the session.
+func (c *Conn) close(reason error) {
+	if err := c.contain(func() { c.endTransaction(ResetClosing, reason) }); err != nil {
+		reason = err
+	}
+	c.closing.mu.Lock()
+	if c.closing.decided && c.closing.farewell != nil {
+		c.out.hold(c.closing.farewell)
+	}
+	c.closing.mu.Unlock()
+	if c.transport.sendLast(c.out.held) && c.mayBeSending(reason) {
+		c.notify(false) // what comes now is no answer
+		c.cfg.Linger.wait(c.transport.Conn)
+	}
+	_ = c.transport.Conn.Close()
+	c.cancel(reason)
+	c.notify(false)
+	if c.session != nil {
+		c.session.Close(reason)
+	}
+}
+
+// contain turns a panic of f into an error.
+func (c *Conn) contain(f func()) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &PanicError{Value: v, Stack: debug.Stack()}
+		}
+	}()
+	f()
+	return nil
+}
+
+// mayBeSending reports whether the client does not expect the end: it has
+// neither ended the connection itself, nor sent QUIT, nor been silent.
+func (c *Conn) mayBeSending(reason error) bool {
+	var foreign *ForeignError
+	return errors.Is(reason, ErrClosed) || errors.Is(reason, ErrTooLong) || errors.As(reason, &foreign)
+}
+
+// NewID returns an identifier of 12 letters and digits that is unique over
+// restarts. Any goroutine may call it.
+func NewID() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	return strings.ToLower(base32.StdEncoding.EncodeToString(b[:]))[:12]
+}
+
+// ID identifies the connection in the log; see [NewID]. Any goroutine may call it.
+func (c *Conn) ID() string { return c.id }
+
+// Remote is the client's TCP address; behind a proxy, the one that the proxy
+// names. Any goroutine may call it.
+func (c *Conn) Remote() netip.AddrPort { return c.remote }
+
+// Local is the server's end of the connection. Any goroutine may call it.
+func (c *Conn) Local() netip.AddrPort { return c.local }
+
+// TLS is the state of the TLS connection, or nil in clear text.
+func (c *Conn) TLS() *tls.ConnectionState {
+	if !c.transport.handshook {
+		return nil
+	}
+	state := c.transport.tls.ConnectionState()
+	return &state
+}
+
+// Certificate is the one that the client has been shown, nil if that is not known.
+func (c *Conn) Certificate() *x509.Certificate { return c.transport.shown.Load() }
+
+// Hello is the argument of the last EHLO or HELO, cut to 512 octets, and whether
+// it was EHLO.
+func (c *Conn) Hello() (name string, extended bool) { return c.hello, c.extended }
+
+// Authenticated ends the limits of time that hold before authentication.
+func (c *Conn) Authenticated() { c.preAuthOver.Store(true) }
+
+// ReplySeen notes that the client has seen the replies so far, because a
+// command that it sent shows it.
+func (c *Conn) ReplySeen() { c.notify(true) }
+
+// notify calls the observers of the replies that were sent last.
+func (c *Conn) notify(seen bool) {
+	if len(c.observers) == 0 {
+		return
+	}
+	observers := c.observers
+	c.observers = nil
+	if seen {
+		giveUpUnacked(c.transport.Conn, 0)
+	}
+	for _, f := range observers {
+		f(seen)
+	}
+}
+
+// A closing is whether and how the server ends the connection. Any goroutine may
+// use it.
+type closing struct {
+	mu       sync.Mutex
+	decided  bool   // before the next read
+	draining bool   // as soon as no transaction is in flight
+	busy     bool   // a transaction is in flight
+	farewell *Reply // the last reply; nil: there is none
+}
+
+// CloseAfterReply ends the connection after the reply that is being made, with
+// farewell as a further reply, if that is not nil. Commands that are pipelined
+// are not run any more. Of several calls, the first counts.
+func (c *Conn) CloseAfterReply(farewell *Reply) {
+	c.closing.mu.Lock()
+	defer c.closing.mu.Unlock()
+	if !c.closing.decided {
+		c.closing.decided, c.closing.farewell = true, farewell
+	}
+}
+
+// authGrace is how long an AUTH under way may delay CloseIdle.
+const authGrace = 2 * time.Second
+
+// CloseIdle ends the connection with farewell: at once if there is no
+// transaction, after it otherwise. Any goroutine may call it.
+func (c *Conn) CloseIdle(farewell *Reply) {
+	c.closing.mu.Lock()
+	defer c.closing.mu.Unlock()
+	if c.closing.decided || c.closing.draining {
+		return
+	}
+	c.closing.draining, c.closing.farewell = true, farewell
+	if c.closing.busy {
+		return
+	}
+	c.closing.decided = true
+	// AUTH may wait for a store that does not answer, or for a penalty to end.
+	time.AfterFunc(authGrace, func() { c.cancel(ErrClosed) })
+	// Wake the read that waits for the next command. fill sets its deadline before
+	// it looks whether the connection is closing, so this one is the later.
+	_ = c.transport.Conn.SetReadDeadline(time.Unix(1, 0))
+}
+
+// Abort ends the connection at once, whatever it is doing, without a reply. Any
+// goroutine may call it.
+func (c *Conn) Abort(reason error) {
+	c.cancel(reason)
+	_ = c.transport.Conn.Close()
+}
+
+// setBusy notes whether a transaction is in flight.
+func (c *Conn) setBusy(busy bool) {
+	c.closing.mu.Lock()
+	defer c.closing.mu.Unlock()
+	c.closing.busy = busy
+	c.closing.decided = c.closing.decided || c.closing.draining && !busy
+}
+
+func (c *Conn) isClosing() bool {
+	c.closing.mu.Lock()
+	defer c.closing.mu.Unlock()
+	return c.closing.decided
+}
+
+// errLongLine is a line of more than Config.MaxLine octets that has been read to
+// its end: the connection is in step.
+var errLongLine = errors.New("smtpd: line too long")
+
+// longLineFactor times Config.MaxLine is how much of a line is read at all.
+const longLineFactor = 4
+
+// readLine waits for a line. It is valid until the next read. Where a command is
+// expected, the beginning of a TLS record is a line, since its line end may not come for
+// long. After an error other than errLongLine the connection ends; replies about that are
+// held back already.
+func (c *Conn) readLine(isCommand bool) ([]byte, error) {
+	by := time.Now().Add(c.timeouts().Command)
+	skipped := 0
+	for {
+		if c.isClosing() {
+			return nil, ErrClosed
+		}
+		line, ok := c.in.nextLine()
+		switch {
+		case ok && skipped+len(line) > c.cfg.MaxLine:
+			return nil, errLongLine
+		case ok:
+			return line, nil
+		case isCommand && startsTLS(c.in.partial):
+			return c.in.partial, nil
+		}
+		if skipped+len(c.in.partial) > c.cfg.MaxLine {
+			skipped += len(c.in.partial)
+			c.in.partial = nil
+		}
+		if skipped > longLineFactor*c.cfg.MaxLine {
+			c.refuse("unknown", "", replyLongLine)
+			c.CloseAfterReply(nil)
+			return nil, ErrTooLong
+		}
+		if err := c.fill(by); err != nil {
+			if errors.Is(err, ErrTimeout) {
+				c.CloseAfterReply(replyTimeout)
+			}
+			return nil, err
+		}
+	}
+}
+
+// fill waits until by for something from the client, after it has sent what was
+// held back. An error ends the connection.
+func (c *Conn) fill(by time.Time) error {
+	if !c.preAuthOver.Load() && c.loginBy.Before(by) {
+		by = c.loginBy
+	}
+	_ = c.transport.Conn.SetReadDeadline(by)
+	if c.isClosing() {
+		return ErrClosed
+	}
+	if err := c.flush(); err != nil {
+		return err
+	}
+	err := c.in.fill(&c.transport)
+	switch {
+	case err == nil:
+		c.lastIO = time.Now()
+		c.notify(true)
+	case c.isClosing(): // CloseIdle has woken us
+		return ErrClosed
+	case timedOut(err) && c.transport.canSend():
+		return ErrTimeout
+	}
+	return err
+}
+
+func (c *Conn) timeouts() *Timeouts {
+	if c.preAuthOver.Load() {
+		return &c.cfg.Normal
+	}
+	return &c.cfg.PreAuth
+}
+
+// maxSilence is how long replies are held back while pipelined commands take their
+// time. Without it, a hundred recipients that each take the next hop some seconds would
+// keep the client waiting for the first reply until it gives up.
+const maxSilence = 10 * time.Second
+
+// send holds a reply back until the next read, unless the client has been waiting
+// for long.
+func (c *Conn) send(r *Reply) {
+	if r.OnSeen != nil {
+		c.observers = append(c.observers, r.OnSeen) // there are several if messages are pipelined
+		giveUpUnacked(c.transport.Conn, unackedTime)
+	}
+	if r.Close {
+		c.CloseAfterReply(nil)
+	}
+	full := c.out.hold(r)
+	if full || c.transport.canSend() && time.Since(c.lastIO) > maxSilence {
+		_ = c.flush() // an error comes again with the next read
+	}
+}
+
+func (c *Conn) flush() error {
+	err := c.out.flush(&c.transport)
+	c.lastIO = time.Now()
+	if err != nil {
+		c.notify(false)
+	}
+	return err
+}
+
+// refuse sends a negative reply and counts it. argument is for the log.
+func (c *Conn) refuse(verb, argument string, r *Reply) {
+	c.session.Refused(Refusal{Verb: verb, Argument: argument, Reply: r})
+	c.send(r)
+	if !r.NotAnError {
+		c.countError()
+	}
+}
+
+func (c *Conn) countError() {
+	if c.errors++; c.errors >= c.cfg.MaxErrors {
+		c.CloseAfterReply(replyTooManyErrors)
+	}
+}
+
+// replyContext bounds the work for one reply.
+func (c *Conn) replyContext() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(c.ctx, c.cfg.ReplyTime)
+}

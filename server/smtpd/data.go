@@ -1,0 +1,284 @@
+package smtpd
+
+import (
+	"cmp"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/emersion/go-smtp"
+)
+
+var (
+	replyDataSyntax = NewReply(501, smtp.EnhancedCode{5, 5, 4}, "Syntax: DATA")
+	replyBdatSyntax = NewReply(501, smtp.EnhancedCode{5, 5, 4}, "Syntax: BDAT count [LAST]")
+	replyNeedRcpt   = NewReply(503, smtp.EnhancedCode{5, 5, 1}, "Error: need RCPT command")
+	replyNoRcpt     = NewReply(554, smtp.EnhancedCode{5, 5, 1}, "Error: no valid recipients")
+
+	// RFC 3030, section 2: the client may have sent these chunks before it knew of the
+	// refusal, so they are not errors. They are junk, or it could send such chunks, and
+	// have each of them logged, for ever.
+	replyChunkAfterRefusal = &Reply{Code: 503, Enhanced: smtp.EnhancedCode{5, 5, 1}, Lines: []string{"Error: an earlier chunk was refused"}, NotAnError: true}
+	replyTinyChunks        = NewReply(554, smtp.EnhancedCode{5, 7, 0}, "Error: too many small chunks")
+
+	replyOutOfStep = NewReply(421, smtp.EnhancedCode{4, 7, 0}, "Error: cannot tell where the next command begins")
+	replyTooMuch   = NewReply(421, smtp.EnhancedCode{4, 7, 0}, "Error: too much data")
+	replyCutShort  = NewReply(421, smtp.EnhancedCode{4, 4, 2}, "Error: message cut short")
+)
+
+// data is DATA (RFC 5321, section 4.1.1.4).
+func (c *Conn) data(verb, argument string) error {
+	switch {
+	case argument != "":
+		c.refuse(verb, argument, replyDataSyntax)
+		return nil
+	case c.mail.bdat:
+		c.refuse(verb, argument, replyInBdat)
+		return nil
+	case c.mail.rcpts == 0:
+		c.refuse(verb, argument, c.noRecipient())
+		return nil
+	}
+	if r := c.beginMessage(false); r != nil {
+		c.refuse(verb, argument, r)
+		return nil
+	}
+	c.send(replyStartData)
+	failed, err := c.readMessage()
+	if err != nil {
+		return c.cutShort(verb, nil, err)
+	}
+	c.endMessage(verb, failed)
+	return nil
+}
+
+// noRecipient distinguishes a client whose recipients were all refused, while it
+// pipelined, from one that has sent none.
+func (c *Conn) noRecipient() *Reply {
+	if c.mail.open {
+		return replyNoRcpt
+	}
+	return replyNeedRcpt
+}
+
+func (c *Conn) beginMessage(bdat bool) *Reply {
+	ctx, cancel := c.replyContext()
+	defer cancel()
+	body, r := c.session.Data(ctx, bdat)
+	if r != nil && r.Negative() {
+		return r
+	}
+	c.mail.body = body
+	return nil
+}
+
+// abortMessage aborts the message, if there is one under way, and returns the reply
+// to it.
+func (c *Conn) abortMessage(err error) *Reply {
+	body := c.mail.body
+	if body == nil {
+		return nil
+	}
+	c.mail.body = nil
+	return body.Abort(err)
+}
+
+// readMessage pushes the message into the body, without the dots that were stuffed, up
+// to its final dot. failed is why it cannot be taken: that is known when the rest
+// has been read, since the client looks for the reply only then. A client that
+// sends more than twice the limit is cut off. err ends the connection.
+func (c *Conn) readMessage() (failed, err error) {
+	u := unstuffer{}
+	for size := int64(0); !u.ended; {
+		if c.in.empty() {
+			if err := c.fill(time.Now().Add(c.timeouts().Data)); err != nil {
+				return nil, err
+			}
+		}
+		text := c.in.unstuff(&u)
+		size += int64(len(text))
+		if failed == nil && c.offer.Size > 0 && size > c.offer.Size {
+			failed = ErrTooLarge
+		}
+		if failed == nil && len(text) > 0 {
+			_, failed = c.mail.body.Write(text)
+		}
+		switch {
+		case u.ended:
+		case c.offer.Size > 0 && size > 2*c.offer.Size:
+			c.CloseAfterReply(replyTooMuch)
+			u.ended = true
+		case len(text) < len(block{})/2:
+			quickAck(c.transport.Conn) // the rest may wait for it
+		}
+	}
+	return failed, nil
+}
+
+// endMessage commits the message, or aborts it if it has failed, and ends the
+// transaction.
+func (c *Conn) endMessage(verb string, failed error) {
+	var r *Reply
+	if failed != nil {
+		r = c.abortMessage(failed)
+	} else {
+		body := c.mail.body
+		c.mail.body = nil
+		ctx, cancel := c.replyContext()
+		defer cancel()
+		if r = body.Commit(ctx); r == nil {
+			r = replyOk
+		}
+	}
+	if r.Negative() {
+		c.refuse(verb, "", r)
+	} else {
+		c.errors, c.junk = 0, 0
+		c.send(r)
+	}
+	c.endTransaction(ResetMessage, nil)
+}
+
+// cutShort is for a message or a chunk that the end of the connection cut, or that the
+// client stopped sending. What it sends next may be the rest, which must not be read as
+// commands. refused is nil if the message was not refused before.
+func (c *Conn) cutShort(verb string, refused *Reply, err error) error {
+	c.refuse(verb, "", cmp.Or(c.abortMessage(err), refused))
+	c.CloseAfterReply(replyCutShort)
+	if errors.Is(err, ErrTimeout) {
+		return ErrClosed // the client may wake up
+	}
+	return err
+}
+
+// chunks is the state of a message that is sent with BDAT (RFC 3030).
+type chunks struct {
+	bdat     bool  // there has been a chunk
+	body     Body  // nil if a chunk was refused
+	received int64 // octets of all chunks
+	count    int64 // of chunks
+}
+
+// A message may have so many chunks, however small, and one more for each so many
+// octets: a flood of tiny chunks costs the server more than the client.
+const (
+	freeChunks     = 2000
+	octetsPerChunk = 512
+	maxReceived    = 1 << 62 // the count of octets stops here
+)
+
+// maxStrangersChunk bounds what is read of a chunk that is refused to a client that
+// has not authenticated.
+const maxStrangersChunk = 16 << 10
+
+// bdat is BDAT. The octets of the chunk follow the line, whether the command is
+// accepted or not, and are read before the reply is sent.
+func (c *Conn) bdat(verb, argument string) error {
+	size, last, ok := parseChunk(argument)
+	if !ok { // the length of the chunk is unknown
+		c.refuse(verb, argument, replyBdatSyntax)
+		c.CloseAfterReply(replyOutOfStep)
+		return nil
+	}
+	refused := c.admitChunk(size)
+	if refused == replyChunkAfterRefusal {
+		defer c.countJunk()
+	}
+	if refused != nil && (size > c.mostDiscarded() || c.offer.Size > 0 && c.mail.received > 2*c.offer.Size) {
+		c.refuse(verb, argument, refused)
+		c.CloseAfterReply(replyTooMuch)
+		return nil
+	}
+	failed, err := c.readChunk(size)
+	refused = cmp.Or(failed, refused)
+	switch {
+	case err != nil:
+		return c.cutShort(verb, refused, err)
+	case refused != nil:
+		c.refuse(verb, argument, refused)
+		if last && c.mail.bdat {
+			c.endTransaction(ResetMessage, nil)
+		}
+	case last:
+		c.endMessage(verb, nil)
+	default:
+		c.send(replyChunkOk)
+	}
+	return nil
+}
+
+// parseChunk reads "size [LAST]".
+func parseChunk(argument string) (size int64, last, ok bool) {
+	fields := strings.Fields(argument)
+	if len(fields) == 2 && strings.EqualFold(fields[1], "LAST") {
+		last = true
+	} else if len(fields) != 1 {
+		return 0, false, false
+	}
+	size, ok = parseNumber(fields[0])
+	return size, last, ok
+}
+
+// admitChunk decides whether a chunk of size octets is taken, before it is read.
+// The session is asked before the first. After a refusal there is no body.
+func (c *Conn) admitChunk(size int64) *Reply {
+	m := &c.mail
+	switch {
+	case c.needsTLS():
+		return replyNeedTLS
+	case c.hides("CHUNKING"):
+		return replyNotImplemented
+	case m.rcpts == 0:
+		return c.noRecipient()
+	case !m.bdat:
+		m.bdat = true
+		if r := c.beginMessage(true); r != nil {
+			return r
+		}
+	}
+	m.count++
+	m.received += min(size, maxReceived-m.received)
+	switch {
+	case m.count > freeChunks+m.received/octetsPerChunk:
+		c.abortMessage(ErrReset)
+		return replyTinyChunks
+	case m.body == nil:
+		return replyChunkAfterRefusal
+	case c.offer.Size > 0 && m.received > c.offer.Size:
+		return c.abortMessage(ErrTooLarge)
+	}
+	return nil
+}
+
+// mostDiscarded is how many octets are read of a chunk that is refused. After a
+// longer one, or after more than twice the limit of a message in chunks, the connection
+// is closed.
+func (c *Conn) mostDiscarded() int64 {
+	if !c.preAuthOver.Load() {
+		return maxStrangersChunk
+	}
+	return max(2*c.offer.Size, maxStrangersChunk)
+}
+
+// readChunk pushes size octets into the body, or throws them away if there is none.
+// The Reply is the refusal of a body that has failed; err ends the connection.
+func (c *Conn) readChunk(size int64) (failed *Reply, err error) {
+	for size > 0 {
+		if c.in.empty() {
+			if err := c.fill(time.Now().Add(c.timeouts().Data)); err != nil {
+				return failed, err
+			}
+		}
+		p := c.in.use(size)
+		size -= int64(len(p))
+		if c.mail.body != nil {
+			if _, err := c.mail.body.Write(p); err != nil {
+				failed = c.abortMessage(err)
+			}
+		}
+		if size > 0 && len(p) < len(block{})/2 {
+			quickAck(c.transport.Conn) // the rest may wait for it
+		}
+	}
+	return failed, nil
+}

@@ -1,0 +1,132 @@
+package smtpd
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"sync/atomic"
+	"time"
+)
+
+// A transport is the client's socket and, once there is one, the TLS over it. As a
+// net.Conn it is the socket, which is what crypto/tls works on; the connection
+// reads and writes with receive and send.
+type transport struct {
+	net.Conn
+	tls       *tls.Conn // nil in clear text
+	handshook bool      // the handshake is over
+	failed    error     // why nothing more can be received or sent
+	writeTime time.Duration
+	corked    bool // writes are collected in cork, to go out in one packet
+	cork      []byte
+	shown     atomic.Pointer[x509.Certificate]
+}
+
+// secure puts TLS over the socket. The handshake happens at the next receive or send.
+func (t *transport) secure(config *tls.Config) { t.tls = tls.Server(t, config) }
+
+// ShowCertificate notes which certificate the client has been shown. Package certs
+// calls it from the handshake, by way of the ClientHello's connection.
+func (t *transport) ShowCertificate(leaf *x509.Certificate) { t.shown.Store(leaf) }
+
+// canSend reports whether the client can read what is sent: not in the middle
+// of a handshake.
+func (t *transport) canSend() bool { return t.tls == nil || t.handshook }
+
+// receive waits for at least one byte. After an error, but for a deadline that has
+// passed, the client sends nothing more; it may still read.
+func (t *transport) receive(p []byte) (int, error) {
+	if err := t.ready(); err != nil {
+		return 0, err
+	}
+	var n int
+	var err error
+	if t.tls != nil {
+		n, err = t.tls.Read(p)
+	} else {
+		n, err = t.Conn.Read(p)
+	}
+	if n > 0 {
+		err = nil // it comes again
+	}
+	return n, err
+}
+
+// send writes p. An error is final.
+func (t *transport) send(p []byte) error {
+	err := t.ready()
+	switch {
+	case err != nil:
+		return err
+	case t.tls != nil:
+		_, err = t.tls.Write(p)
+	default:
+		_, err = t.Write(p)
+	}
+	if err != nil {
+		t.failed = err
+	}
+	return err
+}
+
+// ready completes the handshake if there is one to be made.
+func (t *transport) ready() error {
+	if t.failed != nil || t.canSend() {
+		return t.failed
+	}
+	err := t.tls.Handshake()
+	quickAck(t.Conn) // a client with Nagle's algorithm waits for it with its EHLO in hand
+	t.handshook = err == nil
+	if err != nil {
+		t.failed = &HandshakeError{err}
+	}
+	return t.failed
+}
+
+// Write is the one of the socket, for TLS. The deadline is set here and not in
+// send, since TLS also writes while it reads: in the handshake, and when the client
+// asks for new keys.
+func (t *transport) Write(p []byte) (int, error) {
+	if t.corked {
+		t.cork = append(t.cork, p...)
+		return len(p), nil
+	}
+	_ = t.SetWriteDeadline(time.Now().Add(t.writeTime))
+	return t.Conn.Write(p)
+}
+
+// sendLast sends p and ends the server's side of the TLS connection, in one packet (RFC
+// 8446, section 6.1). It reports whether the packet, if there is one, could be written.
+func (t *transport) sendLast(p []byte) bool {
+	t.corked = true
+	if len(p) > 0 && t.canSend() {
+		_ = t.send(p)
+	}
+	if t.handshook {
+		_ = t.tls.CloseWrite() // sets another write deadline, which has passed then
+	}
+	t.corked = false
+	if len(t.cork) == 0 {
+		return t.failed == nil
+	}
+	_, err := t.Write(t.cork)
+	t.cork = nil
+	return err == nil
+}
+
+// timedOut reports whether err is a deadline that has passed.
+func timedOut(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
+
+// addrPort is the address of a TCP peer, or the zero value. IPv4-mapped addresses
+// are turned into IPv4.
+func addrPort(a net.Addr) netip.AddrPort {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := tcp.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
