@@ -2,86 +2,103 @@ package test
 
 import (
 	"context"
-	"io"
 	"net"
 	"os/exec"
 	"testing"
+	"time"
 
-	"github.com/emersion/go-sasl"
 	"github.com/emersion/go-smtp"
 
 	"postern/server/auth"
+	"postern/server/smtpd"
 	"postern/test/kit"
 )
 
-// An authFront is an SMTP server that can do nothing but AUTH.
-type authFront struct {
-	provider auth.Provider
-	client   *auth.Peer
-	ctx      context.Context
-	exchange *lastIdentity
+// An authServer is an SMTP server that can do nothing but AUTH: the handler, the
+// session and the exchange of its only connection.
+type authServer struct {
+	smtpd.Session // nil: gsasl sends EHLO, AUTH and QUIT
+	provider      auth.Provider
+	client        *auth.Peer
+	exchange      auth.Exchange
+	id            auth.Identity
+	err           error
 }
 
-// lastIdentity notes how an exchange ended.
-type lastIdentity struct {
-	auth.Exchange
-	ctx context.Context
-	id  auth.Identity
-	err error
+func (s *authServer) NewSession(context.Context, *smtpd.Conn) (smtpd.Session, *smtpd.Reply) {
+	return s, nil
 }
 
-// Next implements sasl.Server for go-smtp.
-func (x *lastIdentity) Next(response []byte) ([]byte, bool, error) {
-	challenge, done, err := x.Exchange.Next(x.ctx, response)
-	if done && err == nil {
-		x.id = x.Identity()
-	}
-	x.err = err
-	return challenge, done, err
+func (s *authServer) Hello(context.Context, string, bool) *smtpd.Reply { return nil }
+func (s *authServer) Offer() smtpd.Offer {
+	return smtpd.Offer{Mechanisms: s.provider.Mechanisms(s.client)}
 }
+func (s *authServer) Refused(smtpd.Refusal) {}
+func (s *authServer) Close(error)           {}
 
-func (f *authFront) NewSession(*smtp.Conn) (smtp.Session, error) { return f, nil }
-func (f *authFront) AuthMechanisms() []string                    { return f.provider.Mechanisms(f.client) }
-func (f *authFront) Mail(string, *smtp.MailOptions) error        { return smtp.ErrAuthRequired }
-func (f *authFront) Rcpt(string, *smtp.RcptOptions) error        { return smtp.ErrAuthRequired }
-func (f *authFront) Data(io.Reader) error                        { return smtp.ErrAuthRequired }
-func (f *authFront) Reset()                                      {}
-func (f *authFront) Logout() error                               { return nil }
-
-func (f *authFront) Auth(mech string) (sasl.Server, error) {
-	x, err := f.provider.Start(f.ctx, f.client, mech)
+func (s *authServer) Auth(ctx context.Context, mechanism string) (smtpd.Exchange, *smtpd.Reply) {
+	x, err := s.provider.Start(ctx, s.client, mechanism)
 	if err != nil {
-		return nil, err
+		s.err = err
+		return nil, smtpd.NewReply(504, smtp.EnhancedCode{5, 5, 4}, err.Error())
 	}
-	f.exchange = &lastIdentity{Exchange: x, ctx: f.ctx}
-	return f.exchange, nil
+	s.exchange = x
+	return authServerExchange{s}, nil
 }
 
-// gsaslLogin lets the client of GNU SASL authenticate by SMTP. Where the
-// mechanism has the server prove itself, gsasl insists on it.
+type authServerExchange struct{ *authServer }
+
+func (x authServerExchange) Next(ctx context.Context, response []byte) ([]byte, *smtpd.Reply) {
+	challenge, done, err := x.exchange.Next(ctx, response)
+	x.err = err
+	switch {
+	case err != nil:
+		return nil, smtpd.NewReply(535, smtp.EnhancedCode{5, 7, 8}, "refused")
+	case done:
+		x.id = x.exchange.Identity()
+		return nil, smtpd.NewReply(235, smtp.EnhancedCode{2, 7, 0}, "Ok")
+	}
+	return challenge, nil
+}
+
+func (x authServerExchange) Close(error) { _ = x.exchange.Close() }
+
+// gsaslLogin has the client of GNU SASL authenticate by SMTP. Where the server proves
+// itself to the client, gsasl checks that.
 func gsaslLogin(t *testing.T, p auth.Provider, client *auth.Peer, mech, user, password string) (auth.Identity, error) {
 	t.Helper()
-	front := &authFront{provider: p, client: client, ctx: t.Context()}
-	server := smtp.NewServer(front)
-	server.Domain, server.AllowInsecureAuth = "mx.example.org", true
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	s := &authServer{provider: p, client: client}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	served := make(chan error)
-	go func() { served <- server.Serve(lis) }()
+	defer l.Close()
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		if c, err := l.Accept(); err == nil {
+			smtpd.Serve(t.Context(), c, patientProtocol(), s)
+		}
+	}()
 	ctx, cancel := context.WithTimeout(t.Context(), kit.Patience)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "gsasl", "--smtp", "--no-starttls", "--no-cb", "--connect", lis.Addr().String(),
+	out, err := exec.CommandContext(ctx, "gsasl", "--smtp", "--no-starttls", "--no-cb", "--connect", l.Addr().String(),
 		"--mechanism", mech, "--realm", "", "--authentication-id", user, "--password", password).CombinedOutput()
-	server.Close()
+	_ = l.Close()
 	<-served
-	if front.exchange == nil {
-		t.Fatalf("gsasl did not begin with %s: %v\n%s", mech, err, out)
+	if s.exchange == nil {
+		t.Fatalf("gsasl did not begin with %s: %v, %v\n%s", mech, err, s.err, out)
 	}
-	defer front.exchange.Close()
-	if front.exchange.err == nil && err != nil {
+	if s.err == nil && err != nil {
 		t.Errorf("gsasl %s is not content: %v\n%s", mech, err, out)
 	}
-	return front.exchange.id, front.exchange.err
+	return s.id, s.err
+}
+
+func patientProtocol() *smtpd.Config {
+	patient := smtpd.Timeouts{Command: kit.Patience, Data: kit.Patience}
+	return &smtpd.Config{
+		Hostname: "mx.example.org", MaxErrors: 20, MaxJunk: 100, MaxLine: 16 << 10, PreAuth: patient, Normal: patient,
+		LoginTime: time.Hour, ReplyTime: kit.Patience, WriteTime: kit.Patience,
+	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"net"
+	"net/textproto"
 	"os"
 	"path/filepath"
 	"strings"
@@ -124,26 +125,52 @@ func TestPortsThatAreTaken(t *testing.T) {
 	}
 }
 
-// Nobody who watches the folder sees half a message, and what went wrong
-// leaves nothing behind.
+// A program that watches the folder never sees half of a message, and one that
+// is aborted leaves nothing behind.
 func TestDeliveryIsWholeOrNotThere(t *testing.T) {
-	dir := t.TempDir()
-	d := &delivery{dir: dir}
-	must(t, d.Mail("a@example.org", nil))
-	must(t, d.Rcpt("b@example.org", nil))
-	if err := d.Data(brokenReader{}); err == nil || !strings.Contains(err.Error(), "Cannot keep") {
-		t.Errorf("a broken message: got %v", err)
-	}
-	left, err := os.ReadDir(dir)
+	m, err := openMailbox(t.TempDir())
 	must(t, err)
-	if len(left) != 0 {
-		t.Errorf("%v is left of a broken message", left)
+	served := make(chan error, 1)
+	go func() { served <- m.serve() }()
+	defer func() { m.close(); must(t, <-served) }()
+	whole := func() (names []string) {
+		all, err := filepath.Glob(filepath.Join(m.dir, "*.eml"))
+		must(t, err)
+		return all
+	}
+	c, err := net.Dial("tcp", m.listen.Addr().String())
+	must(t, err)
+	in := textproto.NewConn(c)
+	defer in.Close()
+	send := func(line string, code int) {
+		t.Helper()
+		if line != "" {
+			must(t, in.PrintfLine("%s", line))
+		}
+		if _, _, err := in.ReadResponse(code); err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+	}
+	send("", 220)
+	send("EHLO localhost", 250)
+	send("MAIL FROM:<a@example.org>", 250)
+	send("RCPT TO:<b@example.org>", 250)
+	send("BDAT 3\r\nx", 250)
+	if got := whole(); len(got) != 0 {
+		t.Errorf("%q is there before the message is whole", got)
+	}
+	send("RSET", 250)
+	if left, err := os.ReadDir(m.dir); err != nil || len(left) != 0 {
+		t.Errorf("%v is left of a message that was aborted (%v)", left, err)
+	}
+	send("MAIL FROM:<a@example.org>", 250)
+	send("RCPT TO:<b@example.org>", 250)
+	send("BDAT 9 LAST\r\n\r\nwhole", 250)
+	got := whole()
+	if len(got) != 1 || readFile(t, got[0]) != "Return-Path: <a@example.org>\r\nDelivered-To: b@example.org\r\n\r\nwhole\r\n" {
+		t.Errorf("kept %q", got)
 	}
 }
-
-type brokenReader struct{}
-
-func (brokenReader) Read([]byte) (int, error) { return 0, os.ErrDeadlineExceeded }
 
 func readFile(t *testing.T, path string) string {
 	t.Helper()

@@ -1,9 +1,10 @@
 package main
 
 import (
+	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -11,15 +12,19 @@ import (
 	"time"
 
 	"github.com/emersion/go-smtp"
+
+	"postern/server/smtpd"
 )
 
 // A mailbox is the next hop of the demo: an SMTP server on a loopback port that
-// keeps each message as a file. It stands where Postfix would, so the demo
-// goes the way that real mail goes.
+// keeps each message as a file. It takes the place of Postfix, so the demo goes
+// the way that real mail goes.
 type mailbox struct {
-	dir    string
-	server *smtp.Server
-	listen net.Listener
+	dir      string
+	listen   net.Listener
+	protocol smtpd.Config
+	ctx      context.Context // until close
+	cancel   context.CancelFunc
 }
 
 // openMailbox makes the folder and listens. Serving begins with serve.
@@ -31,89 +36,89 @@ func openMailbox(dir string) (*mailbox, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the demo's mailbox cannot listen: %w", err)
 	}
-	m := &mailbox{dir: dir, listen: l}
-	m.server = smtp.NewServer(m)
-	m.server.Domain = "mailbox.localhost"
-	m.server.EnableSMTPUTF8 = true
-	m.server.EnableDSN = true
-	m.server.ReadTimeout = 5 * time.Minute
-	m.server.WriteTimeout = time.Minute
-	m.server.MaxLineLength = 1 << 20
+	m := &mailbox{dir: dir, listen: l, protocol: mailboxProtocol()}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
 	return m, nil
+}
+
+// mailboxProtocol has roomy limits: the only client is the demo's relay.
+func mailboxProtocol() smtpd.Config {
+	patient := smtpd.Timeouts{Command: 5 * time.Minute, Data: 5 * time.Minute}
+	return smtpd.Config{
+		Hostname: "mailbox.localhost", MaxErrors: 1000, MaxJunk: 1000, MaxOvershoot: 1000, MaxLine: 16 << 10,
+		PreAuth: patient, Normal: patient, LoginTime: 24 * time.Hour, ReplyTime: time.Minute, WriteTime: time.Minute,
+	}
 }
 
 func (m *mailbox) url() string { return "smtp://" + m.listen.Addr().String() }
 
 // serve returns nil after close.
 func (m *mailbox) serve() error {
-	if err := m.server.Serve(m.listen); err != smtp.ErrServerClosed {
-		return err
+	for {
+		c, err := m.listen.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		go smtpd.Serve(m.ctx, c, &m.protocol, m)
 	}
-	return nil
 }
 
 func (m *mailbox) close() {
-	_ = m.server.Close()
-	_ = m.listen.Close() // in case that it never served
+	m.cancel()
+	_ = m.listen.Close()
 }
 
-// NewSession implements smtp.Backend.
-func (m *mailbox) NewSession(*smtp.Conn) (smtp.Session, error) { return &delivery{dir: m.dir}, nil }
+// NewSession implements smtpd.Handler.
+func (m *mailbox) NewSession(context.Context, *smtpd.Conn) (smtpd.Session, *smtpd.Reply) {
+	return &delivery{dir: m.dir}, nil
+}
 
-// A delivery is one connection to the mailbox, and one message after another
-// on it.
+// A delivery is one connection to the mailbox, and one message after another on
+// it: an [smtpd.Session].
 type delivery struct {
 	dir  string
 	from string
 	to   []string
 }
 
-func (d *delivery) Mail(from string, _ *smtp.MailOptions) error {
-	d.from = from
+func (d *delivery) Offer() smtpd.Offer { return smtpd.Offer{DSN: true, UTF8: true} }
+
+func (d *delivery) Hello(context.Context, string, bool) *smtpd.Reply { return nil }
+
+func (d *delivery) Auth(context.Context, string) (smtpd.Exchange, *smtpd.Reply) {
+	return nil, smtpd.NewReply(504, smtp.EnhancedCode{5, 5, 4}, "Unrecognized authentication type")
+}
+
+func (d *delivery) Mail(_ context.Context, from smtpd.Path, _ *smtp.MailOptions) *smtpd.Reply {
+	d.from = from.String()
 	return nil
 }
 
-func (d *delivery) Rcpt(to string, _ *smtp.RcptOptions) error {
-	d.to = append(d.to, to)
+func (d *delivery) Rcpt(_ context.Context, to smtpd.Path, _ *smtp.RcptOptions) *smtpd.Reply {
+	d.to = append(d.to, to.String())
 	return nil
 }
 
-// Data writes the message under a name that does not end in .eml until it is
-// whole, so whoever watches the folder never sees half of one.
-func (d *delivery) Data(r io.Reader) error {
+// Data opens a file whose name does not end in .eml until it is whole, so that a
+// program that watches the folder never sees half of a message.
+func (d *delivery) Data(context.Context, bool) (smtpd.Body, *smtpd.Reply) {
 	name := time.Now().UTC().Format("20060102T150405.000Z") + "-" + rand.Text()[:6]
-	part := filepath.Join(d.dir, "."+name+".part")
-	if err := d.write(part, r); err != nil {
-		_ = os.Remove(part)
-		return &smtp.SMTPError{Code: 451, EnhancedCode: smtp.EnhancedCode{4, 3, 0}, Message: "Cannot keep the message"}
+	b := &incoming{dir: d.dir, name: name}
+	var err error
+	if b.file, err = os.OpenFile(b.part(), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
+		return nil, replyNotKept
 	}
-	if err := os.Rename(part, filepath.Join(d.dir, name+".eml")); err != nil {
-		return &smtp.SMTPError{Code: 451, EnhancedCode: smtp.EnhancedCode{4, 3, 0}, Message: "Cannot keep the message"}
+	if _, err = b.file.WriteString(d.envelope()); err != nil {
+		return nil, b.Abort(err)
 	}
-	return &smtp.SMTPError{Code: 250, EnhancedCode: smtp.EnhancedCode{2, 0, 0}, Message: "Ok: kept as " + name + ".eml"}
+	return b, nil
 }
 
-// write puts the envelope before the message, as a final delivery does (RFC
-// 5321, section 4.4: Return-Path; Delivered-To is what most servers add).
-func (d *delivery) write(path string, r io.Reader) (err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if closeErr := f.Close(); err == nil {
-			err = closeErr
-		}
-	}()
-	if _, err = io.WriteString(f, d.envelope()); err != nil {
-		return err
-	}
-	if _, err = io.Copy(f, r); err != nil {
-		return err
-	}
-	return f.Sync()
-}
-
+// envelope is written before the message, as a final delivery does (RFC 5321,
+// section 4.4: Return-Path; Delivered-To is what most servers add).
 func (d *delivery) envelope() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Return-Path: <%s>\r\n", d.from)
@@ -123,6 +128,36 @@ func (d *delivery) envelope() string {
 	return b.String()
 }
 
-func (d *delivery) Reset() { d.from, d.to = "", nil }
+func (d *delivery) Reset(context.Context, smtpd.Cause) { d.from, d.to = "", nil }
 
-func (d *delivery) Logout() error { return nil }
+func (d *delivery) Refused(smtpd.Refusal) {}
+
+func (d *delivery) Close(error) {}
+
+var replyNotKept = smtpd.NewReply(451, smtp.EnhancedCode{4, 3, 0}, "Cannot keep the message")
+
+// An incoming is a message that is being written: an [smtpd.Body].
+type incoming struct {
+	dir, name string
+	file      *os.File
+}
+
+func (b *incoming) part() string { return filepath.Join(b.dir, "."+b.name+".part") }
+
+func (b *incoming) Write(p []byte) (int, error) { return b.file.Write(p) }
+
+func (b *incoming) Commit(context.Context) *smtpd.Reply {
+	if err := errors.Join(b.file.Sync(), b.file.Close()); err != nil {
+		return b.Abort(err)
+	}
+	if err := os.Rename(b.part(), filepath.Join(b.dir, b.name+".eml")); err != nil {
+		return b.Abort(err)
+	}
+	return smtpd.NewReply(250, smtp.EnhancedCode{2, 0, 0}, "Ok: kept as "+b.name+".eml")
+}
+
+func (b *incoming) Abort(error) *smtpd.Reply {
+	_ = b.file.Close() // it may be closed already
+	_ = os.Remove(b.part())
+	return replyNotKept
+}
