@@ -35,27 +35,27 @@ type refusal struct {
 }
 
 // mailable refuses an address to which no mail can go, unless its domain is
-// local or an address literal.
-func (s *site) mailable(ctx context.Context, address string, u unknownDomain) Verdict {
+// local or an address literal. sent is the address in the reply.
+func (s *site) mailable(ctx context.Context, address, sent string, u unknownDomain) Verdict {
 	_, domain := splitAddress(address)
 	if domain == "" || isLiteral(domain) || s.isLocal(address) {
 		return Verdict{}
 	}
 	name, ok := asciiDomain(domain)
 	if !ok {
-		return u.notFound(address)
+		return u.notFound(sent)
 	}
 	state, err := s.dns.mailDomain(ctx, name)
 	switch state {
 	case domainExists:
 		return Verdict{}
 	case domainUnknown:
-		return u.notFound(address)
+		return u.notFound(sent)
 	case domainNullMX:
 		return refuse(u.nullMX.code, u.nullMX.enhanced,
-			rejected(address, u.class, "Domain "+name+" does not accept mail (nullMX)"))
+			rejected(sent, u.class, "Domain "+name+" does not accept mail (nullMX)"))
 	}
-	v := u.notFound(address)
+	v := u.notFound(sent)
 	v.Action, v.Cause = DeferIfPermit, err
 	return v
 }

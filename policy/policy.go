@@ -83,10 +83,32 @@ type Request struct {
 	Login     string // canonical user, empty without authentication
 	Mechanism string
 
-	Sender     string // without brackets; empty for <>
-	Recipient  string // the one of this RCPT; empty at other stages
-	Recipients int    // accepted so far, this RCPT not counted
-	Size       int64  // bytes; as declared at MAIL, as received at end of data
+	// Sender and Recipient are addresses without brackets, completed with the
+	// server's origin if the client sent no domain. Sender is empty for <>,
+	// Recipient at all stages but RCPT. SenderSent and RecipientSent are the
+	// addresses as the client sent them, for reject_non_fqdn_* and for replies;
+	// empty is the same as the completed one.
+	Sender, SenderSent       string
+	Recipient, RecipientSent string
+
+	Recipients int   // accepted so far, this RCPT not counted
+	Size       int64 // bytes; as declared at MAIL, as received at end of data
+}
+
+// senderSent is the sender as the client sent it.
+func (r *Request) senderSent() string {
+	if r.SenderSent != "" {
+		return r.SenderSent
+	}
+	return r.Sender
+}
+
+// recipientSent is the recipient as the client sent it.
+func (r *Request) recipientSent() string {
+	if r.RecipientSent != "" {
+		return r.RecipientSent
+	}
+	return r.Recipient
 }
 
 // TLS holds the facts of the transport. The zero value is clear text.

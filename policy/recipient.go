@@ -36,22 +36,22 @@ func (c deferUnauthDestination) Check(_ context.Context, r *Request) Verdict {
 }
 
 func relayDenied(code int, enhanced smtp.EnhancedCode, r *Request) Verdict {
-	return refuse(code, enhanced, "<"+r.Recipient+">: Relay access denied")
+	return refuse(code, enhanced, "<"+r.recipientSent()+">: Relay access denied")
 }
 
 type rejectNonFQDNRecipient struct{ base }
 
 func (rejectNonFQDNRecipient) Check(_ context.Context, r *Request) Verdict {
-	if r.Recipient == "" || fullyQualified(r.Recipient) {
+	if r.Recipient == "" || fullyQualified(r.recipientSent()) {
 		return Verdict{}
 	}
-	return needFQDN(r.Recipient, classRecipient)
+	return needFQDN(r.recipientSent(), classRecipient)
 }
 
 type rejectUnknownRecipientDomain struct{ base }
 
 func (c rejectUnknownRecipientDomain) Check(ctx context.Context, r *Request) Verdict {
-	return c.site.mailable(ctx, r.Recipient, unknownDomain{
+	return c.site.mailable(ctx, r.Recipient, r.recipientSent(), unknownDomain{
 		class:  classRecipient,
 		code:   smtp.EnhancedCode{4, 1, 2},
 		nullMX: refusal{556, smtp.EnhancedCode{5, 1, 10}}, // RFC 7505, section 4.1

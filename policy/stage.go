@@ -47,9 +47,9 @@ func (s stage) subject(r *Request) string {
 	case stageHelo:
 		return r.Helo
 	case stageSender:
-		return r.Sender
+		return r.senderSent()
 	case stageRelay, stageRecipient:
-		return r.Recipient
+		return r.recipientSent()
 	case stageData:
 		return "DATA"
 	}

@@ -12,8 +12,8 @@ import (
 	"postern/relay"
 )
 
-// BenchmarkFixHeader is what is done to the header of a message, Received
-// included, and its way out through the view that comes of it.
+// BenchmarkFixHeader puts the header of a message in order, Received included, and reads
+// the result.
 func BenchmarkFixHeader(b *testing.B) {
 	const header = "From: Alice <alice@example.org>\r\nTo: Bob <bob@example.net>, Carol <carol@example.com>\r\n" +
 		"Subject: A letter\r\nDate: Tue, 3 Nov 2026 10:00:00 +0000\r\nMessage-ID: <1.2.3@client.example.org>\r\n" +
@@ -51,34 +51,33 @@ func BenchmarkReceived(b *testing.B) {
 	}
 }
 
-// BenchmarkMailLog is the line of a message that was accepted.
-func BenchmarkMailLog(b *testing.B) {
-	l := newMailLog(slog.New(slog.NewTextHandler(io.Discard, nil))).
-		forSession("5FkQ0aBcDeFg", "submission", netip.MustParseAddr("192.0.2.7"))
-	t := &transaction{
-		id:         "5FkQ0aBcDeFg.1",
-		envelope:   &relay.Envelope{Login: "alice", Sender: "alice@example.org"},
-		recipients: []string{"bob@example.net", "carol@example.com"},
+// BenchmarkLogAccepted writes the line of an accepted message.
+func BenchmarkLogAccepted(b *testing.B) {
+	l := NewLog(slog.New(slog.NewTextHandler(io.Discard, nil))).
+		ForSession("5FkQ0aBcDeFg", "submission", netip.MustParseAddr("192.0.2.7"))
+	m := MessageEvent{
+		ID: "5FkQ0aBcDeFg.1", User: "alice", From: "alice@example.org",
+		To: []string{"bob@example.net", "carol@example.com"}, Size: 2048,
 	}
 	receipt := relay.Receipt{Hop: "smtp://localhost:25", Text: "2.0.0 Ok: queued as 4ZxY1b2c3d"}
 	b.ReportAllocs()
 	for b.Loop() {
-		l.accepted(t, 2048, receipt, 12*time.Millisecond)
+		l.Accepted(m, receipt, 12*time.Millisecond)
 	}
 }
 
-// BenchmarkConnectionGate is a client that comes, logs in and leaves.
-func BenchmarkConnectionGate(b *testing.B) {
-	g, limits := new(gate), Defaults().Limits
+// BenchmarkConnLimiter is a client that connects, logs in and disconnects.
+func BenchmarkConnLimiter(b *testing.B) {
+	g, limits := new(connLimiter), Defaults().Limits
 	client := clientPrefix(netip.MustParseAddr("192.0.2.7"))
 	b.ReportAllocs()
 	for b.Loop() {
-		t, reason := g.enter(client, limits)
-		if t == nil {
+		s, reason := g.acquire(client, limits)
+		if s == nil {
 			b.Fatal(reason)
 		}
-		t.admit()
-		t.remember()
-		t.leave()
+		s.authenticated()
+		s.remember()
+		s.release()
 	}
 }

@@ -12,20 +12,22 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"postern/test/kit"
 )
 
-// patience bounds each wait for the server, which is as good as never reached.
+// patience bounds each wait for the server. It is reached only if a test fails.
 const patience = time.Minute
 
-// A client is the one end of a dialogue.
+// A client is one connection to the server of a test.
 type client struct {
 	raw     *net.TCPConn
-	tls     *tls.Conn // nil on clear text
+	tls     *tls.Conn // nil in clear text
 	mode    Mode
 	in      *bufio.Reader
 	pending string   // to be sent
-	reply   []string // the last whole reply
-	said    []string // all of it, for when something goes wrong
+	reply   []string // the lines of the last reply that expectReply has read
+	log     []string // all that was sent and received, for the messages of failed tests
 }
 
 func dial(address string, mode Mode) (*client, error) {
@@ -40,7 +42,7 @@ func newClient(raw *net.TCPConn, mode Mode) *client {
 	return &client{raw: raw, mode: mode, in: bufio.NewReader(raw)}
 }
 
-// conn is where lines go.
+// conn is where commands are written.
 func (c *client) conn() net.Conn {
 	if c.tls != nil {
 		return c.tls
@@ -48,17 +50,20 @@ func (c *client) conn() net.Conn {
 	return c.raw
 }
 
-func (c *client) note(who, what string) { c.said = append(c.said, who+" "+what) }
+func (c *client) note(side, text string) { c.log = append(c.log, side+" "+text) }
 
-func (c *client) transcript() string { return strings.Join(c.said, "\n") }
+func (c *client) transcript() string { return strings.Join(c.log, "\n") }
 
-func (c *client) raws(arg string) error {
+// sendRaw adds a quoted text to what is sent next.
+func (c *client) sendRaw(arg string) error {
 	text, err := strconv.Unquote(arg)
 	c.pending += text
 	return err
 }
 
-func (c *client) repeats(arg string) error {
+// sendRepeated adds a text to what is sent next: a number, a blank, and the text in
+// quotes.
+func (c *client) sendRepeated(arg string) error {
 	count, quoted, _ := strings.Cut(arg, " ")
 	n, err := strconv.Atoi(count)
 	if err != nil {
@@ -69,8 +74,8 @@ func (c *client) repeats(arg string) error {
 	return err
 }
 
-// flush sends what is pending. A server that has closed may not take it; what
-// it said before is what counts.
+// flush sends what is pending. An error of the connection is ignored: a server that
+// has closed it may have replied before, and those replies are what a test reads.
 func (c *client) flush() error {
 	if c.pending == "" {
 		return nil
@@ -85,6 +90,8 @@ func (c *client) flush() error {
 	return nil
 }
 
+// dribble sends a text octet by octet: the pause between two, a blank, and the text in
+// quotes.
 func (c *client) dribble(arg string) error {
 	every, quoted, _ := strings.Cut(arg, " ")
 	pause, err := time.ParseDuration(every)
@@ -118,13 +125,14 @@ func (c *client) line() (string, error) {
 
 func (c *client) expectLine(want string) error {
 	line, err := c.line()
-	if err == nil && !glob(want, line) {
-		return fmt.Errorf("the server said %q", line)
+	if err == nil && !kit.Glob(want, line) {
+		return fmt.Errorf("the server sent %q", line)
 	}
 	return err
 }
 
-// expectLines is expectLine so many times.
+// expectLines reads a number of lines that match one pattern: the number, a blank,
+// and the pattern.
 func (c *client) expectLines(arg string) error {
 	count, want, _ := strings.Cut(arg, " ")
 	n, err := strconv.Atoi(count)
@@ -136,7 +144,7 @@ func (c *client) expectLines(arg string) error {
 	return err
 }
 
-// expectReply reads a whole reply of that code.
+// expectReply reads a reply of one line or more with that code.
 func (c *client) expectReply(code string) error {
 	c.reply = nil
 	for {
@@ -145,7 +153,7 @@ func (c *client) expectReply(code string) error {
 			return err
 		}
 		if !strings.HasPrefix(line, code) || len(line) < 4 {
-			return fmt.Errorf("the server said %q", line)
+			return fmt.Errorf("the server sent %q", line)
 		}
 		c.reply = append(c.reply, line[4:])
 		if line[3] == ' ' {
@@ -188,7 +196,7 @@ func (c *client) startTLS() error {
 	return c.tls.Handshake()
 }
 
-// expectAlert reads a TLS alert record (RFC 8446, section 6) in clear.
+// expectAlert reads a TLS alert record (RFC 8446, section 6) that is not encrypted.
 func (c *client) expectAlert() error {
 	_ = c.raw.SetReadDeadline(time.Now().Add(patience))
 	var record [7]byte
@@ -196,11 +204,12 @@ func (c *client) expectAlert() error {
 		return err
 	}
 	if record[0] != 21 || record[1] != 3 {
-		return fmt.Errorf("the server said %q", record)
+		return fmt.Errorf("the server sent %q", record)
 	}
 	return nil
 }
 
+// login goes from the greeting to the 235 of AUTH: a user, a blank, and the password.
 func (c *client) login(arg string) error {
 	user, password, _ := strings.Cut(arg, " ")
 	plain := base64.StdEncoding.EncodeToString([]byte("\x00" + user + "\x00" + password))
@@ -216,7 +225,7 @@ func (c *client) login(arg string) error {
 	return c.converse("EHLO client.example.org", "250", "AUTH PLAIN "+plain, "235")
 }
 
-// secure goes from the greeting to TLS.
+// secure goes from the greeting to the end of the handshake, with STARTTLS.
 func (c *client) secure() error {
 	if err := c.converse("", "220", "EHLO client.example.org", "250", "STARTTLS", "220"); err != nil {
 		return err
@@ -224,12 +233,14 @@ func (c *client) secure() error {
 	return c.startTLS()
 }
 
+// mail sends MAIL and RCPT: the sender, a blank, and the recipient.
 func (c *client) mail(arg string) error {
 	from, to, _ := strings.Cut(arg, " ")
 	return c.converse("MAIL FROM:<"+from+">", "250", "RCPT TO:<"+to+">", "250")
 }
 
-// converse takes commands and codes in turn.
+// converse takes pairs of a command and the code of its reply. For an empty command it
+// only reads a reply.
 func (c *client) converse(commands ...string) error {
 	for i := 0; i < len(commands); i += 2 {
 		if commands[i] != "" {
@@ -245,7 +256,7 @@ func (c *client) converse(commands ...string) error {
 	return nil
 }
 
-// closeWrite says that nothing more will come, with a close_notify over TLS.
+// closeWrite ends the client's side of the connection, with a close_notify over TLS.
 func (c *client) closeWrite() error {
 	if c.tls != nil {
 		if err := c.tls.CloseWrite(); err != nil {
@@ -262,14 +273,17 @@ func (c *client) reset() error {
 	return c.raw.Close()
 }
 
+// expectEOF waits until the server has closed its side of the connection, and then
+// closes the client's, as clients do; the server lingers until then.
 func (c *client) expectEOF() error {
 	_ = c.raw.SetReadDeadline(time.Now().Add(patience))
 	rest, err := io.ReadAll(c.in)
 	switch {
 	case len(rest) > 0:
-		return fmt.Errorf("the server said %q", rest)
+		return fmt.Errorf("the server sent %q", rest)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return errors.New("the connection is still open")
 	}
-	return nil // closed or reset
+	_ = c.raw.Close()
+	return nil // the server has closed or reset the connection
 }

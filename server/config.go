@@ -5,19 +5,21 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"postern/policy"
 	"postern/relay/message"
+	"postern/server/smtpd"
 )
 
 // Config is the [server] section.
 type Config struct {
 	Hostname           string               `toml:"hostname"`            // name in greeting and Received; empty: the machine's
 	Origin             string               `toml:"origin"`              // domain for addresses without one; empty: Hostname
-	User               string               `toml:"user"`                // whom to become after binding as root
+	User               string               `toml:"user"`                // the account to become after binding as root
 	Sandbox            bool                 `toml:"sandbox"`             // confine the process to what the configuration names
 	HideClient         bool                 `toml:"hide_client"`         // leave client address and EHLO name out of Received
 	MessageSizeLimit   Size                 `toml:"message_size_limit"`  // bytes of a message as the client sends it
@@ -39,7 +41,9 @@ type Limits struct {
 	Unauthenticated      int           `toml:"unauthenticated"`        // open at once that have not logged in
 	Recipients           int           `toml:"recipients"`             // per message
 	Messages             int           `toml:"messages"`               // per session
-	RefusedCommands      int           `toml:"refused_commands"`       // per session, then 421
+	RecipientOvershoot   int           `toml:"recipient_overshoot"`    // recipients above the limit, per message, that are no refused commands
+	RefusedCommands      int           `toml:"refused_commands"`       // since the last accepted message, then 421
+	JunkCommands         int           `toml:"junk_commands"`          // NOOP, RSET and the like since the last accepted message; each further one is a refused command
 	CommandTimeout       time.Duration `toml:"command_timeout"`        // for the next command line
 	LoginCommandTimeout  time.Duration `toml:"login_command_timeout"`  // the same before authentication
 	LoginTime            time.Duration `toml:"login_time"`             // from connect to a successful AUTH
@@ -54,6 +58,8 @@ type Listener struct {
 	RequireAuth bool           `toml:"require_auth"`
 	Policy      *policy.Config `toml:"policy"` // lists that replace those of [policy]
 	Limits      Limits         `toml:"limits"`
+
+	DiscardEHLOKeywords []string `toml:"discard_ehlo_keywords"` // that EHLO does not list (smtpd_discard_ehlo_keywords)
 }
 
 // Defaults returns the configuration of an empty file.
@@ -70,7 +76,9 @@ func Defaults() Config {
 			Unauthenticated:      1_000,
 			Recipients:           1_000,
 			Messages:             1_000,
+			RecipientOvershoot:   1_000,
 			RefusedCommands:      20,
+			JunkCommands:         100,
 			CommandTimeout:       5 * time.Minute,
 			LoginCommandTimeout:  time.Minute,
 			LoginTime:            3 * time.Minute,
@@ -87,7 +95,7 @@ func DefaultListeners() []Listener {
 	}
 }
 
-// NewListener returns what a [[listener]] is before its own keys are read.
+// NewListener returns the defaults of a [[listener]].
 func NewListener() Listener { return Listener{Mode: STARTTLS, RequireAuth: true} }
 
 // hostname returns the configured name or the machine's own.
@@ -111,7 +119,8 @@ func (c *Config) origin() string {
 // over returns l with the values that it leaves open taken from base.
 func (l Limits) over(base Limits) Limits {
 	for _, v := range []struct{ own, base *int }{
-		{&l.Recipients, &base.Recipients}, {&l.Messages, &base.Messages}, {&l.RefusedCommands, &base.RefusedCommands},
+		{&l.Recipients, &base.Recipients}, {&l.RecipientOvershoot, &base.RecipientOvershoot}, {&l.Messages, &base.Messages},
+		{&l.RefusedCommands, &base.RefusedCommands}, {&l.JunkCommands, &base.JunkCommands},
 	} {
 		if *v.own == 0 {
 			*v.own = *v.base
@@ -157,6 +166,7 @@ func (l *Limits) validate(least int, bad func(key, why string)) {
 		"connections": l.Connections, "connections_per_client": l.ConnectionsPerClient,
 		"unauthenticated": l.Unauthenticated, "recipients": l.Recipients,
 		"messages": l.Messages, "refused_commands": l.RefusedCommands,
+		"recipient_overshoot": l.RecipientOvershoot, "junk_commands": l.JunkCommands,
 	} {
 		if v < least {
 			bad(key, fmt.Sprintf("must be at least %d", least))
@@ -176,8 +186,8 @@ func (l *Limits) validate(least int, bad func(key, why string)) {
 	}
 }
 
-// Validate reports what is wrong with one listener; names that are used twice
-// are the caller's to find. key is relative to the [[listener]].
+// Validate reports what is wrong with one listener; the caller finds names that are used
+// twice. key is relative to the [[listener]].
 func (l *Listener) Validate(bad func(key, why string)) {
 	if l.Name == "" || strings.ContainsFunc(l.Name, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		bad("name", "must be a short name without blanks, such as \"submission\"")
@@ -188,6 +198,11 @@ func (l *Listener) Validate(bad func(key, why string)) {
 	for _, a := range l.Address {
 		if why := badAddress(a); why != "" {
 			bad("address", fmt.Sprintf("%q %s", a, why))
+		}
+	}
+	for _, keyword := range l.DiscardEHLOKeywords {
+		if !slices.Contains(smtpd.Keywords, strings.ToUpper(keyword)) {
+			bad("discard_ehlo_keywords", fmt.Sprintf("%q is not a keyword of this server; the keywords are %s", keyword, strings.Join(smtpd.Keywords, ", ")))
 		}
 	}
 	l.Limits.validate(0, func(key, why string) { bad("limits."+key, why) })
@@ -212,7 +227,7 @@ func badAddress(a string) string {
 	return ""
 }
 
-// Mode says how a listener comes to TLS.
+// Mode is how TLS begins on a listener.
 type Mode uint8
 
 const (

@@ -1,91 +1,147 @@
 package server
 
 import (
-	"bytes"
-	"container/list"
-	"io"
-	"log/slog"
+	"context"
+	"net/netip"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
+
+	"postern/server/auth"
 )
 
-// A place that is taken by silence is given to somebody else in the end.
-func TestOldestStrangerMakesRoom(t *testing.T) {
-	s := &Server{conns: make(map[*conn]*list.Element)}
-	var dropped []int
-	const known = 2 * time.Hour // where it comes from
-	// The last one has just come, however long this takes.
-	for i, age := range []time.Duration{known, time.Hour, time.Minute, -time.Minute} {
-		w, _ := wireOver(t, Defaults().Limits)
-		c := w.conn
-		c.begun = time.Now().Add(-age)
-		c.admitted = func() { s.known(c) }
-		c.closed = func() { dropped = append(dropped, i); s.remove(c) }
-		s.add(c, age != known)
-		if age == time.Hour {
-			c.admit()
-		}
+// age sets how long ago the session of a client has begun.
+func (d *testServer) age(c *client, age time.Duration) *session {
+	d.t.Helper()
+	n := d.session(c.raw)
+	if n == nil {
+		d.t.Fatal("the server has no session of a client")
 	}
-	if !s.dropOldestStranger() || s.dropOldestStranger() {
-		t.Error("want one to be dropped, and the one that has just come to stay")
+	d.server.mu.Lock()
+	defer d.server.mu.Unlock()
+	n.begun = time.Now().Add(-age)
+	return n
+}
+
+// greeted opens a connection and waits for the greeting.
+func (d *testServer) greeted(t *testing.T) *client {
+	t.Helper()
+	c := d.dial()
+	c.must(t, "", "220")
+	return c
+}
+
+// TestDropOldestUnauthenticated: a slot is taken from the connection that has gone
+// without a login for longest, if that is old enough. Connections that have logged in
+// and those of known clients are not dropped.
+func TestDropOldestUnauthenticated(t *testing.T) {
+	d := newTestServer(t, defaultSettings())
+	oldest, loggedIn, newest := d.greeted(t), d.dial(), d.greeted(t)
+	if err := loggedIn.login("alice secret"); err != nil {
+		t.Fatal(err)
 	}
-	if len(dropped) != 1 || dropped[0] != 2 {
-		t.Errorf("dropped %v, want the oldest that has not logged in", dropped)
+	known := d.greeted(t) // a login from its address has succeeded before
+	d.age(known, 2*time.Hour)
+	d.age(loggedIn, time.Hour)
+	d.age(oldest, time.Minute)
+	d.age(newest, -time.Minute) // this test may take more than minStay
+	if !d.server.dropOldestUnauthenticated() || d.server.dropOldestUnauthenticated() {
+		t.Error("want one connection to be dropped, and the newest to stay")
+	}
+	if err := oldest.expectEOF(); err != nil {
+		t.Error(err)
+	}
+	for _, c := range []*client{loggedIn, newest, known} {
+		c.must(t, "NOOP", "250")
+	}
+	if n := d.log.Count(`msg="connection dropped"`); n != 1 {
+		t.Errorf("%d lines in the log", n)
 	}
 }
 
-// A client that logs in while it is dropped never hears that it has: the line of
-// the log stands between the choice of a stranger and the end of its connection.
+// A dropHook calls dropped when a connection is dropped.
+type dropHook struct {
+	Events
+	dropped func()
+}
+
+func (e *dropHook) ForSession(id, listener string, client netip.Addr) SessionEvents {
+	return &sessionDropHook{e.Events.ForSession(id, listener, client), e.dropped}
+}
+
+type sessionDropHook struct {
+	SessionEvents
+	dropped func()
+}
+
+func (e *sessionDropHook) Dropped() { e.dropped() }
+
+// A stubbornStore finds every password right, even if its context has ended.
+type stubbornStore struct{ asked, answer chan struct{} }
+
+func (s stubbornStore) VerifyPassword(_ context.Context, _ *auth.Peer, login, _ string) (auth.Identity, error) {
+	close(s.asked)
+	<-s.answer
+	return auth.Identity{User: login, Store: "stubborn"}, nil
+}
+
+// TestDroppedClientIsNotLoggedIn: a client whose password is found right while its
+// connection is being dropped does not receive 235.
 func TestDroppedClientIsNotLoggedIn(t *testing.T) {
-	s := &Server{conns: make(map[*conn]*list.Element)}
-	w, client := wireOver(t, Defaults().Limits)
-	c := w.conn
-	c.begun = time.Now().Add(-time.Hour)
-	c.admitted = func() { s.known(c) }
-	c.closed = func() { s.remove(c) }
-	c.log.Logger = slog.New(slog.NewTextHandler(writerFunc(func(line []byte) {
-		if bytes.Contains(line, []byte("connection dropped")) {
-			c.admit()
-			_ = c.send([]byte("235 2.7.0 Authentication successful\r\n"))
+	d := newTestServer(t, defaultSettings())
+	store := stubbornStore{make(chan struct{}), make(chan struct{})}
+	var c *client
+	d.server.events = &dropHook{d.parts.Events, func() {
+		close(store.answer)
+		if line, err := c.line(); err == nil {
+			t.Errorf("a client that is dropped has received %q", line)
 		}
-	}), nil))
-	s.add(c, true)
-	if !s.dropOldestStranger() {
-		t.Fatal("nobody was dropped")
+	}}
+	parts := d.parts
+	parts.Auth = auth.Local{Passwords: store}
+	if err := d.server.Reload(parts); err != nil {
+		t.Fatal(err)
 	}
-	if heard, _ := io.ReadAll(client); len(heard) > 0 {
-		t.Errorf("the client has heard %q and was dropped", heard)
+	c = d.dial()
+	if err := c.secure(); err != nil {
+		t.Fatal(err)
+	}
+	c.must(t, "EHLO client.example.org", "250")
+	if err := c.sendAll("AUTH PLAIN AGFsaWNlAHNlY3JldA==\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	<-store.asked
+	d.age(c, time.Hour)
+	if !d.server.dropOldestUnauthenticated() {
+		t.Fatal("no connection was dropped")
 	}
 }
 
-type writerFunc func(line []byte)
-
-func (f writerFunc) Write(p []byte) (int, error) { f(p); return len(p), nil }
-
-// Those who make room at the same time end a connection each.
-func TestEachMakesRoom(t *testing.T) {
-	s := &Server{conns: make(map[*conn]*list.Element)}
+// TestConcurrentDrops: each of many concurrent calls drops a connection.
+func TestConcurrentDrops(t *testing.T) {
 	const crowd = 8
-	var ended atomic.Int32
+	d := newTestServer(t, defaultSettings())
+	var clients []*client
 	for range crowd {
-		w, _ := wireOver(t, Defaults().Limits)
-		c := w.conn
-		c.begun = time.Now().Add(-time.Hour)
-		c.closed = func() { ended.Add(1); s.remove(c) }
-		s.add(c, true)
+		c := d.greeted(t)
+		d.age(c, time.Hour)
+		clients = append(clients, c)
 	}
 	var all sync.WaitGroup
 	for range crowd {
 		all.Go(func() {
-			if !s.dropOldestStranger() {
-				t.Error("nobody was dropped")
+			if !d.server.dropOldestUnauthenticated() {
+				t.Error("no connection was dropped")
 			}
 		})
 	}
 	all.Wait()
-	if n := ended.Load(); n != crowd {
-		t.Errorf("%d connections have ended for %d that were to have room", n, crowd)
+	for _, c := range clients {
+		if err := c.expectEOF(); err != nil {
+			t.Error(err)
+		}
+	}
+	if d.server.dropOldestUnauthenticated() {
+		t.Error("a connection was dropped twice")
 	}
 }

@@ -12,12 +12,13 @@ import (
 	"testing"
 	"time"
 
+	"postern/server/smtpd"
 	"postern/test/kit"
 )
 
-// TestCrowd: what one client does wrong is nobody else's trouble.
+// TestCrowd: the errors of one client do not affect others.
 func TestCrowd(t *testing.T) {
-	d := newStand(t, defaultSettings())
+	d := newTestServer(t, defaultSettings())
 	bad := []string{
 		"AUTH PLAIN !!!!\r\n", "AUTH PLAIN =\r\n", "=\r\n", "*\r\n", "\r\n",
 		"AUTH LOGIN\r\n", "AUTH PLAIN " + strings.Repeat("A", 12289) + "\r\n",
@@ -60,12 +61,12 @@ func TestCrowd(t *testing.T) {
 	for _, m := range messages {
 		name, _, _ := strings.Cut(m.From, "@")
 		if !strings.Contains(string(m.Data), "\r\nX-User: "+name+"\r\n") {
-			t.Errorf("a message of another in the name of %s:\n%s", m.From, m.Data)
+			t.Errorf("a message of another user in the name of %s:\n%s", m.From, m.Data)
 		}
 	}
 }
 
-// misbehave says something wrong after TLS, and goes away without a word.
+// misbehave sends a bad text after EHLO inside TLS, and nothing more.
 func misbehave(t *testing.T, c *client, text string) {
 	err := c.secure()
 	if err == nil {
@@ -78,10 +79,10 @@ func misbehave(t *testing.T, c *client, text string) {
 	_, _ = io.WriteString(c.tls, text)
 }
 
-// TestReloadInACrowd: connections come while the configuration changes.
+// TestReloadInACrowd: connections are opened while the configuration changes.
 func TestReloadInACrowd(t *testing.T) {
 	s := defaultSettings()
-	d := newStand(t, s)
+	d := newTestServer(t, s)
 	parts := []Parts{d.assemble(s), d.assemble(s)}
 	done := make(chan struct{})
 	var all sync.WaitGroup
@@ -106,11 +107,11 @@ func TestReloadInACrowd(t *testing.T) {
 }
 
 // TestEndsInACrowd: connections are ended in every way while they go from clear
-// text to TLS and on to a message, and while the configuration changes. No place
-// stays taken.
+// text to TLS and on to a message, and while the configuration changes. All slots are
+// released.
 func TestEndsInACrowd(t *testing.T) {
 	s := defaultSettings()
-	d := newStand(t, s)
+	d := newTestServer(t, s)
 	parts := []Parts{d.assemble(s), d.assemble(s)}
 	var all sync.WaitGroup
 	for range 8 {
@@ -121,7 +122,7 @@ func TestEndsInACrowd(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				if c.login("alice secret") == nil { // or it has been ended before
+				if c.login("alice secret") == nil { // unless the connection has been ended
 					_ = c.converse("MAIL FROM:<alice@example.org>", "250", "RCPT TO:<bob@example.org>", "250",
 						"BDAT 4\r\n\r\nx", "250", "BDAT 2 LAST\r\n", "250", "QUIT", "221")
 				}
@@ -129,79 +130,79 @@ func TestEndsInACrowd(t *testing.T) {
 			}
 		})
 	}
-	ends := []func(*conn){(*conn).drop, (*conn).drain, (*conn).cut}
+	ends := []func(*smtpd.Conn){
+		func(c *smtpd.Conn) { c.Abort(errDropped) },
+		func(c *smtpd.Conn) { c.CloseIdle(replyShuttingDown) },
+		func(c *smtpd.Conn) { c.Abort(smtpd.ErrClosed) },
+	}
 	for i := range 50 {
 		if err := d.server.Reload(parts[i%2]); err != nil {
 			t.Error(err)
 		}
-		if c := d.server.anyConn(); c != nil {
-			ends[i%len(ends)](c)
+		if n := d.server.anySession(); n != nil {
+			ends[i%len(ends)](n.conn)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
 	all.Wait()
-	kit.Eventually(t, "all places are free", func() bool {
-		g := &d.server.gate
+	kit.Eventually(t, "all slots are released", func() bool {
+		g := &d.server.limiter
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		return g.open == 0 && g.strangers == 0 && len(g.clients) == 0
+		return g.open == 0 && g.unauthenticated == 0 && len(g.clients) == 0
 	})
 }
 
-func (s *Server) anyConn() *conn {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for c := range s.conns {
-		return c
-	}
-	return nil
+func (s *Server) anySession() (any *session) {
+	s.forEach(func(n *session) { any = n })
+	return any
 }
 
-// TestShutdownDeafClient: a client that does not read its replies holds up a
-// shutdown until it is cut, and no longer.
-func TestShutdownDeafClient(t *testing.T) {
-	d := newStand(t, defaultSettings())
+// TestShutdownClientThatDoesNotRead: a client that does not read its replies delays a
+// shutdown until its connection is aborted, and no longer.
+func TestShutdownClientThatDoesNotRead(t *testing.T) {
+	d := newTestServer(t, defaultSettings())
 	raw, end := tcpPair(t)
-	deaf := &deafConn{Conn: raw, blocked: make(chan struct{}), cut: make(chan struct{})}
-	d.server.doors[0].welcome(deaf)
+	full := &fullConn{Conn: raw, blocked: make(chan struct{}), closed: make(chan struct{})}
+	go d.server.listeners[0].serve(full)
 	c := newClient(end.(*net.TCPConn), STARTTLS)
 	if err := c.login("alice secret"); err != nil {
 		t.Fatal(err)
 	}
-	deaf.deaf.Store(true)
+	full.full.Store(true)
 	_, _ = io.WriteString(c.tls, "NOOP\r\n")
-	<-deaf.blocked
+	<-full.blocked
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	if err := d.server.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Shutdown: %v", err)
 	}
-	if n := len(d.server.conns); n != 0 {
-		t.Errorf("%d connections are left", n)
+	if d.server.anySession() != nil {
+		t.Error("a connection is left")
 	}
 }
 
-// deafConn is a connection to a client that does not read any more, with all
-// buffers in between full.
-type deafConn struct {
+// A fullConn is a connection to a client that does not read any more, with all buffers
+// between both full.
+type fullConn struct {
 	net.Conn
-	deaf    atomic.Bool
+	full    atomic.Bool
 	blocked chan struct{} // closed when the server waits
-	cut     chan struct{} // closed when the server closes
+	closed  chan struct{} // closed when the server closes the connection
 }
 
-func (c *deafConn) Write(p []byte) (int, error) {
-	if !c.deaf.Load() {
+func (c *fullConn) Write(p []byte) (int, error) {
+	if !c.full.Load() {
 		return c.Conn.Write(p)
 	}
 	close(c.blocked)
-	<-c.cut
+	<-c.closed
 	return 0, net.ErrClosed
 }
 
-func (c *deafConn) Close() error {
-	if c.deaf.Swap(false) {
-		close(c.cut)
+func (c *fullConn) Close() error {
+	if c.full.Swap(false) {
+		close(c.closed)
 	}
 	return c.Conn.Close()
 }

@@ -5,179 +5,130 @@ import (
 	"crypto/sha256"
 	"errors"
 	"hash"
-	"io"
-	"runtime"
-	"sync"
 	"time"
-
-	"github.com/emersion/go-smtp"
 
 	"postern/relay"
 	"postern/relay/message"
+	"postern/server/smtpd"
 )
 
-// Data takes the message in and hands it over. 250 is said only for a message
-// that the next hop has said 250 for.
-func (s *session) Data(r io.Reader) error {
-	err := s.receive(r)
-	if errors.Is(err, smtp.ErrDataReset) {
-		// RSET, or the end of the session, in the middle of BDAT. Nobody waits
-		// for a result any more, and go-smtp's only place for one may be the
-		// next message's by now: this goroutine ends without any.
-		runtime.Goexit()
+// Data implements smtpd.Session. It asks the list "data" of the policy.
+func (s *session) Data(ctx context.Context, _ bool) (smtpd.Body, *smtpd.Reply) {
+	t := s.mail
+	r := s.request(t, t.envelope.Options.Size)
+	if refused := s.judge(r, s.policy.AtData(ctx, r)); refused != nil {
+		return nil, refused
 	}
-	return err
+	b := &body{session: s, staged: s.stage.New(message.Options{BareNewlines: s.config.BareNewline, Size: t.envelope.Options.Size})}
+	if s.receipts != nil {
+		b.content = sha256.New()
+	}
+	return b, nil
 }
 
-func (s *session) receive(r io.Reader) error {
-	bdat, _ := r.(*io.PipeReader)
-	t := s.current()
-	if t == nil {
-		return replyClosing
+// A body stages a message: an [smtpd.Body].
+type body struct {
+	session *session
+	staged  *message.Writer
+	content hash.Hash // of the message as it was sent; nil unless duplicates are suppressed
+}
+
+// Write implements smtpd.Body.
+func (b *body) Write(p []byte) (int, error) {
+	if b.content != nil {
+		_, _ = b.content.Write(p) // never fails (hash.Hash)
 	}
-	if bdat != nil {
-		close(t.taking)
-	} else if refusal := s.askData(t); refusal != nil {
-		s.conn.takeBack()
-		return refusal
-	}
-	var content hash.Hash
-	if s.receipts != nil {
-		content = sha256.New()
-	}
-	m, received, err := s.take(t, bdat, content)
-	if errors.Is(err, smtp.ErrDataReset) {
-		return err // the transaction is gone already
-	}
-	// From here on nobody else is at work: with BDAT, go-smtp waits for us.
+	return b.staged.Write(p)
+}
+
+// Abort implements smtpd.Body.
+func (b *body) Abort(err error) *smtpd.Reply {
+	b.staged.Abort()
+	return stageReply(err)
+}
+
+// Commit implements smtpd.Body. 250 is sent only for a message that the next hop, or
+// the spool, has answered 250 for.
+func (b *body) Commit(ctx context.Context) *smtpd.Reply {
+	m, err := b.staged.Message()
 	if err != nil {
-		return s.refuse("DATA", t, "", s.stageRefusal(err), err)
+		return stageReply(err)
 	}
 	defer func() { _ = m.Close() }()
-	if bdat != nil {
-		if refusal := s.askData(t); refusal != nil {
-			return refusal
-		}
-	}
-	t.fingerprint.content = content
-	return s.deliver(t, m, received)
-}
-
-// askData asks the data list, behind DATA before 354. There is no such place
-// with BDAT, where it is asked when the message has come.
-func (s *session) askData(t *transaction) error {
-	ctx, cancel := context.WithTimeout(s.conn.ctx, replyBound)
-	defer cancel()
-	r := s.request(t, "", t.envelope.Options.Size)
-	return s.ask("DATA", t, r, s.policy.AtData(ctx, r))
-}
-
-// take stages the message of t: what comes through bdat, or, where that is nil, what
-// comes behind DATA. It shows all of it to content, if that is not nil. received
-// counts the bytes that the client sent, without dots that were stuffed.
-func (s *session) take(t *transaction, bdat *io.PipeReader, content hash.Hash) (m *message.Message, received int64, err error) {
-	w := s.stage.New(message.Options{BareNewlines: s.config.BareNewline, Size: t.envelope.Options.Size})
-	var to io.Writer = w
-	if content != nil {
-		to = io.MultiWriter(w, content)
-	}
-	if bdat != nil {
-		err = outlast(bdat, copyMessage(to, bdat))
-	} else {
-		err = s.conn.readMessage(to, s.smtp.Server().MaxMessageBytes)
-	}
-	if err != nil {
-		w.Abort()
-		return nil, 0, err
-	}
-	m, err = w.Message()
-	return m, w.Received(), err
-}
-
-// outlast reads the rest of a BDAT message that was not taken in, so that its
-// result comes when go-smtp waits for it: an early one may come to lie where
-// that of the next message is awaited, if the client has pipelined RSET.
-func outlast(r io.Reader, err error) error {
-	if err == nil || errors.Is(err, smtp.ErrDataReset) {
-		return err
-	}
-	if _, reset := io.Copy(io.Discard, r); reset != nil {
-		return reset
-	}
-	return err
-}
-
-var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
-
-func copyMessage(w io.Writer, r io.Reader) error {
-	buf := copyBuffers.Get().(*[32 << 10]byte)
-	defer copyBuffers.Put(buf)
-	// Without the reader's own WriteTo, which would bring a buffer of its own.
-	_, err := io.CopyBuffer(w, struct{ io.Reader }{r}, buf[:])
-	return err
-}
-
-// stageRefusal is the reply to a message that was not taken in. After a read
-// error what the client sends next may be the rest of its message, which must
-// not be read as commands.
-func (s *session) stageRefusal(err error) *smtp.SMTPError {
-	reply := stageReply(err)
-	if reply == replyCut {
-		s.conn.hangUp(messageCutShort)
-	}
-	return reply
-}
-
-// deliver asks the policy once more and hands the message on.
-func (s *session) deliver(t *transaction, m *message.Message, size int64) error {
-	ctx, cancel := context.WithTimeout(s.conn.ctx, replyBound)
-	defer cancel()
-	r := s.request(t, "", size)
-	if err := s.ask("DATA", t, r, s.policy.AtEndOfData(ctx, r)); err != nil {
-		return err
+	s, t := b.session, b.session.mail
+	t.fingerprint.content = b.content
+	size := b.staged.Received()
+	r := s.request(t, size)
+	if refused := s.judge(r, s.policy.AtEndOfData(ctx, r)); refused != nil {
+		return refused
 	}
 	if s.receipts != nil {
 		return s.sendOnce(ctx, t, m, size)
 	}
-	said, err := s.send(ctx, t, m, size)
-	if err != nil {
-		return err
+	receipt, refused := s.send(ctx, t, m, size)
+	if refused != nil {
+		return refused
 	}
-	return accepted(said.Text)
+	return acceptedReply(receipt.Text)
 }
 
-// send puts the header in order and hands the message to the next hop. The
-// error is the reply.
-func (s *session) send(ctx context.Context, t *transaction, m *message.Message, size int64) (relay.Receipt, error) {
+// send puts the header in order and hands the message to the next hop.
+func (s *session) send(ctx context.Context, t *transaction, m *message.Message, size int64) (relay.Receipt, *smtpd.Reply) {
 	ready, err := fixHeader(m, s.fixUps(t))
 	if err != nil {
-		return relay.Receipt{}, s.refuse("DATA", t, "", messageReply(err), cause(err))
+		return relay.Receipt{}, headerReply(err)
 	}
-	said, err := t.hop.Send(ctx, ready)
+	receipt, err := t.hop.Send(ctx, ready)
 	if err != nil {
-		return relay.Receipt{}, s.refuse("DATA", t, "", relayReply(err), cause(err))
+		return relay.Receipt{}, relayReply(err)
 	}
-	s.log.accepted(t, size, said, time.Since(t.begun))
-	return said, nil
+	s.events.Accepted(t.event(size), receipt, time.Since(t.begun))
+	return receipt, nil
 }
 
-// fixUps says how the header of t's message is put in order.
+// event is the message for the log.
+func (t *transaction) event(size int64) MessageEvent {
+	return MessageEvent{ID: t.id, User: t.envelope.Login, From: t.envelope.Sender, To: t.recipients, Size: size}
+}
+
+// fixUps is how the header of t's message is put in order.
 func (s *session) fixUps(t *transaction) fixUps {
+	_, extended := s.conn.Hello()
 	return fixUps{
 		Sender: t.envelope.Sender,
 		Origin: s.config.origin(),
-		NewID:  func() string { return newID() + newID() },
+		NewID:  func() string { return smtpd.NewID() + smtpd.NewID() },
 		Trace: trace{
 			Hide:     s.config.HideClient,
 			Helo:     t.envelope.Helo,
-			Remote:   s.conn.remote.Addr(),
-			Extended: s.conn.extended,
+			Remote:   s.conn.Remote().Addr(),
+			Extended: extended,
 			UTF8:     t.envelope.Options.UTF8,
-			TLS:      s.facts,
+			TLS:      s.tlsFacts,
 			Login:    s.loggedIn,
 			Hostname: s.config.hostname(),
 			ID:       t.id,
 			Now:      time.Now(),
 		},
 	}
+}
+
+// stageReply is the reply to a message that could not be taken.
+func stageReply(err error) *smtpd.Reply {
+	var storage *message.StorageError
+	switch {
+	case errors.Is(err, smtpd.ErrTooLarge):
+		return replyTooLarge
+	case errors.Is(err, message.ErrBareNewline):
+		return replyBareNewline
+	case errors.Is(err, message.ErrNUL):
+		return replyNUL
+	case errors.Is(err, message.ErrLongLine):
+		return replyLongLine
+	case errors.Is(err, message.ErrHeaderTooLarge):
+		return replyLongHeader
+	case errors.As(err, &storage):
+		return withCause(replyNoStorage, err)
+	}
+	return withCause(replyCut, err)
 }

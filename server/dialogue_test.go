@@ -14,61 +14,67 @@ import (
 	"postern/test/kit"
 )
 
-// TestDialogue plays the files of testdata/dialogue: each one is a conversation
+// TestDialogue runs the files of testdata/dialogue. Each one is a conversation
 // between a client (C) and the server (S), over real sockets and real TLS, with
-// the relay behind the server and a next hop behind that.
+// the relay and a next hop.
 //
 // A line that begins with "#" is a comment. Options come first:
 //
 //	@ server.limits.messages = 2          any key of the configuration; also policy.*,
 //	@ listener.mode = tls                 auth.*, relay.* and those of the one listener
 //	@ hop.extensions = 8BITMIME, DSN      what the next hop offers
-//	@ hop says to RCPT bob@example.org = 550 5.1.1 Who?     "|" begins another line;
-//	@ hop says to . = (hang up)           the end of data is "."; also (stall)
-//	@ hop says to . = (held) 250 Ok       not before the step RELEASE
+//	@ hop replies to RCPT bob@example.org = 550 5.1.1 Who?  "|" begins another line;
+//	@ hop replies to . = (hang up)        the end of data is "."; also (stall)
+//	@ hop replies to . = (held) 250 Ok    not before the step RELEASE
 //
-// Then the dialogue, one step a line:
+// Then the steps, one a line:
 //
-//	C: EHLO client.example.org            a line of the client, with CRLF behind it;
-//	                                      b64("...") in it stands for its base64
-//	C! "no CRLF\x00"                      exactly these bytes
-//	C* 3000 "x"                           so many times these bytes
-//	DRIBBLE 5ms "NOOP\r\n"                byte by byte
-//	S: 250 2.1.0 *                        a line of the server; * is anything
-//	S* 3 250 *                            so many such lines
-//	S+ 250                                a whole reply, of one line or more
-//	HAS SIZE 52428800                     ... in which this keyword stands
-//	LACKS AUTH                            ... in which it does not
+//	C: EHLO client.example.org            send a line, with CRLF;
+//	                                      b64("...") in it becomes base64
+//	C! "no CRLF\x00"                      send exactly these octets
+//	C* 3000 "x"                           send these octets so many times
+//	DRIBBLE 5ms "NOOP\r\n"                send octet by octet
+//	S: 250 2.1.0 *                        receive a line; * is any text
+//	S* 3 250 *                            receive so many such lines
+//	S+ 250                                receive a reply of one line or more
+//	HAS SIZE 52428800                     ... that has this EHLO keyword
+//	LACKS AUTH                            ... that does not
 //	TLS                                   the client's handshake
-//	ALERT                                 a TLS alert in clear: a handshake that failed
+//	ALERT                                 receive a TLS alert in clear: a handshake that failed
 //	LOGIN alice secret                    from the greeting to the 235 of AUTH
 //	MAIL alice@example.org bob@example.org     MAIL and RCPT, with their 250
-//	CLOSE, FIN, RST                       close_notify and FIN; only FIN; reset
-//	EOF                                   the server has closed
+//	CLOSE, FIN, RST                       end the connection: close_notify and FIN; only FIN; reset
+//	EOF                                   the server has closed the connection; the client closes it, too
 //	WAIT 50ms
-//	OPEN second                           another connection; the others stay
-//	USE first                             back to another; the first one's name is "first"
-//	RELEASE                               the hop says what was held
-//	CLIENTS 1                             the server has so many connections
-//	SHUTDOWN 5s                           the server is told to stop within that time
-//	STOPPED, CUT                          it has, in peace; it has, by force
+//	OPEN second                           open another connection; the others stay open
+//	USE first                             go on with another one; the name of the first is "first"
+//	STAGED                                wait until the server has received a part of a message
+//	ASKED                                 wait until the store is asked for the password of "slow"
+//	ANSWER                                the store answers about "slow", now and from now on
+//	RELEASE                               the hop sends the replies that were held
+//	CLIENTS 1                             wait until the server has so many connections
+//	SHUTDOWN 5s                           begin a shutdown with that time limit, and wait until
+//	                                      all connections have been asked to end
+//	STOPPED, CUT                          wait until it has ended: in time; by force
 //
-// Lines of the client that stand together are sent together: as one segment, and
-// over TLS as one record. And what has become of it:
+// Consecutive lines of the client are sent together: as one segment, and over TLS as
+// one record. Then there are the results:
 //
-//	HOP 1                                 so many messages have come to the next hop
-//	HOP HAS "Subject: x\r\n"              bytes of the last one
+//	HOP 1                                 the number of messages that the next hop has
+//	HOP HAS "Subject: x\r\n"              octets of the last one
 //	HOP LACKS "Bcc"
-//	HOP BODY "exactly\r\n"                what is behind its empty line
-//	HOP HEARD 1 MAIL FROM:<alice@*        so many command lines like this one
-//	LOG 1 auth failed*user=alice          so many lines of the log with this in them
+//	HOP BODY "exactly\r\n"                the whole body of the last one
+//	HOP GOT 1 MAIL FROM:<alice@*          the number of commands like this one
+//	LOG 1 auth failed*user=alice          the number of log lines that contain this
 //
-// In every dialogue the hop takes care that nothing unclean reaches it (a bare
-// CR or LF, a NUL), and at its end no goroutine and no staged message is left.
+// In every dialogue the hop fails the test for a message that is not clean (a bare
+// CR or LF, a NUL), and when all have ended, there must be no goroutine and no staged
+// message left.
 func TestDialogue(t *testing.T) {
+	t.Parallel()
 	files, err := filepath.Glob("testdata/dialogue/*.txt")
 	if err != nil || len(files) == 0 {
-		t.Fatalf("no dialogues: %v", err)
+		t.Fatalf("found no dialogues: %v", err)
 	}
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
@@ -78,25 +84,25 @@ func TestDialogue(t *testing.T) {
 	}
 }
 
-// A dialogue is a script that is being played.
+// A dialogue is a script in execution.
 type dialogue struct {
-	*stand
+	*testServer
 	clients map[string]*client
 	client  *client
-	release func() // the answers of the hop that are held
-	stopped chan error
+	release func() // sends the held replies of the hop
+	stopped <-chan error
 }
 
 func play(t *testing.T, file string) {
 	s := readScript(t, file)
-	d := &dialogue{stand: newStand(t, s.settings), clients: make(map[string]*client), stopped: make(chan error, 1)}
+	d := &dialogue{testServer: newTestServer(t, s.settings), clients: make(map[string]*client)}
 	d.release = sync.OnceFunc(func() { close(s.release) })
 	t.Cleanup(d.release)
 	d.hop.Handle(s.handle)
 	if err := d.open("first"); err != nil {
 		t.Fatal(err)
 	}
-	defer d.hangUp()
+	defer d.closeAll()
 	for _, step := range s.steps {
 		if err := d.take(step); err != nil {
 			t.Fatalf("%s:%d: %s %s: %v\n%s", file, step.line, step.verb, step.arg, err, d.client.transcript())
@@ -107,7 +113,7 @@ func play(t *testing.T, file string) {
 	}
 }
 
-func (d *dialogue) hangUp() {
+func (d *dialogue) closeAll() {
 	for _, c := range d.clients {
 		_ = c.raw.Close()
 	}
@@ -120,24 +126,24 @@ func (d *dialogue) take(s step) error {
 	if err := d.client.flush(); err != nil {
 		return err
 	}
-	if talk, ok := talkSteps[s.verb]; ok {
-		return talk(d.client, s.arg)
+	if run, ok := wireSteps[s.verb]; ok {
+		return run(d.client, s.arg)
 	}
-	if do, ok := standSteps[s.verb]; ok {
-		return do(d, s.arg)
+	if run, ok := serverSteps[s.verb]; ok {
+		return run(d, s.arg)
 	}
-	return errors.New("no such step")
+	return errors.New("unknown step")
 }
 
-// clientSteps only say what is to be sent.
+// clientSteps add to what is sent next.
 var clientSteps = map[string]func(*client, string) error{
 	"C:": func(c *client, line string) error { c.pending += line + "\r\n"; return nil },
-	"C!": (*client).raws,
-	"C*": (*client).repeats,
+	"C!": (*client).sendRaw,
+	"C*": (*client).sendRepeated,
 }
 
-// talkSteps are between the client and the server.
-var talkSteps = map[string]func(*client, string) error{
+// wireSteps send or receive.
+var wireSteps = map[string]func(*client, string) error{
 	"S:":      (*client).expectLine,
 	"S*":      (*client).expectLines,
 	"S+":      (*client).expectReply,
@@ -154,11 +160,14 @@ var talkSteps = map[string]func(*client, string) error{
 	"EOF":     func(c *client, _ string) error { return c.expectEOF() },
 }
 
-// standSteps are about everything else.
-var standSteps = map[string]func(*dialogue, string) error{
+// serverSteps are all others.
+var serverSteps = map[string]func(*dialogue, string) error{
 	"WAIT":     func(_ *dialogue, arg string) error { return wait(arg) },
 	"OPEN":     (*dialogue).open,
 	"USE":      (*dialogue).use,
+	"STAGED":   (*dialogue).waitStaged,
+	"ASKED":    (*dialogue).waitAsked,
+	"ANSWER":   func(d *dialogue, _ string) error { d.users.answer(); return nil },
 	"RELEASE":  func(d *dialogue, _ string) error { d.release(); return nil },
 	"CLIENTS":  (*dialogue).expectClients,
 	"SHUTDOWN": (*dialogue).shutdown,
@@ -176,7 +185,7 @@ func wait(arg string) error {
 
 func (d *dialogue) open(name string) error {
 	if d.clients[name] != nil {
-		return fmt.Errorf("%s is there already", name)
+		return fmt.Errorf("connection %s exists already", name)
 	}
 	c, err := dial(d.address(), d.parts.Listeners[0].Mode)
 	if err != nil {
@@ -188,28 +197,40 @@ func (d *dialogue) open(name string) error {
 
 func (d *dialogue) use(name string) error {
 	if d.clients[name] == nil {
-		return fmt.Errorf("there is no %s", name)
+		return fmt.Errorf("there is no connection %s", name)
 	}
 	d.client = d.clients[name]
 	return nil
 }
 
-// expectClients waits for places that are about to be taken or given back.
+// expectClients waits for connections that begin or end at the moment.
 func (d *dialogue) expectClients(arg string) error {
 	want, err := strconv.Atoi(arg)
 	if err != nil {
 		return err
 	}
-	if !kit.Soon(func() bool { return d.server.gate.count()+d.server.unannounced.count() == want }) {
-		return errors.New("there is another number of them")
+	if !kit.Soon(func() bool { return d.server.limiter.count()+d.server.unannounced.count() == want }) {
+		return fmt.Errorf("there are %d", d.server.limiter.count()+d.server.unannounced.count())
 	}
 	return nil
 }
 
-func (g *gate) count() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.open
+// waitStaged waits for octets of a message, which the server receives after the client
+// has sent them.
+func (d *dialogue) waitStaged(string) error {
+	if !kit.Soon(func() bool { return d.parts.Stage.InMemory() > 0 }) {
+		return errors.New("the server has received no message")
+	}
+	return nil
+}
+
+func (d *dialogue) waitAsked(string) error {
+	select {
+	case <-d.users.asked:
+		return nil
+	case <-time.After(patience):
+		return errors.New("the store was not asked")
+	}
 }
 
 func (d *dialogue) shutdown(arg string) error {
@@ -217,12 +238,8 @@ func (d *dialogue) shutdown(arg string) error {
 	if err != nil {
 		return err
 	}
-	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), limit)
-		defer cancel()
-		d.stopped <- d.server.Shutdown(ctx)
-	}()
-	return nil
+	d.stopped, err = d.beginShutdown(limit)
+	return err
 }
 
 func (d *dialogue) expectStop(want error) error {
@@ -242,12 +259,12 @@ func (d *dialogue) expectHop(arg string) error {
 	if n, err := strconv.Atoi(word); err == nil {
 		return d.expectMessages(n)
 	}
-	if word == "HEARD" {
+	if word == "GOT" {
 		return d.expectCommands(rest)
 	}
 	messages := d.hop.Messages()
 	if len(messages) == 0 {
-		return errors.New("no message has come")
+		return errors.New("the hop has received no message")
 	}
 	last := string(messages[len(messages)-1].Data)
 	_, body, _ := strings.Cut(last, "\r\n\r\n")
@@ -260,7 +277,7 @@ func (d *dialogue) expectHop(arg string) error {
 	case word == "HAS" && !strings.Contains(last, want), word == "LACKS" && strings.Contains(last, want):
 		return fmt.Errorf("the message is\n%s", last)
 	case word != "BODY" && word != "HAS" && word != "LACKS":
-		return errors.New("no such step")
+		return errors.New("unknown step")
 	}
 	return nil
 }
@@ -272,39 +289,40 @@ func (d *dialogue) expectMessages(want int) error {
 	return nil
 }
 
-// expectCommands waits for those that are due.
+// expectCommands waits for commands that the relay may send after the client has its
+// reply.
 func (d *dialogue) expectCommands(arg string) error {
 	count, pattern, _ := strings.Cut(arg, " ")
 	want, err := strconv.Atoi(count)
 	if err != nil {
 		return err
 	}
-	kit.Soon(func() bool { return d.heard(pattern) >= want })
-	if n := d.heard(pattern); n != want {
+	kit.Soon(func() bool { return d.countCommands(pattern) >= want })
+	if n := d.countCommands(pattern); n != want {
 		return fmt.Errorf("there are %d in\n%s", n, strings.Join(d.hop.Commands(), "\n"))
 	}
 	return nil
 }
 
-func (d *dialogue) heard(pattern string) (n int) {
+func (d *dialogue) countCommands(pattern string) (n int) {
 	for _, command := range d.hop.Commands() {
-		if _, line, _ := strings.Cut(command, " "); glob(pattern, line) {
+		if _, line, _ := strings.Cut(command, " "); kit.Glob(pattern, line) {
 			n++
 		}
 	}
 	return n
 }
 
-// expectLog waits for lines that are due, which may come after the reply.
+// expectLog waits for lines that the server may write after the client has its reply.
 func (d *dialogue) expectLog(arg string) error {
 	count, pattern, _ := strings.Cut(arg, " ")
 	want, err := strconv.Atoi(count)
 	if err != nil {
 		return err
 	}
-	kit.Soon(func() bool { return d.log.count(pattern) >= want })
-	if n := d.log.count(pattern); n != want {
-		return fmt.Errorf("there are %d in\n%s", n, strings.Join(d.log.lines(), "\n"))
+	kit.Soon(func() bool { return d.log.Count(pattern) >= want })
+	if n := d.log.Count(pattern); n != want {
+		return fmt.Errorf("there are %d in\n%s", n, strings.Join(d.log.Lines(), "\n"))
 	}
 	return nil
 }

@@ -9,10 +9,10 @@ import (
 	"postern/relay"
 )
 
-// A client that does not see its 250 sends the message again (RFC 5321,
-// section 4.5.3.2.6), and its recipients get it twice (RFC 1047). Where
-// suppress_duplicates is on, the receipts remember for a while what the next
-// hop has said yes to, and the second one gets that answer.
+// A client that does not see its 250 sends the message again (RFC 5321, section
+// 4.5.3.2.6), and its recipients get it twice (RFC 1047). Where suppress_duplicates
+// is on, the receipts remember for a while what the next hop has accepted, and the
+// reply is repeated.
 const (
 	receiptLife = 10 * time.Minute // from the moment when the first 250 is known to be lost
 	maxReceipts = 10_000           // each is well under a kilobyte
@@ -22,20 +22,20 @@ const (
 // one of these states:
 //
 //	sending   a session hands it to the next hop, or waits for a late answer
-//	answered  a 250 was said, and whether the client has seen it is not known
-//	armed     the client has not seen it: who comes again gets the same 250
+//	answered  250 was sent, and whether the client has seen it is not known
+//	armed     the client has not seen it: a repeated submission gets the same 250
 //
-// A message that is not in the table is sent. That is so for all those whose
-// client has seen its 250: who sends the same once more means it.
+// A message that is not in the table is sent. That includes all those whose client
+// has seen its 250: if it sends the same once more, it does so on purpose.
 //
-// Whoever comes while the message is sending or answered waits until it is
-// armed or forgotten. A used receipt is answered again, not gone: the second
-// 250 may be lost like the first. So it ends when a client has seen a 250 for
-// it, or ten minutes after the first one that was lost: a device that says the
-// same each time and never QUIT is heard again then.
+// A repeated submission waits while the message is sending or answered, until it is
+// armed or forgotten. A used receipt is answered again and kept, as the second 250
+// may be lost like the first. It ends when a client has seen a 250 for it, or ten
+// minutes after the first 250 that was lost: from then on a device that sends the
+// same each time, and never QUIT, is served anew.
 //
-// Its methods may be called by many goroutines at once. It needs no goroutine
-// of its own: what has expired goes when somebody comes.
+// Its methods may be called by many goroutines at once. It needs no goroutine:
+// expired receipts are removed by the next call.
 type receipts struct {
 	limit int
 	now   func() time.Time
@@ -45,14 +45,14 @@ type receipts struct {
 	armed list.List // of *receipt, the one armed last at the end
 }
 
-// A receipt is one entry of the table. It belongs to the session that claim
-// has returned it to, until that says what became of the message.
+// A receipt is one entry of the table. It belongs to the session that claim returned it
+// to, until that session reports what became of the message.
 type receipt struct {
 	key     messageKey
 	message string // the id under which it was sent
 	relay.Receipt
 
-	place   *list.Element // among the armed ones
+	place   *list.Element // in receipts.armed
 	expires time.Time     // zero until it is armed for the first time
 	decided chan struct{} // closed when it is armed or forgotten
 }
@@ -61,11 +61,10 @@ func newReceipts() *receipts {
 	return &receipts{limit: maxReceipts, now: time.Now, known: make(map[messageKey]*receipt)}
 }
 
-// claim asks whether a message is to be sent. If it returns again, the message
-// has been sent, and what the receipt says is to be said: then seen is to be
-// called. If not, it is the caller's to send: then answered is to be called, and
-// seen, or else arm or forget. Before that, claim waits for whoever has the
-// message in hand. The error is ctx's.
+// claim decides whether a message has to be sent. If again is true, it has been sent:
+// the caller repeats the reply of the receipt, and then calls seen. Otherwise the
+// caller sends it, and calls answered and then seen, or else arm or forget. claim
+// waits for another session that is sending the same message. The error is ctx's.
 func (r *receipts) claim(ctx context.Context, key messageKey, message string) (e *receipt, again bool, err error) {
 	for {
 		e, again, decided := r.try(key, message)
@@ -80,8 +79,8 @@ func (r *receipts) claim(ctx context.Context, key messageKey, message string) (e
 	}
 }
 
-// try is claim, but for the waiting: without a receipt, decided is closed when
-// it is worth another try.
+// try is claim without the waiting: if there is no receipt, decided is closed when
+// another try makes sense.
 func (r *receipts) try(key messageKey, message string) (e *receipt, again bool, decided <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -92,7 +91,7 @@ func (r *receipts) try(key messageKey, message string) (e *receipt, again bool, 
 		return r.enter(key, message), false, nil
 	case e.place == nil:
 		return nil, false, e.decided
-	case !r.now().Before(e.expires): // behind one that was armed later
+	case !r.now().Before(e.expires): // expire has not come to it, since others were armed before
 		r.drop(e)
 		return r.enter(key, message), false, nil
 	}
@@ -109,9 +108,9 @@ func (r *receipts) inHand(key messageKey) bool {
 	return e != nil && e.place == nil
 }
 
-// enter makes room for a new message, at the cost of the receipt that has been
-// armed for longest. In a table full of messages on their way there is none to
-// be had: then the message is sent without being remembered.
+// enter makes room for a new message by dropping the receipt that has been armed for
+// longest. In a table full of messages that are being sent there is none to drop:
+// then the message is sent without a receipt in the table.
 func (r *receipts) enter(key messageKey, message string) *receipt {
 	e := &receipt{key: key, message: message, decided: make(chan struct{})}
 	if oldest := r.armed.Front(); oldest != nil && len(r.known) >= r.limit {
@@ -123,12 +122,11 @@ func (r *receipts) enter(key messageKey, message string) *receipt {
 	return e
 }
 
-// answered notes what the hop has said to a message that was sent, before a
-// client is told.
-func (r *receipts) answered(e *receipt, said relay.Receipt) {
+// answered notes the hop's reply to a message, before it is repeated to the client.
+func (r *receipts) answered(e *receipt, reply relay.Receipt) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	e.Receipt = said
+	e.Receipt = reply
 }
 
 // seen notes whether the client has seen the 250.
@@ -138,16 +136,16 @@ func (r *receipts) seen(e *receipt, seen bool) {
 	r.decide(e, !seen)
 }
 
-// arm notes what the hop has said to a message whose client was told that
-// nobody knows.
-func (r *receipts) arm(e *receipt, said relay.Receipt) {
+// arm notes a late reply of the hop: the client has received 451, as it was not known
+// what had become of its message.
+func (r *receipts) arm(e *receipt, reply relay.Receipt) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	e.Receipt = said
+	e.Receipt = reply
 	r.decide(e, true)
 }
 
-// forget notes that the message has not been sent, or that nobody knows.
+// forget notes that the message has not been sent, or that it is not known.
 func (r *receipts) forget(e *receipt) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -156,7 +154,7 @@ func (r *receipts) forget(e *receipt) {
 
 func (r *receipts) decide(e *receipt, arm bool) {
 	if r.known[e.key] != e {
-		return // there was no room for it
+		return // it is not in the table, which was full
 	}
 	if arm {
 		if e.expires.IsZero() {
@@ -169,7 +167,7 @@ func (r *receipts) decide(e *receipt, arm bool) {
 	close(e.decided)
 }
 
-// expire forgets the armed receipts whose time is over.
+// expire drops the armed receipts that have expired.
 func (r *receipts) expire() {
 	for p := r.armed.Front(); p != nil; p = r.armed.Front() {
 		e := p.Value.(*receipt)

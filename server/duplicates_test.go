@@ -12,41 +12,41 @@ import (
 	"postern/relay"
 )
 
-// A shelf is a table of receipts whose clock stands still.
-type shelf struct {
+// A receiptTable is a table of receipts with a clock that a test sets.
+type receiptTable struct {
 	*receipts
 	t     *testing.T
 	clock time.Time
 }
 
-func newShelf(t *testing.T) *shelf {
-	s := &shelf{receipts: newReceipts(), t: t, clock: time.Unix(1_800_000_000, 0)}
+func newReceiptTable(t *testing.T) *receiptTable {
+	s := &receiptTable{receipts: newReceipts(), t: t, clock: time.Unix(1_800_000_000, 0)}
 	s.now = func() time.Time { return s.clock }
 	return s
 }
 
 func keyOf(name string) messageKey { return messageKey([]byte(fmt.Sprintf("%-32s", name))) }
 
-// send claims a message that nobody has in hand.
-func (s *shelf) send(name string) *receipt {
+// send claims a message that is to be sent.
+func (s *receiptTable) send(name string) *receipt {
 	s.t.Helper()
 	e, again, _ := s.try(keyOf(name), "id of "+name)
 	if e == nil || again {
-		s.t.Fatalf("%s is not to be sent", name)
+		s.t.Fatalf("%s must not be sent", name)
 	}
 	return e
 }
 
-// sendAndLose sends a message and loses its 250.
-func (s *shelf) sendAndLose(name string) {
+// sendAndLose sends a message whose client does not see its 250.
+func (s *receiptTable) sendAndLose(name string) {
 	s.t.Helper()
 	e := s.send(name)
 	s.answered(e, relay.Receipt{Hop: "smtp://localhost:25", Text: "queued as " + name})
 	s.seen(e, false)
 }
 
-// again wants a message to have been sent.
-func (s *shelf) again(name string) *receipt {
+// again claims a message that has been sent, with its receipt.
+func (s *receiptTable) again(name string) *receipt {
 	s.t.Helper()
 	e, again, _ := s.try(keyOf(name), "another id")
 	if e == nil || !again {
@@ -58,15 +58,16 @@ func (s *shelf) again(name string) *receipt {
 	return e
 }
 
-// wait wants a message to be in hand.
-func (s *shelf) wait(name string) {
+// wait tries to claim a message that another session is sending.
+func (s *receiptTable) wait(name string) {
 	s.t.Helper()
 	if e, again, _ := s.try(keyOf(name), "another id"); e != nil {
-		s.t.Fatalf("%s is in nobody's hand (sent: %v)", name, again)
+		s.t.Fatalf("no session is sending %s (sent before: %v)", name, again)
 	}
 }
 
-func (s *shelf) holds(want int) {
+// holds compares the number of messages in the table.
+func (s *receiptTable) holds(want int) {
 	s.t.Helper()
 	if len(s.known) != want {
 		s.t.Errorf("%d messages are known, want %d", len(s.known), want)
@@ -74,8 +75,8 @@ func (s *shelf) holds(want int) {
 }
 
 func TestReceipts(t *testing.T) {
-	for name, story := range map[string]func(*shelf){
-		"a 250 that was seen": func(s *shelf) {
+	for name, steps := range map[string]func(*receiptTable){
+		"a 250 that was seen": func(s *receiptTable) {
 			e := s.send("a")
 			s.wait("a")
 			s.answered(e, relay.Receipt{Text: "queued as a"})
@@ -84,11 +85,11 @@ func TestReceipts(t *testing.T) {
 			s.holds(0)
 			s.send("a")
 		},
-		"a 250 that was lost": func(s *shelf) {
+		"a 250 that was lost": func(s *receiptTable) {
 			s.sendAndLose("a")
 			s.again("a")
 		},
-		"lost again, and again, and seen": func(s *shelf) {
+		"lost again, and again, and seen": func(s *receiptTable) {
 			s.sendAndLose("a")
 			s.seen(s.again("a"), false)
 			s.seen(s.again("a"), false)
@@ -98,25 +99,25 @@ func TestReceipts(t *testing.T) {
 			s.holds(0)
 			s.send("a")
 		},
-		"refused, or nobody knows": func(s *shelf) {
+		"refused, or of unknown outcome": func(s *receiptTable) {
 			s.forget(s.send("a"))
 			s.holds(0)
 			s.send("a")
 		},
-		"a late answer": func(s *shelf) {
+		"a late answer": func(s *receiptTable) {
 			e := s.send("a")
 			s.wait("a")
 			s.arm(e, relay.Receipt{Text: "queued as a"})
 			s.again("a")
 		},
-		"nobody comes for ten minutes": func(s *shelf) {
+		"not sent again for ten minutes": func(s *receiptTable) {
 			s.sendAndLose("a")
 			s.clock = s.clock.Add(receiptLife - 1)
 			s.seen(s.again("a"), false)
 			s.clock = s.clock.Add(1) // counted from the first one
 			s.send("a")
 		},
-		"behind one that was lost later": func(s *shelf) {
+		"older than one that was lost later": func(s *receiptTable) {
 			s.sendAndLose("a")
 			s.clock = s.clock.Add(receiptLife - 1)
 			s.sendAndLose("b")
@@ -125,13 +126,13 @@ func TestReceipts(t *testing.T) {
 			s.send("a")
 			s.again("b")
 		},
-		"others come instead": func(s *shelf) {
+		"expired when another comes": func(s *receiptTable) {
 			s.sendAndLose("a")
 			s.clock = s.clock.Add(receiptLife)
 			s.send("b")
 			s.holds(1)
 		},
-		"a table full of lost ones": func(s *shelf) {
+		"a table full of lost ones": func(s *receiptTable) {
 			s.limit = 2
 			s.sendAndLose("a")
 			s.sendAndLose("b")
@@ -141,7 +142,7 @@ func TestReceipts(t *testing.T) {
 			s.again("a")
 			s.again("c")
 		},
-		"a table full of messages on their way": func(s *shelf) {
+		"a table full of messages that are being sent": func(s *receiptTable) {
 			s.limit = 2
 			a, b := s.send("a"), s.send("b")
 			c, d, e := s.send("c"), s.send("c"), s.send("c")
@@ -155,11 +156,12 @@ func TestReceipts(t *testing.T) {
 			s.holds(1)
 		},
 	} {
-		t.Run(name, func(t *testing.T) { story(newShelf(t)) })
+		t.Run(name, func(t *testing.T) { steps(newReceiptTable(t)) })
 	}
 }
 
-// Who comes while the message is in somebody's hand waits, but not for ever.
+// TestReceiptsWait: a session waits while another one is sending the message, until its
+// context ends.
 func TestReceiptsWait(t *testing.T) {
 	r := newReceipts()
 	first, again, err := r.claim(t.Context(), keyOf("a"), "first")
@@ -183,24 +185,24 @@ func TestReceiptsWait(t *testing.T) {
 	}
 }
 
-// Many sessions send the same few messages over and over. Nobody sends one
-// that another has in hand, or whose 250 was lost.
+// TestReceiptsCrowd: many sessions send the same few messages again and again. None
+// sends one that another is sending, or whose 250 was lost.
 func TestReceiptsCrowd(t *testing.T) {
 	r := newReceipts()
 	r.limit = 8
-	var inHand, lost [4]atomic.Int32
+	var sending, lost [4]atomic.Int32
 	var crowd sync.WaitGroup
 	for worker := range 16 {
 		crowd.Go(func() {
 			for turn := range 200 {
-				n := (worker + turn) % len(inHand)
+				n := (worker + turn) % len(sending)
 				e, again, err := r.claim(t.Context(), keyOf(fmt.Sprint(n)), "")
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				if inHand[n].Add(1) != 1 {
-					t.Error("two have it in hand")
+				if sending[n].Add(1) != 1 {
+					t.Error("two sessions are sending it")
 				}
 				if again != (lost[n].Load() == 1) {
 					t.Errorf("sent before: %v", again)
@@ -211,7 +213,7 @@ func TestReceiptsCrowd(t *testing.T) {
 				} else {
 					lost[n].Store(0)
 				}
-				inHand[n].Add(-1)
+				sending[n].Add(-1)
 				switch {
 				case outcome == 0:
 					r.seen(e, false)

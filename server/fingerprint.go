@@ -11,12 +11,11 @@ import (
 	"postern/relay"
 )
 
-// A messageKey stands for one message of one user: SHA-256 of all that must be
+// A messageKey identifies one message of one user: SHA-256 of everything that must be
 // the same.
 type messageKey [sha256.Size]byte
 
-// A fingerprint gathers what makes two messages the same, besides what stands
-// in the envelope.
+// A fingerprint collects what makes two messages the same, besides the envelope.
 type fingerprint struct {
 	recipients []string
 	content    hash.Hash // of the bytes as they came, before anything is added
@@ -33,9 +32,9 @@ func (f *fingerprint) addRecipient(address string, opts *smtp.RcptOptions) {
 	f.recipients = append(f.recipients, string(appendFields(nil, fields...)))
 }
 
-// key is that of the message as it is now: one user, one sender, the same set
-// of recipients in whatever order, the same bytes. One who has not logged in
-// is known by his address.
+// key is the key of the message as it is now: the same user, sender, set of recipients
+// in whatever order, and octets. A client that has not logged in is identified by its
+// address.
 func (f *fingerprint) key(e *relay.Envelope) messageKey {
 	user := "login " + e.Login
 	if e.Login == "" {
@@ -54,8 +53,8 @@ func (f *fingerprint) key(e *relay.Envelope) messageKey {
 	return sha256.Sum256(all)
 }
 
-// appendFields writes fields so that no two lists look the same: their number,
-// then each behind its length.
+// appendFields writes fields so that no two lists look the same: their number, then
+// the length of each before it.
 func appendFields(b []byte, fields ...string) []byte {
 	b = binary.AppendUvarint(b, uint64(len(fields)))
 	for _, f := range fields {

@@ -11,8 +11,7 @@ import (
 	"postern/relay"
 )
 
-// printed is the key of a message in a few words: its envelope, then
-// recipients, then content.
+// A printed is what the key of a message depends on.
 type printed struct {
 	envelope   relay.Envelope
 	recipients []smtp.RcptOptions // OriginalRecipient before "|" is the address
@@ -56,7 +55,7 @@ func TestFingerprint(t *testing.T) {
 		if p := usual(); true {
 			change(&p)
 			if p.key() != want {
-				t.Errorf("another %s makes another message", name)
+				t.Errorf("with another %s it is another message", name)
 			}
 		}
 	}
@@ -80,15 +79,15 @@ func TestFingerprint(t *testing.T) {
 		"NOTIFY of another": func(p *printed) {
 			p.recipients[0], p.recipients[1] = rcpt("bob@example.net"), rcpt("carol@example.net", p.recipients[0].Notify...)
 		},
-		"ORCPT":                  func(p *printed) { p.recipients[1].OriginalRecipient = "carol@example.net|carol@example.com" },
-		"ORCPT of another type":  func(p *printed) { p.recipients[1].OriginalRecipientType = smtp.DSNAddressTypeUTF8 },
-		"content":                func(p *printed) { p.content += "\r\n" },
-		"a field over the fence": func(p *printed) { p.envelope.Login, p.envelope.Sender = "alicea", "lice@example.org" },
+		"ORCPT":                         func(p *printed) { p.recipients[1].OriginalRecipient = "carol@example.net|carol@example.com" },
+		"ORCPT of another type":         func(p *printed) { p.recipients[1].OriginalRecipientType = smtp.DSNAddressTypeUTF8 },
+		"content":                       func(p *printed) { p.content += "\r\n" },
+		"an octet moved between fields": func(p *printed) { p.envelope.Login, p.envelope.Sender = "alicea", "lice@example.org" },
 	} {
 		p := usual()
 		change(&p)
 		if other, twice := seen[p.key()]; twice {
-			t.Errorf("another %s makes the same message as %s", name, other)
+			t.Errorf("with another %s it is the same message as %s", name, other)
 		}
 		seen[p.key()] = "another " + name
 	}

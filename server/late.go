@@ -7,12 +7,12 @@ import (
 	"postern/relay"
 )
 
-// maxLateAnswers is how many are awaited at once. Each has a connection to the
-// next hop, which is busy with the message anyway.
+// maxLateAnswers is how many late answers are waited for at once. Each occupies a
+// connection to the next hop, which is busy with the message anyway.
 const maxLateAnswers = 64
 
-// lateAnswers waits for what the next hop says after the client has been told
-// to come again. Its methods may be called by many goroutines at once.
+// lateAnswers waits for replies of the next hop to messages whose clients have received
+// 451 already. Its methods may be called by many goroutines at once.
 type lateAnswers struct {
 	ctx    context.Context // until close
 	cancel context.CancelFunc
@@ -29,8 +29,8 @@ func newLateAnswers() *lateAnswers {
 	return l
 }
 
-// wait has await called in a goroutine that ends with close, and then told of
-// what came of it. It reports false if there are too many.
+// wait calls await in a goroutine, which close ends, and passes its result to then. It
+// reports false if there are too many.
 func (l *lateAnswers) wait(await relay.Await, then func(relay.Receipt, error)) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -51,8 +51,8 @@ func (l *lateAnswers) leave() {
 	l.waiting--
 }
 
-// close gives up all waiting. It is for after the last session: one that waits
-// for the same answer would send its message then.
+// close gives up all waiting. It is called after the last session has ended: one that
+// waits for the same answer would send its message then.
 func (l *lateAnswers) close() {
 	l.mu.Lock()
 	l.closed = true

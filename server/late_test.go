@@ -8,7 +8,8 @@ import (
 	"postern/test/kit"
 )
 
-// The waits for late answers have a bound and an end.
+// TestLateAnswers: the number of late answers that are awaited is bounded, and close ends
+// all waits.
 func TestLateAnswers(t *testing.T) {
 	l := newLateAnswers()
 	answers := make(chan string)
@@ -20,33 +21,33 @@ func TestLateAnswers(t *testing.T) {
 			return relay.Receipt{}, ctx.Err()
 		}
 	}
-	told := make(chan string, maxLateAnswers+1)
-	tell := func(r relay.Receipt, err error) {
+	outcomes := make(chan string, maxLateAnswers+1)
+	observe := func(r relay.Receipt, err error) {
 		if err != nil {
 			r.Text = err.Error()
 		}
-		told <- r.Text
+		outcomes <- r.Text
 	}
 	for n := range maxLateAnswers {
-		if !l.wait(await, tell) {
+		if !l.wait(await, observe) {
 			t.Fatalf("only %d are awaited", n)
 		}
 	}
-	if l.wait(await, tell) {
+	if l.wait(await, observe) {
 		t.Error("one more is awaited")
 	}
 	answers <- "Ok"
-	if text := <-told; text != "Ok" {
-		t.Errorf("told %q", text)
+	if text := <-outcomes; text != "Ok" {
+		t.Errorf("the outcome is %q", text)
 	}
-	kit.Eventually(t, "there is room for one more", func() bool { return l.wait(await, tell) })
+	kit.Eventually(t, "there is room for one more", func() bool { return l.wait(await, observe) })
 	l.close()
 	for range maxLateAnswers {
-		if text := <-told; text != context.Canceled.Error() {
-			t.Errorf("told %q", text)
+		if text := <-outcomes; text != context.Canceled.Error() {
+			t.Errorf("the outcome is %q", text)
 		}
 	}
-	if l.wait(await, tell) {
+	if l.wait(await, observe) {
 		t.Error("one is awaited after the end")
 	}
 	l.close() // a second Shutdown

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"postern/server/smtpd"
 	"postern/test/kit"
 )
 
@@ -16,14 +17,15 @@ import (
 // read take at once.
 const flood = 4 << 20
 
-// noCommand is refused, and the fourth one is too many.
+// noCommand is refused, and the twentieth one is too many.
 const noCommand = "FROBNICATE\r\n"
 
-var toldOff = []string{"500", "500", "500", "500", "421"}
+// tooManyErrors are the replies to twenty and more of them.
+var tooManyErrors = append(slices.Repeat([]string{"500"}, 20), "421")
 
-// TestLastWords: a client that looks for replies when it has sent everything, as
-// most do, hears why we hang up in the middle of that.
-func TestLastWords(t *testing.T) {
+// TestLastReply: a client that reads replies only after it has sent everything, as most
+// do, receives the reason for which the server closes the connection meanwhile.
+func TestLastReply(t *testing.T) {
 	secured := func(c *client) error { return c.login("alice secret") }
 	inData := func(c *client) error {
 		return errors.Join(c.login("alice secret"), c.mail("alice@example.org bob@example.org"), c.converse("DATA", "354"))
@@ -32,7 +34,7 @@ func TestLastWords(t *testing.T) {
 		return errors.Join(c.login("alice secret"), c.mail("alice@example.org bob@example.org"))
 	}
 	inClear := func(c *client) error { return c.converse("", "220", "EHLO client.example.org", "250") }
-	behindProxy := func(c *client) error {
+	proxied := func(c *client) error {
 		return c.converse("PROXY TCP4 192.0.2.7 198.51.100.1 40000 587", "220", "EHLO client.example.org", "250")
 	}
 	nonsense := strings.Repeat(noCommand, flood/len(noCommand))
@@ -42,106 +44,97 @@ func TestLastWords(t *testing.T) {
 		mode  Mode
 		proxy string
 		begin func(*client) error
-		said  string
-		heard []string
+		text  string
+		codes []string
 	}{
-		{"errors in clear", STARTTLS, "", inClear, nonsense, toldOff},
-		{"errors behind a proxy", STARTTLS, "127.0.0.0/8 ::1/128", behindProxy, nonsense, toldOff},
+		{"errors in clear", STARTTLS, "", inClear, nonsense, tooManyErrors},
+		{"errors by way of a proxy", STARTTLS, "127.0.0.0/8 ::1/128", proxied, nonsense, tooManyErrors},
 		{"a line without end", STARTTLS, "", inClear, strings.Repeat("x", flood), []string{"500"}},
-		{"errors behind STARTTLS", STARTTLS, "", secured, strings.Repeat("AUTH PLAIN\r\n", flood/12), append(slices.Repeat([]string{"503"}, 20), "421")},
-		{"a message behind STARTTLS", STARTTLS, "", inData, text, []string{"552", "421"}},
-		{"a message behind TLS", TLS, "", inData, text, []string{"552", "421"}},
+		{"errors after STARTTLS", STARTTLS, "", secured, strings.Repeat("AUTH PLAIN\r\n", flood/12), append(slices.Repeat([]string{"503"}, 20), "421")},
+		{"a message after STARTTLS", STARTTLS, "", inData, text, []string{"552", "421"}},
+		{"a message in TLS", TLS, "", inData, text, []string{"552", "421"}},
 		{"a chunk", TLS, "", inMail, "BDAT 4000000 LAST\r\n" + text, []string{"552", "421"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			s := defaultSettings()
 			s.Listener.Mode = test.mode
 			s.Server.MessageSizeLimit = 64 << 10
 			s.Server.ProxyTrusted = mustPrefixes(t, test.proxy)
-			d := newPatientStand(t, s)
+			d := newLingeringServer(t, s)
 			c := d.dial()
 			if err := test.begin(c); err != nil {
 				t.Fatalf("%v\n%s", err, c.transcript())
 			}
-			if err := c.sendAll(test.said); err != nil {
+			if err := c.sendAll(test.text); err != nil {
 				t.Fatal(err)
 			}
-			c.mustHear(t, test.heard...)
+			c.mustReceive(t, test.codes...)
 		})
 	}
 }
 
-// TestLastWordsOfShutdown: the same, when the server is stopped; which waits for
-// those to whom it has said so.
-func TestLastWordsOfShutdown(t *testing.T) {
-	d := newPatientStand(t, defaultSettings())
+// TestLastReplyOfShutdown: the same for a shutdown, which waits for clients that have
+// received their last reply to close the connection.
+func TestLastReplyOfShutdown(t *testing.T) {
+	d := newLingeringServer(t, defaultSettings())
 	lingering, busy := d.dial(), d.join()
-	lingering.mustBeToldOff(t)
+	lingering.makeErrors(t)
 	busy.must(t, "MAIL FROM:<alice@example.org>", "250")
-	stopped := make(chan error)
-	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		stopped <- d.server.Shutdown(ctx)
-	}()
-	<-d.server.accepting.Done()
-	kit.Eventually(t, "both are to leave", func() bool {
-		return !slices.ContainsFunc(d.server.allConns(), func(c *conn) bool {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			return !c.leaving
-		})
-	})
+	stopped, err := d.beginShutdown(time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := lingering.sendAll(strings.Repeat("NOOP\r\n", flood/6)); err != nil {
-		t.Errorf("a client that was told to go before: %v", err)
+		t.Errorf("a client with too many errors: %v", err)
 	}
 	if err := busy.sendAll("RSET\r\n" + strings.Repeat("NOOP\r\n", flood/6)); err != nil {
 		t.Error(err)
 	}
-	busy.mustHear(t, "250", "421")
+	busy.mustReceive(t, "250", "421")
 	_, _ = lingering.raw.Close(), busy.raw.Close()
 	if err := <-stopped; err != nil {
 		t.Errorf("Shutdown: %v", err)
 	}
 }
 
-// Who lingers holds a place for as long as we let him, and no longer.
+// TestLingeringIsBounded: a connection that lingers holds its slot up to the first bound.
 func TestLingeringIsBounded(t *testing.T) {
 	const never = time.Hour
-	one := func() chan struct{} { return make(chan struct{}, 1) }
-	ever := func(c *client) {
+	send := func(c *client) {
 		for c.sendAll("NOOP\r\n") == nil {
 			time.Sleep(time.Millisecond)
 		}
 	}
 	for _, test := range []struct {
 		name   string
-		bounds lingering
+		bounds smtpd.Linger
 		then   func(*client)
 	}{
-		{"silence", lingering{places: one(), most: never, silence: time.Millisecond, bytes: flood}, func(*client) {}},
-		{"time", lingering{places: one(), most: time.Millisecond, silence: never, bytes: flood}, ever},
-		{"bytes", lingering{places: one(), most: never, silence: never, bytes: 1000}, ever},
-		{"places", lingering{most: never, silence: never, bytes: flood}, func(*client) {}},
-		{"the client's end", lingering{places: one(), most: never, silence: never, bytes: flood},
+		{"idle", smtpd.Linger{MaxTotal: never, MaxIdle: time.Millisecond, MaxBytes: flood}, func(*client) {}},
+		{"total", smtpd.Linger{MaxTotal: time.Millisecond, MaxIdle: never, MaxBytes: flood}, send},
+		{"octets", smtpd.Linger{MaxTotal: never, MaxIdle: never, MaxBytes: 1000}, send},
+		{"the end of the client", smtpd.Linger{MaxTotal: never, MaxIdle: never, MaxBytes: flood},
 			func(c *client) { _ = c.raw.CloseWrite() }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			d := newStand(t, defaultSettings())
-			*d.server.linger = test.bounds
+			d := newTestServer(t, defaultSettings())
+			l := d.server.linger
+			l.MaxTotal, l.MaxIdle, l.MaxBytes = test.bounds.MaxTotal, test.bounds.MaxIdle, test.bounds.MaxBytes
 			c := d.dial()
-			c.mustBeToldOff(t)
+			c.makeErrors(t)
 			test.then(c)
-			kit.Eventually(t, "the place is free", d.isEmpty)
+			kit.Eventually(t, "the slot is released", d.isEmpty)
 		})
 	}
 }
 
-// A shutdown waits for those who linger no longer than for others.
+// TestLingeringIsCut: a shutdown waits no longer for connections that linger than for
+// others.
 func TestLingeringIsCut(t *testing.T) {
-	d := newPatientStand(t, defaultSettings())
+	d := newLingeringServer(t, defaultSettings())
 	c := d.dial()
-	c.mustBeToldOff(t)
+	c.makeErrors(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	if err := d.server.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
@@ -152,53 +145,48 @@ func TestLingeringIsCut(t *testing.T) {
 	}
 }
 
-// Whoever has said QUIT, has ended the connection, or is silent has heard us: it
-// ends at once.
+// TestNoLingering: a client that has sent QUIT, has ended the connection or is silent
+// loses no reply, so the connection is closed at once.
 func TestNoLingering(t *testing.T) {
+	t.Parallel()
 	for name, end := range map[string]func(*client) error{
 		"QUIT":    func(c *client) error { return c.converse("QUIT", "221") },
 		"FIN":     (*client).closeWrite,
 		"silence": func(c *client) error { return c.converse("", "421") },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := defaultSettings()
 			if name == "silence" {
 				s.Server.Limits.CommandTimeout = time.Second
 			}
-			d := newPatientStand(t, s)
+			d := newLingeringServer(t, s)
 			c := d.join()
 			if err := end(c); err != nil {
 				t.Fatal(err)
 			}
-			kit.Eventually(t, "the place is free", d.isEmpty)
+			kit.Eventually(t, "the slot is released", d.isEmpty)
 		})
 	}
 }
 
-// newPatientStand waits for clients that linger for as long as a slow machine
-// may take.
-func newPatientStand(t *testing.T, s settings) *stand {
-	d := newStand(t, s)
-	d.server.linger.most, d.server.linger.silence = time.Hour, time.Hour
+// newLingeringServer lingers for any time that a slow machine may take.
+func newLingeringServer(t *testing.T, s settings) *testServer {
+	d := newTestServer(t, s)
+	d.server.linger.MaxTotal, d.server.linger.MaxIdle = time.Hour, time.Hour
 	return d
 }
 
-func (d *stand) isEmpty() bool {
-	d.server.gate.mu.Lock()
-	defer d.server.gate.mu.Unlock()
-	return d.server.gate.open == 0
-}
-
-// sendAll is for those who take a write that fails for the end.
+// sendAll sends text. Unlike flush it returns the errors of the connection.
 func (c *client) sendAll(text string) error {
 	_ = c.raw.SetWriteDeadline(time.Now().Add(patience))
 	_, err := io.WriteString(c.conn(), text)
 	return err
 }
 
-// mustHear fails the test if the client does not hear replies of these codes, and
-// then an orderly end.
-func (c *client) mustHear(t *testing.T, codes ...string) {
+// mustReceive fails the test if the client does not receive replies of these codes, and
+// then the end of the connection without a reset.
+func (c *client) mustReceive(t *testing.T, codes ...string) {
 	t.Helper()
 	for _, code := range codes {
 		if err := c.expectReply(code); err != nil {
@@ -210,20 +198,12 @@ func (c *client) mustHear(t *testing.T, codes ...string) {
 	}
 }
 
-func (c *client) mustBeToldOff(t *testing.T) {
+// makeErrors makes so many errors that the server ends the connection.
+func (c *client) makeErrors(t *testing.T) {
 	t.Helper()
 	c.must(t, "", "220")
-	if err := c.sendAll(strings.Repeat(noCommand, 4)); err != nil {
+	if err := c.sendAll(strings.Repeat(noCommand, 20)); err != nil {
 		t.Fatal(err)
 	}
-	c.mustHear(t, toldOff...)
-}
-
-func (s *Server) allConns() (all []*conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for c := range s.conns {
-		all = append(all, c)
-	}
-	return all
+	c.mustReceive(t, tooManyErrors...)
 }

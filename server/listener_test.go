@@ -1,23 +1,20 @@
 package server
 
 import (
-	"log/slog"
 	"net"
 	"net/netip"
 	"syscall"
 	"testing"
 )
 
-func discardLog() mailLog { return newMailLog(slog.New(slog.DiscardHandler)) }
-
-// sickListener fails a few times, then accepts once, then is closed.
-type sickListener struct {
+// A failingListener fails a few times, then accepts once, then is closed.
+type failingListener struct {
 	net.Listener
 	failures int
 	conn     net.Conn
 }
 
-func (l *sickListener) Accept() (net.Conn, error) {
+func (l *failingListener) Accept() (net.Conn, error) {
 	if l.failures > 0 {
 		l.failures--
 		return nil, &net.OpError{Op: "accept", Net: "tcp", Err: syscall.EMFILE}
@@ -32,16 +29,36 @@ func (l *sickListener) Accept() (net.Conn, error) {
 // TestAcceptGoesOn: a server that has run out of file descriptors accepts again
 // when there are some.
 func TestAcceptGoesOn(t *testing.T) {
-	d := newStand(t, defaultSettings())
+	d := newTestServer(t, defaultSettings())
 	raw, end := tcpPair(t)
-	d.server.doors[0].accept(&sickListener{failures: 3, conn: raw})
+	d.server.listeners[0].accept(&failingListener{failures: 3, conn: raw})
 	c := newClient(end.(*net.TCPConn), STARTTLS)
 	if err := c.login("alice secret"); err != nil {
 		t.Errorf("after three failures: %v\n%s", err, c.transcript())
 	}
-	if n := d.log.count(`level=ERROR msg="cannot accept connections"*too many open files`); n != 3 {
+	if n := d.log.Count(`level=ERROR msg="cannot accept connections"*too many open files`); n != 3 {
 		t.Errorf("%d lines in the log", n)
 	}
+}
+
+// tcpPair returns the two ends of a connection over loopback.
+func tcpPair(t *testing.T) (server, client net.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	client, err = net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err = l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close(); _ = server.Close() })
+	return server, client
 }
 
 func TestTrustedProxy(t *testing.T) {
@@ -54,18 +71,18 @@ func TestTrustedProxy(t *testing.T) {
 		}
 	}
 	if trustedProxy(nil, netip.MustParseAddr("127.0.0.1")) {
-		t.Error("nobody is trusted by default")
+		t.Error("an address is trusted by default")
 	}
 }
 
-// TestListenFails: one address that is taken, and none is bound.
+// TestListenFails: if one address is taken, none stays bound.
 func TestListenFails(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	d := newStand(t, defaultSettings())
+	d := newTestServer(t, defaultSettings())
 	free, busy := d.parts.Listeners[0], d.parts.Listeners[0]
 	free.Name, busy.Name = "free", "busy"
 	busy.Address = []string{"127.0.0.1:0", taken.Addr().String()}
@@ -77,7 +94,7 @@ func TestListenFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := s.Listen(); err == nil {
-		t.Fatal("a taken address could be bound")
+		t.Fatal("Listen has bound an address that is taken")
 	}
 	for name, addrs := range s.Addrs() {
 		for _, a := range addrs {

@@ -8,45 +8,43 @@ import (
 )
 
 const (
-	// sayEvery is how long one address has to wait for its next line.
-	sayEvery = time.Minute
+	// lineEvery is the time from one line of an address to the next.
+	lineEvery = time.Minute
 
-	// limitedAddresses is of how many addresses it is known that they have had
-	// one. All others share a line then.
+	// limitedAddresses is the number of addresses tracked; further ones share one
+	// entry.
 	limitedAddresses = 4096
 )
 
-// A logLimit keeps those who get nowhere from filling the log: an attempt
-// costs them nothing. The first one is said at once; the following ones of the
-// same address are counted, and said together once a minute. Every event is
-// counted by one line. The line of the last ones comes when their minute is over and
-// anything is said or swept.
+// A logLimit keeps clients from filling the log with events that cost them nothing. The
+// first event of an address is logged at once; the following ones are counted, and
+// logged together once a minute. Each event is counted in one line. The line of the
+// last ones is written when their minute is over and the next call is made.
 //
-// It is for lines that nobody but people read. "auth failed" is not among them:
-// fail2ban counts it. A nil logLimit limits nothing. Its methods may be called by
-// any goroutine.
+// It is for lines that only people read. "auth failed" is not among them, as fail2ban
+// counts it. A nil logLimit limits nothing. Its methods may be called by any goroutine.
 type logLimit struct {
 	mu    sync.Mutex
 	known map[limitedLine]*list.Element
-	order list.List // of *limited; who was said first is in front
+	order list.List // of *limited; the oldest line is in front
 }
 
 type limitedLine struct {
 	event string
-	from  netip.Prefix // zero: all for whom there is no room
+	from  netip.Prefix // zero: all addresses beyond limitedAddresses
 }
 
 type limited struct {
 	limitedLine
-	said  time.Time
-	since int             // events that no line has counted
-	line  func(count int) // of the last of them
+	logged time.Time       // the last line
+	since  int             // events that no line has counted
+	line   func(count int) // of the last of them
 }
 
 func newLogLimit() *logLimit { return &logLimit{known: make(map[limitedLine]*list.Element)} }
 
-// say calls line now, or later for this event and others.
-func (l *logLimit) say(event string, client netip.Addr, line func(count int)) {
+// log calls line now, or later for this event and others.
+func (l *logLimit) log(event string, client netip.Addr, line func(count int)) {
 	if l == nil {
 		line(1)
 		return
@@ -57,7 +55,7 @@ func (l *logLimit) say(event string, client netip.Addr, line func(count int)) {
 	}
 }
 
-// sweep says what has waited for long enough.
+// sweep writes the lines that are due.
 func (l *logLimit) sweep() {
 	if l == nil {
 		return
@@ -67,7 +65,7 @@ func (l *logLimit) sweep() {
 	}
 }
 
-// first reports whether the event is to be said now, and counts it otherwise.
+// first reports whether the event is to be logged now, and counts it otherwise.
 func (l *logLimit) first(key limitedLine, line func(count int)) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -77,7 +75,7 @@ func (l *logLimit) first(key limitedLine, line func(count int)) bool {
 		e, ok = l.known[key]
 	}
 	if !ok {
-		l.known[key] = l.order.PushBack(&limited{limitedLine: key, said: time.Now()})
+		l.known[key] = l.order.PushBack(&limited{limitedLine: key, logged: time.Now()})
 		return true
 	}
 	waiting := e.Value.(*limited)
@@ -86,14 +84,14 @@ func (l *logLimit) first(key limitedLine, line func(count int)) bool {
 	return false
 }
 
-// due are the lines whose minute is over. An address of which there is nothing to
-// say is forgotten.
+// due returns the lines whose minute is over. An address without further events is
+// forgotten.
 func (l *logLimit) due(now time.Time) (lines []func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for e := l.order.Front(); e != nil; e = l.order.Front() {
 		over := e.Value.(*limited)
-		if now.Sub(over.said) < sayEvery {
+		if now.Sub(over.logged) < lineEvery {
 			break
 		}
 		if over.since == 0 {
@@ -103,7 +101,7 @@ func (l *logLimit) due(now time.Time) (lines []func()) {
 		}
 		count, line := over.since, over.line
 		lines = append(lines, func() { line(count) })
-		over.said, over.since, over.line = now, 0, nil
+		over.logged, over.since, over.line = now, 0, nil
 		l.order.MoveToBack(e)
 	}
 	return lines

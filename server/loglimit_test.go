@@ -11,14 +11,14 @@ import (
 	"time"
 )
 
-// A limitedLog is what a limit has let through.
+// A limitedLog holds the lines that a limit has passed.
 type limitedLog struct {
 	limit *logLimit
 	lines []string
 }
 
 func (l *limitedLog) event(name, client string) {
-	l.limit.say(name, netip.MustParseAddr(client), func(count int) {
+	l.limit.log(name, netip.MustParseAddr(client), func(count int) {
 		l.lines = append(l.lines, fmt.Sprint(name, " ", client, " ", count))
 	})
 }
@@ -26,7 +26,7 @@ func (l *limitedLog) event(name, client string) {
 func (l *limitedLog) want(t *testing.T, lines ...string) {
 	t.Helper()
 	if !slices.Equal(l.lines, lines) {
-		t.Errorf("said %q, want %q", l.lines, lines)
+		t.Errorf("logged %q, want %q", l.lines, lines)
 	}
 	l.lines = nil
 }
@@ -44,13 +44,13 @@ func TestLogLimit(t *testing.T) {
 		l.event("delayed", "192.0.2.1") // and each event
 		l.want(t, "refused 192.0.2.2 1", "delayed 192.0.2.1 1")
 
-		time.Sleep(sayEvery)
+		time.Sleep(lineEvery)
 		l.event("refused", "192.0.2.1") // counted in the minute that begins
 		l.want(t, "refused 192.0.2.1 50")
-		time.Sleep(sayEvery)
+		time.Sleep(lineEvery)
 		l.limit.sweep()
 		l.want(t, "refused 192.0.2.1 1")
-		time.Sleep(sayEvery)
+		time.Sleep(lineEvery)
 		l.limit.sweep()
 		l.want(t)
 		if n := len(l.limit.known) + l.limit.order.Len(); n != 0 {
@@ -61,7 +61,7 @@ func TestLogLimit(t *testing.T) {
 	})
 }
 
-// One subscriber has many addresses of IPv6, and is one all the same.
+// TestLogLimitOfSubscribers: the addresses of an IPv6 /64 count as one.
 func TestLogLimitOfSubscribers(t *testing.T) {
 	l := &limitedLog{limit: newLogLimit()}
 	l.event("refused", "2001:db8::1")
@@ -70,7 +70,7 @@ func TestLogLimitOfSubscribers(t *testing.T) {
 	l.want(t, "refused 2001:db8::1 1", "refused 2001:db8:0:1::1 1")
 }
 
-// Any number of addresses fills neither memory nor log.
+// TestLogLimitIsBounded: the table and the log are bounded for any number of addresses.
 func TestLogLimitIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &limitedLog{limit: newLogLimit()}
@@ -84,7 +84,7 @@ func TestLogLimitIsBounded(t *testing.T) {
 			t.Errorf("%d lines", n)
 		}
 		l.lines = nil
-		time.Sleep(sayEvery)
+		time.Sleep(lineEvery)
 		l.limit.sweep()
 		l.want(t, fmt.Sprint("refused 10.0.47.255 ", 2*limitedAddresses-1))
 		if n := len(l.limit.known); n != 1 {
@@ -101,7 +101,7 @@ func TestNoLogLimit(t *testing.T) {
 	l.want(t, "refused 192.0.2.1 1", "refused 192.0.2.1 1")
 }
 
-// Every event is counted once, however many come at the same time.
+// TestLogLimitLosesNothing: each of many concurrent events is counted once.
 func TestLogLimitLosesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limit := newLogLimit()
@@ -110,13 +110,13 @@ func TestLogLimitLosesNothing(t *testing.T) {
 		for range 8 {
 			all.Go(func() {
 				for range 100 {
-					limit.say("refused", netip.MustParseAddr("192.0.2.1"), func(count int) { counted.Add(int64(count)) })
+					limit.log("refused", netip.MustParseAddr("192.0.2.1"), func(count int) { counted.Add(int64(count)) })
 					time.Sleep(time.Second)
 				}
 			})
 		}
 		all.Wait()
-		time.Sleep(sayEvery)
+		time.Sleep(lineEvery)
 		limit.sweep()
 		if n := counted.Load(); n != 800 {
 			t.Errorf("%d of 800 events were counted", n)
@@ -124,10 +124,10 @@ func TestLogLimitLosesNothing(t *testing.T) {
 	})
 }
 
-// What was counted is said when a client of any listener goes, after a reload as
-// before.
+// TestLogLimitOfServer: what was counted is logged when any client disconnects, also
+// after a reload.
 func TestLogLimitOfServer(t *testing.T) {
-	d := newStand(t, defaultSettings())
+	d := newTestServer(t, defaultSettings())
 	client := netip.MustParseAddr("192.0.2.1")
 	synctest.Test(t, func(t *testing.T) {
 		s, err := New(d.parts)
@@ -135,15 +135,15 @@ func TestLogLimitOfServer(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 4 {
-			s.log.turnedAway("submission", client, "too many connections")
+			s.events.ConnectionRefused("submission", client, "too many connections")
 		}
 		if err := s.Reload(d.parts); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(sayEvery)
-		s.doors[0].service.Load().log.disconnected(0, 0)
+		time.Sleep(lineEvery)
+		s.listeners[0].snapshot.Load().events.ForSession("id", "submission", client).Disconnected(0, 0)
 	})
-	if n := d.log.count(`msg="connection refused"*client=192.0.2.1*count=3`); n != 1 {
-		t.Errorf("%d lines of what was counted", n)
+	if n := d.log.Count(`msg="connection refused"*client=192.0.2.1*count=3`); n != 1 {
+		t.Errorf("%d lines for the counted events", n)
 	}
 }

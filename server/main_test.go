@@ -8,6 +8,6 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	kit.AtOnce(8)
+	kit.AtOnce(16)
 	os.Exit(kit.Main(m))
 }

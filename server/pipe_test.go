@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// A pipe is a connection in memory, for tests that make very many. The client's
-// side never blocks but for settle; what the server is given comes in pieces as
-// small as wanted, and ends wherever wanted.
+// A pipe is a connection in memory, for tests that make very many. The client's side
+// blocks only in settle and over. The server reads it in pieces as small as wanted, up to
+// an end wherever wanted.
 type pipe struct {
 	remote netip.AddrPort
 
@@ -22,12 +22,13 @@ type pipe struct {
 	change   *sync.Cond
 	up, down []byte // on the way to the server and from it
 	sip      int    // how much the server reads at once; 0 is everything
-	left     int    // bytes until the stream is cut; negative: it is not
-	reset    bool   // ... by RST, not by FIN
-	ended    bool   // no more bytes from the client
+	left     int    // octets until the stream is cut; negative: it is not
+	reset    bool   // it is cut by RST, not by FIN
+	ended    bool   // no more octets come from the client
 	broken   bool   // RST
-	short    bool   // the server cannot get all that the client has said
+	short    bool   // the server does not receive all that the client has sent
 	expired  bool   // the server's deadline for reading has passed
+	soon     bool   // the deadline passes when the server would have to wait
 	reading  bool   // the server waits for more
 	closed   bool   // by the server
 	stuck    bool   // this takes too long
@@ -39,7 +40,7 @@ func newPipe(remote netip.AddrPort) *pipe {
 	return p
 }
 
-// send puts b on the way to the server, as far as the stream is not cut.
+// send puts b on the way to the server, up to where the stream is cut.
 func (p *pipe) send(b []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -59,7 +60,7 @@ func (p *pipe) send(b []byte) {
 	p.change.Broadcast()
 }
 
-// cut ends the stream n bytes from here, if it does not end earlier.
+// cut ends the stream n octets from here, if it does not end earlier.
 func (p *pipe) cut(n int, reset bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -101,7 +102,7 @@ func (p *pipe) isClosed() bool {
 	return p.closed
 }
 
-// giveUp ends all waiting.
+// giveUp ends all waits.
 func (p *pipe) giveUp() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -116,14 +117,14 @@ func (p *pipe) wasReset() bool {
 	return p.broken
 }
 
-// spoil notes that what the server gets is of no use.
+// spoil notes that the server receives something that is not what the client sends.
 func (p *pipe) spoil() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.short = true
 }
 
-// isShort reports whether the server may not have got all of it, or the client
+// isShort reports whether the server may not have received all of it, or the client
 // not all replies.
 func (p *pipe) isShort() bool {
 	p.mu.Lock()
@@ -131,8 +132,8 @@ func (p *pipe) isShort() bool {
 	return p.short || p.broken
 }
 
-// A clientEnd is the pipe for the client's TLS. It does not wait where the server
-// waits, too: that is a deadline that has passed.
+// A clientEnd is the pipe for the client's TLS. Where the server waits as well, a read
+// fails with os.ErrDeadlineExceeded.
 type clientEnd struct{ *pipe }
 
 func (c clientEnd) Read(b []byte) (int, error) {
@@ -163,7 +164,7 @@ func (c clientEnd) SetWriteDeadline(time.Time) error { return nil }
 
 var serverAddr = net.TCPAddrFromAddrPort(netip.MustParseAddrPort("198.51.100.1:587"))
 
-// A serverEnd is the pipe as the server has it.
+// A serverEnd is the server's end of a pipe.
 type serverEnd struct{ *pipe }
 
 func (s serverEnd) Read(b []byte) (int, error) {
@@ -190,6 +191,8 @@ func (s serverEnd) Read(b []byte) (int, error) {
 			p.broken = true
 		case p.ended:
 			return 0, io.EOF
+		case p.soon:
+			return 0, os.ErrDeadlineExceeded
 		default:
 			p.reading = true
 			p.change.Broadcast()
@@ -223,8 +226,9 @@ func (s serverEnd) Close() error {
 	return nil
 }
 
-// SetReadDeadline knows only deadlines that have passed; nobody here waits for
-// the others.
+// SetReadDeadline sets a deadline that has passed, one that passes as soon as the server
+// would have to wait, if it is less than a second away, or none: no test waits for the
+// others.
 func (s serverEnd) SetReadDeadline(t time.Time) error {
 	p := s.pipe
 	p.mu.Lock()
@@ -233,6 +237,7 @@ func (s serverEnd) SetReadDeadline(t time.Time) error {
 		return net.ErrClosed
 	}
 	p.expired = !t.IsZero() && !t.After(time.Now())
+	p.soon = !t.IsZero() && t.Before(time.Now().Add(time.Second))
 	p.change.Broadcast()
 	return nil
 }
@@ -271,8 +276,8 @@ func (l *pipeListener) Accept() (net.Conn, error) {
 func (l *pipeListener) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
 func (l *pipeListener) Addr() net.Addr { return serverAddr }
 
-// A pipeClient is the other end of a session over a pipe: it keeps what was sent
-// and heard, in clear and under TLS.
+// A pipeClient is the client of a session over a pipe: it keeps what was sent and
+// received, in clear and under TLS.
 type pipeClient struct {
 	*pipe
 	listener string
@@ -281,12 +286,12 @@ type pipeClient struct {
 	pending  []byte
 	clear    layer
 	secure   layer
-	failed   bool // the handshake: nothing more can be said
-	early    bool // the server has spoken first under TLS, behind STARTTLS
+	failed   bool // the handshake: nothing more can be sent
+	early    bool // the server has sent something before the client, after STARTTLS
 }
 
-// A layer is what was said in clear, or under TLS.
-type layer struct{ sent, heard []byte }
+// A layer is what was sent and received in clear, or under TLS.
+type layer struct{ sent, received []byte }
 
 func (c *pipeClient) layer() *layer {
 	if c.tls != nil {
@@ -295,7 +300,7 @@ func (c *pipeClient) layer() *layer {
 	return &c.clear
 }
 
-// flush sends what is pending, waits for the server, and hears it out.
+// flush sends what is pending, waits for the server, and collects its replies.
 func (c *pipeClient) flush() {
 	if c.failed {
 		c.pending = nil
@@ -311,29 +316,29 @@ func (c *pipeClient) flush() {
 		}
 	}
 	c.settle()
-	c.hear()
+	c.collect()
 }
 
-// hear takes what has come.
-func (c *pipeClient) hear() {
+// collect takes what the server has sent.
+func (c *pipeClient) collect() {
 	if c.tls == nil {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.clear.heard = append(c.clear.heard, c.down...)
+		c.clear.received = append(c.clear.received, c.down...)
 		c.down = nil
 		return
 	}
 	var block [4096]byte
 	for !c.failed {
 		n, err := c.tls.Read(block[:])
-		c.secure.heard = append(c.secure.heard, block[:n]...)
+		c.secure.received = append(c.secure.received, block[:n]...)
 		if err != nil {
 			return
 		}
 	}
 }
 
-// handshake begins TLS, whatever the server thinks of that.
+// handshake begins TLS, whether the server expects it or not.
 func (c *pipeClient) handshake() {
 	c.tls = tls.Client(clientEnd{c.pipe}, c.config)
 	err := c.tls.Handshake()
@@ -343,8 +348,8 @@ func (c *pipeClient) handshake() {
 	}
 	if !c.failed && c.listener == starttlsListener {
 		c.settle()
-		c.hear()
-		c.early = len(c.secure.heard) > 0
+		c.collect()
+		c.early = len(c.secure.received) > 0
 	}
 }
 
@@ -356,5 +361,5 @@ func (c *pipeClient) end(polite, reset bool) {
 	}
 	c.cut(0, reset)
 	c.over()
-	c.hear()
+	c.collect()
 }

@@ -14,9 +14,9 @@ var trustedProxyAddr = netip.MustParseAddrPort("203.0.113.9:40000")
 
 const proxySignature = "\r\n\r\n\x00\r\nQUIT\n"
 
-// FuzzProxyHeader has a trusted proxy say anything in the place of its header.
-// Nobody is greeted without a whole one, and who is, is taken for the client that
-// a second reader finds in it, or for the proxy, where it speaks for itself.
+// FuzzProxyHeader has a trusted proxy send anything in the place of its header. Only a
+// whole header is greeted, and the client is the one that a second reader finds in it, or
+// the proxy, where the header is for the proxy's own connection.
 func FuzzProxyHeader(f *testing.F) {
 	v2 := func(command, family byte, addresses string) string {
 		return proxySignature + string([]byte{command, family, byte(len(addresses) >> 8), byte(len(addresses))}) + addresses
@@ -35,7 +35,7 @@ func FuzzProxyHeader(f *testing.F) {
 		f.Add([]byte(header), byte(0))
 		f.Add([]byte(header), byte(1))
 	}
-	s := newFuzzStand(f)
+	s := newFuzzServer(f)
 	f.Fuzz(func(t *testing.T, header []byte, sip byte) {
 		s.log.clients()
 		p := newPipe(trustedProxyAddr)
@@ -51,7 +51,7 @@ func FuzzProxyHeader(f *testing.F) {
 		s.isEmpty(t)
 		greeted := bytes.HasPrefix(p.down, []byte("220 "))
 		if !greeted && len(p.down) > 0 {
-			t.Errorf("%q: the server has said %q", header, p.down)
+			t.Errorf("%q: the server has sent %q", header, p.down)
 		}
 		client, ok := proxied(append(header, "QUIT\r\n"...))
 		seen := s.log.clients()
@@ -61,8 +61,8 @@ func FuzzProxyHeader(f *testing.F) {
 	})
 }
 
-// proxied is the client whom a header speaks for (the PROXY protocol, versions 1
-// and 2, section 2).
+// proxied is the client that a header names (the PROXY protocol, versions 1 and 2,
+// section 2).
 func proxied(header []byte) (client netip.Addr, ok bool) {
 	if rest, found := bytes.CutPrefix(header, []byte(proxySignature)); found {
 		return proxiedBinary(rest)
@@ -88,7 +88,7 @@ func proxiedBinary(b []byte) (client netip.Addr, ok bool) {
 	}
 	command, family, b := b[0], b[1], b[4:4+int(binary.BigEndian.Uint16(b[2:]))]
 	switch {
-	case command == 0x20: // LOCAL: the proxy for itself
+	case command == 0x20: // LOCAL: the proxy's own connection
 		return trustedProxyAddr.Addr(), true
 	case command != 0x21:
 		return client, false

@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// quickly fails if do, which takes 40 ms each time when the server lets a client
-// with Nagle's algorithm wait for an acknowledgement, does not take less once. A
-// busy machine may make it slow many times.
+// quickly fails if do takes about 40 ms each time: that is what a client with Nagle's
+// algorithm waits for an acknowledgement that the system delays. A busy machine may make
+// it slow many times.
 func quickly(t *testing.T, what string, do func(c *client) (time.Duration, error)) {
 	t.Helper()
-	d := newStand(t, defaultSettings())
+	d := newTestServer(t, defaultSettings())
 	best := time.Hour
 	for range 100 {
 		c, err := dial(d.address(), STARTTLS)
@@ -34,7 +34,7 @@ func quickly(t *testing.T, what string, do func(c *client) (time.Duration, error
 }
 
 func TestQuickAckOfHandshake(t *testing.T) {
-	quickly(t, "EHLO behind the handshake", func(c *client) (time.Duration, error) {
+	quickly(t, "EHLO after the handshake", func(c *client) (time.Duration, error) {
 		if err := c.secure(); err != nil {
 			return 0, err
 		}

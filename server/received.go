@@ -9,7 +9,7 @@ import (
 	"postern/policy"
 )
 
-// A trace is what a Received field says about a message.
+// A trace is the content of a Received field.
 type trace struct {
 	Hide   bool       // leave out who the client is
 	Helo   string     // as the client gave it; not to be trusted
@@ -28,9 +28,9 @@ type trace struct {
 
 // field returns the Received field, final CRLF included.
 //
-// RFC 5321, section 4.4 wants a "from" clause. With Hide there is none, as in
-// Postfix with smtpd_hide_client_session: where a user sits is told to nobody.
-// Whoever has to know (BCP 134) finds the user in the log by the id.
+// RFC 5321, section 4.4 requires a "from" clause. With Hide there is none, as in
+// Postfix with smtpd_hide_client_session: recipients need not know where an author
+// lives. The administrator finds the user in the log by the id (BCP 134).
 //
 // There is no "for" clause: it is optional, the next hop adds one where that
 // betrays no blind copy, and so nothing here comes from a RCPT command.
@@ -42,7 +42,7 @@ func (t *trace) field() string {
 	}
 	fmt.Fprintf(&b, "by %s (postern)\r\n\twith %s id %s", t.Hostname, t.protocol(), t.ID)
 	if t.TLS.Version != "" {
-		// RFC 8314, section 7.4: a clause of its own.
+		// RFC 8314, section 7.4: a separate clause.
 		fmt.Fprintf(&b, "\r\n\ttls %s (%s)", t.TLS.Cipher, t.TLS.Version)
 	}
 	fmt.Fprintf(&b, ";\r\n\t%s\r\n", date(t.Now))
@@ -72,8 +72,8 @@ func (t *trace) protocol() string {
 // bounds a domain.
 const maxName = 255
 
-// harmless makes a name that somebody else chose fit for a Received field:
-// only what occurs in host names and address literals stays as it is.
+// harmless makes a name from outside fit for a Received field: only characters of
+// host names and address literals stay as they are.
 func harmless(name string) string {
 	if name == "" {
 		return "unknown"

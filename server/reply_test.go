@@ -7,20 +7,22 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/emersion/go-smtp"
 
 	"postern/relay/message"
 	"postern/server/auth"
+	"postern/server/smtpd"
 )
 
-// errSecret is the cause of an error: it is in the log and nowhere else.
+// errSecret is the cause of an error: it may be in the log and nowhere else.
 var errSecret = errors.New("dial unix /run/secret: refused")
 
 func TestAuthReply(t *testing.T) {
 	for _, test := range []struct {
 		err  error
-		want *smtp.SMTPError
+		want *smtpd.Reply
 	}{
 		{&auth.Failure{Kind: auth.NoSuchUser, Err: errSecret}, replyBadCredentials},
 		{&auth.Failure{Kind: auth.BadPassword, Reason: "secret"}, replyBadCredentials},
@@ -44,57 +46,74 @@ func TestAuthReply(t *testing.T) {
 func TestStageReply(t *testing.T) {
 	for _, test := range []struct {
 		err  error
-		want *smtp.SMTPError
+		want *smtpd.Reply
 	}{
-		{smtp.ErrDataTooLarge, replyTooLarge},
+		{smtpd.ErrTooLarge, replyTooLarge},
 		{message.ErrBareNewline, replyBareNewline},
 		{fmt.Errorf("secret: %w", message.ErrNUL), replyNUL},
 		{message.ErrLongLine, replyLongLine},
 		{message.ErrHeaderTooLarge, replyLongHeader},
 		{&message.StorageError{Err: errSecret}, replyNoStorage},
 		{io.ErrUnexpectedEOF, replyCut},
-		{smtp.ErrDataReset, replyCut},
+		{smtpd.ErrReset, replyCut},
 		{os.ErrDeadlineExceeded, replyCut},
-		{replyCut, replyCut},
+		{smtpd.ErrTimeout, replyCut},
 		{errSecret, replyCut},
 	} {
-		if got := stageReply(test.err); got != test.want {
+		got := stageReply(test.err)
+		if !sameReply(got, test.want) {
+			t.Errorf("%v: %v", test.err, got)
+		}
+		// The log has the reason where the reply does not give it.
+		if wantCause := test.want == replyNoStorage || test.want == replyCut; (got.Cause == test.err) != wantCause || got.Cause != nil && !wantCause {
+			t.Errorf("%v: the cause is %v", test.err, got.Cause)
+		}
+	}
+}
+
+// sameReply compares what the client receives.
+func sameReply(a, b *smtpd.Reply) bool {
+	return a.Code == b.Code && a.Enhanced == b.Enhanced && a.Text() == b.Text() && a.Close == b.Close
+}
+
+func TestRelayReply(t *testing.T) {
+	hop := &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 1, 1}, Message: "No such user\nhere"}
+	want := &smtpd.Reply{Code: 550, Enhanced: hop.EnhancedCode, Lines: []string{"No such user", "here"}}
+	around := fmt.Errorf("secret: %w", hop)
+	for err, cause := range map[error]error{hop: nil, around: around} {
+		if got := relayReply(err); !sameReply(got, want) || got.Cause != cause {
+			t.Errorf("%v: %v", err, got)
+		}
+	}
+	closing := &smtp.SMTPError{Code: 421, EnhancedCode: smtp.EnhancedCode{4, 3, 2}, Message: "Shutting down"}
+	if got := relayReply(closing); got.Code != 451 || got.Text() != closing.Message || got.Close || closing.Code != 421 {
+		t.Errorf("%v: %v", closing, got)
+	}
+	for _, err := range []error{errSecret, &smtp.SMTPError{Code: 354, Message: "secret"}, &smtp.SMTPError{Code: 250}} {
+		if got := relayReply(err); !sameReply(got, replyNoHop) || got.Cause != err {
+			t.Errorf("%v: %v", err, got)
+		}
+	}
+}
+
+func TestHeaderReply(t *testing.T) {
+	loop := replyOf(replyLoop, nil)
+	for _, test := range []struct {
+		err   error
+		want  *smtpd.Reply
+		cause bool
+	}{
+		{replyLoop, loop, false},
+		{fmt.Errorf("secret: %w", replyLoop), loop, false},
+		{fmt.Errorf("secret: %w", io.ErrNoProgress), replyInternal, true},
+	} {
+		if got := headerReply(test.err); !sameReply(got, test.want) || (got.Cause != nil) != test.cause {
 			t.Errorf("%v: %v", test.err, got)
 		}
 	}
 }
 
-func TestRelayReply(t *testing.T) {
-	hop := &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 1, 1}, Message: "No such user"}
-	for _, err := range []error{hop, fmt.Errorf("secret: %w", hop)} {
-		if got := relayReply(err); got != hop {
-			t.Errorf("%v: %v", err, got)
-		}
-	}
-	closing := &smtp.SMTPError{Code: 421, EnhancedCode: smtp.EnhancedCode{4, 3, 2}, Message: "Shutting down"}
-	if got := relayReply(closing); got.Code != 451 || got.Message != closing.Message || closing.Code != 421 {
-		t.Errorf("%v: %v", closing, got)
-	}
-	for _, err := range []error{errSecret, &smtp.SMTPError{Code: 354, Message: "secret"}, &smtp.SMTPError{Code: 250}} {
-		if got := relayReply(err); got != replyNoHop {
-			t.Errorf("%v: %v", err, got)
-		}
-	}
-}
-
-func TestMessageReply(t *testing.T) {
-	for err, want := range map[error]*smtp.SMTPError{
-		replyLoop:                                  replyLoop,
-		fmt.Errorf("secret: %w", replyLoop):        replyLoop,
-		fmt.Errorf("secret: %w", io.ErrNoProgress): replyInternal,
-	} {
-		if got := messageReply(err); got != want {
-			t.Errorf("%v: %v", err, got)
-		}
-	}
-}
-
-func TestAccepted(t *testing.T) {
+func TestAcceptedReply(t *testing.T) {
 	for _, test := range []struct {
 		text, want string
 		code       smtp.EnhancedCode
@@ -105,46 +124,35 @@ func TestAccepted(t *testing.T) {
 		{"5.1.1 odd", "5.1.1 odd", smtp.EnhancedCode{2, 0, 0}},
 		{"", "", smtp.EnhancedCode{2, 0, 0}},
 	} {
-		got := accepted(test.text)
-		if got.Code != 250 || got.EnhancedCode != test.code || got.Message != test.want {
-			t.Errorf("%q: %v %v %q", test.text, got.Code, got.EnhancedCode, got.Message)
+		got := acceptedReply(test.text)
+		if got.Code != 250 || got.Enhanced != test.code || got.Text() != test.want {
+			t.Errorf("%q: %v %v %q", test.text, got.Code, got.Enhanced, got.Text())
 		}
 	}
 }
 
-// TestRepliesAreDull: the class of the enhanced code is that of the code (RFC
-// 2034, section 4), and a line with them fits into 512 octets (RFC 5321, section
-// 4.5.3.1.5).
-func TestRepliesAreDull(t *testing.T) {
-	for _, r := range []*smtp.SMTPError{
-		replyNeedTLS, replyNeedAuth, replyNestedMail, replyAuthInMail, replyBadSender, replyBadRecipient,
-		replyNeedUTF8, replyMailMax, replyTooLarge, replyNoStorage, replyCut, replyBareNewline, replyNUL,
-		replyLongLine, replyLongHeader, replyNoHop, replyBadCredentials, replyDisabled, replyExpired,
-		replyAuthLater, replyMechanism, replyMalformedAuth, replyInternal, replyClosing, replyLoop,
+// TestReplies: the class of the enhanced code is that of the code (RFC 2034, section 4),
+// a line with them fits into 512 octets (RFC 5321, section 4.5.3.1.5), and 421, after
+// which the connection ends, is a reply that closes it.
+func TestReplies(t *testing.T) {
+	for _, r := range []*smtpd.Reply{
+		replyNeedAuth, replyTooLarge, replyAuthenticated, replyBadCredentials, replyMechanism,
+		replyMalformedAuth, replyAuthLater, replyDisabled, replyExpired, replyNoStorage, replyCut, replyBareNewline,
+		replyNUL, replyLongLine, replyLongHeader, replyNoHop, replyInHand, replyInternal, replyMailMax,
+		replyTooManyFailures, replyTooManyConnections, replyShuttingDown, replyOf(replyLoop, nil),
 	} {
-		if r.EnhancedCode[0] != r.Code/100 {
-			t.Errorf("%v has the enhanced code %v", r, r.EnhancedCode)
+		text := r.Text()
+		if r.Enhanced[0] != r.Code/100 {
+			t.Errorf("%v has the enhanced code %v", r, r.Enhanced)
 		}
-		if r.Message == "" || len(r.Message) > 400 || strings.ContainsFunc(r.Message, isControl) {
+		if len(r.Lines) != 1 || text == "" || len(text) > 400 || strings.ContainsFunc(text, unicode.IsControl) {
 			t.Errorf("%v has an odd text", r)
 		}
-	}
-	for _, line := range []string{shuttingDown, tooManyErrors, tooManyFailures, tooManyClients, tooMuch, messageCutShort} {
-		if !strings.HasPrefix(line, "421 4.") || strings.ContainsFunc(line, isControl) {
-			t.Errorf("%q is no farewell", line)
+		if r.Close != (r.Code == 421) && r != replyShuttingDown { // which is a farewell
+			t.Errorf("%v closes the connection: %v", r, r.Close)
 		}
-	}
-}
-
-func TestCause(t *testing.T) {
-	reply := &smtp.SMTPError{Code: 550}
-	if err := cause(reply); err != nil {
-		t.Errorf("a bare reply has the cause %v", err)
-	}
-	if err := cause(fmt.Errorf("more: %w", reply)); err == nil {
-		t.Error("what stands around a reply is lost")
-	}
-	if err := cause(errSecret); err != errSecret {
-		t.Errorf("the cause is %v", err)
+		if r.OnSeen != nil || r.Cause != nil {
+			t.Errorf("%v is shared by sessions and has values of one", r)
+		}
 	}
 }

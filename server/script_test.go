@@ -31,7 +31,7 @@ type step struct {
 	arg  string
 }
 
-// A hopAnswer is what the hop says to some commands.
+// A hopAnswer replaces the replies of the next hop to some commands.
 type hopAnswer struct {
 	verb    string
 	address string // of MAIL and RCPT; empty: any
@@ -73,13 +73,13 @@ func (s *script) option(text string) error {
 	if !ok {
 		return fmt.Errorf("%q is not of the form key = value", text)
 	}
-	if command, ok := strings.CutPrefix(key, "hop says to "); ok {
-		return s.hopSays(command, value)
+	if command, ok := strings.CutPrefix(key, "hop replies to "); ok {
+		return s.hopReplies(command, value)
 	}
 	return s.settings.set(key, value)
 }
 
-func (s *script) hopSays(command, value string) error {
+func (s *script) hopReplies(command, value string) error {
 	verb, address, _ := strings.Cut(command, " ")
 	a := hopAnswer{verb: verb, address: address}
 	value, a.held = strings.CutPrefix(value, "(held) ")
@@ -95,7 +95,7 @@ func (s *script) hopSays(command, value string) error {
 	return nil
 }
 
-// handle is the hop's part.
+// handle answers a command that the next hop has received.
 func (s *script) handle(c relaytest.Command) relaytest.Answer {
 	for _, a := range s.answers {
 		if a.verb == c.Verb && (a.address == "" || a.address == c.Address) {
@@ -121,14 +121,13 @@ func encode64(line string) string {
 	})
 }
 
-// set finds the value of a key such as "server.limits.messages" and reads it
-// from text.
+// set sets the value of a key such as "server.limits.messages" from its text.
 func (s *settings) set(key, text string) error {
 	v := reflect.ValueOf(s).Elem()
 	for name := range strings.SplitSeq(key, ".") {
 		field := fieldByTag(v, name)
 		if !field.IsValid() {
-			return fmt.Errorf("there is no key %q", key)
+			return fmt.Errorf("unknown key %q", key)
 		}
 		v = field
 	}
@@ -166,7 +165,7 @@ func setValue(v reflect.Value, text string) (err error) {
 		prefix, err = netip.ParsePrefix(text)
 		*p = append(*p, prefix)
 	default:
-		err = fmt.Errorf("no way to read a %s", v.Type())
+		err = fmt.Errorf("cannot parse a %s", v.Type())
 	}
 	return err
 }

@@ -1,28 +1,30 @@
-// Package server is the submission server (RFC 6409): it takes messages from
-// authenticated clients and hands them to the next hop.
+// Package server is the submission server (RFC 6409): it accepts messages from
+// authenticated clients and relays them to the next hop.
 //
-// The protocol itself is spoken by github.com/emersion/go-smtp. This package
-// adds what that leaves open: listeners, limits and draining (server.go,
-// listener.go, gate.go), what lies beneath it (conn.go for the connection and its
-// TLS, linger.go for its end, wire.go for commands and replies, body.go for the
-// message behind DATA), and the session above it (session.go for MAIL and RCPT,
-// sasl.go for AUTH, data.go for the message). duplicates.go remembers what a
-// client may send again because it has not seen its 250, fingerprint.go what
-// makes two messages the same; once.go puts that to use, and late.go waits for a
-// next hop that answers too late. reply.go is the one place where an error
-// becomes a text for the client, maillog.go the one where it becomes a line of
-// the log.
+// Package smtpd speaks the protocol. This package has what surrounds it, and the
+// decisions:
 //
-// The server knows nothing of files and formats: cmd/postern builds the parts
-// and hands them over.
+//	server      the parts, reload and shutdown
+//	listener    sockets and the PROXY protocol
+//	limiter     limits of connections
+//	snapshot    what the connections of a listener share; admits connections
+//	session     MAIL, RCPT and the end of a session
+//	auth        AUTH, with package server/auth
+//	data        the message: staged, judged, its header put in order, relayed
+//	header      fix-ups of the header; received makes the Received field
+//	duplicates  receipts for messages that a client may send again (resend, fingerprint, late)
+//	reply       errors become replies
+//	events      what the log and the metrics need; log and loglimit write it
+//
+// The server knows no files and no formats: cmd/postern builds the parts.
 package server
 
 import (
 	"container/list"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"slices"
 	"sync"
@@ -32,9 +34,10 @@ import (
 	"postern/relay"
 	"postern/relay/message"
 	"postern/server/auth"
+	"postern/server/smtpd"
 )
 
-// Parts is all that a server is made of.
+// Parts is what a server is made of.
 type Parts struct {
 	Config       Config
 	Listeners    []Listener
@@ -45,69 +48,65 @@ type Parts struct {
 	Policies     map[string]*policy.Set // by listener name
 	Hop          relay.NextHop
 	Stage        *message.Stage
-	Log          *slog.Logger
+	Events       Events // the same in every Reload
 }
 
 // A Server accepts clients. Its methods may be called by any goroutine: Listen
 // once, then Serve once, Reload and Shutdown at any time after Listen.
 type Server struct {
-	log         mailLog
-	gate        gate
-	unannounced gate // whose PROXY header is awaited
+	events      Events
+	limiter     connLimiter
+	unannounced connLimiter // connections whose PROXY header has not come
+	refused     connLimiter // connections that are refused inside TLS
 
 	receipts *receipts // for all generations of the configuration
 	overdue  *lateAnswers
-	linger   *lingering
+	linger   *smtpd.Linger
 
-	accepting context.Context // ends when no more clients are wanted
+	accepting context.Context // ends when no more connections are wanted
 	stop      context.CancelFunc
 
-	mu        sync.Mutex
-	doors     []*door
-	conns     map[*conn]*list.Element // its place among the strangers, if it is one
-	strangers list.List               // *conn: who came first is in front
-	empty     chan struct{}           // closed when stopping and no connection is left
-	stopped   bool
-	accepts   sync.WaitGroup
+	mu              sync.Mutex
+	listeners       []*listener
+	sessions        map[*session]*list.Element // the place in unauthenticated, if it is there
+	unauthenticated list.List                  // *session, the oldest in front
+	empty           chan struct{}              // closed when stopped and no session is left
+	stopped         bool
+	accepts         sync.WaitGroup
 }
 
 // New makes a server of its parts. It opens nothing yet.
 func New(p Parts) (*Server, error) {
 	s := &Server{
-		log: newMailLog(p.Log), receipts: newReceipts(), overdue: newLateAnswers(), linger: newLingering(),
-		conns: make(map[*conn]*list.Element), empty: make(chan struct{}),
+		events: p.Events, receipts: newReceipts(), overdue: newLateAnswers(), linger: smtpd.NewLinger(),
+		sessions: make(map[*session]*list.Element), empty: make(chan struct{}),
 	}
 	s.accepting, s.stop = context.WithCancel(context.Background())
 	for i := range p.Listeners {
-		service, err := s.newService(&p, &p.Listeners[i])
+		l := &listener{server: s, config: p.Listeners[i], sockets: p.Sockets[p.Listeners[i].Name]}
+		made, err := s.newSnapshot(&p, &p.Listeners[i], l)
 		if err != nil {
 			return nil, err
 		}
-		d := &door{server: s, listener: p.Listeners[i], sockets: p.Sockets[p.Listeners[i].Name]}
-		d.service.Store(service)
-		s.doors = append(s.doors, d)
+		l.snapshot.Store(made)
+		s.listeners = append(s.listeners, l)
 	}
 	return s, nil
 }
 
-func (s *Server) newService(p *Parts, l *Listener) (*service, error) {
-	set := p.Policies[l.Name]
+func (s *Server) newSnapshot(p *Parts, settings *Listener, l *listener) (*snapshot, error) {
+	set := p.Policies[settings.Name]
 	if set == nil {
-		return nil, fmt.Errorf("server: listener %q has no policy", l.Name)
+		return nil, fmt.Errorf("server: listener %q has no policy", settings.Name)
 	}
-	made := &service{
-		config:       &p.Config,
-		listener:     l,
-		limits:       l.Limits.over(p.Config.Limits),
+	limits := settings.Limits.over(p.Config.Limits)
+	made := &snapshot{
+		server: s, listener: l,
+		config: &p.Config, settings: settings, limits: limits,
+		protocol:     protocolConfig(p, settings, &limits, s.linger),
 		authFailures: p.AuthFailures,
-		tls:          p.TLS,
-		auth:         p.Auth,
-		policy:       set,
-		hop:          p.Hop,
-		stage:        p.Stage,
-		overdue:      s.overdue,
-		linger:       s.linger,
-		log:          mailLog{Logger: p.Log, limit: s.log.limit}, // one account, whoever sweeps it
+		auth:         p.Auth, policy: set, hop: p.Hop, stage: p.Stage,
+		overdue: s.overdue, events: s.events,
 	}
 	if p.Config.SuppressDuplicates {
 		made.receipts = s.receipts
@@ -115,15 +114,15 @@ func (s *Server) newService(p *Parts, l *Listener) (*service, error) {
 	return made, nil
 }
 
-// Listen binds every address of the listeners that have no socket yet. It is apart from Serve so that root can be given
-// up in between.
+// Listen binds every address of the listeners that have no socket yet. It is apart
+// from Serve so that root privileges can be dropped in between.
 func (s *Server) Listen() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, d := range s.doors {
-		if err := d.listen(); err != nil {
-			for _, d := range s.doors {
-				d.close()
+	for _, l := range s.listeners {
+		if err := l.listen(); err != nil {
+			for _, l := range s.listeners {
+				l.close()
 			}
 			return err
 		}
@@ -136,9 +135,9 @@ func (s *Server) Addrs() map[string][]net.Addr {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	addrs := make(map[string][]net.Addr)
-	for _, d := range s.doors {
-		for _, l := range d.sockets {
-			addrs[d.listener.Name] = append(addrs[d.listener.Name], l.Addr())
+	for _, l := range s.listeners {
+		for _, socket := range l.sockets {
+			addrs[l.config.Name] = append(addrs[l.config.Name], socket.Addr())
 		}
 	}
 	return addrs
@@ -147,10 +146,10 @@ func (s *Server) Addrs() map[string][]net.Addr {
 // Serve accepts clients until Shutdown, and then returns nil.
 func (s *Server) Serve() error {
 	s.mu.Lock()
-	for _, d := range s.doors {
-		for _, l := range d.sockets {
-			s.log.listening(d.listener.Name, l.Addr().String(), d.listener.Mode)
-			s.accepts.Go(func() { d.accept(l) })
+	for _, l := range s.listeners {
+		for _, socket := range l.sockets {
+			s.events.Listening(l.config.Name, socket.Addr().String(), l.config.Mode)
+			s.accepts.Go(func() { l.accept(socket) })
 		}
 	}
 	s.mu.Unlock()
@@ -158,62 +157,62 @@ func (s *Server) Serve() error {
 	return nil
 }
 
-// Reload lets new parts serve the connections that come from now on; those
-// that are open keep the old ones. The sockets stay: what would need others is
-// logged.
+// Reload has new parts serve the connections that come from now on; open
+// connections keep the old ones. The sockets stay: what would need others is logged.
 func (s *Server) Reload(p Parts) error {
-	fresh := make(map[string]*service)
+	fresh := make(map[string]*snapshot)
 	for i := range p.Listeners {
-		service, err := s.newService(&p, &p.Listeners[i])
+		made, err := s.newSnapshot(&p, &p.Listeners[i], nil)
 		if err != nil {
 			return err
 		}
-		fresh[p.Listeners[i].Name] = service
+		fresh[p.Listeners[i].Name] = made
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, d := range s.doors {
-		service := fresh[d.listener.Name]
-		delete(fresh, d.listener.Name)
-		if service == nil || !slices.Equal(service.listener.Address, d.listener.Address) || service.listener.Mode != d.listener.Mode {
-			s.log.Warn("restart needed", "listener", d.listener.Name, "reason", "its address or mode has changed, or it is gone")
+	for _, l := range s.listeners {
+		made := fresh[l.config.Name]
+		delete(fresh, l.config.Name)
+		if made == nil || !slices.Equal(made.settings.Address, l.config.Address) || made.settings.Mode != l.config.Mode {
+			s.events.RestartNeeded(l.config.Name, "its address or mode has changed, or it is gone")
 		}
-		if service != nil && service.listener.Mode == d.listener.Mode {
-			d.service.Swap(service).retire()
+		if made != nil && made.settings.Mode == l.config.Mode {
+			made.listener = l
+			l.snapshot.Store(made)
 		}
 	}
 	for name := range fresh {
-		s.log.Warn("restart needed", "listener", name, "reason", "it is new")
+		s.events.RestartNeeded(name, "it is new")
 	}
 	return nil
 }
 
-// Shutdown closes the listeners, says 421 to every idle client, and waits for
-// transactions in flight until ctx ends; then it cuts what is left. The error
-// is ctx's if something had to be cut.
+// Shutdown closes the listeners, sends 421 to every idle client, and waits for
+// transactions in flight until ctx ends; then it aborts what is left. The error is
+// ctx's if something had to be aborted.
 func (s *Server) Shutdown(ctx context.Context) error {
 	defer s.overdue.close()
 	s.stopAccepting()
-	s.mu.Lock()
-	for c := range s.conns {
-		c.drain()
-	}
-	s.mu.Unlock()
+	s.forEach(func(n *session) { n.conn.CloseIdle(replyShuttingDown) })
 	select {
 	case <-s.empty:
 		return nil
 	case <-ctx.Done():
 	}
-	s.mu.Lock()
-	for c := range s.conns {
-		c.cut()
-	}
-	s.mu.Unlock()
+	s.forEach(func(n *session) { n.conn.Abort(smtpd.ErrClosed) })
 	select {
 	case <-s.empty:
 	case <-time.After(5 * time.Second):
 	}
 	return ctx.Err()
+}
+
+func (s *Server) forEach(do func(*session)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for n := range s.sessions {
+		do(n)
+	}
 }
 
 func (s *Server) stopAccepting() {
@@ -224,83 +223,83 @@ func (s *Server) stopAccepting() {
 	}
 	s.stopped = true
 	s.stop()
-	for _, d := range s.doors {
-		d.close()
-		d.service.Load().retire()
+	for _, l := range s.listeners {
+		l.close()
 	}
-	if len(s.conns) == 0 {
+	if len(s.sessions) == 0 {
 		close(s.empty)
 	}
 }
 
-// add keeps account of an open connection; it reports false when the server
-// is stopping.
-func (s *Server) add(c *conn, stranger bool) bool {
+// add registers a session. It reports false when the server is stopping.
+func (s *Server) add(n *session) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped {
 		return false
 	}
-	s.conns[c] = nil
-	if stranger {
-		s.conns[c] = s.strangers.PushBack(c)
+	s.sessions[n] = nil
+	if n.slots.server.unauthenticated {
+		s.sessions[n] = s.unauthenticated.PushBack(n)
 	}
 	return true
 }
 
-// known notes that a connection is no stranger any more.
-func (s *Server) known(c *conn) {
+// authenticated notes that a session is not to be dropped to make room.
+func (s *Server) authenticated(n *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if place := s.conns[c]; place != nil {
-		s.strangers.Remove(place)
-		s.conns[c] = nil
+	if place := s.sessions[n]; place != nil {
+		s.unauthenticated.Remove(place)
+		s.sessions[n] = nil
 	}
 }
 
-func (s *Server) remove(c *conn) {
+func (s *Server) remove(n *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if place := s.conns[c]; place != nil {
-		s.strangers.Remove(place)
+	if place := s.sessions[n]; place != nil {
+		s.unauthenticated.Remove(place)
 	}
-	delete(s.conns, c)
-	if s.stopped && len(s.conns) == 0 {
+	delete(s.sessions, n)
+	if s.stopped && len(s.sessions) == 0 {
 		close(s.empty)
 	}
 }
 
-// minStay is how long a stranger is left in peace: time enough to log in.
+// minStay is how long an unauthenticated session is safe: enough time to log in.
 const minStay = 5 * time.Second
 
-// dropOldestStranger makes room for a client by ending the connection that has
-// gone without a login for longest. Who fills the places with connections that
-// say nothing would otherwise keep everybody out.
-func (s *Server) dropOldestStranger() bool {
-	oldest := s.cutOldestStranger()
+var errDropped = errors.New("server: dropped to make room for another client")
+
+// dropOldestUnauthenticated makes room for a client by ending the connection that has
+// gone without a login for longest. Otherwise connections that do nothing could keep
+// every new client out.
+func (s *Server) dropOldestUnauthenticated() bool {
+	oldest := s.abortOldestUnauthenticated()
 	if oldest == nil {
 		return false
 	}
-	oldest.log.dropped()
-	oldest.drop()
+	oldest.events.Dropped()
+	oldest.slots.release()
 	return true
 }
 
-// cutOldestStranger does it under the lock that known waits for: whoever logs in
-// at this moment is past it and stays, or does not hear that it has.
-func (s *Server) cutOldestStranger() *conn {
+// abortOldestUnauthenticated works under the lock that authenticated waits for: a
+// client that logs in at this moment is past it and stays, or does not receive 235.
+func (s *Server) abortOldestUnauthenticated() *session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	place := s.strangers.Front()
+	place := s.unauthenticated.Front()
 	if place == nil {
 		return nil
 	}
-	oldest := place.Value.(*conn)
+	oldest := place.Value.(*session)
 	if time.Since(oldest.begun) < minStay {
 		return nil
 	}
-	s.strangers.Remove(place) // or another would think that it makes room, too
-	s.conns[oldest] = nil
-	oldest.cut()
+	s.unauthenticated.Remove(place) // or a concurrent call would count on the same one
+	s.sessions[oldest] = nil
+	oldest.conn.Abort(errDropped)
 	return oldest
 }

@@ -4,58 +4,29 @@ import (
 	"context"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"postern/relay"
 )
 
-// dial connects.
-func (d *stand) dial() *client {
-	d.t.Helper()
-	c, err := dial(d.address(), d.parts.Listeners[0].Mode)
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	d.t.Cleanup(func() { _ = c.raw.Close() })
-	return c
-}
-
-// join connects and goes on to the 235.
-func (d *stand) join() *client {
-	d.t.Helper()
-	c := d.dial()
-	if err := c.login("alice secret"); err != nil {
-		d.t.Fatalf("%v\n%s", err, c.transcript())
-	}
-	return c
-}
-
-// must fails the test if the dialogue does not go as the pairs of commands and
-// codes say.
-func (c *client) must(t *testing.T, commands ...string) {
-	t.Helper()
-	if err := c.converse(commands...); err != nil {
-		t.Fatalf("%v\n%s", err, c.transcript())
-	}
-}
-
-func TestNewWantsPolicies(t *testing.T) {
-	d := newStand(t, defaultSettings())
+func TestNewRequiresPolicies(t *testing.T) {
+	d := newTestServer(t, defaultSettings())
 	parts := d.parts
 	parts.Policies = nil
 	if _, err := New(parts); err == nil {
-		t.Error("a listener without a policy was taken")
+		t.Error("New accepts a listener without a policy")
 	}
 	if err := d.server.Reload(parts); err == nil {
-		t.Error("and at a reload")
+		t.Error("Reload accepts a listener without a policy")
 	}
-	d.join().must(t, "NOOP", "250") // the old parts go on
+	d.join().must(t, "NOOP", "250") // with the old parts
 }
 
-// TestReload: new connections meet the new limits and the new policy, those that
-// are open keep the old.
+// TestReload: new connections have the new limits and the new policy, and open ones
+// keep theirs.
 func TestReload(t *testing.T) {
 	s := defaultSettings()
-	d := newStand(t, s)
+	d := newTestServer(t, s)
 	old := d.join()
 	s.Server.Limits.Recipients = 1
 	if err := s.set("policy.recipient", "reject_non_fqdn_recipient, permit_sasl_authenticated, reject"); err != nil {
@@ -72,15 +43,16 @@ func TestReload(t *testing.T) {
 		t.Errorf("the old connection is offered %q", old.reply)
 	}
 	old.must(t, "MAIL FROM:<alice@example.org>", "250", "RCPT TO:<bob@localhost>", "250", "RCPT TO:<carol@example.org>", "250")
-	if line := d.log.first("restart needed"); line != "" {
+	if line := d.log.First("restart needed"); line != "" {
 		t.Errorf("logged: %s", line)
 	}
 }
 
-// TestReloadSockets: what needs other sockets needs a restart, and says so.
+// TestReloadSockets: a change that needs other sockets is logged as one that needs a
+// restart.
 func TestReloadSockets(t *testing.T) {
 	s := defaultSettings()
-	d := newStand(t, s)
+	d := newTestServer(t, s)
 	for _, test := range []struct{ name, key, value, log string }{
 		{"address", "listener.address", "127.0.0.1:1", `msg="restart needed" listener=submission`},
 		{"mode", "listener.mode", "tls", `msg="restart needed" listener=submission`},
@@ -90,18 +62,18 @@ func TestReloadSockets(t *testing.T) {
 		if err := changed.set(test.key, test.value); err != nil {
 			t.Fatal(err)
 		}
-		before := d.log.count(test.log)
+		before := d.log.Count(test.log)
 		if err := d.server.Reload(d.assemble(changed)); err != nil {
 			t.Fatal(err)
 		}
-		if d.log.count(test.log) != before+1 {
-			t.Errorf("%s: the log is silent", test.name)
+		if d.log.Count(test.log) != before+1 {
+			t.Errorf("%s: nothing is logged", test.name)
 		}
 		d.join().must(t, "NOOP", "250")
 	}
 }
 
-// changingHop is a next hop whose abilities change.
+// A changingHop is a next hop whose abilities change.
 type changingHop struct {
 	relay.NextHop
 	caps atomic.Pointer[relay.Caps]
@@ -109,12 +81,13 @@ type changingHop struct {
 
 func (h *changingHop) Caps() relay.Caps { return *h.caps.Load() }
 
-// TestCapsFollowTheHop: what is offered is what the hop can do at the time of the
-// connection; and who asks for what the hop has lost meanwhile is refused.
+// TestCapsFollowTheHop: EHLO lists what the hop can do at that time, and parameters are
+// accepted or refused by that list until the next EHLO. A message that needs what the
+// hop has lost since is refused.
 func TestCapsFollowTheHop(t *testing.T) {
 	s := defaultSettings()
 	s.Hop.Extensions = []string{"8BITMIME"}
-	d := newStand(t, s)
+	d := newTestServer(t, s)
 	hop := &changingHop{NextHop: d.router}
 	hop.caps.Store(&relay.Caps{Known: true, Size: 100_000, DSN: true, SMTPUTF8: true, EightBit: true})
 	parts := d.parts
@@ -123,22 +96,25 @@ func TestCapsFollowTheHop(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	early := d.join()
-	hop.caps.Store(&relay.Caps{Known: true, EightBit: true})
-	late := d.join()
-	for _, test := range []struct {
-		client *client
-		want   bool
-	}{{early, true}, {late, false}} {
-		test.client.must(t, "EHLO client.example.org", "250")
+	offers := func(c *client, want bool) {
+		t.Helper()
+		c.must(t, "EHLO client.example.org", "250")
 		for _, keyword := range []string{"DSN", "SMTPUTF8", "SIZE 91808"} {
-			if test.client.offers(keyword) != test.want {
-				t.Errorf("%s in %q", keyword, test.client.reply)
+			if c.offers(keyword) != want {
+				t.Errorf("%s in %q", keyword, c.reply)
 			}
 		}
 	}
+	early, again := d.join(), d.join()
+	offers(early, true)
+	offers(again, true)
+	hop.caps.Store(&relay.Caps{Known: true, EightBit: true})
+	offers(d.join(), false)
+	offers(again, false)
+	again.must(t, "MAIL FROM:<müller@example.org> SMTPUTF8", "504", "MAIL FROM:<alice@example.org> RET=HDRS", "504",
+		"MAIL FROM:<alice@example.org> SIZE=100000", "250", "RSET", "250")
 	early.must(t, "MAIL FROM:<müller@example.org> SMTPUTF8", "250", "RCPT TO:<bob@example.org>", "550", "RSET", "250")
-	// RFC 3461, section 5.2.2: what the hop does not know is left out.
+	// RFC 3461, section 5.2.2: the parameters that the hop does not support are left out.
 	early.must(t, "MAIL FROM:<alice@example.org> RET=HDRS", "250", "RCPT TO:<bob@example.org> NOTIFY=NEVER", "250",
 		"DATA", "354", "\r\n.", "250", "NOOP", "250")
 	if m := d.hop.Delivered(); len(m) != 1 || m[0].To[0].Params != "" {
@@ -147,17 +123,18 @@ func TestCapsFollowTheHop(t *testing.T) {
 }
 
 func TestSizeLimit(t *testing.T) {
-	s := &service{config: &Config{MessageSizeLimit: 100_000}}
+	s := &snapshot{config: &Config{MessageSizeLimit: 100_000}}
 	for hop, want := range map[int64]int64{0: 100_000, 1 << 30: 100_000, 50_000: 50_000 - hopRoom, 100: 1} {
 		if got := s.sizeLimit(relay.Caps{Size: hop}); got != want {
-			t.Errorf("with a hop that takes %d: %d", hop, got)
+			t.Errorf("with a hop whose limit is %d: %d", hop, got)
 		}
 	}
 }
 
-// TestShutdownTwice: the second call finds nothing to do.
+// TestShutdownTwice: the second call has nothing to do.
 func TestShutdownTwice(t *testing.T) {
-	d := newStand(t, defaultSettings())
+	d := newTestServer(t, defaultSettings())
+	d.server.linger.MaxIdle = time.Millisecond // the client stays
 	d.join()
 	for range 2 {
 		if err := d.server.Shutdown(context.Background()); err != nil {

@@ -4,135 +4,128 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
+	"net"
 	"strconv"
-	"sync"
+	"syscall"
 	"time"
 
 	"github.com/emersion/go-smtp"
 
-	"postern/internal/dsn"
 	"postern/policy"
 	"postern/relay"
 	"postern/server/auth"
+	"postern/server/smtpd"
 )
 
-// replyBound is the time within which every command is answered. RFC 6409,
-// section 5.3, asks for two minutes, DATA included.
-const replyBound = 110 * time.Second
-
-// A session is what go-smtp asks about one client between EHLO and the end of
-// its connection; STARTTLS ends one and begins another (see wire).
-//
-// go-smtp calls it from one goroutine, but for two cases: with BDAT, Data runs
-// in a goroutine of its own while Reset or Logout may come, and Logout may
-// come at any time when the server is closed. What they share is the
-// transaction, behind the lock.
+// A session is one client's connection: an [smtpd.Session]. Only the goroutine of the
+// connection uses it, but for conn, slots and events.
 type session struct {
-	*service
-	smtp  *smtp.Conn
-	conn  *wire
-	tls   *tls.ConnectionState // nil on clear text
-	facts policy.TLS           // the same for the policy
-	log   mailLog              // the session's own
+	*snapshot
+	conn   *smtpd.Conn
+	slots  slots
+	begun  time.Time
+	events SessionEvents
 
+	tls      *tls.ConnectionState // nil in clear text
+	tlsFacts policy.TLS           // the same for the policy
 	identity auth.Identity
 	loggedIn bool
-	attempts int // AUTH exchanges begun and not brought to success
-
-	mu       sync.Mutex
-	exchange *exchange    // the AUTH that is under way
-	mail     *transaction // from MAIL to the end of data or RSET
+	attempts int // AUTH exchanges begun since the last success
+	messages int // transactions begun
+	mail     *transaction
+	rcpt     string // the recipient of the RCPT command that is being answered
+	reported bool   // the refusal that is being made has a line in the log
 }
 
-var _ smtp.AuthSession = (*session)(nil)
-
-// A transaction is one message from MAIL on.
+// A transaction is one message, from MAIL on.
 type transaction struct {
 	id         string
 	begun      time.Time
 	envelope   *relay.Envelope
+	sender     string // as the client sent it; without a domain if it sent none
 	hop        relay.Transaction
-	recipients []string      // accepted ones, as they went to the hop
-	taking     chan struct{} // closed when Data has been called for BDAT
+	recipients []string // accepted, as they went to the hop
 
 	fingerprint fingerprint // while duplicates are suppressed
 	receipt     *receipt    // likewise, from the end of data on
 	late        bool        // the answer of the hop is waited for
 }
 
-// newSession is called by go-smtp at the first EHLO.
-func (s *service) newSession(c *smtp.Conn) (smtp.Session, error) {
-	n := &session{service: s, smtp: c, conn: c.Conn().(*wire)}
-	n.conn.session = n
-	if n.conn.tls != nil {
-		state := n.conn.tls.ConnectionState()
-		n.tls = &state
-		// Once: crypto/tls makes its table of cipher suites anew for each name.
-		n.facts = policy.TLS{Version: tls.VersionName(state.Version), Cipher: tls.CipherSuiteName(state.CipherSuite)}
+// Hello implements smtpd.Session.
+func (s *session) Hello(context.Context, string, bool) *smtpd.Reply {
+	if s.tls = s.conn.TLS(); s.tls == nil {
+		return nil
 	}
-	if n.tls != nil && !s.listener.RequireAuth {
-		n.conn.admit() // the limits for strangers are not meant here
+	s.tlsFacts = policy.TLS{Version: tls.VersionName(s.tls.Version), Cipher: tls.CipherSuiteName(s.tls.CipherSuite)}
+	if !s.settings.RequireAuth {
+		s.admit() // the limits before authentication are not meant for this listener
 	}
-	n.log = n.conn.log
-	return n, nil
-}
-
-// Mail begins a transaction.
-func (s *session) Mail(from string, opts *smtp.MailOptions) error {
-	t, refusal := s.begin(from, opts)
-	if refusal != nil {
-		return s.refuse("MAIL", nil, "", refusal, nil)
-	}
-	s.mu.Lock()
-	s.mail = t
-	s.mu.Unlock()
-	s.conn.busy.Store(true)
 	return nil
 }
 
-// begin checks MAIL in the order in which a client can do something about it.
-func (s *session) begin(from string, opts *smtp.MailOptions) (*transaction, *smtp.SMTPError) {
-	switch {
-	case s.tls == nil:
-		return nil, replyNeedTLS
-	case !s.loggedIn && s.listener.RequireAuth:
-		return nil, replyNeedAuth
-	case s.current() != nil:
-		return nil, replyNestedMail
-	case int(s.conn.messages.Load()) >= s.limits.Messages:
-		s.conn.hangUp("") // the reply says it all
-		return nil, replyMailMax
-	}
-	sender := ""
-	if from != "" {
-		var refusal *smtp.SMTPError
-		if sender, refusal = wireAddress(from, opts.UTF8, replyBadSender); refusal != nil {
-			return nil, refusal
-		}
-	}
-	s.conn.messages.Add(1)
-	return s.transaction(sender, opts), nil
+// admit ends the limits that hold before authentication.
+func (s *session) admit() {
+	s.conn.Authenticated()
+	s.slots.authenticated()
+	s.server.authenticated(s)
 }
 
-func (s *session) transaction(sender string, opts *smtp.MailOptions) *transaction {
+// Offer implements smtpd.Session. It depends on the next hop.
+func (s *session) Offer() smtpd.Offer {
+	caps := s.hop.Caps()
+	o := smtpd.Offer{
+		Size: s.sizeLimit(caps), RcptMax: s.limits.Recipients,
+		DSN: caps.DSN, UTF8: caps.SMTPUTF8,
+	}
+	if s.tls != nil { // RFC 4954, section 4: no AUTH without TLS
+		o.Mechanisms = s.auth.Mechanisms(s.peer())
+	}
+	return o
+}
+
+// hopRoom is left between our SIZE and the next hop's, in octets, for the header
+// fields that are added.
+const hopRoom = 8 << 10
+
+// sizeLimit is our own limit, or what the next hop accepts if that is less.
+func (s *snapshot) sizeLimit(caps relay.Caps) int64 {
+	limit := int64(s.config.MessageSizeLimit)
+	if caps.Size > 0 {
+		limit = min(limit, max(caps.Size-hopRoom, 1))
+	}
+	return limit
+}
+
+// Mail implements smtpd.Session. It checks in the order in which a client can do
+// something about a refusal.
+func (s *session) Mail(_ context.Context, from smtpd.Path, p *smtp.MailOptions) *smtpd.Reply {
+	switch {
+	case !s.loggedIn && s.settings.RequireAuth:
+		return replyNeedAuth
+	case s.messages >= s.limits.Messages:
+		return replyMailMax
+	}
+	s.messages++
+	s.mail = s.newTransaction(from, p)
+	return nil
+}
+
+func (s *session) newTransaction(from smtpd.Path, p *smtp.MailOptions) *transaction {
+	helo, _ := s.conn.Hello()
 	t := &transaction{
-		taking: make(chan struct{}),
-		id:     s.conn.id + "." + strconv.Itoa(int(s.conn.messages.Load())),
+		id:     s.conn.ID() + "." + strconv.Itoa(s.messages),
 		begun:  time.Now(),
+		sender: from.String(),
 		envelope: &relay.Envelope{
-			Session:   s.conn.id,
-			Listener:  s.listener.Name,
-			Remote:    s.conn.remote,
-			Helo:      s.smtp.Hostname(),
+			Session:   s.conn.ID(),
+			Listener:  s.settings.Name,
+			Remote:    s.conn.Remote(),
+			Helo:      helo,
 			Login:     s.identity.User,
 			Mechanism: s.identity.Mechanism,
-			Sender:    sender,
-			// Auth stays behind: RFC 4954, section 5, lets it on only between
-			// servers that trust each other.
-			Options: smtp.MailOptions{
-				Body: opts.Body, Size: opts.Size, UTF8: opts.UTF8,
-				Return: opts.Return, EnvelopeID: dsn.EncodeXtext(opts.EnvelopeID),
-			},
+			Sender:    s.complete(from),
+			Options:   *p,
 		},
 	}
 	if s.receipts != nil {
@@ -141,34 +134,37 @@ func (s *session) transaction(sender string, opts *smtp.MailOptions) *transactio
 	return t
 }
 
-// Rcpt asks the policy and then the next hop, so that the client hears the
-// hop's own refusal for the very address.
-func (s *session) Rcpt(to string, opts *smtp.RcptOptions) error {
-	t := s.current()
-	if t == nil {
-		return replyClosing
+// complete adds server.origin to an address without a domain (Postfix's
+// append_at_myorigin; RFC 5321, section 4.5.1, for postmaster).
+func (s *session) complete(p smtpd.Path) string {
+	if p.Domain == "" && !p.IsNull() {
+		p.Domain = s.config.origin()
 	}
-	rcpt, refusal := wireAddress(to, t.envelope.Options.UTF8, replyBadRecipient)
-	if refusal != nil {
-		return s.refuse("RCPT", t, "", refusal, nil)
+	return p.String()
+}
+
+// Rcpt implements smtpd.Session. It asks the policy and then the next hop, so that the
+// client receives the hop's own refusal for that very address.
+func (s *session) Rcpt(ctx context.Context, to smtpd.Path, p *smtp.RcptOptions) *smtpd.Reply {
+	t, rcpt := s.mail, s.complete(to)
+	s.rcpt = to.String()
+	r := s.request(t, t.envelope.Options.Size)
+	r.Recipient, r.RecipientSent = rcpt, s.rcpt
+	if refused := s.judge(r, s.policy.AtRcpt(ctx, r)); refused != nil {
+		return refused
 	}
-	ctx, cancel := context.WithTimeout(s.conn.ctx, replyBound)
-	defer cancel()
-	r := s.request(t, rcpt, t.envelope.Options.Size)
-	if err := s.ask("RCPT", t, r, s.policy.AtRcpt(ctx, r)); err != nil {
-		return err
+	if err := s.askHop(ctx, t, rcpt, p); err != nil {
+		return relayReply(err)
 	}
-	if err := s.askHop(ctx, t, rcpt, opts); err != nil {
-		return s.refuse("RCPT", t, rcpt, relayReply(err), cause(err))
-	}
+	s.rcpt = ""
 	t.recipients = append(t.recipients, rcpt)
 	if s.receipts != nil {
-		t.fingerprint.addRecipient(rcpt, opts)
+		t.fingerprint.addRecipient(rcpt, p)
 	}
 	return nil
 }
 
-func (s *session) askHop(ctx context.Context, t *transaction, rcpt string, opts *smtp.RcptOptions) error {
+func (s *session) askHop(ctx context.Context, t *transaction, rcpt string, p *smtp.RcptOptions) error {
 	if t.hop == nil {
 		hop, err := s.hop.Begin(ctx, t.envelope)
 		if err != nil {
@@ -176,95 +172,82 @@ func (s *session) askHop(ctx context.Context, t *transaction, rcpt string, opts 
 		}
 		t.hop = hop
 	}
-	return t.hop.Rcpt(ctx, rcpt, &smtp.RcptOptions{
-		Notify:                opts.Notify,
-		OriginalRecipientType: opts.OriginalRecipientType,
-		OriginalRecipient:     encodeOriginal(opts),
-	})
+	return t.hop.Rcpt(ctx, rcpt, p)
 }
 
-// encodeOriginal encodes the address of ORCPT, which go-smtp has decoded and relay wants
-// encoded. A type that is empty or unknown comes with no address.
-func encodeOriginal(opts *smtp.RcptOptions) string {
-	if opts.OriginalRecipientType == smtp.DSNAddressTypeUTF8 {
-		return dsn.EncodeUTF8(opts.OriginalRecipient)
+// judge turns the verdict of a list into a reply: nil to go on.
+func (s *session) judge(r *policy.Request, v policy.Verdict) *smtpd.Reply {
+	for _, warning := range v.Warnings {
+		s.events.RejectWarning(r, warning)
 	}
-	return dsn.EncodeXtext(opts.OriginalRecipient)
-}
-
-// ask turns the verdict of a list into the reply: nil to go on.
-func (s *session) ask(command string, t *transaction, r *policy.Request, v policy.Verdict) error {
-	s.log.warned(r, v)
 	if v.Reply == nil {
 		return nil
 	}
-	return s.refuse(command, t, r.Recipient, v.Reply, v.Cause)
+	return replyOf(v.Reply, v.Cause)
 }
 
-func (s *session) request(t *transaction, rcpt string, size int64) *policy.Request {
+// request is what the policy is asked about; size is in octets.
+func (s *session) request(t *transaction, size int64) *policy.Request {
 	return &policy.Request{
-		Session: s.conn.id, Listener: s.listener.Name,
-		Remote: s.conn.remote, Local: s.conn.local, Helo: s.smtp.Hostname(),
+		Session: s.conn.ID(), Listener: s.settings.Name,
+		Remote: s.conn.Remote(), Local: s.conn.Local(), Helo: t.envelope.Helo,
 		Login: s.identity.User, Mechanism: s.identity.Mechanism,
-		Sender: t.envelope.Sender, Recipient: rcpt, Recipients: len(t.recipients), Size: size,
-		TLS: s.facts,
+		Sender: t.envelope.Sender, SenderSent: t.sender,
+		Recipients: len(t.recipients), Size: size,
+		TLS: s.tlsFacts,
 	}
 }
 
-// refuse logs a refusal and counts it.
-func (s *session) refuse(command string, t *transaction, rcpt string, reply *smtp.SMTPError, cause error) error {
-	s.log.refused(command, t, rcpt, reply, cause)
-	s.conn.explained.Store(true)
-	s.conn.refused()
-	return reply
-}
-
-// awaitData waits until Data is at work on a BDAT that go-smtp has accepted. It
-// calls Data in a goroutine, which looks for the session and does not find one if
-// the connection is closed, as by QUIT, before it runs.
-func (s *session) awaitData() {
-	if t := s.current(); t != nil {
-		<-t.taking
-	}
-}
-
-func (s *session) current() *transaction {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.mail
-}
-
-// Reset ends the transaction: after RSET, EHLO, the end of data, or in the
-// middle of a BDAT message.
-func (s *session) Reset() {
-	s.closeExchange()
-	s.mu.Lock()
-	t := s.mail
-	s.mail = nil
-	s.mu.Unlock()
-	if t == nil {
-		return // behind STARTTLS, busy is another session's by now
-	}
-	if t.hop != nil {
+// Reset implements smtpd.Session.
+func (s *session) Reset(_ context.Context, why smtpd.Cause) {
+	if t := s.mail; t != nil && t.hop != nil {
 		_ = t.hop.Close()
 	}
-	s.conn.busy.Store(false)
+	s.mail, s.rcpt = nil, ""
+	if why == smtpd.ResetTLS {
+		s.tls, s.tlsFacts = nil, policy.TLS{}
+		s.identity, s.loggedIn = auth.Identity{}, false
+	}
 }
 
-// Logout ends the session; go-smtp calls it once.
-func (s *session) Logout() error {
-	if !s.conn.detached {
-		s.conn.cancel()
+// Refused implements smtpd.Session.
+func (s *session) Refused(r smtpd.Refusal) {
+	if s.reported {
+		s.reported = false
+		return
 	}
-	s.Reset()
-	return nil
+	e := Refused{Refusal: r, User: s.identity.User, To: s.rcpt}
+	if s.mail != nil {
+		e.InTransaction, e.From = true, s.mail.sender
+	}
+	s.rcpt = ""
+	s.events.Refused(e)
 }
 
-// cause is what the log has to know beyond the reply.
-func cause(err error) error {
-	var e *smtp.SMTPError
-	if errors.As(err, &e) && err == error(e) {
-		return nil
+// Close implements smtpd.Session.
+func (s *session) Close(reason error) {
+	var handshake *smtpd.HandshakeError
+	var foreign *smtpd.ForeignError
+	var panicked *smtpd.PanicError
+	switch {
+	case errors.As(reason, &handshake) && !isHealthCheck(handshake.Err):
+		s.events.HandshakeFailed(handshake.Err)
+	case errors.As(reason, &foreign):
+		s.events.ForeignProtocol(foreign.Protocol)
+	case errors.As(reason, &panicked):
+		s.events.Panicked(panicked)
+	case reason != nil && !errors.Is(reason, smtpd.ErrQuit) && !errors.Is(reason, smtpd.ErrClosed):
+		s.events.ConnectionError(reason)
 	}
-	return err
+	s.events.Disconnected(time.Since(s.begun), s.messages)
+	s.slots.release()
+	s.server.remove(s)
+}
+
+// isHealthCheck reports whether a client has ended the connection before or in the
+// middle of the handshake, as load balancers do that only look whether the port is
+// open.
+func isHealthCheck(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }

@@ -18,7 +18,7 @@ import (
 // the picture.
 var arrows = map[string][]string{
 	"cmd/postern":   nil, // everything
-	"server":        {"server/auth", "policy", "relay", "relay/message", "internal/dsn"},
+	"server":        {"server/auth", "policy", "relay", "relay/message", "server/smtpd"},
 	"server/smtpd":  {"internal/dsn"},
 	"server/auth":   {"server/auth/gate", "server/auth/hash"}, // tools that know nothing of it
 	"policy":        {},
@@ -147,6 +147,7 @@ func (f source) checkFunctions(t *testing.T) {
 			t.Errorf("%s has an init function", f.name)
 		}
 	}
+	f.checkServer(t)
 	if slices.Contains(commands, f.pkg) {
 		return
 	}
@@ -154,6 +155,20 @@ func (f source) checkFunctions(t *testing.T) {
 		if call, ok := n.(*ast.SelectorExpr); ok && call.Sel.Name == "Exit" {
 			if x, ok := call.X.(*ast.Ident); ok && x.Name == "os" {
 				t.Errorf("%s calls os.Exit", f.name)
+			}
+		}
+		return true
+	})
+}
+
+// checkServer finds uses of go-smtp's server: postern's is server/smtpd. Only tests
+// compare the two.
+func (f source) checkServer(t *testing.T) {
+	ast.Inspect(f.tree, func(n ast.Node) bool {
+		if use, ok := n.(*ast.SelectorExpr); ok {
+			x, ok := use.X.(*ast.Ident)
+			if ok && x.Name == "smtp" && (use.Sel.Name == "NewServer" || use.Sel.Name == "Server" || use.Sel.Name == "Backend") {
+				t.Errorf("%s uses the server of go-smtp", f.name)
 			}
 		}
 		return true

@@ -28,6 +28,7 @@ import (
 // nobody else may open meanwhile.
 type workshop struct {
 	log      *logger
+	events   server.Events
 	throttle *auth.Throttle
 	checker  *hash.Checker
 	scram    *auth.Scram
@@ -64,6 +65,7 @@ func newWorkshop(cfg *Config, log *logger) *workshop {
 	throttle := auth.NewThrottle(cfg.Auth.Config)
 	return &workshop{
 		log:      log,
+		events:   server.NewLog(log.Logger),
 		throttle: throttle,
 		checker:  hash.NewChecker(cfg.Auth.HashWait),
 		scram:    auth.NewScram(throttle),
@@ -138,7 +140,7 @@ func (w *workshop) parts() server.Parts {
 		Policies:     w.now.policies,
 		Hop:          &w.hop,
 		Stage:        w.now.stage,
-		Log:          w.log.Logger,
+		Events:       w.events,
 	}
 }
 

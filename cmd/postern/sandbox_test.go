@@ -476,6 +476,7 @@ func TestSandboxKnowsEveryKey(t *testing.T) {
 		"server.hostname", "listener[].address", // bound before
 		"server.hide_client", "auth.stores[].socket", // a Unix socket
 		"relay.spool_lifetime", "relay.spool_messages", "relay.spool_size",
+		"listener[].discard_ehlo_keywords",
 	}
 	suspect := regexp.MustCompile(`dir|path|file|cert|key|dsn|host|hop|socket|address|url|credentials|spool|milter|delegate|table|map`)
 	all := allKeys()

@@ -122,7 +122,7 @@ func (d *daemon) bind() error {
 		return err
 	}
 	d.server, err = server.New(server.Parts{
-		Config: d.cfg.Server, Listeners: d.cfg.Listeners, Sockets: sockets, Policies: policies, Log: d.log.Logger,
+		Config: d.cfg.Server, Listeners: d.cfg.Listeners, Sockets: sockets, Policies: policies, Events: d.shop.events,
 	})
 	if err != nil {
 		return err

@@ -14,26 +14,22 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/emersion/go-smtp"
 	"github.com/xdg-go/scram"
 
 	"postern/policy"
 	"postern/relay"
 	"postern/relay/message"
 	"postern/relay/relaytest"
-	"postern/server/auth"
-	"postern/server/auth/hash"
 	"postern/test/kit"
 )
 
-// The listeners of a fuzzStand.
+// The listeners of a fuzzServer.
 const (
 	starttlsListener = "submission"
 	tlsListener      = "submissions"
@@ -44,7 +40,7 @@ const relayDomain = "example.net"
 
 var fuzzListeners = []string{starttlsListener, tlsListener, openListener}
 
-// A fuzzUser is one who logs in, and, of the first two, whom he may send as.
+// A fuzzUser is a login. Only the first two are right, and may send as senders.
 type fuzzUser struct {
 	login, password, user string
 	senders               []string
@@ -57,9 +53,9 @@ var fuzzUsers = []fuzzUser{
 	{"down", "what-5-ever", "", nil},
 }
 
-// A fuzzStand is a server between pipes and a next hop on loopback, which plays
-// many programs one after the other.
-type fuzzStand struct {
+// A fuzzServer is a server between pipes and a next hop on loopback. It runs many
+// programs one after the other.
+type fuzzServer struct {
 	server  *Server
 	parts   Parts
 	sockets map[string]*pipeListener
@@ -74,9 +70,9 @@ type fuzzStand struct {
 	ceiling int // goroutines, without those of the hop's sessions
 }
 
-func newFuzzStand(t testing.TB) *fuzzStand {
+func newFuzzServer(t testing.TB) *fuzzServer {
 	t.Helper()
-	s := &fuzzStand{sockets: map[string]*pipeListener{}, log: &watchedLog{}, scrams: map[string]*scram.Client{}}
+	s := &fuzzServer{sockets: map[string]*pipeListener{}, log: &watchedLog{}, scrams: map[string]*scram.Client{}}
 	s.hop = relaytest.New(t, relaytest.Options{Unix: true})
 	s.hop.Handle(s.answer)
 	s.relay = &owners{NextHop: s.router(t)}
@@ -108,10 +104,10 @@ func newFuzzStand(t testing.TB) *fuzzStand {
 	return s
 }
 
-func (s *fuzzStand) router(t testing.TB) *relay.Router {
+func (s *fuzzServer) router(t testing.TB) *relay.Router {
 	t.Helper()
 	cfg := relay.Defaults()
-	cfg.Patience = 0 // it is not the relay that is tested
+	cfg.Patience = 0 // this does not test the relay
 	cfg.NextHops = make([]relay.HopURL, 1)
 	if err := cfg.NextHops[0].UnmarshalText([]byte(s.hop.URL())); err != nil {
 		t.Fatal(err)
@@ -125,7 +121,7 @@ func (s *fuzzStand) router(t testing.TB) *relay.Router {
 	return r
 }
 
-func (s *fuzzStand) assemble(t testing.TB) Parts {
+func (s *fuzzServer) assemble(t testing.TB) Parts {
 	t.Helper()
 	cfg := Defaults()
 	cfg.Hostname = "mail.example.org"
@@ -136,7 +132,7 @@ func (s *fuzzStand) assemble(t testing.TB) Parts {
 		Config: cfg, TLS: &tls.Config{Certificates: []tls.Certificate{cheapCertificate(t)}, CurvePreferences: []tls.CurveID{tls.X25519}},
 		Auth: s.provider(t), AuthFailures: 3, Hop: s.relay,
 		Stage:    message.NewStage(t.TempDir(), 1<<20),
-		Log:      slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Events:   NewLog(slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))),
 		Sockets:  map[string][]net.Listener{},
 		Policies: map[string]*policy.Set{},
 	}
@@ -154,8 +150,8 @@ func (s *fuzzStand) assemble(t testing.TB) Parts {
 	return p
 }
 
-// fuzzPolicy wants recipients to have a domain with a dot, and those of people
-// whom it does not know to be in relayDomain.
+// fuzzPolicy permits recipients whose domain has a dot, and without AUTH only those in
+// relayDomain.
 func fuzzPolicy(t testing.TB, listener string) *policy.Set {
 	t.Helper()
 	cfg := policy.Defaults()
@@ -188,159 +184,16 @@ func cheapCertificate(t testing.TB) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: private}
 }
 
-// fuzzStore keeps fuzzUsers, passwords and keys.
-type fuzzStore map[string]auth.ScramKeys
-
-// provider offers PLAIN, LOGIN and SCRAM; nobody is made to wait for having
-// guessed.
-func (s *fuzzStand) provider(t testing.TB) auth.Provider {
-	t.Helper()
-	cfg := auth.Defaults()
-	cfg.PenaltyExempt = []auth.Network{auth.Network(netip.MustParsePrefix("0.0.0.0/0"))}
-	store := fuzzStore{}
-	for _, u := range fuzzUsers {
-		client, err := scram.SHA256.NewClient(u.login, u.password, "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.scrams[u.login+" "+u.password] = client
-		if u.user == "" {
-			continue
-		}
-		salt := []byte("salt of " + u.login)
-		c, err := client.GetStoredCredentialsWithError(scram.KeyFactors{Salt: string(salt), Iters: 4096})
-		if err != nil {
-			t.Fatal(err)
-		}
-		store[u.login] = auth.ScramKeys{
-			ScramKeys: hash.ScramKeys{Salt: salt, Iterations: 4096, StoredKey: c.StoredKey, ServerKey: c.ServerKey},
-			User:      u.user, Store: "users",
-		}
-	}
-	return auth.Local{Passwords: store, Keys: store, Scram: auth.NewScram(auth.NewThrottle(cfg))}
-}
-
-func (s *fuzzStand) scram(u fuzzUser) *scram.ClientConversation {
-	return s.scrams[u.login+" "+u.password].NewConversation()
-}
-
-func (fuzzStore) VerifyPassword(_ context.Context, _ *auth.Peer, login, password string) (auth.Identity, error) {
-	if login == "down" {
-		return auth.Identity{}, errors.New("dial unix /run/store: no such file")
-	}
-	i := slices.IndexFunc(fuzzUsers, func(u fuzzUser) bool { return u.login == login && u.password == password && u.user != "" })
-	if i < 0 {
-		return auth.Identity{}, &auth.Failure{Kind: auth.Unknowable, Store: "users"}
-	}
-	return auth.Identity{User: fuzzUsers[i].user, Store: "users"}, nil
-}
-
-func (f fuzzStore) ScramKeys(_ context.Context, login string) (auth.ScramKeys, error) {
-	keys, ok := f[login]
-	switch {
-	case login == "down":
-		return auth.ScramKeys{}, errors.New("dial unix /run/store: no such file")
-	case !ok:
-		return auth.ScramKeys{}, &auth.Failure{Kind: auth.NoSuchUser, Store: "users"}
-	}
-	return keys, nil
-}
-
-func (fuzzStore) ScramDecoy(login string) auth.ScramDecoy {
-	return auth.ScramDecoy{Login: login, ScramShape: hash.ScramShape{Iterations: 4096, SaltLength: 13}}
-}
-
-// owners is the relay with rules about senders, and with a memory of what it was
-// asked.
-type owners struct {
-	relay.NextHop
-
-	mu    sync.Mutex
-	asked []question          // RCPT
-	sent  map[string]dispatch // by queue id
-}
-
-// A question is a recipient that got as far as the relay.
-type question struct {
-	envelope *relay.Envelope
-	to       string
-}
-
-// A dispatch is a message that the relay has a receipt for.
-type dispatch struct {
-	envelope *relay.Envelope
-	to       []string
-}
-
-var errNotOwner = &smtp.SMTPError{Code: 553, EnhancedCode: smtp.EnhancedCode{5, 7, 1}, Message: "Not yours"}
-
-func (o *owners) Begin(ctx context.Context, e *relay.Envelope) (relay.Transaction, error) {
-	tx, err := o.NextHop.Begin(ctx, e)
-	return &owned{Transaction: tx, owners: o, envelope: e}, err
-}
-
-// mayUse is the rule.
-func mayUse(login, sender string) bool {
-	for _, u := range fuzzUsers[:2] {
-		if u.user == login {
-			return slices.Contains(u.senders, sender)
-		}
-	}
-	return login == "" && !strings.HasSuffix(sender, "@example.org")
-}
-
-type owned struct {
-	relay.Transaction
-	owners   *owners
-	envelope *relay.Envelope
-	to       []string
-}
-
-func (t *owned) Rcpt(ctx context.Context, to string, opts *smtp.RcptOptions) error {
-	t.owners.mu.Lock()
-	t.owners.asked = append(t.owners.asked, question{t.envelope, to})
-	t.owners.mu.Unlock()
-	if !mayUse(t.envelope.Login, t.envelope.Sender) {
-		return errNotOwner
-	}
-	err := t.Transaction.Rcpt(ctx, to, opts)
-	if err == nil {
-		t.to = append(t.to, to)
-	}
-	return err
-}
-
-func (t *owned) Send(ctx context.Context, m *message.Message) (relay.Receipt, error) {
-	r, err := t.Transaction.Send(ctx, m)
-	if err == nil {
-		t.owners.mu.Lock()
-		defer t.owners.mu.Unlock()
-		if t.owners.sent == nil {
-			t.owners.sent = map[string]dispatch{}
-		}
-		t.owners.sent[queuedAs(r.Text)] = dispatch{t.envelope, t.to}
-	}
-	return r, err
-}
-
-func (o *owners) take() ([]question, map[string]dispatch) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	asked, sent := o.asked, o.sent
-	o.asked, o.sent = nil, nil
-	return asked, sent
-}
-
-// queuedAs finds what answer has put into a reply.
+// queuedAs finds the queue id in a reply of answer.
 func queuedAs(text string) string {
 	_, id, _ := strings.Cut(text, "queued as ")
 	id, _, _ = strings.Cut(id, " ")
 	return strings.TrimSpace(id)
 }
 
-// answer is what the hop says: it knows some recipients, and obeys mode at the
-// end of data.
-func (s *fuzzStand) answer(c relaytest.Command) relaytest.Answer {
+// answer replies for the hop: it refuses some recipients, and at the end of data it does
+// what mode asks for.
+func (s *fuzzServer) answer(c relaytest.Command) relaytest.Answer {
 	switch {
 	case c.Verb == "RCPT" && strings.HasPrefix(c.Address, "nobody@"):
 		return relaytest.Say("550-5.1.1 No\x07 such", "550 5.1.1 user\x1b[2J")
@@ -351,7 +204,7 @@ func (s *fuzzStand) answer(c relaytest.Command) relaytest.Answer {
 	case c.Verb != ".":
 		return relaytest.Usual
 	}
-	yes := fmt.Sprintf("250 2.0.0 Ok: queued as F%d", s.queued.Add(1))
+	accepted := fmt.Sprintf("250 2.0.0 Ok: queued as F%d", s.queued.Add(1))
 	switch s.mode.Load() {
 	case 1:
 		return relaytest.Say("550 5.7.1 250 2.0.0 Ok: queued as 0")
@@ -360,16 +213,16 @@ func (s *fuzzStand) answer(c relaytest.Command) relaytest.Answer {
 	case 3:
 		return relaytest.HangUp()
 	case 4:
-		return relaytest.Say(yes + " \x1b[2J\u00e4 and more").AndHangUp()
+		return relaytest.Say(accepted + " \x1b[2J\u00e4 and more").AndHangUp()
 	case 5:
 		return relaytest.Say("421 4.3.2 Going down").AndHangUp()
 	case 6:
 		return relaytest.Raw("250 2.0.0 Ok: queu").AndHangUp()
 	}
-	return relaytest.Say(yes)
+	return relaytest.Say(accepted)
 }
 
-// A watchedLog looks at the lines of the log and keeps the bad ones, and who was
+// A watchedLog keeps the lines of the log that must not occur, and the clients that have
 // connected.
 type watchedLog struct {
 	mu        sync.Mutex
@@ -394,7 +247,7 @@ func (l *watchedLog) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// clients are those who were connected since it was asked last.
+// clients are those that have connected since the last call.
 func (l *watchedLog) clients() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -411,16 +264,17 @@ func (l *watchedLog) take() []string {
 	return bad
 }
 
-func (s *fuzzStand) dial(listener string, version int) *pipeClient {
+func (s *fuzzServer) dial(listener string, version int) *pipeClient {
 	p := s.sockets[listener].dial(netip.MustParseAddrPort("192.0.2.7:50000"))
 	return &pipeClient{pipe: p, listener: listener, config: s.tls[version&1]}
 }
 
-// play plays a program and judges what has come of it: so many messages were sent.
-func (s *fuzzStand) play(t *testing.T, program []byte) (messages int) {
+// play runs a program and judges the result. It returns the number of messages that were
+// sent.
+func (s *fuzzServer) play(t *testing.T, program []byte) (messages int) {
 	s.started.Do(func() { s.warmUp(t) })
 	s.mode.Store(0)
-	p := &fuzzPlay{t: t, stand: s, program: program}
+	p := &fuzzPlay{t: t, server: s, program: program}
 	watchdog := time.AfterFunc(patience, func() {
 		for _, c := range p.clients {
 			c.giveUp()
@@ -437,9 +291,9 @@ func (s *fuzzStand) play(t *testing.T, program []byte) (messages int) {
 	return judge(t, s, p)
 }
 
-// warmUp makes the goroutines that stay.
-func (s *fuzzStand) warmUp(t *testing.T) {
-	p := &fuzzPlay{t: t, stand: s, program: []byte{
+// warmUp starts the goroutines that stay, and counts them.
+func (s *fuzzServer) warmUp(t *testing.T) {
+	p := &fuzzPlay{t: t, server: s, program: []byte{
 		stepBegin, stepOpen | 1<<5, stepBegin, stepOpen | 2<<5, stepSecure, stepLine | 4<<5, 0,
 	}}
 	p.run()
@@ -451,8 +305,8 @@ func (s *fuzzStand) warmUp(t *testing.T) {
 	s.relay.take()
 }
 
-// rest waits until nothing is left of a program.
-func (s *fuzzStand) rest(t *testing.T) {
+// rest waits until all that a program has used is released.
+func (s *fuzzServer) rest(t *testing.T) {
 	t.Helper()
 	if !kit.Soon(func() bool { return s.parts.Stage.InMemory() == 0 }) {
 		t.Errorf("%d bytes of messages are left", s.parts.Stage.InMemory())
@@ -468,19 +322,19 @@ func (s *fuzzStand) rest(t *testing.T) {
 	}
 }
 
-// isEmpty wants nobody to be counted who is gone.
-func (s *fuzzStand) isEmpty(t *testing.T) {
+// isEmpty fails the test if connections are counted that have ended.
+func (s *fuzzServer) isEmpty(t *testing.T) {
 	t.Helper()
-	counts := func() (open, strangers, clients int) {
-		for _, g := range []*gate{&s.server.gate, &s.server.unannounced} {
+	counts := func() (open, unauthenticated, clients int) {
+		for _, g := range []*connLimiter{&s.server.limiter, &s.server.unannounced} {
 			g.mu.Lock()
-			open, strangers, clients = open+g.open, strangers+g.strangers, clients+len(g.clients)
+			open, unauthenticated, clients = open+g.open, unauthenticated+g.unauthenticated, clients+len(g.clients)
 			g.mu.Unlock()
 		}
-		return open, strangers, clients
+		return open, unauthenticated, clients
 	}
-	if !kit.Soon(func() bool { open, strangers, clients := counts(); return open+strangers+clients == 0 }) {
-		open, strangers, clients := counts()
-		t.Errorf("%d connections, %d strangers and %d clients are still counted", open, strangers, clients)
+	if !kit.Soon(func() bool { open, unauthenticated, clients := counts(); return open+unauthenticated+clients == 0 }) {
+		open, unauthenticated, clients := counts()
+		t.Errorf("%d connections, %d of them unauthenticated, of %d clients are still counted", open, unauthenticated, clients)
 	}
 }

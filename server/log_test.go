@@ -1,0 +1,235 @@
+package server
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"postern/policy"
+	"postern/relay"
+	"postern/server/auth"
+	"postern/server/smtpd"
+)
+
+var update = flag.Bool("update", false, "replace testdata/maillog.golden")
+
+// TestLogFormat compares the lines of the log with those of the golden file: fail2ban and
+// scripts read them. docs/log.md describes them and changes with them.
+func TestLogFormat(t *testing.T) {
+	var out bytes.Buffer
+	for _, format := range []slog.Handler{
+		slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: withoutTime}),
+		slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: withoutTime}),
+	} {
+		before := bytes.Count(out.Bytes(), []byte("\n"))
+		events := logAllEvents(NewLog(slog.New(format)))
+		if lines := bytes.Count(out.Bytes(), []byte("\n")) - before; lines != events {
+			t.Errorf("%d events are %d lines", events, lines)
+		}
+	}
+	const golden = "testdata/maillog.golden"
+	if *update {
+		if err := os.WriteFile(golden, out.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(out.Bytes(), want) {
+		t.Errorf("the log has changed (go test -run TestLogFormat -update replaces %s):\n%s", golden, firstDifference(out.String(), string(want)))
+	}
+}
+
+func withoutTime(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) == 0 && a.Key == slog.TimeKey {
+		return slog.Attr{}
+	}
+	return a
+}
+
+func firstDifference(got, want string) string {
+	lines := strings.Split(want, "\n")
+	for i, line := range strings.Split(got, "\n") {
+		if i >= len(lines) || line != lines[i] {
+			return fmt.Sprintf("line %d is\n%s\nand was\n%s", i+1, line, strings.Join(lines[min(i, len(lines)-1):min(i+1, len(lines))], ""))
+		}
+	}
+	return "lines are missing"
+}
+
+// hostile is a text with which a client could try to forge a line.
+const hostile = "x\" level=INFO msg=accepted\r\nlevel=INFO msg=\"auth ok\" user=\x1b[31m\u202e"
+
+// logAllEvents logs each event with usual values, and each one that has values from a
+// client with hostile ones, too. It returns the number of events.
+func logAllEvents(l Events) (events int) {
+	client := netip.MustParseAddr("192.0.2.7")
+	session := l.ForSession("3xk7q2m5ab1c", "submission", client)
+	for _, list := range [][]func(){
+		connectionEvents(l, session, client), refusedEvents(session), messageEvents(session), otherEvents(l, session),
+	} {
+		for _, event := range list {
+			event()
+			events++
+		}
+	}
+	return events
+}
+
+func connectionEvents(l Events, session SessionEvents, client netip.Addr) []func() {
+	state := &tls.ConnectionState{Version: tls.VersionTLS13}
+	return []func(){
+		func() { l.Listening("submission", "[::]:587", STARTTLS) },
+		func() { l.AcceptFailed("submission", errors.New("accept: too many open files"), 20*time.Millisecond) },
+		func() { l.ConnectionRefused("submission", client, "too many connections from this client") },
+		session.Connected,
+		session.Dropped,
+		func() {
+			session.HandshakeFailed(errors.New("tls: no cipher suite supported by both client and server"))
+		},
+		func() { session.Disconnected(1234567*time.Microsecond, 2) },
+		func() {
+			session.AuthOK(auth.Identity{User: "alice", As: "alice", Mechanism: "PLAIN", Store: "users"}, state)
+		},
+		func() {
+			session.AuthError("PLAIN", &auth.Failure{Kind: auth.BadPassword, Store: "users", Login: "alice"})
+		},
+		func() {
+			session.AuthError("LOGIN", &auth.Failure{Kind: auth.NotAllowed, Store: "users", Login: "alice", Reason: "wanted to act as bob"})
+		},
+		func() { session.AuthError("PLAIN", &auth.Failure{Kind: auth.NoSuchUser, Login: hostile}) },
+		func() { session.AuthError("PLAIN", auth.ErrMalformed) },
+		func() { session.AuthError("PLAIN", &auth.Unavailable{Login: "alice", Err: auth.ErrPenalty}) },
+		func() {
+			session.AuthError("PLAIN", &auth.Unavailable{Store: "ldap", Login: "alice", Err: errors.New("i/o timeout")})
+		},
+		func() { session.AuthError("PLAIN", errors.New("i/o timeout")) },
+		func() { session.AuthAbandoned("PLAIN") },
+	}
+}
+
+func refusedEvents(session SessionEvents) []func() {
+	refused := func(verb, argument string, r *smtpd.Reply) Refused {
+		return Refused{Refusal: smtpd.Refusal{Verb: verb, Argument: argument, Reply: r}}
+	}
+	inMail := func(verb, to string, r *smtpd.Reply) Refused {
+		return Refused{Refusal: smtpd.Refusal{Verb: verb, Argument: "TO:<" + to + ">", Reply: r}, User: "alice", InTransaction: true, From: "alice@example.org", To: to}
+	}
+	hangUp := inMail("DATA", "", withCause(replyNoHop, errors.New("dial tcp 127.0.0.1:25: connection refused")))
+	hangUp.Argument = ""
+	forged := inMail("RCPT", hostile, withCause(reply(550, 5, 0, 0, "two\nlines "+hostile), errors.New(hostile)))
+	forged.From = hostile
+	return []func(){
+		func() { session.Refused(refused("MAIL", "", replyNeedAuth)) },
+		func() { session.Refused(refused("MAIL", "FROM:<alice@example.org>", replyNeedAuth)) },
+		func() {
+			r := refused("RCPT", "TO:<bob@example.org> NOTIFY=MAYBE", reply(501, 5, 5, 4, "Error: bad NOTIFY parameter syntax"))
+			r.User, r.InTransaction, r.From = "alice", true, "alice@example.org"
+			session.Refused(r)
+		},
+		func() {
+			r := refused("MAIL", hostile, reply(501, 5, 5, 4, "Syntax: MAIL FROM:<address>"))
+			r.User = "alice"
+			session.Refused(r)
+		},
+		func() { session.Refused(refused("unknown", "", reply(500, 5, 5, 2, "Error: command not recognized"))) },
+		func() {
+			session.Refused(inMail("RCPT", "nobody@example.org", reply(550, 5, 1, 1, "<nobody@example.org>: No such user")))
+		},
+		func() { session.Refused(hangUp) },
+		func() { session.Refused(forged) },
+	}
+}
+
+func messageEvents(session SessionEvents) []func() {
+	m := MessageEvent{
+		ID: "3xk7q2m5ab1c.1", User: "alice", From: "alice@example.org",
+		To: []string{"bob@example.org", "carol@example.org"}, Size: 5120,
+	}
+	null := MessageEvent{User: "alice", To: strings.Fields(strings.Repeat("b@example.org ", 100)), Size: 1}
+	evil := MessageEvent{User: "alice", From: hostile, To: []string{hostile}, Size: 1}
+	receipt := relay.Receipt{Hop: "smtp://localhost:25", Text: "2.0.0 Ok: queued as 4ZxY1b2c3d"}
+	return []func(){
+		func() {
+			session.RejectWarning(&policy.Request{Sender: "alice@localhost", Recipient: "bob@example.org", Login: "alice"},
+				"<alice@localhost>: Sender address rejected: need fully-qualified address")
+		},
+		func() { session.Accepted(m, receipt, 87654*time.Microsecond) },
+		func() {
+			session.Accepted(null, relay.Receipt{Hop: "smtp://localhost:25", Text: "2.0.0 Ok"}, time.Second)
+		},
+		func() {
+			session.Accepted(evil, relay.Receipt{Hop: "smtp://localhost:25", Text: hostile}, time.Second)
+		},
+		func() { session.Duplicate(m, "a2b3c4d5e6f7.1", receipt) },
+		func() { session.Duplicate(evil, "", relay.Receipt{Text: hostile}) },
+		func() { session.AcceptedLate(m, receipt, 90*time.Second) },
+		func() { session.AcceptedLate(evil, relay.Receipt{Text: hostile}, time.Second) },
+		func() {
+			session.NoLateAnswer(m, errors.New("smtp://localhost:25: the hop has refused the message at last: 550 5.7.1 Spam"))
+		},
+		func() { session.NoLateAnswer(evil, errors.New(hostile)) },
+	}
+}
+
+func otherEvents(l Events, session SessionEvents) []func() {
+	return []func(){
+		func() { l.RestartNeeded("submission", "its address or mode has changed, or it is gone") },
+		func() { session.ForeignProtocol("HTTP") },
+		func() {
+			session.ConnectionError(errors.New("read tcp 192.0.2.1:587->192.0.2.7:50000: connection reset by peer"))
+		},
+		func() {
+			session.Panicked(&smtpd.PanicError{Value: "index out of range [1] with length 1", Stack: []byte("goroutine 1 [running]:\n")})
+		},
+	}
+}
+
+// TestLogCountsRepetitions: what costs a client nothing is logged once a minute for each
+// address, and each wrong password in one line.
+func TestLogCountsRepetitions(t *testing.T) {
+	var out bytes.Buffer
+	l := NewLog(slog.New(slog.NewTextHandler(&out, nil)))
+	client := netip.MustParseAddr("192.0.2.7")
+	for range 100 {
+		l.ConnectionRefused("submission", client, "too many connections from this client")
+		session := l.ForSession("3xk7q2m5ab1c", "submission", client)
+		session.Dropped()
+		session.ForeignProtocol("HTTP")
+		session.HandshakeFailed(errors.New("tls: first record does not look like a TLS handshake"))
+		session.AuthError("PLAIN", &auth.Unavailable{Login: "alice", Err: auth.ErrPenalty})
+		session.AuthError("PLAIN", &auth.Failure{Kind: auth.BadPassword, Login: "alice"})
+	}
+	for msg, want := range map[string]int{
+		`"connection refused"`: 1, `"connection dropped"`: 1, `"tls handshake failed"`: 1, `"auth delayed"`: 1,
+		`"foreign protocol"`: 1,
+		`"auth failed"`:      100,
+	} {
+		if got := strings.Count(out.String(), "msg="+msg); got != want {
+			t.Errorf("%d lines of %s, want %d", got, msg, want)
+		}
+	}
+}
+
+func TestQueueID(t *testing.T) {
+	for text, want := range map[string]string{
+		"2.0.0 Ok: queued as 4ZxY1b2c3d":  "4ZxY1b2c3d",
+		"Ok: queued as 4ZxY (from alice)": "4ZxY",
+		"OK id=1abc-0001":                 "",
+		"":                                "",
+	} {
+		if got := queueID(text); got != want {
+			t.Errorf("%q has the id %q", text, got)
+		}
+	}
+}

@@ -1,0 +1,297 @@
+package server
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"postern/policy"
+	"postern/relay"
+	"postern/relay/message"
+	"postern/relay/relaytest"
+	"postern/server/auth"
+	"postern/test/kit"
+)
+
+// settings are what a test can set, with the keys of the configuration.
+type settings struct {
+	Server   Config        `toml:"server"`
+	Listener Listener      `toml:"listener"`
+	Policy   policy.Config `toml:"policy"`
+	Auth     auth.Config   `toml:"auth"`
+	Relay    relay.Config  `toml:"relay"`
+	Hop      hopSettings   `toml:"hop"`
+}
+
+type hopSettings struct {
+	Extensions []string `toml:"extensions"` // of EHLO; empty: the usual ones
+}
+
+func defaultSettings() settings {
+	s := settings{
+		Server:   Defaults(),
+		Listener: NewListener(),
+		Policy:   policy.Defaults(),
+		Auth:     auth.Defaults(),
+		Relay:    relay.Defaults(),
+	}
+	s.Server.Hostname = "mail.example.org"
+	s.Listener.Name = "submission"
+	s.Listener.Address = []string{"127.0.0.1:0"}
+	// The tests are the only clients, and all of them come from loopback.
+	s.Policy.MyNetworks = policy.Networks{}
+	s.Relay.Patience = 100 * time.Millisecond
+	return s
+}
+
+// A testServer is a server on loopback, with the relay and a next hop. Its log is
+// written to log at the level debug.
+type testServer struct {
+	t      testing.TB
+	server *Server
+	parts  Parts
+	hop    *relaytest.Hop
+	router *relay.Router
+	users  *users
+	log    *kit.LogBuffer
+	served chan error
+}
+
+// newTestServer starts a server that ends with the test.
+func newTestServer(t testing.TB, s settings) *testServer {
+	t.Helper()
+	d := &testServer{t: t, users: newUsers(), log: new(kit.LogBuffer), served: make(chan error, 1)}
+	d.hop = relaytest.New(t, relaytest.Options{Extensions: s.Hop.Extensions})
+	d.router = d.route(s.Relay)
+	d.parts = d.assemble(s)
+	server, err := New(d.parts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	d.server = server
+	go func() { d.served <- server.Serve() }()
+	t.Cleanup(d.close)
+	return d
+}
+
+func (d *testServer) route(cfg relay.Config) *relay.Router {
+	var u relay.HopURL
+	if err := u.UnmarshalText([]byte(d.hop.URL())); err != nil {
+		d.t.Fatal(err)
+	}
+	cfg.NextHops = []relay.HopURL{u}
+	r, err := relay.New(cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.t.Cleanup(func() { _ = r.Close() })
+	r.Probe(context.Background())
+	return r
+}
+
+// assemble makes the parts of a server from s, with the router and the log of d.
+func (d *testServer) assemble(s settings) Parts {
+	d.t.Helper()
+	set, err := policy.NewSet(s.Policy, net.DefaultResolver)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return Parts{
+		Config:       s.Server,
+		Listeners:    []Listener{s.Listener},
+		TLS:          &tls.Config{Certificates: []tls.Certificate{testCertificate()}},
+		Auth:         auth.Local{Passwords: d.users},
+		AuthFailures: s.Auth.FailuresPerConnection,
+		Policies:     map[string]*policy.Set{s.Listener.Name: set},
+		Hop:          d.router,
+		Stage:        message.NewStage(d.t.TempDir(), int64(s.Server.StageMemory)),
+		Events:       NewLog(slog.New(slog.NewTextHandler(d.log, &slog.HandlerOptions{Level: slog.LevelDebug}))),
+	}
+}
+
+// close ends the server, and checks that all staged messages are closed and that there
+// was no panic.
+func (d *testServer) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	_ = d.server.Shutdown(ctx) // aborts the connections that the test has left open
+	if err := <-d.served; err != nil {
+		d.t.Errorf("Serve: %v", err)
+	}
+	kit.Eventually(d.t, "staged messages are closed", func() bool { return d.parts.Stage.InMemory() == 0 })
+	if line := d.log.First("internal error"); line != "" {
+		d.t.Errorf("logged: %s", line)
+	}
+}
+
+func (d *testServer) address() string {
+	return d.server.Addrs()[d.parts.Listeners[0].Name][0].String()
+}
+
+// beginShutdown calls Shutdown in another goroutine. It returns when all connections
+// have been asked to end, with a channel for the result.
+func (d *testServer) beginShutdown(limit time.Duration) (stopped <-chan error, err error) {
+	probe, err := d.openProbe()
+	if err != nil {
+		return nil, err
+	}
+	defer probe.Close()
+	result := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
+		defer cancel()
+		result <- d.server.Shutdown(ctx)
+	}()
+	_ = probe.SetReadDeadline(time.Now().Add(patience))
+	_, err = io.Copy(io.Discard, probe)
+	d.server.mu.Lock() // Shutdown asks all connections while it holds the lock
+	defer d.server.mu.Unlock()
+	return result, err
+}
+
+// openProbe opens a connection, and returns when the server knows it: as a session, or
+// as one without its PROXY header.
+func (d *testServer) openProbe() (net.Conn, error) {
+	conn, err := net.Dial("tcp", d.address())
+	if err != nil {
+		return nil, err
+	}
+	if !kit.Soon(func() bool { return d.session(conn) != nil || d.server.unannounced.count() > 0 }) {
+		_ = conn.Close()
+		return nil, errors.New("the server does not accept a connection")
+	}
+	return conn, nil
+}
+
+// session is the session of a client, or nil.
+func (d *testServer) session(client net.Conn) (found *session) {
+	address := client.LocalAddr().String()
+	d.server.forEach(func(n *session) {
+		if n.conn.Remote().String() == address {
+			found = n
+		}
+	})
+	return found
+}
+
+// isEmpty reports whether no connection is counted.
+func (d *testServer) isEmpty() bool { return d.server.limiter.count() == 0 }
+
+func (g *connLimiter) count() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.open
+}
+
+// users is a store with alice and bob. For "down" it is out of order, and for "slow" it
+// answers when a test calls answer, or the context ends.
+type users struct {
+	asked   chan struct{} // receives one value for each question about "slow"
+	answers chan struct{} // closed by answer
+	answer  func()
+}
+
+func newUsers() *users {
+	u := &users{asked: make(chan struct{}, 10), answers: make(chan struct{})}
+	u.answer = sync.OnceFunc(func() { close(u.answers) })
+	return u
+}
+
+func (u *users) VerifyPassword(ctx context.Context, _ *auth.Peer, login, password string) (auth.Identity, error) {
+	passwords := map[string]string{"alice": "secret", "bob": "other", "slow": "secret"}
+	switch {
+	case login == "down":
+		return auth.Identity{}, errors.New("dial unix /run/store: no such file")
+	case login == "slow":
+		u.asked <- struct{}{}
+		select {
+		case <-ctx.Done():
+			return auth.Identity{}, ctx.Err()
+		case <-u.answers:
+		}
+	case login == "locked":
+		return auth.Identity{}, &auth.Failure{Kind: auth.Disabled, Store: "users"}
+	case passwords[login] == "":
+		return auth.Identity{}, &auth.Failure{Kind: auth.NoSuchUser, Store: "users"}
+	}
+	if passwords[login] != password {
+		return auth.Identity{}, &auth.Failure{Kind: auth.BadPassword, Store: "users"}
+	}
+	return auth.Identity{User: login + "@example.org", Store: "users"}, nil
+}
+
+var testCertificate = sync.OnceValue(func() tls.Certificate {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		DNSNames:     []string{"mail.example.org"},
+		NotAfter:     time.Now().Add(time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		panic(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+})
+
+// mustPrefixes parses networks with blanks between them.
+func mustPrefixes(t testing.TB, text string) []netip.Prefix {
+	t.Helper()
+	var all []netip.Prefix
+	for _, s := range strings.Fields(text) {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+	return all
+}
+
+// dial opens a connection that ends with the test.
+func (d *testServer) dial() *client {
+	d.t.Helper()
+	c, err := dial(d.address(), d.parts.Listeners[0].Mode)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.t.Cleanup(func() { _ = c.raw.Close() })
+	return c
+}
+
+// join opens a connection and logs in as alice.
+func (d *testServer) join() *client {
+	d.t.Helper()
+	c := d.dial()
+	if err := c.login("alice secret"); err != nil {
+		d.t.Fatalf("%v\n%s", err, c.transcript())
+	}
+	return c
+}
+
+// must is converse, and fails the test for an error.
+func (c *client) must(t *testing.T, commands ...string) {
+	t.Helper()
+	if err := c.converse(commands...); err != nil {
+		t.Fatalf("%v\n%s", err, c.transcript())
+	}
+}

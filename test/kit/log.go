@@ -1,0 +1,79 @@
+package kit
+
+import (
+	"bytes"
+	"strings"
+	"sync"
+)
+
+// A LogBuffer is the output of a logger, kept for a test. Its methods may be called
+// by any goroutine. The zero value is empty.
+type LogBuffer struct {
+	mu  sync.Mutex
+	all bytes.Buffer
+}
+
+// Write implements io.Writer. It never fails.
+func (b *LogBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.all.Write(p)
+}
+
+// String is all that was written.
+func (b *LogBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.all.String()
+}
+
+// Lines are the lines that were written, without their line ends.
+func (b *LogBuffer) Lines() []string {
+	text := b.String()
+	if text == "" {
+		return nil
+	}
+	return strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+}
+
+// First is the first line that contains part, or an empty string.
+func (b *LogBuffer) First(part string) string {
+	for _, line := range b.Lines() {
+		if strings.Contains(line, part) {
+			return line
+		}
+	}
+	return ""
+}
+
+// Count is the number of lines that contain a text of this pattern: see Glob.
+func (b *LogBuffer) Count(pattern string) (n int) {
+	for _, line := range b.Lines() {
+		if Glob("*"+pattern+"*", line) {
+			n++
+		}
+	}
+	return n
+}
+
+// Glob reports whether s matches pattern, in which "*" matches any text, an empty one
+// included.
+func Glob(pattern, s string) bool {
+	parts := strings.Split(pattern, "*")
+	if len(parts) == 1 {
+		return s == pattern
+	}
+	first, last := parts[0], parts[len(parts)-1]
+	if !strings.HasPrefix(s, first) {
+		return false
+	}
+	s = s[len(first):]
+	for _, part := range parts[1 : len(parts)-1] {
+		i := strings.Index(s, part)
+		if i < 0 {
+			return false
+		}
+		s = s[i+len(part):]
+	}
+	return strings.HasSuffix(s, last)
+}
