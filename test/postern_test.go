@@ -230,7 +230,7 @@ func (p *postern) finish(t *testing.T) {
 
 // lastOf leaves out what nobody would read.
 func lastOf(log string) string {
-	const most = 256 << 10
+	const most = 32 << 10
 	if len(log) <= most {
 		return log
 	}

@@ -20,7 +20,7 @@ import (
 type postfix struct {
 	Addr   string
 	URL    string // of Addr as a next hop
-	CAFile string // whoever signed its certificate
+	CAFile string // the CA that signed its certificate
 	tls    string
 	dir    string
 	conf   string
@@ -48,6 +48,14 @@ func startPostfix(t *testing.T, s *sink, extra ...string) *postfix {
 // startPostfixTo starts an instance that relays to a port on loopback.
 func startPostfixTo(t *testing.T, port int, extra ...string) *postfix {
 	t.Helper()
+	p := newPostfix(t, port, extra...)
+	p.start(t)
+	return p
+}
+
+// newPostfix writes the files of an instance and does not start it.
+func newPostfix(t *testing.T, port int, extra ...string) *postfix {
+	t.Helper()
 	peer(t, "root", "postfix")
 	addr := kit.Addr(t)
 	p := &postfix{Addr: addr, URL: "smtp://" + addr, tls: kit.Addr(t), dir: openFolder(t)}
@@ -63,12 +71,11 @@ func startPostfixTo(t *testing.T, port int, extra ...string) *postfix {
 	}
 	p.CAFile, p.conf = ca.File, files.Conf()
 	p.guard(t)
-	p.start(t)
 	return p
 }
 
-// guard starts a process that stops the instance when the test is over,
-// however it ends: its standard input closes with this process.
+// guard starts a process that stops the instance when the test is over, even if
+// the test is killed: its standard input closes with this process.
 func (p *postfix) guard(t *testing.T) {
 	t.Helper()
 	cmd := exec.Command("sh", "-c", `read -r _; exec postfix -c "$0" abort`, p.conf)
@@ -83,7 +90,7 @@ func (p *postfix) guard(t *testing.T) {
 		hold.Close()
 		_ = cmd.Wait() // an instance that is stopped already is no error
 		if t.Failed() {
-			t.Logf("log of Postfix:\n%s", p.log())
+			t.Logf("log of Postfix:\n%s", lastOf(p.log()))
 		}
 	})
 }
@@ -107,7 +114,7 @@ func (p *postfix) control(t *testing.T, verb string) {
 	}
 }
 
-// dial is for asking Postfix without postern in between.
+// dial connects to Postfix without postern in between.
 func (p *postfix) dial(t *testing.T) *submitter {
 	t.Helper()
 	conn, err := net.DialTimeout("tcp", p.Addr, kit.Patience)
@@ -147,7 +154,7 @@ func (p *postfix) daemons(t *testing.T, name string) []int {
 	return found
 }
 
-// openFolder is a temporary folder that other users can reach.
+// openFolder returns a temporary folder that other users can read.
 func openFolder(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "postern-test-")
@@ -168,7 +175,7 @@ func write(t *testing.T, path, text string) {
 	}
 }
 
-// socket is where smtpd listens in the file system, opened to all.
+// socket returns the path of smtpd's socket and opens it to all users.
 func (p *postfix) socket(t *testing.T) string {
 	t.Helper()
 	folder := filepath.Join(p.dir, "spool/public")

@@ -1,0 +1,193 @@
+package test
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+const codeScripts = "testdata/postfix"
+
+// Settings that make Postfix and postern alike where both can be configured: a
+// submission service, limits, no delays. mx.example.net is the realm of sasldb.
+var (
+	postfixAsSubmission = []string{
+		"myorigin = origin.example",
+		"smtpd_sasl_auth_enable = yes",
+		"smtpd_sasl_type = cyrus",
+		"smtpd_sasl_path = smtpd",
+		"smtpd_tls_security_level = encrypt",
+		"smtpd_relay_restrictions = permit_sasl_authenticated, reject",
+		"smtpd_error_sleep_time = 0",
+		"in_flow_delay = 0",          // most messages here end before they are queued
+		"smtpd_peername_lookup = no", // without it each client costs a DNS query
+		"smtpd_client_connection_count_limit = 0",
+		"max_use = 10000",
+	}
+	posternAsPostfix = map[string]string{
+		"server":        "origin = \"origin.example\"\nmessage_size_limit = 10240000",
+		"server.limits": "recipients = 1000\nrefused_commands = 20\nconnections_per_client = 1000",
+		"auth":          "penalty_exempt = [\"127.0.0.0/8\"]",
+	}
+)
+
+// The same command lines get the same reply codes from Postfix and from postern,
+// but for the differences that are listed, each with a reason. A listed one that
+// is none fails, too.
+func TestPostfixCodes(t *testing.T) {
+	t.Parallel()
+	peer(t, "root", "saslpasswd2")
+	sections := readCodeScripts(t, codeScripts)
+	listed, err := readDifferences(filepath.Join(codeScripts, differencesFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := startSink(t)
+	theirs := startCodePostfix(t, s)
+	ours := startCodePostern(t, s)
+	found := map[codeKey]codeDifference{}
+	sessions := 0
+	for _, section := range sections {
+		maps.Copy(found, compareCodes(t, theirs, ours, section, sessions))
+		sessions += len(section.lines)
+	}
+	reportDifferences(t, found, listed)
+}
+
+// reportDifferences fails the test for what is found and not listed, in the format
+// of the list, and for what is listed and not found.
+func reportDifferences(t *testing.T, found, listed map[codeKey]codeDifference) {
+	t.Helper()
+	var unlisted, gone []string
+	for key, d := range found {
+		if listed[key] != d {
+			unlisted = append(unlisted, key.String()+"\t"+d.postfix+"\t"+d.postern)
+		}
+	}
+	for key, d := range listed {
+		if found[key] != d {
+			gone = append(gone, key.String()+"\t"+d.postfix+"\t"+d.postern)
+		}
+	}
+	slices.Sort(unlisted)
+	slices.Sort(gone)
+	if len(unlisted) > 0 {
+		t.Errorf("%d differences are not listed:\n%s", len(unlisted), strings.Join(unlisted, "\n"))
+	}
+	if len(gone) > 0 {
+		t.Errorf("%d differences are listed and do not exist:\n%s", len(gone), strings.Join(gone, "\n"))
+	}
+}
+
+// startCodePostfix starts a Postfix whose only user is alice.
+func startCodePostfix(t *testing.T, s *sink) *codeServer {
+	t.Helper()
+	p := newPostfix(t, s.port, postfixAsSubmission...)
+	p.addSasldb(t, "alice")
+	p.start(t)
+	return &codeServer{
+		name:   "Postfix",
+		addrs:  map[tlsMode]string{startTLS: p.Addr, implicitTLS: p.tls},
+		config: trust(t, p.CAFile),
+	}
+}
+
+// addSasldb creates a user in a database of Cyrus SASL. Debian's Postfix looks for
+// its configuration in a folder of its own configuration.
+func (p *postfix) addSasldb(t *testing.T, user string) {
+	t.Helper()
+	folder, db := filepath.Join(p.conf, "sasl"), filepath.Join(p.conf, "sasldb2")
+	if err := os.Mkdir(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	setSasldb(t, db, user, "mx.example.net", password)
+	if err := os.Chmod(db, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(folder, "smtpd.conf"),
+		"pwcheck_method: auxprop\nauxprop_plugin: sasldb\nsasldb_path: "+db+"\nmech_list: PLAIN LOGIN\n")
+}
+
+func startCodePostern(t *testing.T, s *sink) *codeServer {
+	t.Helper()
+	p := startPostern(t, posternOptions{NextHop: "smtp://" + s.Addr, Sections: posternAsPostfix})
+	return &codeServer{
+		name:   "postern",
+		addrs:  map[tlsMode]string{startTLS: p.addr(startTLS), implicitTLS: p.addr(implicitTLS)},
+		config: p.tlsConfig(),
+	}
+}
+
+// compareCodes sends a section to both servers and returns where they differ. before
+// is the number of client addresses that are taken.
+func compareCodes(t *testing.T, theirs, ours *codeServer, section *codeSection, before int) map[codeKey]codeDifference {
+	t.Helper()
+	runs := [][]codeLine{section.lines}
+	if section.each {
+		runs = runs[:0]
+		for i := range section.lines {
+			runs = append(runs, section.lines[i:i+1])
+		}
+	}
+	var (
+		mu    sync.Mutex
+		all   sync.WaitGroup
+		found = map[codeKey]codeDifference{}
+		slots = make(chan struct{}, 4) // more would only wait for a processor
+	)
+	for i, lines := range runs {
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			differences, err := compareRun(theirs, ours, section, lines, before+i)
+			if err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			maps.Copy(found, differences)
+		})
+	}
+	all.Wait()
+	return found
+}
+
+// compareRun compares one session. After the line at which one of the servers has
+// closed the connection there is nothing left to compare.
+func compareRun(theirs, ours *codeServer, section *codeSection, lines []codeLine, n int) (map[codeKey]codeDifference, error) {
+	a, err := theirs.run(section, lines, n)
+	if err != nil {
+		return nil, err
+	}
+	b, err := ours.run(section, lines, n)
+	if err != nil {
+		return nil, err
+	}
+	found := map[codeKey]codeDifference{}
+	for i := range min(len(a), len(b)) {
+		if a[i] != b[i] {
+			found[codeKey{section.file, section.name, lines[i].key}] = codeDifference{postfix: a[i], postern: b[i]}
+		}
+	}
+	return found, nil
+}
+
+// trust returns a client configuration that trusts the certificates of one file.
+func trust(t *testing.T, file string) *tls.Config {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(text) {
+		t.Fatalf("%s has no certificate", file)
+	}
+	return &tls.Config{RootCAs: pool, ServerName: "localhost"}
+}
