@@ -319,6 +319,26 @@ func TestStartTLSForgets(t *testing.T) {
 	}
 }
 
+// TestLongHandshake: a client does not fill the memory with a handshake that never ends.
+func TestLongHandshake(t *testing.T) {
+	cfg := testConfig()
+	cfg.ImplicitTLS, cfg.TLS = true, &tls.Config{Certificates: []tls.Certificate{testCertificate}}
+	s := &testSession{}
+	server, client := net.Pipe()
+	go Serve(context.Background(), server, cfg, s)
+	hello := append([]byte("\x01\x00\xff\xf0"), make([]byte, 64<<10)...) // a ClientHello of nearly 64 KiB
+	sent := 0
+	for ; sent < len(hello); sent += 1 << 10 {
+		record := append([]byte("\x16\x03\x01\x04\x00"), hello[sent:sent+1<<10]...)
+		if _, err := client.Write(record); err != nil {
+			break
+		}
+	}
+	if _, err := client.Read(make([]byte, 1)); err != io.EOF || sent > 17<<10 {
+		t.Errorf("%d octets of the handshake were read, then %v", sent, err)
+	}
+}
+
 // TestRefusedConnection: the reply takes the place of the greeting.
 func TestRefusedConnection(t *testing.T) {
 	server, client := net.Pipe()

@@ -18,6 +18,7 @@ type transport struct {
 	net.Conn
 	tls       *tls.Conn // nil in clear text
 	handshook bool      // the handshake is over
+	handshake int       // octets received for it
 	failed    error     // why nothing more can be received or sent
 	writeTime time.Duration
 	corked    bool // writes are collected in cork, to go out in one packet
@@ -84,6 +85,24 @@ func (t *transport) ready() error {
 		t.failed = &HandshakeError{err}
 	}
 	return t.failed
+}
+
+// maxHandshake bounds what a client sends for a handshake, in octets. A ClientHello
+// has 500 to 2,000, a chain of certificates less than 10,000. TLS allows 64 KiB for
+// one message, for which crypto/tls takes 140 KiB while it waits for the rest.
+const maxHandshake = 16 << 10
+
+var errLongHandshake = errors.New("handshake is too long")
+
+// Read is the one of the socket, for TLS.
+func (t *transport) Read(p []byte) (int, error) {
+	n, err := t.Conn.Read(p)
+	if !t.handshook {
+		if t.handshake += n; t.handshake > maxHandshake {
+			return 0, errLongHandshake
+		}
+	}
+	return n, err
 }
 
 // Write is the one of the socket, for TLS. The deadline is set here and not in
