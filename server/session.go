@@ -226,6 +226,8 @@ func (s *session) Refused(r smtpd.Refusal) {
 
 // Close implements smtpd.Session.
 func (s *session) Close(reason error) {
+	defer s.server.remove(s)
+	defer s.slots.release()
 	var handshake *smtpd.HandshakeError
 	var foreign *smtpd.ForeignError
 	var panicked *smtpd.PanicError
@@ -240,8 +242,6 @@ func (s *session) Close(reason error) {
 		s.events.ConnectionError(reason)
 	}
 	s.events.Disconnected(time.Since(s.begun), s.messages)
-	s.slots.release()
-	s.server.remove(s)
 }
 
 // isHealthCheck reports whether a client has ended the connection before or in the

@@ -242,8 +242,11 @@ func (c *Conn) startTLS(verb, argument string) error {
 	if err := c.flush(); err != nil {
 		return err
 	}
-	c.endTransaction(ResetTLS, ErrReset)
-	c.session.Reset(c.ctx, ResetTLS)
+	if c.mail.open {
+		c.endTransaction(ResetTLS, ErrReset)
+	} else {
+		c.session.Reset(c.ctx, ResetTLS)
+	}
 	c.in.drop()
 	c.hello, c.extended, c.offer, c.loggedIn = "", false, Offer{}, false
 	c.transport.secure(c.cfg.TLS)

@@ -1,6 +1,7 @@
 package smtpd
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -112,13 +113,14 @@ func (c *Conn) close(reason error) {
 		c.out.hold(c.closing.farewell)
 	}
 	c.closing.mu.Unlock()
+	unseen := func() { c.notify(false) }
 	if c.transport.sendLast(c.out.held) && c.mayBeSending(reason) {
-		c.notify(false) // what comes now is no answer
+		reason = cmp.Or(c.contain(unseen), reason) // what comes now is no answer
 		c.cfg.Linger.wait(c.transport.Conn)
 	}
 	_ = c.transport.Conn.Close()
 	c.cancel(reason)
-	c.notify(false)
+	reason = cmp.Or(c.contain(unseen), reason)
 	if c.session != nil {
 		c.session.Close(reason)
 	}

@@ -47,6 +47,21 @@ func TestPanic(t *testing.T) {
 	}
 }
 
+// TestPanicAtTheEnd: so does a panic of an observer when the connection has ended.
+func TestPanicAtTheEnd(t *testing.T) {
+	s := &testSession{}
+	s.commit = func(context.Context) *Reply {
+		return &Reply{Code: 250, Lines: []string{"Ok"}, OnSeen: func(bool) { panic("burst") }}
+	}
+	p := begin(t, testConfig(), s)
+	p.mail()
+	p.say("DATA", "354")
+	p.say(".", "250")
+	_ = p.Close()
+	<-p.served
+	s.has(t, "close smtpd: panic")
+}
+
 // TestBodyEndsOnce: Commit or Abort, exactly once, however a message ends.
 func TestBodyEndsOnce(t *testing.T) {
 	full := func(s *testSession) { s.write = func() error { return errors.New("disk full") } }
@@ -314,7 +329,7 @@ func TestStartTLSForgets(t *testing.T) {
 	p.say("EHLO secret", "250")
 	p.say("AUTH X =", "235")
 	p.say("AUTH X =", "503")
-	if s.count("hello injected")+s.count("mail injected")+s.count("rcpt") > 0 || s.count("auth X") != 2 || s.count(fmt.Sprint("reset ", ResetTLS)) == 0 {
+	if s.count("hello injected")+s.count("mail injected")+s.count("rcpt") > 0 || s.count("auth X") != 2 || s.count(fmt.Sprint("reset ", ResetTLS)) != 1 {
 		t.Errorf("%q", s.calls)
 	}
 }
