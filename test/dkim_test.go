@@ -90,15 +90,7 @@ func (c *catcher) Send(_ context.Context, m *message.Message) (relay.Receipt, er
 // sign runs a message through the stage and the signer.
 func (k *dkimKeys) sign(t *testing.T, text string) []byte {
 	t.Helper()
-	w := message.NewStage(t.TempDir(), 1<<20).New(message.Options{})
-	if _, err := io.WriteString(w, text); err != nil {
-		t.Fatal(err)
-	}
-	m, err := w.Message()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer m.Close()
+	m := staged(t, text)
 	hop := &catcher{}
 	signer, err := sign.New(hop, k.keys, slog.New(slog.DiscardHandler))
 	if err != nil {
