@@ -94,40 +94,66 @@ var errUnclean = errors.New("the message has a bare CR, a bare LF or a NUL in it
 func writeBody(out *bufio.Writer, in *bufio.Reader) error {
 	start, due := true, false // at the start of a line; CRLF still to be written
 	for {
-		piece, err := in.ReadSlice('\n')
-		if errors.Is(err, bufio.ErrBufferFull) {
-			// A line longer than the buffer comes in pieces, its CRLF in one.
-			if piece, err = wholeCRLF(in, piece); err != nil {
-				return err
-			}
-		} else if err != nil && !errors.Is(err, io.EOF) {
+		block, err := nextBlock(in)
+		if err != nil || len(block) == 0 {
 			return err
 		}
-		text, ended := bytes.CutSuffix(piece, crlf)
-		if bytes.IndexByte(text, '\r') >= 0 || bytes.IndexByte(text, 0) >= 0 || !ended && bytes.IndexByte(text, '\n') >= 0 {
+		dots, clean := checkBlock(block, start)
+		if !clean {
 			return errUnclean
 		}
-		if due && len(piece) > 0 {
+		if due {
 			out.Write(crlf)
-			due = false
 		}
-		if start && len(text) > 0 && text[0] == '.' {
+		if start && block[0] == '.' {
 			out.WriteByte('.')
 		}
-		if _, broken := out.Write(text); broken != nil {
-			return broken
+		text, ended := bytes.CutSuffix(block, crlf)
+		for dots {
+			end := bytes.Index(text, []byte("\n."))
+			if end < 0 {
+				break
+			}
+			out.Write(text[:end+1])
+			out.WriteByte('.')
+			text = text[end+1:]
 		}
-		if err != nil {
-			return nil
+		if _, err := out.Write(text); err != nil {
+			return err
 		}
 		start, due = ended, ended
 	}
 }
 
-// wholeCRLF leaves a CR at the end of a piece to the next one.
-func wholeCRLF(in *bufio.Reader, piece []byte) ([]byte, error) {
-	if piece[len(piece)-1] != '\r' {
-		return piece, nil
+// nextBlock returns what in has next, without parting a CR from its LF. It is valid
+// until the next read, and empty at the end.
+func nextBlock(in *bufio.Reader) ([]byte, error) {
+	if _, err := in.Peek(len(crlf)); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
 	}
-	return piece[:len(piece)-1], in.UnreadByte()
+	block, _ := in.Peek(in.Buffered())
+	if last := len(block) - 1; last > 0 && block[last] == '\r' {
+		block = block[:last]
+	}
+	_, err := in.Discard(len(block))
+	return block, err
+}
+
+// checkBlock reports whether a line of block begins with a dot, and whether CR and LF are
+// in pairs and NUL is not there.
+func checkBlock(block []byte, start bool) (dots, clean bool) {
+	dots = start && block[0] == '.'
+	lines := 0
+	for rest := block; ; lines++ {
+		end := bytes.IndexByte(rest, '\n')
+		if end < 0 {
+			break
+		}
+		if end == 0 || rest[end-1] != '\r' {
+			return dots, false
+		}
+		rest = rest[end+1:]
+		dots = dots || len(rest) > 0 && rest[0] == '.'
+	}
+	return dots, bytes.Count(block, crlf[:1]) == lines && bytes.IndexByte(block, 0) < 0
 }
