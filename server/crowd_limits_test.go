@@ -91,12 +91,15 @@ func TestDroppedClientIsNotLoggedIn(t *testing.T) {
 	d := newTestServer(t, defaultSettings())
 	store := stubbornStore{make(chan struct{}), make(chan struct{})}
 	var c *client
-	d.server.events = &dropHook{d.parts.Events, func() {
+	hook := &dropHook{d.parts.Events, func() {
 		close(store.answer)
 		if line, err := c.line(); err == nil {
 			t.Errorf("a client that is dropped has received %q", line)
 		}
 	}}
+	d.server.mu.Lock() // Serve has begun
+	d.server.events = hook
+	d.server.mu.Unlock()
 	parts := d.parts
 	parts.Auth = auth.Local{Passwords: store}
 	if err := d.server.Reload(parts); err != nil {
