@@ -38,7 +38,7 @@ func (c *cleaner) write(p []byte, keep func([]byte) error) error {
 			return err
 		}
 	}
-	start, i := 0, 0 // p[start:i] is clean and not passed on yet
+	start, i := 0, c.wholeLines(p) // p[start:i] is clean and not passed on yet
 	for {
 		n := bytes.IndexByte(p[i:], '\n')
 		if n < 0 {
@@ -63,6 +63,26 @@ func (c *cleaner) write(p []byte, keep func([]byte) error) error {
 		return err
 	}
 	return c.partial(p[i:], keep)
+}
+
+// wholeLines returns how much of p is lines that need no mending, for most messages all
+// of it. It may be 0 where there are such lines.
+func (c *cleaner) wholeLines(p []byte) (end int) {
+	lines, before := 0, c.line
+	for {
+		n := bytes.IndexByte(p[end:], '\n')
+		if n < 1 || p[end+n-1] != '\r' || before+n > maxWithCR {
+			break
+		}
+		lines++
+		before = 0
+		end += n + 1
+	}
+	if bytes.Count(p[:end], crlf[:1]) != lines {
+		return 0
+	}
+	c.line = before
+	return end
 }
 
 // resume processes the CRs at the end of the last block, now that the byte after

@@ -162,6 +162,9 @@ func (w *Writer) fail(err error) {
 
 // keep stores clean bytes, possibly none.
 func (w *Writer) keep(p []byte) error {
+	if len(p) == 0 {
+		return nil
+	}
 	if i := lastHigh(p); i >= 0 {
 		w.high = w.store.size + int64(i) + 1
 	}
