@@ -141,7 +141,7 @@ func TestLogLimitOfServer(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(lineEvery)
-		s.listeners[0].snapshot.Load().events.ForSession("id", "submission", client).Disconnected(0, 0)
+		s.events.ForSession("id", "submission", client).Disconnected(0, 0)
 	})
 	if n := d.log.Count(`msg="connection refused"*client=192.0.2.1*count=3`); n != 1 {
 		t.Errorf("%d lines for the counted events", n)

@@ -60,7 +60,7 @@ func (s *session) sendFirst(ctx context.Context, t *transaction, m *message.Mess
 // client has received 451 because the hop was silent, and has come again or will.
 func (s *session) awaitLate(t *transaction, await relay.Await) bool {
 	events, table := s.events, s.receipts // the session may have ended by then
-	t.late = s.overdue.wait(await, func(receipt relay.Receipt, err error) {
+	t.late = s.server.overdue.wait(await, func(receipt relay.Receipt, err error) {
 		if err != nil {
 			events.NoLateAnswer(t.event(0), err)
 			table.forget(t.receipt)

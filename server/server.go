@@ -106,7 +106,6 @@ func (s *Server) newSnapshot(p *Parts, settings *Listener, l *listener) (*snapsh
 		protocol:     protocolConfig(p, settings, &limits, s.linger),
 		authFailures: p.AuthFailures,
 		auth:         p.Auth, policy: set, hop: p.Hop, stage: p.Stage,
-		overdue: s.overdue, events: s.events,
 	}
 	if p.Config.SuppressDuplicates {
 		made.receipts = s.receipts

@@ -33,8 +33,6 @@ type snapshot struct {
 	hop          relay.NextHop
 	stage        *message.Stage
 	receipts     *receipts // nil: duplicates are not suppressed
-	overdue      *lateAnswers
-	events       Events
 }
 
 // protocolConfig is what the protocol has to know of a listener.
@@ -76,11 +74,11 @@ func (s *snapshot) NewSession(ctx context.Context, c *smtpd.Conn) (smtpd.Session
 	client := c.Remote().Addr()
 	slots, reason := s.acquire(clientPrefix(client))
 	if reason != "" {
-		s.events.ConnectionRefused(s.settings.Name, client, reason)
+		s.server.events.ConnectionRefused(s.settings.Name, client, reason)
 		return nil, s.refusal(ctx, c)
 	}
 	n := &session{snapshot: s, conn: c, slots: slots, begun: time.Now()}
-	n.events = s.events.ForSession(c.ID(), s.settings.Name, client)
+	n.events = s.server.events.ForSession(c.ID(), s.settings.Name, client)
 	if !s.server.add(n) {
 		slots.release()
 		c.Abort(smtpd.ErrClosed)
