@@ -20,19 +20,19 @@ var arrows = map[string][]string{
 	"cmd/postern":   nil, // everything
 	"server":        {"server/auth", "policy", "relay", "relay/message", "server/smtpd"},
 	"server/smtpd":  {"internal/dsn"},
-	"server/auth":   {"server/auth/gate", "server/auth/hash"}, // tools that know nothing of it
+	"server/auth":   {"server/auth/semaphore", "server/auth/hash"}, // tools that know nothing of it
 	"policy":        {},
 	"relay":         {"relay/message", "internal/dsn"},
 	"relay/message": {},
 	"certs":         {},
 
-	"server/auth/access": {},
-	"server/auth/gate":   {},
-	"server/auth/hash":   {"server/auth/gate"},
-	"server/auth/*":      {"server/auth", "server/auth/access", "server/auth/gate", "server/auth/hash"}, // backends share the tools, not each other
-	"server/auth/pam":    {"server/auth", "server/auth/saslauthd"},                                      // the helper speaks its protocol
-	"relay/relaytest":    {"test/kit"},
-	"relay/*":            {"relay", "relay/message", "internal/dsn"},
+	"server/auth/access":    {},
+	"server/auth/semaphore": {},
+	"server/auth/hash":      {"server/auth/semaphore"},
+	"server/auth/*":         {"server/auth", "server/auth/access", "server/auth/semaphore", "server/auth/hash"}, // backends share the tools, not each other
+	"server/auth/pam":       {"server/auth", "server/auth/saslauthd"},                                           // the helper speaks its protocol
+	"relay/relaytest":       {"test/kit"},
+	"relay/*":               {"relay", "relay/message", "internal/dsn"},
 
 	"internal/*": {}, // leaf packages that the server and the relay share
 

@@ -9,7 +9,7 @@ import (
 	"runtime/debug"
 	"time"
 
-	"postern/server/auth/gate"
+	"postern/server/auth/semaphore"
 )
 
 // ErrBusy is the cause of a temporary error: as many logins as the store's
@@ -24,7 +24,7 @@ var errSlow = errors.New("no answer within its timeout")
 type bounded struct {
 	name    string
 	timeout time.Duration
-	gate    *gate.Gate
+	slots   *semaphore.Priority
 	log     *slog.Logger
 	backend PasswordVerifier
 }
@@ -63,12 +63,12 @@ func (b *bounded) scramKeys(ctx context.Context, k KeyStore, login string) (keys
 // which may take as long again.
 func (b *bounded) run(ctx context.Context, first bool, ask func(context.Context) error) error {
 	waiting, cancel := context.WithTimeoutCause(ctx, b.timeout, ErrBusy)
-	err := b.gate.Enter(waiting, first)
+	err := b.slots.Acquire(waiting, first)
 	cancel()
 	if err != nil {
 		return err
 	}
-	defer b.gate.Leave()
+	defer b.slots.Release()
 	ctx, cancel = context.WithTimeoutCause(ctx, b.timeout, errSlow)
 	defer cancel()
 	err = b.survive(ctx, ask)

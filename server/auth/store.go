@@ -9,7 +9,7 @@ import (
 	"regexp"
 	"time"
 
-	"postern/server/auth/gate"
+	"postern/server/auth/semaphore"
 )
 
 // StoreConfig is what every table [[auth.stores]] takes, whatever its kind.
@@ -105,7 +105,7 @@ func NewStore(s StoreSpec) *Store {
 		name = s.Kind
 	}
 	b := &bounded{
-		name: name, timeout: s.Config.Timeout, gate: gate.New(s.Config.Concurrency),
+		name: name, timeout: s.Config.Timeout, slots: semaphore.New(s.Config.Concurrency),
 		log: s.Log, backend: s.Backend,
 	}
 	store := &Store{name: name, config: s.Config, realm: s.Realm, bounded: b, verifier: b}

@@ -12,7 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"postern/server/auth/gate"
+	"postern/server/auth/semaphore"
 )
 
 // ErrBusy means that the password was not compared: too many hashes were being computed
@@ -28,15 +28,15 @@ const DefaultDecoy = "$2a$10$PosternDecoyPosternDeu9xFqvN0bZyTtWm3kHcRjLsEaUi2oG
 // 128 MiB one at a time. The others wait for a bounded time. It remembers the passwords
 // that have matched. It may be used by many goroutines at once.
 type Checker struct {
-	places *gate.Gate
-	large  *gate.Gate
-	memo   *memo
-	wait   atomic.Int64 // time.Duration
+	slots *semaphore.Priority
+	large *semaphore.Priority
+	memo  *memo
+	wait  atomic.Int64 // time.Duration
 }
 
 // NewChecker returns a Checker whose callers wait for up to wait.
 func NewChecker(wait time.Duration) *Checker {
-	c := &Checker{places: gate.New(runtime.GOMAXPROCS(0)), large: gate.New(1), memo: newMemo()}
+	c := &Checker{slots: semaphore.New(runtime.GOMAXPROCS(0)), large: semaphore.New(1), memo: newMemo()}
 	c.SetWait(wait)
 	return c
 }
@@ -88,15 +88,15 @@ func (c *Checker) whenItsTurn(ctx context.Context, stored string, known bool, co
 	ctx, cancel := context.WithTimeoutCause(ctx, time.Duration(c.wait.Load()), ErrBusy)
 	defer cancel()
 	if h.large {
-		if err := c.large.Enter(ctx, known); err != nil {
+		if err := c.large.Acquire(ctx, known); err != nil {
 			return false, err
 		}
-		defer c.large.Leave()
+		defer c.large.Release()
 	}
-	if err := c.places.Enter(ctx, known); err != nil {
+	if err := c.slots.Acquire(ctx, known); err != nil {
 		return false, err
 	}
-	defer c.places.Leave()
+	defer c.slots.Release()
 	return compare(h)
 }
 

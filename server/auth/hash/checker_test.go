@@ -9,7 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"postern/server/auth/gate"
+	"postern/server/auth/semaphore"
 	"postern/test/kit"
 )
 
@@ -86,7 +86,7 @@ func TestMemoNeedsNoPlace(t *testing.T) {
 	if ok, err := c.Check(t.Context(), bcrypt05, password, false); !ok || err != nil {
 		t.Fatal(ok, err)
 	}
-	c.places = gate.New(0)
+	c.slots = semaphore.New(0)
 	c.SetWait(10 * time.Millisecond)
 	if ok, err := c.Check(t.Context(), bcrypt05, password, false); !ok || err != nil {
 		t.Errorf("%v, %v", ok, err)
@@ -105,7 +105,7 @@ func TestMemoIsAskedAgainAfterWaiting(t *testing.T) {
 	const stored = "$2y$05$abcdefghijklmnopqrstuu0000000000000000000000000000000"
 	synctest.Test(t, func(t *testing.T) {
 		c := NewChecker(time.Minute)
-		c.places = gate.New(0)
+		c.slots = semaphore.New(0)
 		var all sync.WaitGroup
 		for range 3 {
 			all.Go(func() {
@@ -116,7 +116,7 @@ func TestMemoIsAskedAgainAfterWaiting(t *testing.T) {
 		}
 		synctest.Wait()
 		c.memo.add(c.memo.mac(stored, password))
-		c.places.Leave()
+		c.slots.Release()
 		all.Wait()
 		if ok, err := c.Check(t.Context(), stored, "wrong", false); ok || err != nil {
 			t.Errorf("wrong: %v, %v", ok, err)
@@ -137,7 +137,7 @@ func TestDecoyIsNotRemembered(t *testing.T) {
 func TestLargeHashesAreComputedAlone(t *testing.T) {
 	const large = "$argon2id$v=19$m=262144,t=1,p=1$fGlmwAAfnP3N58vylReYxQ$/RzM327Y5DGIZqBsUW1+g+7gORNkMmfkTCSN2lyp0xo"
 	c := NewChecker(10 * time.Millisecond)
-	if err := c.large.Enter(t.Context(), false); err != nil {
+	if err := c.large.Acquire(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.Check(t.Context(), large, password, false); !errors.Is(err, ErrBusy) {

@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"postern/server/auth/gate"
+	"postern/server/auth/semaphore"
 )
 
 // A pool is the connections to one server. At most limit are open at once,
@@ -14,7 +14,7 @@ import (
 type pool struct {
 	limit    int
 	idleTime time.Duration
-	places   *gate.Gate // limit of them
+	slots    *semaphore.Priority // limit of them
 
 	mu     sync.Mutex
 	inUse  int
@@ -23,13 +23,13 @@ type pool struct {
 }
 
 func newPool(limit int, idleTime time.Duration) *pool {
-	return &pool{limit: limit, idleTime: idleTime, places: gate.New(limit)}
+	return &pool{limit: limit, idleTime: idleTime, slots: semaphore.New(limit)}
 }
 
 // enter waits for a place, first if the client is known. Who has entered either
 // takes a connection or dials one, and leaves.
 func (p *pool) enter(ctx context.Context, known bool) error {
-	if err := p.places.Enter(ctx, known); err != nil {
+	if err := p.slots.Acquire(ctx, known); err != nil {
 		return err
 	}
 	p.mu.Lock()
@@ -91,7 +91,7 @@ func (p *pool) leave(c *conn) {
 	if !p.keep(c) && c != nil {
 		c.close()
 	}
-	p.places.Leave()
+	p.slots.Release()
 }
 
 // keep ends the use of c, and reports whether it is in the pool now.
