@@ -17,7 +17,10 @@ import (
 // packages below x, which may not import each other. docs/architecture.md has
 // the picture.
 var arrows = map[string][]string{
-	"cmd/postern":   nil, // everything
+	"cmd/postern": nil, // everything
+
+	"cmd/postern/internal/*": {},
+
 	"server":        {"server/auth", "policy", "relay", "relay/message", "server/smtpd"},
 	"server/smtpd":  {"internal/dsn"},
 	"server/auth":   {"server/auth/semaphore", "server/auth/hash"}, // tools that know nothing of it
@@ -52,6 +55,7 @@ var only = map[string][]string{
 	"github.com/spf13/cobra":     {"cmd/postern"},
 	"flag":                       {"cmd/postern", "test/kit"},
 	"log":                        {"cmd/postern"},
+	"log/syslog":                 {"cmd/postern/internal/logging"},
 	"testing":                    {"relay/relaytest", "test/kit"},
 	module + "/relay/relaytest":  {},
 	module + "/test/kit":         {"relay/relaytest"},

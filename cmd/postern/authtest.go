@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"postern/cmd/postern/internal/logging"
 	"postern/server/auth"
 )
 
@@ -86,7 +87,7 @@ func (t authTest) read(in io.Reader, questions io.Writer) (string, error) {
 // is that of the server. There are no penalties in a separate process.
 func (t authTest) ask(ctx context.Context, cfg *Config, password string, out, errs io.Writer) error {
 	log := slog.New(slog.NewTextHandler(errs, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	w := newWorkshop(cfg, &logger{Logger: log})
+	w := newWorkshop(cfg, logging.With(log))
 	defer w.endPAM()
 	if err := w.startPAM(cfg); err != nil {
 		return withStatus(exitTempFail, err)

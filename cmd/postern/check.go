@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"postern/certs"
+	"postern/cmd/postern/internal/logging"
 	"postern/policy"
 	"postern/relay"
 	"postern/relay/sign"
@@ -47,7 +48,7 @@ func check(ctx context.Context, config string, out io.Writer) error {
 	cfg, err := loadConfig(config)
 	c.result("configuration", config, err)
 	if err == nil {
-		c.shop = newWorkshop(cfg, &logger{Logger: slog.New(slog.DiscardHandler)})
+		c.shop = newWorkshop(cfg, logging.With(slog.New(slog.DiscardHandler)))
 		defer c.shop.endPAM()
 		c.all(ctx, cfg, config)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"postern/certs"
+	"postern/cmd/postern/internal/logging"
 	"postern/policy"
 	"postern/relay"
 	"postern/relay/sign"
@@ -30,7 +31,7 @@ type Config struct {
 	Auth      authConfig        `toml:"auth"`
 	Policy    policy.Config     `toml:"policy"`
 	Relay     relayConfig       `toml:"relay"`
-	Log       logConfig         `toml:"log"`
+	Log       logging.Config    `toml:"log"`
 }
 
 // authConfig is the section [auth], with the stores of all kinds.
@@ -69,7 +70,7 @@ func newConfig() *Config {
 		Auth:      authConfig{Config: auth.Defaults(), Stores: storeList{newStore(userfile.Kind)}},
 		Policy:    policy.Defaults(),
 		Relay:     relayConfig{Config: relay.Defaults(), SpoolConfig: spool.Defaults(), SpoolSize: 1 << 30},
-		Log:       logDefaults(),
+		Log:       logging.Defaults(),
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"postern/cmd/postern/internal/logging"
 	"postern/server/auth/pam"
 )
 
@@ -95,7 +96,7 @@ func (o *pamHelperOptions) serve(ctx context.Context, stderr io.Writer) error {
 	}
 	ctx, stop := o.until(ctx)
 	defer stop()
-	log, err := newLogger(logDefaults(), stderr)
+	log, err := logging.Open(logging.Defaults(), stderr)
 	if err != nil {
 		return err
 	}
@@ -128,7 +129,7 @@ func (o *pamHelperOptions) until(ctx context.Context) (context.Context, context.
 	return signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 }
 
-func (o *pamHelperOptions) listen(log *logger) (net.Listener, error) {
+func (o *pamHelperOptions) listen(log *logging.Log) (net.Listener, error) {
 	if o.inherited {
 		return pam.Inherited()
 	}
@@ -215,7 +216,7 @@ func (o *pamHelperOptions) childCommand(ctx context.Context) *exec.Cmd {
 
 // startPAMHelper starts a helper for this postern, which is still root. It is
 // to be closed.
-func startPAMHelper(services []string, log *logger) (*pam.Started, error) {
+func startPAMHelper(services []string, log *logging.Log) (*pam.Started, error) {
 	args := []string{"pam-helper", "--inherited"}
 	for _, s := range services {
 		args = append(args, "--service", s)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"postern/certs"
+	"postern/cmd/postern/internal/logging"
 	"postern/policy"
 	"postern/relay"
 	"postern/relay/message"
@@ -27,7 +28,7 @@ import (
 // tickets (tls), the account of staged messages (stage), and the spool, which
 // nobody else may open meanwhile.
 type workshop struct {
-	log      *logger
+	log      *logging.Log
 	events   server.Events
 	throttle *auth.Throttle
 	checker  *hash.Checker
@@ -60,7 +61,7 @@ type generation struct {
 	unwatch  context.CancelFunc
 }
 
-func newWorkshop(cfg *Config, log *logger) *workshop {
+func newWorkshop(cfg *Config, log *logging.Log) *workshop {
 	quietDrivers()
 	throttle := auth.NewThrottle(cfg.Auth.Config)
 	return &workshop{
@@ -109,7 +110,7 @@ func (w *workshop) build(cfg *Config) (_ *generation, err error) {
 func (w *workshop) adopt(g *generation) server.Parts {
 	w.throttle.Configure(g.cfg.Auth.Config)
 	w.checker.SetWait(g.cfg.Auth.HashWait)
-	w.log.setLevel(g.cfg.Log.Level)
+	w.log.SetLevel(g.cfg.Log.Level)
 	w.stage = g.stage
 	if w.tls == nil {
 		w.tls = certs.NewShared(g.cfg.TLS, g.certs)

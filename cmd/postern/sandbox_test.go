@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"testing"
 
+	"postern/cmd/postern/internal/logging"
 	"postern/test/kit"
 )
 
@@ -359,7 +360,7 @@ func TestSandboxCanBeSwitchedOff(t *testing.T) {
 	cfg, err := loadConfig(s.config())
 	must(t, err)
 	cfg.Server.Sandbox = false
-	l, err := newLogger(cfg.Log, &log)
+	l, err := logging.Open(cfg.Log, &log)
 	must(t, err)
 	box := &sandbox{config: s.config()}
 	must(t, box.enter(cfg, l.Logger))

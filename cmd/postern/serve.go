@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"postern/cmd/postern/internal/logging"
 	"postern/server"
 )
 
@@ -66,7 +67,7 @@ func catchSignals() chan os.Signal {
 type daemon struct {
 	load   func() (*Config, error)
 	cfg    *Config // the one in force
-	log    *logger
+	log    *logging.Log
 	shop   *workshop
 	server *server.Server
 
@@ -79,7 +80,7 @@ func newDaemon(load func() (*Config, error), stderr io.Writer) (*daemon, error) 
 	if err != nil {
 		return nil, withStatus(exitConfig, err)
 	}
-	log, err := newLogger(cfg.Log, stderr)
+	log, err := logging.Open(cfg.Log, stderr)
 	if err != nil {
 		return nil, err
 	}

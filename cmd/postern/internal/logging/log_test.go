@@ -1,4 +1,4 @@
-package main
+package logging
 
 import (
 	"bytes"
@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,13 +21,13 @@ import (
 	"postern/test/kit"
 )
 
-// logged is what one line looks like in the given format.
-func logged(t *testing.T, format logFormat, args ...any) string {
+// logged returns one line in the given format.
+func logged(t *testing.T, format Format, args ...any) string {
 	t.Helper()
 	var out bytes.Buffer
-	cfg := logDefaults()
+	cfg := Defaults()
 	cfg.Format = format
-	log, err := newLogger(cfg, &out)
+	log, err := Open(cfg, &out)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +35,7 @@ func logged(t *testing.T, format logFormat, args ...any) string {
 	return out.String()
 }
 
-// hostile is what a client may send where a line shows it.
+// hostile are values that a client may send and that appear in a line.
 var hostile = map[string]string{
 	"line end":         "x\nlevel=ERROR msg=forged",
 	"CRLF":             "x\r\n<3>forged",
@@ -55,7 +56,7 @@ var hostile = map[string]string{
 }
 
 func TestHostileValues(t *testing.T) {
-	for _, format := range []logFormat{textFormat, jsonFormat} {
+	for _, format := range []Format{Text, JSON} {
 		for name, value := range hostile {
 			t.Run(fmt.Sprintf("%s/%s", format, name), func(t *testing.T) {
 				checkLine(t, format, logged(t, format, "user", value, "session", "s1"))
@@ -67,25 +68,27 @@ func TestHostileValues(t *testing.T) {
 	}
 }
 
-func checkLine(t *testing.T, format logFormat, line string) {
+var quotedWord = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
+
+func checkLine(t *testing.T, format Format, line string) {
 	t.Helper()
 	body, ended := strings.CutSuffix(line, "\n")
 	if !ended || strings.ContainsFunc(body, func(r rune) bool { return !unicode.IsPrint(r) && r != '\ufffd' }) {
 		t.Errorf("not one clean line: %.200q", line)
 	}
-	if len(line) > 8*maxLogValue {
+	if len(line) > 8*maxValue {
 		t.Errorf("%d bytes", len(line))
 	}
-	if format == jsonFormat && !json.Valid([]byte(line)) {
+	if format == JSON && !json.Valid([]byte(line)) {
 		t.Errorf("not JSON: %.200q", line)
 	}
-	if bare := quotedWord.ReplaceAllString(line, ""); format == textFormat &&
+	if bare := quotedWord.ReplaceAllString(line, ""); format == Text &&
 		(strings.Contains(bare, "user=root") || strings.Contains(bare, "forged")) {
 		t.Errorf("a key was forged: %s", line)
 	}
 }
 
-func TestLogTellsWhatCame(t *testing.T) {
+func TestValuesInText(t *testing.T) {
 	tests := []struct {
 		value any
 		want  string
@@ -100,34 +103,34 @@ func TestLogTellsWhatCame(t *testing.T) {
 		{3, `v=3`},
 		{90 * time.Second, `v=1m30s`},
 		{nil, `v=<nil>`},
-		{strings.Repeat("A", maxLogValue), `v=` + strings.Repeat("A", maxLogValue)},
-		{strings.Repeat("A", maxLogValue+1), fmt.Sprintf("v=\"%s... (%d bytes)\"", strings.Repeat("A", maxLogValue), maxLogValue+1)},
+		{strings.Repeat("A", maxValue), `v=` + strings.Repeat("A", maxValue)},
+		{strings.Repeat("A", maxValue+1), fmt.Sprintf("v=\"%s... (%d bytes)\"", strings.Repeat("A", maxValue), maxValue+1)},
 	}
 	for _, tt := range tests {
-		if line := logged(t, textFormat, "v", tt.value); !strings.HasSuffix(line, tt.want+"\n") {
+		if line := logged(t, Text, "v", tt.value); !strings.HasSuffix(line, tt.want+"\n") {
 			t.Errorf("%v: %.200s, want %.200s", tt.value, line, tt.want)
 		}
 	}
 }
 
 func TestLongLists(t *testing.T) {
-	line := logged(t, textFormat, "warnings", make([]string, 100_000))
-	if len(line) > 8*maxLogValue {
+	line := logged(t, Text, "warnings", make([]string, 100_000))
+	if len(line) > 8*maxValue {
 		t.Errorf("%d bytes", len(line))
 	}
 }
 
 func TestLogLevel(t *testing.T) {
 	var out bytes.Buffer
-	log, err := newLogger(logDefaults(), &out)
+	log, err := Open(Defaults(), &out)
 	if err != nil {
 		t.Fatal(err)
 	}
 	session := log.With("session", "s1")
 	session.Debug("one")
-	log.setLevel(logLevel(slog.LevelDebug))
+	log.SetLevel(Level(slog.LevelDebug))
 	session.Debug("two")
-	log.setLevel(logLevel(slog.LevelError))
+	log.SetLevel(Level(slog.LevelError))
 	session.Warn("three")
 	if got := out.String(); strings.Contains(got, "one") || !strings.Contains(got, "two") || strings.Contains(got, "three") {
 		t.Errorf("log: %s", got)
@@ -135,13 +138,12 @@ func TestLogLevel(t *testing.T) {
 }
 
 func TestTimeWithoutJournal(t *testing.T) {
-	if line := logged(t, textFormat); !strings.HasPrefix(line, "time=2") {
+	if line := logged(t, Text); !strings.HasPrefix(line, "time=2") {
 		t.Errorf("no time in %q", line)
 	}
 }
 
-// Under systemd the journal notes the time, and takes the severity from a
-// prefix.
+// Under systemd, the journal adds the time and reads the severity from a prefix.
 func TestJournal(t *testing.T) {
 	file, err := os.Create(filepath.Join(t.TempDir(), "journal"))
 	if err != nil {
@@ -149,7 +151,7 @@ func TestJournal(t *testing.T) {
 	}
 	defer file.Close()
 	t.Setenv("JOURNAL_STREAM", streamOf(t, file))
-	log, err := newLogger(logDefaults(), file)
+	log, err := Open(Defaults(), file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +172,7 @@ func TestJournal(t *testing.T) {
 	}
 }
 
-// streamOf names a file as systemd names the stream of the journal.
+// streamOf returns the value that JOURNAL_STREAM has for a file.
 func streamOf(t *testing.T, file *os.File) string {
 	t.Helper()
 	st, err := file.Stat()
@@ -181,7 +183,7 @@ func streamOf(t *testing.T, file *os.File) string {
 	return fmt.Sprintf("%d:%d", sys.Dev, sys.Ino)
 }
 
-// A stream that was the journal's and has been redirected is none any more.
+// A redirected stderr is not the journal, although JOURNAL_STREAM is set.
 func TestRedirectedFromJournal(t *testing.T) {
 	file, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
@@ -190,11 +192,11 @@ func TestRedirectedFromJournal(t *testing.T) {
 	defer file.Close()
 	t.Setenv("JOURNAL_STREAM", "1:1")
 	if isJournal(file) {
-		t.Error("a file is taken for the journal")
+		t.Error("isJournal is true for a file")
 	}
 }
 
-// fakeSyslog is a system log of which the test reads the datagrams.
+// fakeSyslog returns a system log whose datagrams the test reads.
 func fakeSyslog(t *testing.T, path string) *net.UnixConn {
 	t.Helper()
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
@@ -226,8 +228,9 @@ func TestSyslog(t *testing.T) {
 		t.Fatal(err)
 	}
 	var fallback bytes.Buffer
-	l := &logger{level: new(slog.LevelVar), syslog: w}
-	log := slog.New(l.toSyslog(textFormat, w, &fallback))
+	l := new(Log)
+	l.toSyslog(Text, w, &fallback)
+	log := l.Logger
 	tests := []struct {
 		write func(string, ...any)
 		want  string // facility mail is 2, so the number is 16 and the severity
@@ -250,13 +253,13 @@ func TestSyslog(t *testing.T) {
 	}
 }
 
-// restartSyslog takes the daemon away and back: lines go elsewhere meanwhile,
-// and then to it again.
+// restartSyslog stops and starts the daemon. Lines in between are written to the
+// fallback.
 func restartSyslog(t *testing.T, daemon *net.UnixConn, path string, log *slog.Logger, fallback *bytes.Buffer) {
 	if err := daemon.Close(); err != nil {
 		t.Fatal(err)
 	}
-	_ = os.Remove(path) // the socket may have gone with its listener
+	_ = os.Remove(path) // closing the listener may have removed the socket
 	log.Info("while it is down")
 	if !strings.Contains(fallback.String(), "while it is down") {
 		t.Errorf("the line is lost: %q", fallback)

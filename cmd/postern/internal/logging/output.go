@@ -1,4 +1,4 @@
-package main
+package logging
 
 import (
 	"context"
@@ -11,7 +11,7 @@ import (
 	"syscall"
 )
 
-// A severityHandler sends each record to the handler of its severity.
+// A severityHandler passes each record to the handler for its severity.
 type severityHandler struct{ debug, info, warn, err slog.Handler }
 
 func (h *severityHandler) of(l slog.Level) slog.Handler {
@@ -46,9 +46,9 @@ func (h *severityHandler) each(f func(slog.Handler) slog.Handler) slog.Handler {
 	return &severityHandler{debug: f(h.debug), info: f(h.info), warn: f(h.warn), err: f(h.err)}
 }
 
-// A syslogWriter writes lines of one severity to the system log.
-// syslog.Writer connects again by itself when the daemon was restarted; a line
-// that it could not deliver goes to the fallback.
+// A syslogWriter writes lines of one severity to the system log. syslog.Writer
+// reconnects after a restart of the daemon; a line that it cannot deliver is
+// written to fallback.
 type syslogWriter struct {
 	log      *syslog.Writer
 	severity syslog.Priority
@@ -75,8 +75,8 @@ func (w *syslogWriter) send(text string) error {
 	return w.log.Debug(text)
 }
 
-// A journalWriter writes lines of one severity to the systemd journal, which
-// reads it from a prefix (sd-daemon(3)).
+// A journalWriter writes lines of one severity to the systemd journal, with the
+// severity as a prefix (sd-daemon(3)).
 type journalWriter struct {
 	journal  io.Writer
 	severity syslog.Priority
@@ -90,8 +90,8 @@ func (w *journalWriter) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// isJournal says that w is the stream that systemd has connected to the
-// journal: JOURNAL_STREAM holds its device and inode (systemd.exec(5)).
+// isJournal reports whether systemd has connected w to the journal:
+// JOURNAL_STREAM holds its device and inode (systemd.exec(5)).
 func isJournal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {
