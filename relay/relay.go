@@ -35,7 +35,10 @@ package relay
 
 import (
 	"context"
+	"errors"
+	"io"
 	"net/netip"
+	"slices"
 
 	"github.com/emersion/go-smtp"
 
@@ -103,6 +106,44 @@ type Caps struct {
 	DSN      bool  // RFC 3461
 	SMTPUTF8 bool  // RFC 6531
 	EightBit bool  // RFC 6152
+}
+
+// A Decorator returns a NextHop that adds something to next, such as a signature. The
+// new NextHop begins a transaction of next in Begin and passes on what it does not
+// change. If it has a Close method, the chain calls it.
+type Decorator func(next NextHop) NextHop
+
+// A Chain is a NextHop that takes each message through several steps to the last hop.
+type Chain struct {
+	NextHop
+	steps []NextHop // in the order in which a message meets them
+}
+
+// NewChain makes a chain of decorators, in the order in which a message meets them, and
+// the hop that they lead to. Nil decorators are left out.
+func NewChain(last NextHop, decorators ...Decorator) *Chain {
+	c := &Chain{NextHop: last, steps: []NextHop{last}}
+	for _, decorate := range slices.Backward(decorators) {
+		if decorate != nil {
+			c.NextHop = decorate(c.NextHop)
+			c.steps = append(c.steps, c.NextHop)
+		}
+	}
+	slices.Reverse(c.steps)
+	return c
+}
+
+// Close closes each step that has a Close method, in the reverse of the order in which
+// they were made: the first step first and the last hop last, so that each step can use
+// the following ones until it is closed. No transaction may be open any more.
+func (c *Chain) Close() error {
+	var all []error
+	for _, step := range c.steps {
+		if closer, ok := step.(io.Closer); ok {
+			all = append(all, closer.Close())
+		}
+	}
+	return errors.Join(all...)
 }
 
 // An Envelope is everything but the recipients that the relay needs to know about a

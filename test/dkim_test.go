@@ -92,12 +92,12 @@ func (k *dkimKeys) sign(t *testing.T, text string) []byte {
 	t.Helper()
 	m := staged(t, text)
 	hop := &catcher{}
-	signer, err := sign.New(hop, k.keys, slog.New(slog.DiscardHandler))
+	signer, err := sign.New(k.keys, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx := context.Background()
-	tx, err := signer.Begin(ctx, &relay.Envelope{})
+	tx, err := signer.Before(hop).Begin(ctx, &relay.Envelope{})
 	if err != nil {
 		t.Fatal(err)
 	}

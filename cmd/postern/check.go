@@ -203,7 +203,7 @@ func (c *checkup) headerRewriting(hops []string, signed bool) {
 
 func (c *checkup) keys(keys []sign.Key) {
 	for _, k := range keys {
-		_, err := sign.New(nil, []sign.Key{k}, slog.New(slog.DiscardHandler))
+		_, err := sign.New([]sign.Key{k}, slog.New(slog.DiscardHandler))
 		c.result("DKIM key", fmt.Sprintf("%s, selector %s: %s", k.Domain, k.Selector, k.File), explainUnreadable(err))
 	}
 }

@@ -227,28 +227,22 @@ func policyOf(cfg *Config, l *server.Listener) policy.Config {
 	return l.Policy.Over(cfg.Policy)
 }
 
-// openHops builds the way to Postfix from its far end: the router with its
-// pools, the spool in front of it, and the signer, where they are wanted. The
-// decorators hold w.route, which leads to the newest router. Reports of the spool
-// begin their way there, so a signer stands before them, too.
+// openHops builds the chain to Postfix: the signer, the spool, and the router with its
+// pools. The decorators hold w.route, which leads to the newest router. Reports of the
+// spool are signed, but not spooled a second time.
 func (w *workshop) openHops(g *generation) error {
 	router, err := relay.New(g.cfg.Relay.Config, w.log.Logger)
 	if err != nil {
 		return explainUnreadable(err)
 	}
 	probe(router)
-	g.router, g.hop, g.reports = router, &w.route, &w.route
-	if w.spool != nil {
-		g.hop = w.spool.Before(g.hop)
-	}
-	if len(g.cfg.Relay.DKIM) == 0 {
-		return nil
-	}
-	signer, err := sign.New(g.hop, g.cfg.Relay.DKIM, w.log.Logger)
+	g.router = router
+	signer, err := sign.New(g.cfg.Relay.DKIM, w.log.Logger)
 	if err != nil {
 		return explainUnreadable(err)
 	}
-	g.hop, g.reports = signer, signer.Before(&w.route)
+	g.hop = relay.NewChain(&w.route, signer.Before, w.spool.Before)
+	g.reports = relay.NewChain(&w.route, signer.Before)
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 
+	"postern/relay"
 	"postern/relay/spool"
 )
 
@@ -21,7 +22,6 @@ func (w *workshop) openSpool(cfg *Config) (err error) {
 		Bytes:    int64(cfg.Relay.SpoolSize),
 		Hostname: cmp.Or(cfg.Server.Hostname, name, "localhost"),
 		Origin:   cfg.Server.Origin,
-		Reports:  &w.reports,
 		Log:      w.log.Logger,
 	})
 	if errors.Is(err, fs.ErrPermission) {
@@ -37,7 +37,9 @@ func (w *workshop) tendSpool(cfg *Config) {
 	switch {
 	case w.spool == nil:
 	case w.now == nil:
-		w.spool.Deliver(&w.route)
+		w.spool.Deliver(
+			func(string) (relay.NextHop, func()) { return w.route.take() },
+			func(string) (relay.NextHop, func()) { return w.reports.take() })
 	default:
 		w.spool.Configure(cfg.Relay.SpoolConfig, int64(cfg.Relay.SpoolSize))
 	}

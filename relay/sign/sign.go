@@ -1,9 +1,8 @@
 // Package sign adds DKIM signatures (RFC 6376) to messages on their way to the
 // next hop.
 //
-// A [Signer] is a [relay.NextHop] that wraps another one and signs after all
-// other changes to the message. It uses every key of the domain in the From
-// field, so a message can have an rsa-sha256 and an ed25519-sha256 (RFC 8463)
+// [Signer.Before] is a [relay.Decorator] that signs messages; it must come after all
+// steps that change them. It uses every key of the domain in the From field, so a message can have an rsa-sha256 and an ed25519-sha256 (RFC 8463)
 // signature. A message of a domain without keys passes unchanged.
 //
 // Header and body are canonicalized as "relaxed", the body is signed to its
@@ -33,18 +32,16 @@ import (
 	"postern/relay/message"
 )
 
-// A Signer signs what goes to the next hop. It does not change once made; a
-// reload of the keys is a new one.
+// A Signer holds the keys. It is immutable: a reload makes a new one. It may be used by
+// many goroutines at once.
 type Signer struct {
-	next relay.NextHop
 	keys map[string][]*privateKey // by domain
 	log  *slog.Logger
 }
 
-// New reads the keys and returns a Signer in front of next. Without keys there
-// is nothing to sign with, and no Signer should be made.
-func New(next relay.NextHop, keys []Key, log *slog.Logger) (*Signer, error) {
-	s := &Signer{next: next, keys: map[string][]*privateKey{}, log: log}
+// New reads the keys, which must have passed Validate.
+func New(keys []Key, log *slog.Logger) (*Signer, error) {
+	s := &Signer{keys: map[string][]*privateKey{}, log: log}
 	for _, k := range keys {
 		private, err := k.load()
 		if err != nil {
@@ -58,29 +55,28 @@ func New(next relay.NextHop, keys []Key, log *slog.Logger) (*Signer, error) {
 	return s, nil
 }
 
-// Before returns a Signer with the same keys in front of another hop.
-func (s *Signer) Before(next relay.NextHop) *Signer {
-	return &Signer{next: next, keys: s.keys, log: s.log}
+// Before is a relay.Decorator: it returns a NextHop that signs messages and sends them
+// to next. Without keys it returns next itself.
+func (s *Signer) Before(next relay.NextHop) relay.NextHop {
+	if len(s.keys) == 0 {
+		return next
+	}
+	return &signingHop{next, s}
 }
 
-// Caps returns the capabilities of the wrapped hop.
-func (s *Signer) Caps() relay.Caps { return s.next.Caps() }
+// A signingHop signs what goes to the NextHop in it.
+type signingHop struct {
+	relay.NextHop
+	signer *Signer
+}
 
-// Begin starts a transaction with the wrapped hop.
-func (s *Signer) Begin(ctx context.Context, e *relay.Envelope) (relay.Transaction, error) {
-	t, err := s.next.Begin(ctx, e)
+// Begin implements relay.NextHop.
+func (h *signingHop) Begin(ctx context.Context, e *relay.Envelope) (relay.Transaction, error) {
+	t, err := h.NextHop.Begin(ctx, e)
 	if err != nil {
 		return nil, err
 	}
-	return &transaction{Transaction: t, signer: s, session: e.Session}, nil
-}
-
-// Close closes the wrapped hop if it has a Close method.
-func (s *Signer) Close() error {
-	if c, ok := s.next.(io.Closer); ok {
-		return c.Close()
-	}
-	return nil
+	return &transaction{Transaction: t, signer: h.signer, session: e.Session}, nil
 }
 
 type transaction struct {

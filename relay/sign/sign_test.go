@@ -42,10 +42,11 @@ func (r *recorder) Send(_ context.Context, m *message.Message) (relay.Receipt, e
 
 // A fixture is a signer with two keys of example.org and their DNS.
 type fixture struct {
-	hop    *recorder
-	signer *Signer
-	log    bytes.Buffer
-	zone   map[string]string
+	hop     *recorder
+	signer  *Signer
+	signing relay.NextHop // the signer before the hop
+	log     bytes.Buffer
+	zone    map[string]string
 }
 
 func newFixture(t testing.TB, algorithms ...Algorithm) *fixture {
@@ -66,9 +67,10 @@ func newFixture(t testing.TB, algorithms ...Algorithm) *fixture {
 		keys = append(keys, k)
 	}
 	var err error
-	if f.signer, err = New(f.hop, keys, slog.New(slog.NewTextHandler(&f.log, nil))); err != nil {
+	if f.signer, err = New(keys, slog.New(slog.NewTextHandler(&f.log, nil))); err != nil {
 		t.Fatal(err)
 	}
+	f.signing = f.signer.Before(f.hop)
 	return f
 }
 
@@ -85,7 +87,7 @@ func (f *fixture) send(t testing.TB, text string) string {
 	}
 	defer m.Close()
 	ctx := context.Background()
-	tx, err := f.signer.Begin(ctx, &relay.Envelope{Session: "c1"})
+	tx, err := f.signing.Begin(ctx, &relay.Envelope{Session: "c1"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,18 +262,15 @@ func TestWeakKeyIsLogged(t *testing.T) {
 	var log bytes.Buffer
 	text := readTestdata(t, "pkcs1.pem")
 	k := Key{Domain: "example.org", Selector: "s", File: writeFile(t, "key.pem", text, 0o600)}
-	s, err := New(&recorder{}, []Key{k}, slog.New(slog.NewTextHandler(&log, nil)))
+	s, err := New([]Key{k}, slog.New(slog.NewTextHandler(&log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(log.String(), "1024 bits") {
 		t.Errorf("%q", log.String())
 	}
-	if s.Caps().Size != 7 {
-		t.Errorf("Caps: %+v", s.Caps())
-	}
-	if err := s.Close(); err != nil || !s.next.(*recorder).closed {
-		t.Error("Close did not reach the hop behind")
+	if caps := s.Before(&recorder{}).Caps(); caps.Size != 7 {
+		t.Errorf("Caps: %+v", caps)
 	}
 }
 
@@ -287,7 +286,7 @@ func TestSendFailsWithTheStage(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.Close()
-	tx, err := f.signer.Begin(context.Background(), &relay.Envelope{})
+	tx, err := f.signing.Begin(context.Background(), &relay.Envelope{})
 	if err != nil {
 		t.Fatal(err)
 	}

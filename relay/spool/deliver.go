@@ -30,12 +30,15 @@ type job struct {
 }
 
 // deliver makes one attempt for one message.
-func (s *Spool) deliver(ctx context.Context, next relay.NextHop, e *entry) {
+func (s *Spool) deliver(ctx context.Context, e *entry) {
 	s.work(e, func(j *job) {
-		if j.Report && s.reports != nil {
-			next = s.reports
+		acquire := s.messages
+		if j.Report {
+			acquire = s.reports
 		}
-		j.attempt(ctx, next)
+		hop, release := acquire(j.Envelope.Listener)
+		defer release()
+		j.attempt(ctx, hop)
 		j.cut = ctx.Err() != nil
 	})
 	if s.outage.wait(0) > 0 && ctx.Err() == nil {

@@ -112,7 +112,11 @@ func openRoute(url string) (*relay.Router, error) {
 	return relay.New(cfg, slog.New(slog.DiscardHandler))
 }
 
-func (r *rig) deliver() { r.spool.Deliver(r.route) }
+func (r *rig) deliver() { r.spool.Deliver(always(r.route), always(r.route)) }
+
+func always(hop relay.NextHop) Acquire {
+	return func(string) (relay.NextHop, func()) { return hop, func() {} }
+}
 
 func (r *rig) close() {
 	if err := r.spool.Close(); err != nil {

@@ -110,11 +110,11 @@ func TestReportsHaveTheirOwnWay(t *testing.T) {
 	r := newRig(t, t.TempDir(), nil)
 	r.hop.Handle(refuseBob)
 	reports := relaytest.New(t, relaytest.Options{})
-	r.spool.reports, r.spool.origin = newRoute(t, reports.URL()), "example.org"
+	r.spool.origin = "example.org"
 	m := toBob("x")
 	m.to = append(m.to, "carol@example.com")
 	r.spooled(m)
-	r.deliver()
+	r.spool.Deliver(always(r.route), always(newRoute(t, reports.URL())))
 	r.empty()
 	if got := r.hop.Delivered(); len(got) != 1 || got[0].From == "" {
 		t.Errorf("messages: %+v", got)

@@ -6,12 +6,10 @@ import (
 	"io/fs"
 	"os"
 	"time"
-
-	"postern/relay"
 )
 
 // run delivers until ctx ends, and then waits for what is under way.
-func (s *Spool) run(ctx context.Context, next relay.NextHop) {
+func (s *Spool) run(ctx context.Context) {
 	defer close(s.done)
 	working, cut := context.WithCancel(context.Background())
 	defer cut()
@@ -24,7 +22,7 @@ func (s *Spool) run(ctx context.Context, next relay.NextHop) {
 			}
 			looked = time.Now()
 		}
-		s.sleep(ctx, s.start(working, next, slots))
+		s.sleep(ctx, s.start(working, slots))
 	}
 	hurry := time.AfterFunc(s.pace.grace, cut)
 	defer hurry.Stop()
@@ -43,7 +41,7 @@ func (s *Spool) sleep(ctx context.Context, wait time.Duration) {
 }
 
 // start begins as many deliveries as may be, and returns when to ask again.
-func (s *Spool) start(working context.Context, next relay.NextHop, slots chan struct{}) time.Duration {
+func (s *Spool) start(working context.Context, slots chan struct{}) time.Duration {
 	for {
 		if wait := s.outage.wait(len(slots)); wait > 0 {
 			return wait
@@ -57,7 +55,7 @@ func (s *Spool) start(working context.Context, next relay.NextHop, slots chan st
 		}
 		slots <- struct{}{}
 		s.working.Go(func() {
-			s.deliver(working, next, e)
+			s.deliver(working, e)
 			<-slots
 			s.rouse()
 		})

@@ -21,7 +21,7 @@
 // one later, the sender gets a report (RFC 3464, RFC 6522), as RFC 3461 asks for:
 // NOTIFY=NEVER gets none, RET and ENVID are honoured, DELAY is reported after four
 // hours. Reports have the null sender and are never reported on themselves. They may go
-// to another hop than messages do (Options.Reports), as they are not signed yet.
+// to another hop than messages do (see Deliver), as they are not signed yet.
 //
 // Temporary refusals are tried again after 1 minute, then 2, and so on up to
 // an hour, each give or take a quarter. While no hop replies at all, one
@@ -93,11 +93,13 @@ type Options struct {
 	Hostname string // for reports: the host that they come from
 	Origin   string // and the domain of their author; empty: Hostname
 	Log      *slog.Logger
-
-	// Reports is the hop that reports are handed to: the one of Deliver, with
-	// the signer in front of it. Nil: that of Deliver itself.
-	Reports relay.NextHop
 }
+
+// An Acquire function returns the hop for one delivery of a message that came in on
+// listener, so that each delivery uses the newest configuration. release is called at
+// the end of the delivery. An unknown listener, as after a change of the configuration,
+// must get the default hop.
+type Acquire func(listener string) (hop relay.NextHop, release func())
 
 // A Spool is an open folder. It may be used by many goroutines at once.
 type Spool struct {
@@ -110,7 +112,8 @@ type Spool struct {
 	origin string
 	pace   pace
 
-	reports relay.NextHop // nil: that of the messages
+	messages Acquire
+	reports  Acquire // the hop for reports, which signs them
 
 	mu       sync.Mutex
 	lifetime time.Duration
@@ -129,7 +132,7 @@ type Spool struct {
 func Open(cfg Config, o Options) (*Spool, error) {
 	s := &Spool{
 		folder: folder{dir: cfg.Dir}, ledger: newLedger(), log: o.Log,
-		host: o.Hostname, origin: cmp.Or(o.Origin, o.Hostname), reports: o.Reports,
+		host: o.Hostname, origin: cmp.Or(o.Origin, o.Hostname),
 		pace: usualPace(), wake: make(chan struct{}, 1),
 	}
 	s.Configure(cfg, o.Bytes)
@@ -177,12 +180,15 @@ func (s *Spool) deadline(arrived time.Time) time.Time {
 	return arrived.Add(s.lifetime)
 }
 
-// Deliver begins to hand messages on to next. It is called once.
-func (s *Spool) Deliver(next relay.NextHop) {
+// Deliver begins to deliver messages and reports, each over the hop that its function
+// returns. Messages passed the signer before they were spooled; reports did not. It is
+// called once.
+func (s *Spool) Deliver(messages, reports Acquire) {
+	s.messages, s.reports = messages, reports
 	var ctx context.Context
 	ctx, s.stop = context.WithCancel(context.Background())
 	s.done = make(chan struct{})
-	go s.run(ctx, next)
+	go s.run(ctx)
 }
 
 // Close ends the deliveries: those under way have a few seconds to finish. It
@@ -202,9 +208,15 @@ func (s *Spool) Close() error {
 	return s.lock.Close()
 }
 
-// Before returns the hop that asks next, and keeps what that cannot be asked
-// about.
-func (s *Spool) Before(next relay.NextHop) relay.NextHop { return &front{s, next} }
+// Before is a relay.Decorator: it returns a NextHop that sends messages to next, and
+// spools them while next does not reply. If s is nil, there is no spool, and it returns
+// next itself.
+func (s *Spool) Before(next relay.NextHop) relay.NextHop {
+	if s == nil {
+		return next
+	}
+	return &front{s, next}
+}
 
 // keep writes a message into the spool, durably, and returns its id. A report
 // takes the place of what it reports on, so there is room for it.
