@@ -39,7 +39,11 @@ func (d *decoder) bad(path, why, hint string) {
 
 // table decodes t into the struct v.
 func (d *decoder) table(path string, t table, v reflect.Value) {
-	fields := fieldsOf(v)
+	d.fields(path, t, fieldsOf(v))
+}
+
+// fields decodes t into fields, which are the keys that it may have.
+func (d *decoder) fields(path string, t table, fields map[string]reflect.Value) {
 	for _, key := range slices.Sorted(maps.Keys(t)) {
 		if f, ok := fields[key]; ok {
 			d.value(join(path, key), t[key], f)

@@ -62,7 +62,7 @@ type generation struct {
 }
 
 func newWorkshop(cfg *Config, log *logging.Log) *workshop {
-	quietDrivers()
+	silenceDrivers()
 	throttle := auth.NewThrottle(cfg.Auth.Config)
 	return &workshop{
 		log:      log,

@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"testing"
 
-	"postern/server/auth/access"
+	"postern/internal/fileperm"
 	"postern/test/kit"
 )
 
@@ -172,7 +172,7 @@ func TestUnreadableFileIsExplained(t *testing.T) {
 }
 
 func TestCertbotKeyGetsAnACL(t *testing.T) {
-	b := blocker{access.Blocker{Path: "/etc/letsencrypt/live", Mode: os.ModeDir | 0o700}, "/etc/letsencrypt/live/mail.example.org/privkey.pem"}
+	b := blocker{fileperm.Blocker{Path: "/etc/letsencrypt/live", Mode: os.ModeDir | 0o700}, "/etc/letsencrypt/live/mail.example.org/privkey.pem"}
 	got := b.command(&account{name: "postern", uid: 999, gid: 999})
 	want := "setfacl -R -m u:postern:rX,d:u:postern:rX /etc/letsencrypt/live /etc/letsencrypt/archive"
 	if !strings.HasPrefix(got, want+"\n") {

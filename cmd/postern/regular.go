@@ -11,9 +11,9 @@ import (
 // server would neither start nor stop. A file that is missing, or that may not be
 // read, is for whoever opens it to report.
 func specialFiles(cfg *Config) (all []problem) {
-	for _, f := range needsOf(cfg, "").reads {
-		if err := regular(f.path); err != nil {
-			all = append(all, problem{path: f.key, why: err.Error()})
+	for _, f := range accessOf(cfg, "").Reads {
+		if err := regular(f.Path); err != nil {
+			all = append(all, problem{path: f.Key, why: err.Error()})
 		}
 	}
 	return all

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"postern/internal/access"
 )
 
 // The sandbox (server.sandbox) is Landlock: from then on the kernel lets this
@@ -20,8 +22,9 @@ import (
 // and dies when another one is renamed over it. Renewed certificates and
 // rewritten user files come that way.
 //
-// What a configuration needs is listed in sandboxneeds.go and sandboxstores.go;
-// a test finds keys that name files or hosts and are missing there.
+// What a configuration uses is listed in an access.List (sandboxneeds.go, and
+// Access of each kind of store); a test finds keys that name files or hosts and
+// are missing there.
 
 // A sandbox is what the process is confined to. It is used by one goroutine.
 type sandbox struct {
@@ -62,11 +65,11 @@ const noLandlock = "this kernel has no Landlock (Linux 5.13, and \"landlock\" in
 
 // plan is what the process would be confined to.
 func (s *sandbox) plan(cfg *Config) {
-	n := needsOf(cfg, s.config)
-	s.reads = roots(slices.Concat(systemReads(), folders(n.reads)))
-	s.writes = roots(folders(n.writes))
-	s.trees = roots(folders(n.trees))
-	s.ports = n.portNumbers()
+	n := accessOf(cfg, s.config)
+	s.reads = roots(slices.Concat(systemReads(), folders(n.Reads)))
+	s.writes = roots(folders(n.Writes))
+	s.trees = roots(folders(n.Trees))
+	s.ports = n.PortNumbers()
 }
 
 // connects are the ports to connect to, for a person.
@@ -102,25 +105,25 @@ func (s *sandbox) admits(cfg *Config) error {
 	if s == nil || !s.entered {
 		return nil
 	}
-	n := needsOf(cfg, s.config)
-	for _, f := range n.reads {
-		if at := resolved(f.path); !beneath(at, slices.Concat(s.reads, s.writes, s.trees)) {
-			return outside(f.key, "reading "+at)
+	n := accessOf(cfg, s.config)
+	for _, f := range n.Reads {
+		if at := resolved(f.Path); !beneath(at, slices.Concat(s.reads, s.writes, s.trees)) {
+			return outside(f.Key, "reading "+at)
 		}
 	}
-	for _, f := range n.writes {
-		if at := resolved(f.path); !beneath(at, s.writes) {
-			return outside(f.key, "writing to "+at)
+	for _, f := range n.Writes {
+		if at := resolved(f.Path); !beneath(at, s.writes) {
+			return outside(f.Key, "writing to "+at)
 		}
 	}
-	for _, f := range n.trees {
-		if at := resolved(f.path); !beneath(at, s.trees) {
-			return outside(f.key, "writing to "+at)
+	for _, f := range n.Trees {
+		if at := resolved(f.Path); !beneath(at, s.trees) {
+			return outside(f.Key, "writing to "+at)
 		}
 	}
-	for _, p := range n.ports {
-		if s.tcp && !slices.Contains(s.ports, p.port) {
-			return outside(p.key, fmt.Sprintf("connecting to TCP port %d", p.port))
+	for _, p := range n.Ports {
+		if s.tcp && !slices.Contains(s.ports, p.Port) {
+			return outside(p.Key, fmt.Sprintf("connecting to TCP port %d", p.Port))
 		}
 	}
 	return nil
@@ -133,13 +136,13 @@ func outside(key, what string) error {
 
 // folders are the places to allow for files that may be replaced: the folder of
 // each, that of each link on the way to it, and the one that it leads to.
-func folders(files []neededFile) (all []string) {
+func folders(files []access.Path) (all []string) {
 	for _, f := range files {
-		abs, err := filepath.Abs(f.path)
+		abs, err := filepath.Abs(f.Path)
 		if err != nil {
 			continue
 		}
-		if f.folder {
+		if f.Folder {
 			all = append(all, abs)
 			continue
 		}

@@ -20,6 +20,7 @@ import (
 	"testing"
 
 	"postern/cmd/postern/internal/logging"
+	"postern/internal/access"
 	"postern/test/kit"
 )
 
@@ -393,11 +394,11 @@ func TestFoldersOfAFile(t *testing.T) {
 		for i := range want {
 			want[i] = at(want[i])
 		}
-		if got := roots(folders([]neededFile{{path: at(file)}})); !slices.Equal(got, want) {
+		if got := roots(folders([]access.Path{{Path: at(file)}})); !slices.Equal(got, want) {
 			t.Errorf("%s: %v, want %v", file, got, want)
 		}
 	}
-	if got := folders([]neededFile{{path: "/key.pem"}}); slices.Contains(got, "/") {
+	if got := folders([]access.Path{{Path: "/key.pem"}}); slices.Contains(got, "/") {
 		t.Errorf("a file in the root folder allows all of it: %v", got)
 	}
 }
@@ -453,14 +454,14 @@ func TestNeedsOfStores(t *testing.T) {
 			t.Errorf("%s\n%v", test.store, err)
 			continue
 		}
-		n := &needs{}
-		cfg.Auth.Stores[0].needs(func(key string) string { return key }, n)
+		n := new(access.List)
+		cfg.Auth.Stores[0].Backend.Access(func(key string) string { return key }, n)
 		var reads []string
-		for _, f := range n.reads {
-			reads = append(reads, f.path)
+		for _, f := range n.Reads {
+			reads = append(reads, f.Path)
 		}
-		if !slices.Equal(reads, test.reads) || !slices.Equal(n.portNumbers(), test.ports) {
-			t.Errorf("%s\nneeds %v and %v, want %v and %v", test.store, reads, n.portNumbers(), test.reads, test.ports)
+		if !slices.Equal(reads, test.reads) || !slices.Equal(n.PortNumbers(), test.ports) {
+			t.Errorf("%s\nneeds %v and %v, want %v and %v", test.store, reads, n.PortNumbers(), test.reads, test.ports)
 		}
 	}
 }
@@ -488,7 +489,7 @@ func TestSandboxKnowsEveryKey(t *testing.T) {
 	}
 	for _, key := range all {
 		if suspect.MatchString(key) && !slices.Contains(known, key) && !slices.Contains(harmless, key) {
-			t.Errorf("%s looks like a file or a host: tell sandboxneeds.go (or sandboxstores.go), and this test", key)
+			t.Errorf("%s looks like a file or a host: add it to sandboxneeds.go (or to Access of its store), and to this test", key)
 		}
 	}
 }

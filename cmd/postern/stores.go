@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -30,13 +31,14 @@ type openStores struct {
 func (w *workshop) openStores(cfg *Config) (*openStores, error) {
 	stores := new(openStores)
 	for _, s := range cfg.Auth.Stores {
-		backend, err := s.open(w)
+		backend, err := s.Backend.Open(w.storeEnv())
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("store %s: %w", s, explainUnreadable(err)), stores.Close())
 		}
-		spec := s.spec()
-		spec.Kind, spec.Realm, spec.Backend, spec.Log = s.Kind, cfg.Auth.Realm, backend, w.log.Logger
-		stores.Chain = append(stores.Chain, auth.NewStore(spec))
+		stores.Chain = append(stores.Chain, auth.NewStore(auth.StoreSpec{
+			Kind: s.Kind, Config: s.StoreConfig, Cache: s.Cache, Realm: cfg.Auth.Realm,
+			Backend: backend.(auth.PasswordVerifier), Log: w.log.Logger,
+		}))
 		w.warnOfMissingKeys(cfg.Auth, s, backend)
 		if d, ok := backend.(*dovecot.Store); ok && cfg.Auth.Stores.dovecotAlone() {
 			stores.alone = d
@@ -50,7 +52,7 @@ func (w *workshop) openStores(cfg *Config) (*openStores, error) {
 }
 
 // warnOfMissingKeys logs the number of users that SCRAM locks out, if it is offered.
-func (w *workshop) warnOfMissingKeys(cfg authConfig, s store, backend auth.PasswordVerifier) {
+func (w *workshop) warnOfMissingKeys(cfg authConfig, s store, backend auth.Backend) {
 	if n := len(keyless(cfg, backend)); n > 0 {
 		w.log.Warn("users without keys for SCRAM, which auth.mechanisms offers, cannot log in with clients that prefer it; "+
 			"give them a new password with postern passwd --scheme scram-sha-256", "store", s.name(), "users", n)
@@ -59,7 +61,7 @@ func (w *workshop) warnOfMissingKeys(cfg authConfig, s store, backend auth.Passw
 
 // keyless returns the users that SCRAM locks out, where it is offered and the store
 // knows all of its users.
-func keyless(cfg authConfig, backend auth.PasswordVerifier) []string {
+func keyless(cfg authConfig, backend auth.Backend) []string {
 	k, ok := backend.(interface{ WithoutScramKeys() []string })
 	if !ok || !offersScram(cfg) {
 		return nil
@@ -69,7 +71,7 @@ func keyless(cfg authConfig, backend auth.PasswordVerifier) []string {
 
 // costly returns the users whose SCRAM keys lock out the clients that use Cyrus
 // SASL, where SCRAM is offered and the store knows all of its users.
-func costly(cfg authConfig, backend auth.PasswordVerifier) []string {
+func costly(cfg authConfig, backend auth.Backend) []string {
 	k, ok := backend.(interface{ WithTooManyIterations() []string })
 	if !ok || !offersScram(cfg) {
 		return nil
@@ -99,7 +101,7 @@ func (w *workshop) provider(cfg authConfig, stores *openStores) auth.Provider {
 func (w *workshop) proxy(cfg authConfig, d *dovecot.Store) dovecot.Proxy {
 	return dovecot.Proxy{
 		Store: d, Throttle: w.throttle, Options: cfg.SecurityOptions,
-		Timeout: cfg.Stores[0].spec().Config.Timeout,
+		Timeout: cfg.Stores[0].Timeout,
 	}
 }
 
@@ -116,11 +118,11 @@ func (w *workshop) local(cfg authConfig, stores auth.Chain) auth.Local {
 // checkStore opens a store, lets it check itself, if it can, within the time that
 // it has for a login, and closes it.
 func (w *workshop) checkStore(ctx context.Context, cfg authConfig, s store) (scramTrouble, error) {
-	backend, err := s.open(w)
+	backend, err := s.Backend.Open(w.storeEnv())
 	if err != nil {
 		return scramTrouble{}, explainUnreadable(err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.spec().Config.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
 	defer cancel()
 	if c, ok := backend.(interface{ Check(context.Context) error }); ok {
 		err = c.Check(ctx)
@@ -146,17 +148,37 @@ func (w *workshop) checkMechanisms(ctx context.Context, cfg *Config) ([]string, 
 	return w.provider(cfg.Auth, stores).Mechanisms(peer), err
 }
 
-// A store is one table [[auth.stores]]: its kind, and what that kind takes.
+// A store is one table [[auth.stores]].
 type store struct {
 	Kind string
-	storeConfig
+	auth.StoreConfig
+	Cache   auth.CacheConfig // its zero value for kinds without a cache
+	Backend auth.BackendConfig
+	cached  bool // whether the table may have a section cache
 }
 
-func newStore(kind string) store { return store{kind, storeKinds()[kind]()} }
+// newStore returns a table of a kind that storeKinds has, with the default values.
+func newStore(kind string) store {
+	kinds := storeKinds()
+	k := kinds[slices.IndexFunc(kinds, func(k storeKind) bool { return k.name == kind })]
+	s := store{Kind: k.name, StoreConfig: auth.StoreDefaults(), Backend: k.config(), cached: k.cached}
+	s.Concurrency = cmp.Or(k.concurrency, s.Concurrency)
+	return s
+}
+
+// fields returns the keys that the table may have, and where their values go.
+func (s *store) fields() map[string]reflect.Value {
+	fields := fieldsOf(reflect.ValueOf(&s.StoreConfig).Elem())
+	maps.Copy(fields, fieldsOf(reflect.ValueOf(s.Backend).Elem()))
+	if s.cached {
+		fields["cache"] = reflect.ValueOf(&s.Cache).Elem()
+	}
+	return fields
+}
 
 // String is what the store is, for a person.
 func (s store) String() string {
-	text := s.Kind + " " + s.where()
+	text := s.Kind + " " + s.Backend.Location()
 	if name := s.name(); name != s.Kind {
 		text = name + ": " + text
 	}
@@ -165,17 +187,15 @@ func (s store) String() string {
 
 // name is what the log calls it.
 func (s store) name() string {
-	if name := s.spec().Config.Name; name != "" {
-		return name
-	}
-	return s.Kind
+	return cmp.Or(s.Name, s.Kind)
 }
 
 func (s store) Validate(bad func(key, why string)) {
-	for key, part := range s.common() {
-		part.Validate(func(k, why string) { bad(join(key, k), why) })
+	s.StoreConfig.Validate(bad)
+	if s.cached {
+		s.Cache.Validate(func(key, why string) { bad(join("cache", key), why) })
 	}
-	s.storeConfig.Validate(bad)
+	s.Backend.Validate(bad)
 }
 
 // A storeList is all of them. What a table may hold depends on its kind.
@@ -193,7 +213,7 @@ func (l storeList) Validate(bad func(key, why string)) {
 		}
 		seen[s.name()] = true
 	}
-	if l.dovecotAlone() && l[0].spec().Config.Login != auth.StoreDefaults().Login {
+	if l.dovecotAlone() && l[0].Login != auth.StoreDefaults().Login {
 		bad("stores[0].login", "has no place where Dovecot is the only store, which hears what the client sends; set auth_username_format in Dovecot's configuration")
 	}
 }
@@ -216,7 +236,10 @@ func (l *storeList) decode(d *decoder, path string, p toml.Primitive) {
 }
 
 func (d *decoder) store(path string, t table) (store, bool) {
-	kinds := slices.Sorted(maps.Keys(storeKinds()))
+	var kinds []string
+	for _, k := range storeKinds() {
+		kinds = append(kinds, k.name)
+	}
 	named, ok := t["kind"]
 	if !ok {
 		d.bad(path+".kind", "is missing", "write kind = "+quoteAll(kinds, " or "))
@@ -229,16 +252,19 @@ func (d *decoder) store(path string, t table) (store, bool) {
 	}
 	s := newStore(kind)
 	delete(t, "kind")
-	d.table(path, t, reflect.ValueOf(s.storeConfig).Elem())
+	d.fields(path, t, s.fields())
 	return s, true
 }
 
 func (l *storeList) keys(path string) []string {
 	all := []string{path + "[].kind"}
-	for _, newConfig := range storeKinds() {
-		for _, key := range keysOf(path+"[]", reflect.TypeOf(newConfig()).Elem()) {
-			if !slices.Contains(all, key) {
-				all = append(all, key)
+	for _, kind := range storeKinds() {
+		s := newStore(kind.name)
+		for name, f := range s.fields() {
+			for _, key := range keysOf(path+"[]."+name, f.Type()) {
+				if !slices.Contains(all, key) {
+					all = append(all, key)
+				}
 			}
 		}
 	}

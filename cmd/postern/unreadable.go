@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"postern/server/auth/access"
+	"postern/internal/fileperm"
 )
 
 // explainUnreadable adds to an error that means "permission denied" what is in
@@ -31,7 +31,7 @@ func explainUnreadable(err error) error {
 			"restart postern (server.sandbox); or look at systemd (InaccessiblePaths=), SELinux and AppArmor",
 			err, currentAccount().name)
 	}
-	b, ok := access.FindBlocker(path, access.Read)
+	b, ok := fileperm.FindBlocker(path, fileperm.Read)
 	if !ok {
 		return err
 	}
@@ -40,7 +40,7 @@ func explainUnreadable(err error) error {
 
 // A blocker is what is in the way of reading a file.
 type blocker struct {
-	access.Blocker
+	fileperm.Blocker
 	goal string // the file
 }
 
@@ -65,7 +65,7 @@ func (b blocker) command(a *account) string {
 	case b.Mode.IsDir():
 		return fmt.Sprintf("setfacl -m u:%s:x %s", a.name, shellQuote(b.Path))
 	}
-	return fmt.Sprintf("chgrp %s %s && chmod g+r %[2]s", access.GroupName(a.gid), shellQuote(b.Path))
+	return fmt.Sprintf("chgrp %s %s && chmod g+r %[2]s", fileperm.GroupName(a.gid), shellQuote(b.Path))
 }
 
 // certbotACL lets a user read what certbot keeps for root alone. The default
@@ -87,7 +87,7 @@ func permLetter(p fs.FileMode) string {
 // container with an arbitrary uid).
 func currentAccount() *account {
 	groups, _ := os.Getgroups() // without them the advice is only less apt
-	return &account{name: access.UserName(os.Geteuid()), uid: os.Geteuid(), gid: os.Getegid(), groups: groups}
+	return &account{name: fileperm.UserName(os.Geteuid()), uid: os.Geteuid(), gid: os.Getegid(), groups: groups}
 }
 
 // shellQuote makes one word of s for a POSIX shell.

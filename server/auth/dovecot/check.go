@@ -8,7 +8,7 @@ import (
 	"net"
 	"os"
 
-	"postern/server/auth/access"
+	"postern/internal/fileperm"
 )
 
 // Check connects once more, apart from what is being served, and says what is
@@ -49,7 +49,7 @@ func (a Address) explain(err error) error {
 	case a.network == "tcp":
 		return fmt.Errorf("%s: %w; start Dovecot, and let its service auth have an inet_listener there", a, err)
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w; "+listener, access.ExplainDial(op), access.GroupName(os.Getegid()))
+		return fmt.Errorf("%w; "+listener, fileperm.ExplainDial(op), fileperm.GroupName(os.Getegid()))
 	}
-	return access.ExplainDial(op)
+	return fileperm.ExplainDial(op)
 }

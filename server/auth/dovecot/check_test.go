@@ -10,8 +10,8 @@ import (
 	"syscall"
 	"testing"
 
+	"postern/internal/fileperm"
 	"postern/server/auth"
-	"postern/server/auth/access"
 	"postern/test/kit"
 )
 
@@ -42,7 +42,7 @@ func TestCheckFails(t *testing.T) {
 	}
 	free := kit.Addr(t)
 	tests := map[Address][]string{
-		{"unix", filepath.Join(dir, "none")}: {"is not there", "unix_listener auth-postern", access.GroupName(os.Getegid())},
+		{"unix", filepath.Join(dir, "none")}: {"is not there", "unix_listener auth-postern", fileperm.GroupName(os.Getegid())},
 		{"unix", stale}:                      {"mode 0640", "start the server"},
 		{"tcp", free}:                        {"inet:" + free, "inet_listener"},
 		{"unix", startFake(t, "220 mx.example.org ESMTP\n", nil).path}: {"not Dovecot's authentication protocol"},
@@ -62,7 +62,7 @@ func TestForbiddenSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := &net.OpError{Op: "dial", Net: "unix", Addr: &net.UnixAddr{Name: a.addr, Net: "unix"}, Err: syscall.EACCES}
-	wantText(t, a.explain(err), a.addr, "mode 0600", "service auth {", "group = "+access.GroupName(os.Getegid()), `path = "/run/dovecot/auth-postern"`)
+	wantText(t, a.explain(err), a.addr, "mode 0600", "service auth {", "group = "+fileperm.GroupName(os.Getegid()), `path = "/run/dovecot/auth-postern"`)
 }
 
 func wantText(t *testing.T, err error, says ...string) {

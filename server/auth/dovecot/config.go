@@ -5,6 +5,9 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+
+	"postern/internal/access"
+	"postern/server/auth"
 )
 
 // Config is a table [[auth.stores]] of kind "dovecot".
@@ -57,4 +60,15 @@ func (a Address) String() string {
 		return "inet:" + a.addr
 	}
 	return a.addr
+}
+
+// Open implements auth.BackendConfig. It does not wait for the connection.
+func (c *Config) Open(env *auth.Env) (auth.Backend, error) { return New(*c, env.Log), nil }
+
+// Location implements auth.BackendConfig.
+func (c *Config) Location() string { return c.Path.String() }
+
+// Access implements auth.BackendConfig.
+func (c *Config) Access(key func(string) string, list *access.List) {
+	list.Connect(key("path"), c.Path.String())
 }

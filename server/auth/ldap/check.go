@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"postern/server/auth/access"
+	"postern/internal/fileperm"
 )
 
 // Check connects to every server once more, apart from what is being served,
@@ -27,7 +27,7 @@ func (s *Store) checkServer(ctx context.Context, one *server) error {
 		err = c.within(ctx, s.checkBase)
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", one.dialer.url, access.ExplainDial(err))
+		return fmt.Errorf("%s: %w", one.dialer.url, fileperm.ExplainDial(err))
 	}
 	return nil
 }

@@ -5,9 +5,13 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/go-ldap/ldap/v3"
+
+	"postern/internal/access"
+	"postern/server/auth"
 )
 
 // Config is a table [[auth.stores]] of kind "ldap". The names in parentheses
@@ -152,4 +156,26 @@ func (c *Config) validateNoSearch(bad func(key, why string)) {
 			bad(u.key, "is for a search, and with user_dn there is none: remove one of the two")
 		}
 	}
+}
+
+// Open implements auth.BackendConfig. It reads the password and the certificates,
+// and does not connect.
+func (c *Config) Open(env *auth.Env) (auth.Backend, error) { return New(*c, env.Log) }
+
+// Location implements auth.BackendConfig.
+func (c *Config) Location() string {
+	servers := make([]string, len(c.ServerHost))
+	for i, u := range c.ServerHost {
+		servers[i] = u.String()
+	}
+	return strings.Join(servers, " ")
+}
+
+// Access implements auth.BackendConfig.
+func (c *Config) Access(key func(string) string, list *access.List) {
+	for _, u := range c.ServerHost {
+		list.Connect(key("server_host"), u.String())
+	}
+	list.Read(key("ca_file"), c.CAFile)
+	list.Read(key("bind_password_file"), c.BindPasswordFile)
 }

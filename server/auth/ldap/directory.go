@@ -12,8 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"postern/internal/fileperm"
 	"postern/server/auth"
-	"postern/server/auth/access"
 )
 
 const (
@@ -198,7 +198,7 @@ func (s *server) try(ctx context.Context, left int, p purpose, known bool, op fu
 	if answered(err) {
 		return err
 	}
-	return fmt.Errorf("%s: %w", s.dialer.url, access.ExplainDial(err))
+	return fmt.Errorf("%s: %w", s.dialer.url, fileperm.ExplainDial(err))
 }
 
 // share is the time for the next of the servers that are left.

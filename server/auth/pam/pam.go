@@ -32,6 +32,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"postern/internal/access"
 	"postern/server/auth"
 	"postern/server/auth/saslauthd"
 )
@@ -78,6 +79,25 @@ func (c *Config) Validate(bad func(key, why string)) {
 	}
 }
 
+// Open implements auth.BackendConfig. It does not connect.
+func (c *Config) Open(env *auth.Env) (auth.Backend, error) {
+	if c.Socket != "" || env.PAM == nil {
+		return New(*c, nil)
+	}
+	started, err := env.PAM(c.Service)
+	if err != nil {
+		return nil, err
+	}
+	return New(*c, started)
+}
+
+// Location implements auth.BackendConfig.
+func (c *Config) Location() string { return "service " + c.Service }
+
+// Access implements auth.BackendConfig. The socket of the helper is a Unix socket,
+// which the sandbox does not restrict, and the helper opens the files of PAM.
+func (c *Config) Access(func(string) string, *access.List) {}
+
 // isService keeps to what can be the name of a file, and of that file only: libpam
 // takes what is after the last slash, and makes it lower case.
 func isService(s string) bool {
@@ -88,7 +108,7 @@ func isService(s string) bool {
 }
 
 // A Dialer opens a connection to a helper, for one question.
-type Dialer func(ctx context.Context) (net.Conn, error)
+type Dialer = func(ctx context.Context) (net.Conn, error)
 
 // A Store asks a helper. It may be used by many goroutines at once; it starts
 // none that outlives a call, and has nothing to close.

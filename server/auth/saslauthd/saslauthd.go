@@ -24,6 +24,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"postern/internal/access"
 	"postern/server/auth"
 )
 
@@ -69,6 +70,16 @@ func (c *Config) Validate(bad func(key, why string)) {
 		bad("realm", `must be one word of at most 256 bytes, such as "example.org", or left out`)
 	}
 }
+
+// Open implements auth.BackendConfig. It does not connect.
+func (c *Config) Open(*auth.Env) (auth.Backend, error) { return New(*c), nil }
+
+// Location implements auth.BackendConfig.
+func (c *Config) Location() string { return c.Path }
+
+// Access implements auth.BackendConfig. The socket is a Unix socket, which the
+// sandbox does not restrict.
+func (c *Config) Access(func(string) string, *access.List) {}
 
 func isWord(s string) bool {
 	return len(s) <= maxWord && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f })

@@ -6,13 +6,13 @@ import (
 	"io/fs"
 	"os"
 
-	"postern/server/auth/access"
+	"postern/internal/fileperm"
 )
 
 // explain adds to the error of a connect what is in the way, and how saslauthd's
 // own folder is dealt with.
 func explain(path string, err error) error {
-	err = access.ExplainDial(err)
+	err = fileperm.ExplainDial(err)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%w (saslauthd has its socket in the folder that -m names; "+
@@ -26,7 +26,7 @@ func explain(path string, err error) error {
 // advice says how to get past what is in the way: Debian's /run/saslauthd has
 // mode 0710 and belongs to root:sasl.
 func advice(path string) string {
-	blocker, ok := access.FindBlocker(path, access.Write)
+	blocker, ok := fileperm.FindBlocker(path, fileperm.Write)
 	if !ok {
 		blocker.Path = path
 	}
@@ -35,5 +35,5 @@ func advice(path string) string {
 		return "give this user access to " + blocker.Path + ", or let the daemon have its socket elsewhere"
 	}
 	return fmt.Sprintf("add the user to group %s, as root, and start postern again: usermod -a -G %[1]s %s",
-		group, access.UserName(os.Geteuid()))
+		group, fileperm.UserName(os.Geteuid()))
 }

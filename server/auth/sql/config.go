@@ -1,10 +1,18 @@
 package sql
 
 import (
+	"cmp"
 	"fmt"
+	"net/url"
 	"path/filepath"
 	"regexp"
 	"time"
+
+	"github.com/go-sql-driver/mysql"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"postern/internal/access"
+	"postern/server/auth"
 )
 
 // Config is a table [[auth.stores]] of kind "sql".
@@ -138,3 +146,52 @@ func (d Driver) example() string {
 // folds says that the database compares names without regard to case and
 // trailing blanks, unless its tables say otherwise.
 func (d Driver) folds() bool { return d == MySQL }
+
+// Open implements auth.BackendConfig. It reads DSNFile and does not connect.
+func (c *Config) Open(env *auth.Env) (auth.Backend, error) { return New(*c, env.Checker) }
+
+// Location implements auth.BackendConfig.
+func (c *Config) Location() string {
+	return string(c.Driver) + " " + cmp.Or(c.Path, c.DSNFile, c.DSN)
+}
+
+// Access implements auth.BackendConfig. It reads the DSN as its driver does. An
+// error in it is reported by Open.
+func (c *Config) Access(key func(string) string, list *access.List) {
+	list.Read(key("path"), c.Path)
+	list.Read(key("dsn_file"), c.DSNFile)
+	from, dsn := key("dsn"), c.DSN
+	if c.DSNFile != "" {
+		from = key("dsn_file")
+		dsn, _ = auth.ReadSecretFile(c.DSNFile)
+	}
+	switch c.Driver {
+	case Postgres:
+		accessOfPostgres(from, dsn, list)
+	case MySQL:
+		if parsed, err := mysql.ParseDSN(dsn); err == nil && parsed.Net == "tcp" {
+			list.Connect(from, parsed.Addr)
+		}
+	}
+}
+
+// postgresFile matches the files that a DSN names, as a URL or as key=value.
+var postgresFile = regexp.MustCompile(`(?:sslrootcert|sslcert|sslkey|passfile|servicefile)\s*=\s*(?:'([^']+)'|([^'&\s]+))`)
+
+func accessOfPostgres(key, dsn string, list *access.List) {
+	for _, m := range postgresFile.FindAllStringSubmatch(dsn, -1) {
+		if path, err := url.PathUnescape(m[1] + m[2]); err == nil {
+			list.Read(key, path)
+		}
+	}
+	parsed, err := pgconn.ParseConfig(dsn)
+	if err != nil {
+		return
+	}
+	hosts := []*pgconn.FallbackConfig{{Host: parsed.Host, Port: parsed.Port}}
+	for _, h := range append(hosts, parsed.Fallbacks...) {
+		if network, address := pgconn.NetworkAddress(h.Host, h.Port); network == "tcp" {
+			list.Connect(key, address)
+		}
+	}
+}

@@ -44,8 +44,8 @@ import (
 	"os"
 	"strings"
 
+	"postern/internal/fileperm"
 	"postern/server/auth"
-	"postern/server/auth/access"
 	"postern/server/auth/hash"
 )
 
@@ -228,7 +228,7 @@ func (s *Store) unavailable(err error) error {
 // explain says more about a database that cannot be opened than its driver.
 func (s *Store) explain(err error) error {
 	if s.path == "" {
-		return access.ExplainDial(err)
+		return fileperm.ExplainDial(err)
 	}
 	f, openErr := os.Open(s.path)
 	if openErr != nil {

@@ -36,6 +36,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"postern/internal/access"
 	"postern/server/auth"
 	"postern/server/auth/hash"
 )
@@ -58,6 +59,17 @@ func (c *Config) Validate(bad func(key, why string)) {
 	if !filepath.IsAbs(c.Path) {
 		bad("path", `must be an absolute path such as "/etc/postern/users"; the service does not run in the folder that you stand in`)
 	}
+}
+
+// Open implements auth.BackendConfig. It reads the file.
+func (c *Config) Open(env *auth.Env) (auth.Backend, error) { return New(*c, env.Checker, env.Log) }
+
+// Location implements auth.BackendConfig.
+func (c *Config) Location() string { return c.Path }
+
+// Access implements auth.BackendConfig.
+func (c *Config) Access(key func(string) string, list *access.List) {
+	list.Read(key("path"), c.Path)
 }
 
 // A Store is an open user file. It may be used by many goroutines at once. It

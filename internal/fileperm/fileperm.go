@@ -1,9 +1,9 @@
-// Package access says what keeps this process from a file or a Unix socket: which
+// Package fileperm says what keeps this process from a file or a Unix socket: which
 // folder on the way, whose it is, and with what mode. An administrator wants to
 // read that, and not "permission denied".
 //
 // What to do about it is for those to say who know what the file is for.
-package access
+package fileperm
 
 import (
 	"fmt"
