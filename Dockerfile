@@ -2,23 +2,24 @@
 #
 #   docker build --build-arg VERSION=1.0.0 -t postern .
 #
-# is a static binary in an empty image: no shell, no library, no package to update.
+# makes an image with a static binary only: no shell, no library, no package.
 #
 #   docker build --build-arg VERSION=1.0.0 --target postern-pam -t postern-pam .
 #
-# is Debian with libpam and the binary that needs it, /usr/bin/postern-pam. Only
-# these two need it, and root (--user 0:0), and what their PAM service reads has to
-# be mounted, since they see no other users than those of the container:
+# makes an image of Debian with libpam and the binary that needs it,
+# /usr/bin/postern-pam. Only these two commands need that image and root (--user
+# 0:0). Mount what their PAM service reads, because they see only the users of the
+# container:
 #
 #   docker run --user 0:0 ... postern-pam pam-helper --allow-user postern
 #   docker run --user 0:0 ... postern-pam        # with server.user = "postern"
 #
-# Whoever only asks the socket of a helper, /run/postern-pam in a shared volume,
-# may be of either image, and is root in neither.
+# A server that asks a helper through its socket, /run/postern-pam in a shared
+# volume, can use either image and does not need root.
 #
-# Both run as any uid, with a read-only root file system. /etc/postern is for
-# the configuration, the certificate and the users; /tmp takes large messages
-# while they arrive, so mount a tmpfs there (compose.yaml shows it all).
+# Both run as any UID, with a read-only root file system. /etc/postern has the
+# configuration, the certificate and the users; large messages are in /tmp while
+# they arrive, so mount a tmpfs there (see compose.yaml).
 
 FROM golang:1.26-bookworm AS source
 WORKDIR /src

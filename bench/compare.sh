@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Compare the Go benchmarks of two revisions, in turn on the same machine, and
-# print what benchstat makes of it. Everything else goes to stderr.
+# Run the Go benchmarks of two revisions alternately on this machine, and print the
+# comparison by benchstat. All other output goes to stderr.
 #
 #   bench/compare.sh OLD NEW [PACKAGE...]
 #   BENCH='Send|Pool' COUNT=10 TIME=200ms bench/compare.sh v0.1.0 HEAD ./relay
 #
-# BENCH chooses benchmarks, COUNT is how often each revision has its turn, and TIME
-# how long each benchmark lasts. Without a package it is every one that has benchmarks.
+# BENCH selects benchmarks, COUNT is the number of runs of each revision, and TIME the
+# duration of each benchmark. The default is all packages that have benchmarks.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -29,7 +29,7 @@ trap tidy EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-# A package may be there in one of the two only, and benchmarks, too.
+# A package or benchmark may exist in only one of the two.
 with_benchmarks() { grep -rlE --include='*_test.go' '^func Benchmark' . | xargs -r -n 1 dirname | sort -u; }
 
 i=0

@@ -22,7 +22,7 @@ if [ ${#missing[@]} -gt 0 ]; then
   exit 1
 fi
 
-# An interrupted run ends its servers itself; we have to wait for that.
+# An interrupted run ends its servers itself; wait for it.
 generator=
 # shellcheck disable=SC2317 # called by trap
 tidy() {

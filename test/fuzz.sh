@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fuzz every target of the tree, one after the other. What fails is written into
-# testdata/fuzz beside the target, where it stays: "go test" plays it from then on.
+# Fuzz every target, one after the other. Failing inputs are written to testdata/fuzz
+# beside the target; "go test" runs them from then on.
 #
 #   test/fuzz.sh [MINUTES [PATTERN]]
 #

@@ -81,8 +81,7 @@ check_scripts() {
   [ -z "$early" ] || fail "these pipelines may end before their input does:"$'\n'"$early"
 }
 
-# A finding fails. A database that cannot be reached does not: that is said,
-# and is all that can be said.
+# A finding fails the run. An unreachable database does not: it is reported.
 check_vulnerabilities() {
   local log=$scratch/govulncheck status=0
   "$scratch/bin/govulncheck" -tags pam ./... >"$log" 2>&1 || status=$?
@@ -95,9 +94,9 @@ check_vulnerabilities() {
   esac
 }
 
-# The lines that make the release binaries; README.md shows the same. The static
-# ones are postern, the one with libpam is postern-pam. That is made for this
-# machine only, whose libpam and C compiler it takes.
+# The commands that build the release binaries, as in README.md: the static postern
+# for several platforms, and postern-pam for this machine only, because it uses the
+# machine's libpam and C compiler.
 build_release() {
   local version arch host libraries
   version=$(git describe --tags --always --dirty 2>/dev/null || echo unknown)
