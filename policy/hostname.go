@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"golang.org/x/net/idna"
+
+	"postern/internal/text"
 )
 
 // splitAddress cuts an address at its last "@". Without one there is no
@@ -28,22 +30,13 @@ func isLiteral(domain string) bool {
 // what is no domain name.
 func asciiDomain(domain string) (name string, ok bool) {
 	domain = withoutFinalDot(domain)
-	if !isASCII(domain) {
+	if !text.IsASCII(domain) {
 		var err error
 		if domain, err = idna.Lookup.ToASCII(domain); err != nil {
 			return "", false
 		}
 	}
 	return strings.ToLower(domain), validHostname(domain)
-}
-
-func isASCII(s string) bool {
-	for i := range len(s) {
-		if s[i] >= 0x80 {
-			return false
-		}
-	}
-	return true
 }
 
 // withoutFinalDot takes the dot of "example.org." off, but leaves "." and

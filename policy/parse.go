@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"postern/internal/text"
 )
 
 // Words is a list of restrictions as the configuration spells it. In the file
@@ -110,8 +112,25 @@ func unknownName(name string) error {
 	case strings.Contains(name, ":"):
 		return fmt.Errorf("%q: lookup tables are not supported", name)
 	}
-	if near := nearest(name, names()); near != "" {
+	if near := nearest(name); near != "" {
 		return fmt.Errorf("unknown restriction %q, did you mean %q?", name, near)
 	}
 	return fmt.Errorf("unknown restriction %q, there are: %s", name, strings.Join(names(), " "))
+}
+
+// nearest returns the restriction that name probably means: the only one that begins
+// with it (after three letters), or the one with the fewest typing errors. It returns ""
+// if there is none.
+func nearest(name string) string {
+	name = strings.ToLower(name)
+	var longer []string
+	for _, n := range names() {
+		if len(name) >= 3 && strings.HasPrefix(n, name) {
+			longer = append(longer, n)
+		}
+	}
+	if len(longer) == 1 {
+		return longer[0]
+	}
+	return text.Nearest(name, names())
 }

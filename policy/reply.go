@@ -1,11 +1,12 @@
 package policy
 
 import (
-	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/emersion/go-smtp"
+
+	"postern/internal/text"
 )
 
 // maxText bounds a reply's text, so that the line fits into the 512 octets of
@@ -27,21 +28,14 @@ func rejected(subject, class, why string) string {
 	return "<" + subject + ">: " + class + " rejected: " + why
 }
 
-func reply(code int, enhanced smtp.EnhancedCode, text string) *smtp.SMTPError {
-	return &smtp.SMTPError{Code: code, EnhancedCode: enhanced, Message: printable(text)}
+func reply(code int, enhanced smtp.EnhancedCode, why string) *smtp.SMTPError {
+	return &smtp.SMTPError{Code: code, EnhancedCode: enhanced, Message: printable(why)}
 }
 
-// printable keeps a client's bytes from breaking a reply or a log line: the
-// text of a refusal repeats what the client has sent.
-func printable(text string) string {
-	if len(text) > maxText {
-		text = text[:maxText]
-	}
-	text = strings.ToValidUTF8(text, "?")
-	return strings.Map(func(c rune) rune {
-		if unicode.IsControl(c) || c == utf8.RuneError || unicode.In(c, unicode.Zl, unicode.Zp) {
-			return ' '
-		}
-		return c
-	}, text)
+// printable makes a reply safe to send and to log: the text of a refusal repeats what
+// the client has sent.
+func printable(s string) string { return text.Replace(text.Cut(s, maxText), isUnsafe, ' ') }
+
+func isUnsafe(c rune) bool {
+	return c == utf8.RuneError || unicode.IsControl(c) || unicode.In(c, unicode.Zl, unicode.Zp)
 }

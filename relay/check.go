@@ -39,14 +39,14 @@ func (r *Router) Check(ctx context.Context) error {
 // is done counts as another machine.
 func (h *Hop) OnThisMachine(ctx context.Context) bool {
 	u := h.pool.peer.url
-	if u.local() {
+	if u.IsLocal() {
 		return true
 	}
 	own, err := net.InterfaceAddrs()
 	if err != nil {
 		return false
 	}
-	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", u.host)
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", u.Host)
 	if err != nil {
 		return false
 	}
@@ -98,7 +98,7 @@ func isCertificate(err error) bool {
 }
 
 func (p *peer) certificateAdvice() string {
-	if p.url.local() {
+	if p.url.IsLocal() {
 		return "name the CA in relay.ca_file, or write relay.verify = false, which is all right on loopback"
 	}
 	return "use the name in the certificate in relay.next_hops, and if its CA is your own, name it in relay.ca_file"

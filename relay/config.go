@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"postern/internal/hosturl"
 )
 
 // Config is the section [relay].
@@ -71,7 +73,7 @@ type PoolConfig struct {
 // Patience, one slow command and the data together stay under them.
 func Defaults() Config {
 	return Config{
-		NextHops:       []HopURL{{schemePlain, "localhost", "localhost:25"}},
+		NextHops:       []HopURL{{URL: hosturl.URL{Scheme: schemePlain, Host: "localhost", Address: "localhost:25"}}},
 		Patience:       30 * time.Second,
 		Verify:         true,
 		ConnectTimeout: 10 * time.Second,
@@ -101,10 +103,10 @@ func (c *Config) Validate(bad func(key, why string)) {
 }
 
 func (c *Config) validateHop(u HopURL, bad func(key, why string)) {
-	if !c.Verify && u.secure() && !u.local() {
+	if !c.Verify && u.secure() && !u.IsLocal() {
 		bad("verify", fmt.Sprintf("verify = false would hand mail and password to whoever answers for %s: it is for loopback only; name the CA of the hop in ca_file instead", u))
 	}
-	if c.Credentials != "" && !u.secure() && !u.local() {
+	if c.Credentials != "" && !u.secure() && !u.IsLocal() {
 		bad("credentials", fmt.Sprintf("the password would go to %s in clear text: write smtp+starttls:// or smtps:// in next_hops", u))
 	}
 }

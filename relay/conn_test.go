@@ -122,7 +122,7 @@ func TestBrokenEndOfData(t *testing.T) {
 				if err := tell(t, c, "bob@example.com"); err != nil {
 					t.Fatal(err)
 				}
-				_, err := c.data(t.Context(), newMessage(t, text+body))
+				_, err := c.data(t.Context(), newMessage(t, testMail+body))
 				c.drop()
 				if err == nil || isRefusal(err) || errors.Is(err, errUncertain) != (arrived > 0) {
 					t.Errorf("got %v", err)
@@ -266,7 +266,7 @@ func wantInStep(t *testing.T, hop *relaytest.Hop, c *conn) {
 	if err := tell(t, c, "carol@example.com"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.data(t.Context(), newMessage(t, text)); err != nil {
+	if _, err := c.data(t.Context(), newMessage(t, testMail)); err != nil {
 		t.Fatal(err)
 	}
 	got := hop.Delivered()

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 // for one that answers.
 const soon = 3 * time.Second
 
-const text = "From: alice@example.org\r\nSubject: test\r\n\r\n.dots\r\n..\r\nbye\r\n"
+const testMail = "From: alice@example.org\r\nSubject: test\r\n\r\n.dots\r\n..\r\nbye\r\n"
 
 // newRouter makes a router for the hops, ends it with the test, and lets
 // change alter the configuration.

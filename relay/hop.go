@@ -47,9 +47,9 @@ func newPeer(u HopURL, cfg *Config) (*peer, error) {
 		}
 	}
 	p.tls = &tls.Config{
-		ServerName:         u.host,
+		ServerName:         u.Host,
 		MinVersion:         tls.VersionTLS12,
-		InsecureSkipVerify: !cfg.Verify && u.local(),
+		InsecureSkipVerify: !cfg.Verify && u.IsLocal(),
 		ClientSessionCache: tls.NewLRUClientSessionCache(1),
 	}
 	if cfg.CAFile != "" {
@@ -83,7 +83,7 @@ func readCAs(name string) (*x509.CertPool, error) {
 func (p *peer) open(ctx context.Context) (*conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.connect)
 	defer cancel()
-	raw, err := new(net.Dialer).DialContext(ctx, p.url.network(), p.url.address)
+	raw, err := new(net.Dialer).DialContext(ctx, p.url.Network(), p.url.Address)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +101,7 @@ func (p *peer) open(ctx context.Context) (*conn, error) {
 // greet does all that comes before MAIL on a connection that has been made.
 func (p *peer) greet(ctx context.Context, w *wire) (*conn, error) {
 	var err error
-	switch p.url.scheme {
+	switch p.url.Scheme {
 	case schemeTLS:
 		err = w.upgrade(ctx, p.tls)
 	case schemeStartTLS:

@@ -31,7 +31,7 @@ func TestKindsOfHop(t *testing.T) {
 			if err := r.Check(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			deliver(t, r, newMessage(t, text))
+			deliver(t, r, newMessage(t, testMail))
 			for _, line := range hop.Commands() {
 				if strings.Contains(line, "EHLO") && !strings.HasSuffix(line, "EHLO postern.example.org") {
 					t.Errorf("said %q", line)
@@ -60,7 +60,7 @@ func TestCheck(t *testing.T) {
 		{"no STARTTLS", relaytest.Options{TLS: config}, on("EHLO", relaytest.Say("250-hop", "250 DSN")), nil, "write smtp://"},
 		{"STARTTLS refused", relaytest.Options{TLS: config}, on("STARTTLS", relaytest.Say("454 4.7.0 TLS not available")), nil, "454 4.7.0 TLS not available"},
 		{"STARTTLS injection", relaytest.Options{TLS: config}, on("STARTTLS", relaytest.Raw("220 Ready\r\n250 injected\r\n")), nil, errOutOfStep.Error()},
-		{"no TLS at all", relaytest.Options{}, greet(relaytest.Say("220 hop ESMTP").AndHangUp()), func(c *Config) { c.NextHops[0].scheme = schemeTLS }, "does not speak TLS"},
+		{"no TLS at all", relaytest.Options{}, greet(relaytest.Say("220 hop ESMTP").AndHangUp()), func(c *Config) { c.NextHops[0].Scheme = schemeTLS }, "does not speak TLS"},
 		{"bad password", relaytest.Options{User: "postern", Password: "topsecret"}, nil, func(c *Config) { c.Credentials = wrong }, "relay.credentials"},
 		{"unknown mechanisms", relaytest.Options{User: "postern", Mechanisms: "CRAM-MD5 XOAUTH2"}, nil, func(c *Config) { c.Credentials = wrong }, "PLAIN and LOGIN"},
 		{"busy", relaytest.Options{}, greet(relaytest.Say("421 4.3.2 Busy")), nil, "421 4.3.2 Busy"},

@@ -28,7 +28,7 @@ func TestHopURL(t *testing.T) {
 	}
 	for _, tt := range tests {
 		u := mustURL(t, tt.in)
-		if u.String() != tt.want || u.network() != tt.network || u.address != tt.address || u.local() != tt.local {
+		if u.String() != tt.want || u.Network() != tt.network || u.Address != tt.address || u.IsLocal() != tt.local {
 			t.Errorf("%s: %+v (%s), want %+v", tt.in, u, u, tt)
 		}
 		text, _ := u.MarshalText()
@@ -46,7 +46,7 @@ func TestHopURL(t *testing.T) {
 		"lmtp://localhost":             "write smtp://HOST:PORT",
 		"smtp://":                      "neither a name nor an address",
 		"smtp://:25":                   "neither a name nor an address",
-		"smtp://::1":                   "smtp://[::1]:25",
+		"smtp://::1":                   "write IPv6 in brackets: [::1]",
 		"smtp://[::1":                  "malformed",
 		"smtp://[nonsense]:25":         "malformed",
 		"smtp://[127.0.0.1]":           "malformed",
@@ -102,7 +102,7 @@ func FuzzHopURL(f *testing.F) {
 		if strings.ContainsFunc(u.String(), func(r rune) bool { return r < ' ' || r == 0x7f }) {
 			t.Errorf("%q: a control character in %q", in, u)
 		}
-		if u.network() == "tcp" && strings.ContainsAny(u.String(), "@ ?#") {
+		if u.Network() == "tcp" && strings.ContainsAny(u.String(), "@ ?#") {
 			t.Errorf("%q: %q", in, u)
 		}
 		var again HopURL

@@ -16,6 +16,7 @@ import (
 
 	"github.com/emersion/go-smtp"
 
+	"postern/internal/hosturl"
 	"postern/relay/message"
 	"postern/test/kit"
 )
@@ -120,11 +121,11 @@ func (s *hostileStand) peer(t testing.TB, plan uint16) *peer {
 func (s *hostileStand) url(plan uint16) HopURL {
 	switch plan & planScheme {
 	case 2:
-		return HopURL{schemeStartTLS, "127.0.0.1", s.hop.tcp.Addr().String()}
+		return HopURL{URL: hosturl.URL{Scheme: schemeStartTLS, Host: "127.0.0.1", Address: s.hop.tcp.Addr().String()}}
 	case 3:
-		return HopURL{schemeTLS, "127.0.0.1", s.hop.implicit.Addr().String()}
+		return HopURL{URL: hosturl.URL{Scheme: schemeTLS, Host: "127.0.0.1", Address: s.hop.implicit.Addr().String()}}
 	}
-	return HopURL{schemeUnix, "", s.hop.unix.Addr().String()}
+	return HopURL{URL: hosturl.URL{Scheme: schemeUnix, Host: "", Address: s.hop.unix.Addr().String()}}
 }
 
 func (s *hostileStand) config(plan uint16) *Config {

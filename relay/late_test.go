@@ -37,7 +37,7 @@ func sendLate(t *testing.T, ctx context.Context, r *Router, l *latecomer) {
 	tx := beginWith(t, r, &Envelope{Session: "s1", Login: "alice", Sender: "alice@example.org", Late: l.late})
 	defer tx.Close()
 	rcpt(t, tx, "bob@example.com")
-	if _, err := tx.Send(ctx, newMessage(t, text)); !IsUncertain(err) {
+	if _, err := tx.Send(ctx, newMessage(t, testMail)); !IsUncertain(err) {
 		t.Fatalf("got %v, want uncertainty", err)
 	}
 }
@@ -128,7 +128,7 @@ func TestLateAnswerHoldsNobodyUp(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), soon)
 	defer cancel()
 	sendLate(t, ctx, r, l)
-	deliver(t, r, newMessage(t, text))
+	deliver(t, r, newMessage(t, testMail))
 	if err := r.Close(); err != nil {
 		t.Error(err)
 	}

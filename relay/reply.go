@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/emersion/go-smtp"
+
+	"postern/internal/text"
 )
 
 // errUncertain means that the hop may or may not have the message. Whether to try
@@ -54,11 +54,11 @@ func (r reply) smtpError() *smtp.SMTPError {
 // and if there is one, and the text of all lines.
 func (r reply) receiptText() string {
 	code, lines := r.text()
-	text := strings.Join(lines, " ")
+	line := strings.Join(lines, " ")
 	if code != smtp.EnhancedCodeNotSet {
-		text = spellCode(code) + " " + text
+		line = spellCode(code) + " " + line
 	}
-	return cleanLine(text)
+	return cleanLine(line)
 }
 
 // text separates the enhanced code from the text. A hop puts the code on each line,
@@ -67,7 +67,7 @@ func (r reply) receiptText() string {
 // become spaces first, so that none can hide a code.
 func (r reply) text() (code smtp.EnhancedCode, lines []string) {
 	for _, line := range r.lines() {
-		line = printable(line)
+		line = text.Printable(line, ' ')
 		for {
 			found, rest, ok := cutCode(line)
 			if !ok {
@@ -159,38 +159,16 @@ func refusal(e *smtp.SMTPError) *smtp.SMTPError {
 
 // cleanText keeps the lines, but bounds their number and length and replaces
 // unprintable characters by spaces.
-func cleanText(text string) string {
+func cleanText(s string) string {
 	var lines []string
-	for line := range strings.SplitSeq(text, "\n") {
+	for line := range strings.SplitSeq(s, "\n") {
 		if len(lines) == maxTextLines {
 			break
 		}
-		lines = append(lines, clip(printable(line), maxTextLine))
+		lines = append(lines, text.Cut(text.Printable(line, ' '), maxTextLine))
 	}
 	return strings.Join(lines, "\n")
 }
 
 // cleanLine is cleanText for text that must be one line.
-func cleanLine(text string) string {
-	return clip(strings.Join(strings.Fields(printable(text)), " "), maxTextLine)
-}
-
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r == utf8.RuneError || !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, s)
-}
-
-// clip cuts s to at most n octets, between two characters.
-func clip(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	for n > 0 && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n]
-}
+func cleanLine(s string) string { return text.Line(s, maxTextLine) }

@@ -25,7 +25,7 @@ func TestFailOver(t *testing.T) {
 			var book logbook
 			r := newLoggedRouter(t, book.logger(), func(c *Config) { c.ConnectTimeout = soon }, first, second)
 			for range 3 {
-				if receipt := deliver(t, r, newMessage(t, text)); receipt.Hop != second.URL() {
+				if receipt := deliver(t, r, newMessage(t, testMail)); receipt.Hop != second.URL() {
 					t.Errorf("delivered to %s", receipt.Hop)
 				}
 			}
@@ -34,7 +34,7 @@ func TestFailOver(t *testing.T) {
 			}
 			first.Handle(nil)
 			r.Probe(t.Context())
-			if receipt := deliver(t, r, newMessage(t, text)); receipt.Hop != first.URL() {
+			if receipt := deliver(t, r, newMessage(t, testMail)); receipt.Hop != first.URL() {
 				t.Errorf("the first hop is up again, but %s got it", receipt.Hop)
 			}
 			if n := book.count("next hop up"); n != 1 {
@@ -52,7 +52,7 @@ func TestFailOverInTransaction(t *testing.T) {
 	tx := begin(t, r)
 	rcpt(t, tx, "bob@example.com", "carol@example.com")
 	first.Stop()
-	receipt, err := tx.Send(t.Context(), newMessage(t, text))
+	receipt, err := tx.Send(t.Context(), newMessage(t, testMail))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func TestFailOverWithoutPatience(t *testing.T) {
 	first, second := relaytest.New(t, relaytest.Options{}), relaytest.New(t, relaytest.Options{})
 	r := newRouter(t, func(c *Config) { c.Patience = 0 }, first, second)
 	first.Stop()
-	deliver(t, r, newMessage(t, text))
+	deliver(t, r, newMessage(t, testMail))
 }
 
 func TestCaps(t *testing.T) {
@@ -144,7 +144,7 @@ func TestClosedRouter(t *testing.T) {
 	if _, err := r.Begin(context.Background(), &Envelope{}); err == nil {
 		t.Error("Begin after Close")
 	}
-	if _, err := tx.Send(t.Context(), newMessage(t, text)); err != nil {
+	if _, err := tx.Send(t.Context(), newMessage(t, testMail)); err != nil {
 		t.Errorf("a transaction that has its connection: %v", err)
 	}
 	kit.Eventually(t, "no connection is left", func() bool { return hop.Open() == 0 })

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"postern/internal/netprefix"
 	"postern/relay"
 )
 
@@ -69,7 +70,7 @@ func BenchmarkLogAccepted(b *testing.B) {
 // BenchmarkConnLimiter is a client that connects, logs in and disconnects.
 func BenchmarkConnLimiter(b *testing.B) {
 	g, limits := new(connLimiter), Defaults().Limits
-	client := clientPrefix(netip.MustParseAddr("192.0.2.7"))
+	client := netprefix.Client(netip.MustParseAddr("192.0.2.7"))
 	b.ReportAllocs()
 	for b.Loop() {
 		s, reason := g.acquire(client, limits)

@@ -91,17 +91,6 @@ func (s *slot) release() {
 	}
 }
 
-// clientPrefix is what counts as one client: an IPv4 address, or the /64 that an IPv6
-// customer has at least.
-func clientPrefix(a netip.Addr) netip.Prefix {
-	bits := 32
-	if a.Is6() {
-		bits = 64
-	}
-	p, _ := a.Prefix(bits) // of the zero Addr: the zero Prefix
-	return p
-}
-
 // clientSetHalf is half of what a clientSet holds, at some 50 bytes each.
 const clientSetHalf = 1 << 15
 

@@ -3,10 +3,12 @@ package server
 import (
 	"net/netip"
 	"testing"
+
+	"postern/internal/netprefix"
 )
 
 func TestConnLimiter(t *testing.T) {
-	one, other := clientPrefix(netip.MustParseAddr("192.0.2.1")), clientPrefix(netip.MustParseAddr("192.0.2.2"))
+	one, other := netprefix.Client(netip.MustParseAddr("192.0.2.1")), netprefix.Client(netip.MustParseAddr("192.0.2.2"))
 	const (
 		all             = "too many connections"
 		unauthenticated = "too many connections that have not logged in"
@@ -70,7 +72,7 @@ func TestConnLimiter(t *testing.T) {
 // TestClientSet: the clients added last are known, and memory is bounded.
 func TestClientSet(t *testing.T) {
 	client := func(i int) netip.Prefix {
-		return clientPrefix(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}))
+		return netprefix.Client(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}))
 	}
 	var s clientSet
 	const most = 3 * clientSetHalf
@@ -88,7 +90,7 @@ func TestClientSet(t *testing.T) {
 // TestConnLimiterCounts: a slot is released once, for any calls in any order.
 func TestConnLimiterCounts(t *testing.T) {
 	var g connLimiter
-	client := clientPrefix(netip.MustParseAddr("2001:db8::1"))
+	client := netprefix.Client(netip.MustParseAddr("2001:db8::1"))
 	first, _ := g.acquire(client, Limits{})
 	second, _ := g.acquire(client, Limits{})
 	first.authenticated()
@@ -103,20 +105,5 @@ func TestConnLimiterCounts(t *testing.T) {
 	second.authenticated()
 	if g.open != 0 || g.unauthenticated != 0 || len(g.clients) != 0 {
 		t.Errorf("no slot is left: open %d, unauthenticated %d, clients %v", g.open, g.unauthenticated, g.clients)
-	}
-}
-
-func TestClientPrefix(t *testing.T) {
-	for addr, want := range map[string]string{
-		"192.0.2.1":           "192.0.2.1/32",
-		"2001:db8:1:2:3:4::5": "2001:db8:1:2::/64",
-		"fe80::1%eth0":        "fe80::/64",
-	} {
-		if got := clientPrefix(netip.MustParseAddr(addr)); got.String() != want {
-			t.Errorf("clientPrefix(%s) = %s", addr, got)
-		}
-	}
-	if got := clientPrefix(netip.Addr{}); got != (netip.Prefix{}) {
-		t.Errorf("of no address: %v", got)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"postern/internal/netprefix"
 )
 
 const (
@@ -50,7 +52,7 @@ func (l *logLimit) log(event string, client netip.Addr, line func(count int)) {
 		return
 	}
 	l.sweep()
-	if l.first(limitedLine{event, clientPrefix(client)}, line) {
+	if l.first(limitedLine{event, netprefix.Client(client)}, line) {
 		line(1)
 	}
 }

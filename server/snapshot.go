@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"postern/internal/netprefix"
 	"postern/policy"
 	"postern/relay"
 	"postern/relay/message"
@@ -72,7 +73,7 @@ const maxCommandLine = 16 << 10
 // because of a limit.
 func (s *snapshot) NewSession(ctx context.Context, c *smtpd.Conn) (smtpd.Session, *smtpd.Reply) {
 	client := c.Remote().Addr()
-	slots, reason := s.acquire(clientPrefix(client))
+	slots, reason := s.acquire(netprefix.Client(client))
 	if reason != "" {
 		s.server.events.ConnectionRefused(s.settings.Name, client, reason)
 		return nil, s.refusal(ctx, c)
@@ -120,7 +121,7 @@ var refusalLimits = Limits{Connections: 64, ConnectionsPerClient: 2}
 // closed at once, which mail clients report as a problem with the certificate.
 func (s *snapshot) refusal(ctx context.Context, c *smtpd.Conn) *smtpd.Reply {
 	if s.settings.Mode == TLS {
-		slot, _ := s.server.refused.acquire(clientPrefix(c.Remote().Addr()), refusalLimits)
+		slot, _ := s.server.refused.acquire(netprefix.Client(c.Remote().Addr()), refusalLimits)
 		if slot == nil {
 			c.Abort(smtpd.ErrClosed)
 		} else {

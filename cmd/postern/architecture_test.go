@@ -36,7 +36,8 @@ var arrows = map[string][]string{
 	"relay/relaytest":       {"test/kit"},
 	"relay/*":               {"relay", "relay/message"},
 
-	"internal/*": {}, // leaf packages, which every package but another leaf may import
+	"internal/*":   {}, // leaf packages, which every package but another leaf may import
+	"internal/dsn": {"internal/text"},
 
 	"test":         {}, // its tests know what they test
 	"test/fault":   {},

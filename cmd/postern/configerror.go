@@ -12,6 +12,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/BurntSushi/toml"
+
+	"postern/internal/text"
 )
 
 // A problem is one mistake in the file.
@@ -151,12 +153,7 @@ func blankLike(s string) string {
 
 // printable takes out what a terminal would obey.
 func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r != '\t' && !unicode.IsPrint(r) {
-			return utf8.RuneError
-		}
-		return r
-	}, s)
+	return text.Replace(s, func(r rune) bool { return r != '\t' && !unicode.IsPrint(r) }, utf8.RuneError)
 }
 
 func firstRunes(s string, n int) string {

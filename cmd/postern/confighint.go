@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"postern/internal/text"
 )
 
 // hintForKey says what an unknown key may have been meant to be: a parameter of
@@ -15,7 +17,7 @@ func hintForKey(path, key string, known []string) string {
 		at, name := cutLast(ours)
 		return fmt.Sprintf("that is Postfix's name; here it is %s in %s", name, section(at))
 	}
-	if near := nearest(key, known); near != "" {
+	if near := text.Nearest(key, known); near != "" {
 		return fmt.Sprintf("did you mean %q?", near)
 	}
 	if home := homeOf(key); home != "" {
@@ -71,49 +73,6 @@ func keysOf(path string, t reflect.Type) (keys []string) {
 func cutLast(path string) (before, last string) {
 	i := strings.LastIndexByte(path, '.')
 	return path[:max(i, 0)], path[i+1:]
-}
-
-// nearest finds the word that differs least from s, if it differs little
-// enough to be a slip.
-func nearest(s string, words []string) string {
-	best, bestDistance := "", 1+max(1, min(len(s)/3, 3))
-	for _, w := range words {
-		if len(w)-len(s) >= bestDistance || len(s)-len(w) >= bestDistance {
-			continue
-		}
-		if d := distance(strings.ToLower(s), w); d < bestDistance {
-			best, bestDistance = w, d
-		}
-	}
-	return best
-}
-
-// distance counts the letters to insert, delete, replace or swap with their
-// neighbour that make b of a (optimal string alignment).
-func distance(a, b string) int {
-	var before, last []int
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		before, last, row = last, row, make([]int, len(b)+1)
-		row[0] = i + 1
-		for j := range len(b) {
-			row[j+1] = min(last[j+1]+1, row[j]+1, last[j]+differ(a[i], b[j]))
-			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
-				row[j+1] = min(row[j+1], before[j-1]+1)
-			}
-		}
-	}
-	return row[len(b)]
-}
-
-func differ(a, b byte) int {
-	if a == b {
-		return 0
-	}
-	return 1
 }
 
 var (

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"unicode/utf8"
+
+	"postern/internal/text"
 )
 
 // MaxOriginalRecipient is the limit of an ORCPT value in octets: the address
@@ -28,7 +30,7 @@ func ValidOriginalRecipient(addrType, address string, allowUTF8 bool) bool {
 	if !isAtom(addrType) || address == "" || len(addrType)+1+len(address) > MaxOriginalRecipient {
 		return false
 	}
-	if !allowUTF8 && !isASCII(address) {
+	if !allowUTF8 && !text.IsASCII(address) {
 		return false
 	}
 	_, ok := DecodeOriginalRecipient(addrType, address)
@@ -57,7 +59,7 @@ func DecodeOriginalRecipient(addrType, address string) (string, bool) {
 // false if there is none within [MaxOriginalRecipient]; the parameter is optional and
 // can be left out. The arguments must be valid with allowUTF8.
 func ASCIIOriginalRecipient(addrType, address string) (string, bool) {
-	if !isASCII(address) {
+	if !text.IsASCII(address) {
 		decoded, ok := DecodeOriginalRecipient(addrType, address)
 		if !ok {
 			return "", false
@@ -148,13 +150,4 @@ func isAtom(s string) bool {
 		}
 	}
 	return s != ""
-}
-
-func isASCII(s string) bool {
-	for i := range len(s) {
-		if s[i] >= utf8.RuneSelf {
-			return false
-		}
-	}
-	return true
 }

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"postern/internal/text"
 )
 
 func TestOriginalRecipient(t *testing.T) {
@@ -131,7 +133,7 @@ func FuzzOriginalRecipient(f *testing.F) {
 				t.Errorf("%q decodes to %q", address, decoded)
 			}
 		}
-		if again, ok := DecodeOriginalRecipient(addrType, encoded); !ok || again != decoded || !isASCII(encoded) {
+		if again, ok := DecodeOriginalRecipient(addrType, encoded); !ok || again != decoded || !text.IsASCII(encoded) {
 			t.Errorf("%q becomes %q, and that %q", decoded, encoded, again)
 		}
 	})

@@ -12,6 +12,7 @@ import (
 	"github.com/emersion/go-smtp"
 
 	"postern/internal/dsn"
+	"postern/internal/text"
 	"postern/relay/message"
 )
 
@@ -57,20 +58,8 @@ func (f failure) diagnostic() string {
 	return oneLine(fmt.Sprintf("%d %s %s", f.reply.Code, spell(f.reply.EnhancedCode, f.reply.Code), f.reply.Message))
 }
 
-// oneLine makes text a line of at most 600 octets, for a report or the log.
-func oneLine(text string) string {
-	text = strings.Map(func(r rune) rune {
-		if unprintable(r) {
-			return ' '
-		}
-		return r
-	}, text)
-	text = strings.Join(strings.Fields(text), " ")
-	if len(text) > 600 {
-		text = strings.ToValidUTF8(text[:600], "")
-	}
-	return text
-}
+// oneLine makes s one printable line of at most 600 octets, for a report or the log.
+func oneLine(s string) string { return text.Line(s, 600) }
 
 // report spools a report on some recipients. It returns whether nothing remains to be
 // done, as for a message with a null sender, on which there must be no report (RFC
@@ -143,12 +132,7 @@ func (r *reporter) field(name, value string) {
 		return
 	}
 	if !r.Envelope.UTF8 {
-		value = strings.Map(func(c rune) rune {
-			if c > unicode.MaxASCII {
-				return '?'
-			}
-			return c
-		}, value)
+		value = text.Replace(value, func(c rune) bool { return c > unicode.MaxASCII }, '?')
 	}
 	r.printf("%s: %s", name, value)
 }
@@ -280,27 +264,23 @@ func (r *reporter) original(to *recipient) string {
 	switch {
 	case !ok:
 		return ""
-	case r.Envelope.UTF8 && !strings.ContainsFunc(decoded, unprintable):
+	case r.Envelope.UTF8 && !strings.ContainsFunc(decoded, text.Unprintable):
 		return decoded
 	case dsn.IsUTF8(string(to.Kind)):
 		encoded, _ := dsn.ASCIIOriginalRecipient(string(to.Kind), to.Original) // empty if too long
 		return encoded
-	case strings.ContainsFunc(decoded, func(c rune) bool { return c > unicode.MaxASCII }):
+	case !text.IsASCII(decoded):
 		return to.Original
 	}
 	return decoded
 }
 
-func unprintable(r rune) bool { return r == unicode.ReplacementChar || !unicode.IsPrint(r) }
-
 // addressType: RFC 6533, section 3: a non-ASCII address has a type for itself.
 func addressType(address string) string {
-	for _, c := range address {
-		if c > unicode.MaxASCII {
-			return "utf-8"
-		}
+	if text.IsASCII(address) {
+		return "rfc822"
 	}
-	return "rfc822"
+	return "utf-8"
 }
 
 // mailDate formats a time as RFC 5322, section 3.3, asks for.

@@ -2,9 +2,8 @@ package auth
 
 import (
 	"errors"
-	"strings"
-	"unicode"
-	"unicode/utf8"
+
+	"postern/internal/text"
 )
 
 // ErrMechanism is returned by Provider.Start for a mechanism that is not
@@ -91,21 +90,5 @@ func (u *Unavailable) Unwrap() error { return u.Err }
 // maxLogName is enough for the logins of people, and little in a log line.
 const maxLogName = 128 // bytes
 
-// logName makes a login fit for a log line: bounded in length, and nothing in it
-// that ends the line, moves the cursor or turns the direction of writing.
-func logName(login string) string {
-	safe := strings.Map(func(r rune) rune {
-		if r == utf8.RuneError || !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, login)
-	if len(safe) <= maxLogName {
-		return safe
-	}
-	cut := maxLogName
-	for !utf8.RuneStart(safe[cut]) {
-		cut--
-	}
-	return safe[:cut] + "..."
-}
+// logName makes a login safe for a log line and bounds its length.
+func logName(login string) string { return text.Shorten(text.Printable(login, '?'), maxLogName) }

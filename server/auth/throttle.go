@@ -10,6 +10,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"postern/internal/netprefix"
 )
 
 // A Throttle slows down clients that guess passwords, and no others.
@@ -125,7 +127,7 @@ type Outcome struct {
 // Enter waits until the login may be verified. It returns [ErrPenalty] if that
 // would take too long, and the cause of ctx if that ends first.
 func (t *Throttle) Enter(ctx context.Context, p *Peer, login string) (*Attempt, error) {
-	a := &Attempt{throttle: t, from: network(p.Remote.Addr()), login: login, peer: *p}
+	a := &Attempt{throttle: t, from: netprefix.Client(p.Remote.Addr()), login: login, peer: *p}
 	wait, err := t.join(a)
 	if err != nil {
 		return nil, err
@@ -263,16 +265,4 @@ func (t *Throttle) guessed(a *Attempt, secret string, now time.Time) {
 		return
 	}
 	held.grow(now)
-}
-
-// network returns the prefix that counts as one client: an IPv4 address, or the IPv6
-// /64, which is the least that a subscriber gets.
-func network(addr netip.Addr) netip.Prefix {
-	addr = addr.Unmap().WithZone("")
-	bits := addr.BitLen()
-	if addr.Is6() {
-		bits = 64
-	}
-	p, _ := addr.Prefix(bits) // fails only for the zero Addr, which is one client too
-	return p
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"postern/internal/netprefix"
 )
 
 // from returns a client at addr.
@@ -387,7 +389,7 @@ func TestOneAccountDisplacesNobodysPairs(t *testing.T) {
 	k := newKnownPairs()
 	now := time.Now()
 	addr := func(i int) netip.Prefix {
-		return network(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}))
+		return netprefix.Client(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}))
 	}
 	k.succeeded("alice", "alice", addr(1), now)
 	for i := range 2 * knownLogins {

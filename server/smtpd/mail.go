@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/emersion/go-smtp"
+
+	"postern/internal/text"
 )
 
 var (
@@ -72,10 +74,10 @@ func (c *Conn) parseMail(argument string, options *smtp.MailOptions) (Path, *Rep
 	if !ok {
 		return Path{}, replyMailSyntax
 	}
-	text, parameters := cutPath(rest)
-	path, ok := parsePath(text)
+	sent, parameters := cutPath(rest)
+	path, ok := parsePath(sent)
 	switch {
-	case text == "":
+	case sent == "":
 		return Path{}, replyMailSyntax
 	case !ok:
 		return Path{}, replyBadSender
@@ -83,7 +85,7 @@ func (c *Conn) parseMail(argument string, options *smtp.MailOptions) (Path, *Rep
 	if r := parseParameters(c, parameters, mailParameters, options); r != nil {
 		return Path{}, r
 	}
-	if !options.UTF8 && !isASCII(path.String()) {
+	if !options.UTF8 && !text.IsASCII(path.String()) {
 		return Path{}, replyNeedUTF8
 	}
 	return path, nil
@@ -118,10 +120,10 @@ func (c *Conn) parseRcpt(argument string, options *smtp.RcptOptions) (Path, *Rep
 	if !ok {
 		return Path{}, replyRcptSyntax
 	}
-	text, parameters := cutPath(rest)
-	path, ok := parsePath(text)
+	sent, parameters := cutPath(rest)
+	path, ok := parsePath(sent)
 	switch {
-	case text == "":
+	case sent == "":
 		return Path{}, replyRcptSyntax
 	case !ok || path.IsNull():
 		return Path{}, replyBadRecipient
@@ -131,7 +133,7 @@ func (c *Conn) parseRcpt(argument string, options *smtp.RcptOptions) (Path, *Rep
 	if r := parseParameters(c, parameters, rcptParameters, options); r != nil {
 		return Path{}, r
 	}
-	if !c.mail.utf8 && !isASCII(path.String()) {
+	if !c.mail.utf8 && !text.IsASCII(path.String()) {
 		return Path{}, replyNeedUTF8
 	}
 	return path, nil

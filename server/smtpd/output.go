@@ -8,6 +8,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/emersion/go-smtp"
+
+	"postern/internal/text"
 )
 
 const (
@@ -87,21 +89,7 @@ func appendEnhanced(b []byte, code int, enhanced smtp.EnhancedCode) []byte {
 // replyText makes a line safe to send, and cuts it to at most limit octets between
 // two characters.
 func replyText(line string, limit int) string {
-	if strings.ContainsFunc(line, isUnsafe) {
-		line = strings.Map(func(r rune) rune {
-			if isUnsafe(r) {
-				return '?'
-			}
-			return r
-		}, line)
-	}
-	if len(line) <= limit {
-		return line
-	}
-	for limit > 0 && !utf8.RuneStart(line[limit]) {
-		limit--
-	}
-	return line[:limit]
+	return text.Cut(text.Replace(line, isUnsafe, '?'), limit)
 }
 
 func isUnsafe(r rune) bool { return r == utf8.RuneError || unicode.IsControl(r) }

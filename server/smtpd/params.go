@@ -7,6 +7,7 @@ import (
 	"github.com/emersion/go-smtp"
 
 	"postern/internal/dsn"
+	"postern/internal/text"
 )
 
 var (
@@ -70,7 +71,7 @@ func parseParameters[Options any](c *Conn, s string, table []parameter[Options],
 
 func findParameter[Options any](table []parameter[Options], name string) int {
 	for i := range table {
-		if strings.EqualFold(name, table[i].name) && isASCII(name) {
+		if strings.EqualFold(name, table[i].name) && text.IsASCII(name) {
 			return i
 		}
 	}

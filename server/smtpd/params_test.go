@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/emersion/go-smtp"
+
+	"postern/internal/text"
 )
 
 // FuzzMailParameters and FuzzRcptParameters: what is accepted is what the tables
@@ -44,22 +46,22 @@ func FuzzRcptParameters(f *testing.F) {
 		f.Add(seed, true)
 		f.Add(seed, false)
 	}
-	f.Fuzz(func(t *testing.T, text string, utf8 bool) {
+	f.Fuzz(func(t *testing.T, parameters string, utf8 bool) {
 		c := &Conn{cfg: testConfig(), offer: Offer{DSN: true}}
 		c.mail.utf8 = utf8
 		var o smtp.RcptOptions
-		if parseParameters(c, text, rcptParameters, &o) != nil {
+		if parseParameters(c, parameters, rcptParameters, &o) != nil {
 			return
 		}
 		sent := string(o.OriginalRecipientType) + o.OriginalRecipient
 		if strings.ContainsAny(sent, " \t\r\n\x00") || len(sent) > 500 || len(o.Notify) > 3 {
-			t.Fatalf("%q became %+v", text, o)
+			t.Fatalf("%q became %+v", parameters, o)
 		}
-		if !utf8 && !isASCII(sent) {
-			t.Fatalf("%q became %+v without SMTPUTF8", text, o)
+		if !utf8 && !text.IsASCII(sent) {
+			t.Fatalf("%q became %+v without SMTPUTF8", parameters, o)
 		}
-		if empty := reflect.DeepEqual(o, smtp.RcptOptions{}); empty && strings.TrimSpace(text) != "" {
-			t.Fatalf("%q was accepted for nothing", text)
+		if empty := reflect.DeepEqual(o, smtp.RcptOptions{}); empty && strings.TrimSpace(parameters) != "" {
+			t.Fatalf("%q was accepted for nothing", parameters)
 		}
 	})
 }

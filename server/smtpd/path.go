@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"strings"
 	"unicode/utf8"
+
+	"postern/internal/text"
 )
 
 // The limits of addresses, in octets.
@@ -99,7 +101,7 @@ func ordinaryPath(s string) (Path, bool) {
 		}
 		previous = c
 	}
-	return Path{Local: local, Domain: domain}, previous != '.' && isASCII(domain) && validDomain(domain)
+	return Path{Local: local, Domain: domain}, previous != '.' && text.IsASCII(domain) && validDomain(domain)
 }
 
 func lenientPath(s string) (Path, bool) {
@@ -392,13 +394,4 @@ func isDotString(s string) bool {
 func isNotAtext(r rune) bool {
 	return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r >= utf8.RuneSelf) &&
 		!strings.ContainsRune(atextSpecials, r)
-}
-
-func isASCII(s string) bool {
-	for i := range len(s) {
-		if s[i] >= utf8.RuneSelf {
-			return false
-		}
-	}
-	return true
 }

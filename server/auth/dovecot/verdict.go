@@ -7,6 +7,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"postern/internal/text"
 	"postern/server/auth"
 )
 
@@ -80,15 +81,6 @@ func (a answer) refused() error {
 
 // reason is for the log: the word that Dovecot used, and its text.
 func (a answer) reason(word string) string {
-	text, _ := a.params.get("reason")
-	both := strings.Trim(word+": "+text, ": ")
-	if len(both) > maxReason {
-		both = both[:maxReason]
-	}
-	return strings.Map(func(r rune) rune {
-		if r == utf8.RuneError || !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, both)
+	reason, _ := a.params.get("reason")
+	return text.Printable(text.Cut(strings.Trim(word+": "+reason, ": "), maxReason), '?')
 }

@@ -4,10 +4,10 @@ import (
 	"errors"
 	"regexp"
 	"strings"
-	"unicode"
 
 	"github.com/go-ldap/ldap/v3"
 
+	"postern/internal/text"
 	"postern/server/auth"
 )
 
@@ -152,16 +152,5 @@ func answered(err error) bool {
 // maxText is enough of what a server says, in bytes.
 const maxText = 200
 
-// clean makes a server's text fit for a log.
-func clean(text string) string {
-	text = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return -1
-		}
-		return r
-	}, text)
-	if len(text) > maxText {
-		text = strings.ToValidUTF8(text[:maxText], "") + "..."
-	}
-	return text
-}
+// clean makes a server's text safe for the log.
+func clean(s string) string { return text.Shorten(text.Printable(s, -1), maxText) }

@@ -11,6 +11,7 @@ import (
 	"github.com/go-ldap/ldap/v3"
 
 	"postern/internal/access"
+	"postern/internal/hosturl"
 	"postern/server/auth"
 )
 
@@ -73,7 +74,7 @@ type Config struct {
 // Defaults returns the values that apply where the table says nothing.
 func Defaults() Config {
 	return Config{
-		ServerHost:  []URL{{schemePlain, "localhost", "localhost:389"}},
+		ServerHost:  []URL{{URL: hosturl.URL{Scheme: schemePlain, Host: "localhost", Address: "localhost:389"}}},
 		Verify:      true,
 		QueryFilter: FilterTemplate{"(&(objectClass=person)(uid={user}))"},
 		Scope:       Scope{ldap.ScopeWholeSubtree},
@@ -118,7 +119,7 @@ func (c *Config) validateServers(bad func(key, why string)) {
 			bad("server_host", fmt.Sprintf("%s stands there twice: remove one", u))
 		}
 		seen[u] = true
-		if !c.Verify && !u.local() {
+		if !c.Verify && !u.IsLocal() {
 			bad("verify", fmt.Sprintf("verify = false would hand every password to whoever answers for %s: it is for loopback only; name the CA of the server in ca_file instead", u))
 		}
 	}

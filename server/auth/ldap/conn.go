@@ -129,7 +129,7 @@ type dialer struct {
 
 // dial connects, secures and, for searches, binds.
 func (d *dialer) dial(ctx context.Context, p purpose) (*conn, error) {
-	raw, err := new(net.Dialer).DialContext(ctx, d.url.network(), d.url.address)
+	raw, err := new(net.Dialer).DialContext(ctx, d.url.Network(), d.url.Address)
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +139,7 @@ func (d *dialer) dial(ctx context.Context, p purpose) (*conn, error) {
 		raw.Close()
 		return nil, err
 	}
-	c := &conn{wire: w, purpose: p, ldap: ldap.NewConn(secured, d.url.scheme == schemeTLS)}
+	c := &conn{wire: w, purpose: p, ldap: ldap.NewConn(secured, d.url.Scheme == schemeTLS)}
 	c.ldap.Start()
 	if err := c.within(ctx, d.introduce); err != nil {
 		c.close()
@@ -149,7 +149,7 @@ func (d *dialer) dial(ctx context.Context, p purpose) (*conn, error) {
 }
 
 func (d *dialer) secure(ctx context.Context, w *wire) (net.Conn, error) {
-	if d.url.scheme != schemeTLS {
+	if d.url.Scheme != schemeTLS {
 		return w, nil
 	}
 	t := tls.Client(w, d.tls)

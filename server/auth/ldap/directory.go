@@ -57,7 +57,7 @@ func newDirectory(cfg Config, log *slog.Logger) (*directory, error) {
 		d.servers = append(d.servers, &server{
 			dialer: dialer{
 				url:      u,
-				startTLS: u.scheme == schemePlain && (cfg.StartTLS || !u.local()),
+				startTLS: u.Scheme == schemePlain && (cfg.StartTLS || !u.IsLocal()),
 				tls:      tlsConfig(cfg, u, authorities),
 				account:  service,
 			},
@@ -96,9 +96,9 @@ func readAuthorities(file string) (*x509.CertPool, error) {
 
 func tlsConfig(cfg Config, u URL, authorities *x509.CertPool) *tls.Config {
 	return &tls.Config{
-		ServerName:         u.host,
+		ServerName:         u.Host,
 		RootCAs:            authorities,
-		InsecureSkipVerify: !cfg.Verify && u.local(),
+		InsecureSkipVerify: !cfg.Verify && u.IsLocal(),
 		MinVersion:         tls.VersionTLS12, // RFC 8996
 		ClientSessionCache: tls.NewLRUClientSessionCache(tlsSessions),
 	}

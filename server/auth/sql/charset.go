@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"unicode"
 
 	"github.com/go-sql-driver/mysql"
+
+	"postern/internal/text"
 )
 
 // What MySQL and MariaDB answer to text that the character set of a column
@@ -25,7 +26,7 @@ const pgUntranslatable = "22P05"
 // asked once more: it has to be content without that login (MySQL), or
 // discontent with nothing but it (PostgreSQL).
 func (s *Store) cannotHold(ctx context.Context, login string, err error) bool {
-	if isASCII(login) {
+	if text.IsASCII(login) {
 		return false
 	}
 	if m, ok := errors.AsType[*mysql.MySQLError](err); ok && slices.Contains(mysqlCharsetErrors, m.Number) {
@@ -42,13 +43,4 @@ func (s *Store) cannotHold(ctx context.Context, login string, err error) bool {
 func untranslatable(err error) bool {
 	var state interface{ SQLState() string } // of PostgreSQL's driver
 	return errors.As(err, &state) && state.SQLState() == pgUntranslatable
-}
-
-func isASCII(s string) bool {
-	for i := range len(s) {
-		if s[i] > unicode.MaxASCII {
-			return false
-		}
-	}
-	return true
 }

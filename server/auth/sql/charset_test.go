@@ -11,6 +11,7 @@ import (
 
 	"github.com/go-sql-driver/mysql"
 
+	"postern/internal/text"
 	"postern/server/auth/hash"
 )
 
@@ -62,7 +63,7 @@ func mysqlError(number uint16) error { return &mysql.MySQLError{Number: number, 
 func TestNamesThatCannotBeHeld(t *testing.T) {
 	const beyond = "\u65e5"
 	var (
-		login = func(_, v string) bool { return !isASCII(v) }
+		login = func(_, v string) bool { return !text.IsASCII(v) }
 		rows  = func(statement, _ string) bool { return strings.Contains(statement, "from") }
 		alice = func(_, v string) bool { return v == "alice" }
 		every = func(_, _ string) bool { return true }

@@ -12,9 +12,10 @@ import (
 	"io"
 	"log/slog"
 	"log/syslog"
-	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"postern/internal/text"
 )
 
 // Bounds for what one value adds to a line.
@@ -130,15 +131,10 @@ func cleanAny(v slog.Value) slog.Value {
 // overrides. ASCII controls are kept: both handlers escape them, so that the log
 // shows what was received.
 func cleanText(s string) string {
-	whole := len(s)
-	s = strings.Map(func(r rune) rune {
-		if r >= 0x7f && !unicode.IsPrint(r) {
-			return utf8.RuneError
-		}
-		return r
-	}, s[:min(whole, maxValue)])
-	if whole > maxValue {
-		s = fmt.Sprintf("%s... (%d bytes)", s, whole)
+	hidden := func(r rune) bool { return r >= 0x7f && !unicode.IsPrint(r) }
+	shown := text.Replace(text.Cut(s, maxValue), hidden, utf8.RuneError)
+	if len(s) > maxValue {
+		shown = fmt.Sprintf("%s... (%d bytes)", shown, len(s))
 	}
-	return s
+	return shown
 }
