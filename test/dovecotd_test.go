@@ -166,7 +166,7 @@ func (d *dovecotd) proxy(t *testing.T, addr string) dovecot.Proxy {
 		t.Fatal(err)
 	}
 	p := dovecot.Proxy{
-		Store:    dovecot.New(cfg, slog.New(slog.DiscardHandler)),
+		Store:    dovecot.New(cfg, auth.NewLog(slog.New(slog.DiscardHandler))),
 		Throttle: auth.NewThrottle(auth.Defaults()),
 		Options:  auth.DefaultSecurityOptions(),
 		Timeout:  kit.Patience,

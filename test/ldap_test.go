@@ -13,6 +13,7 @@ import (
 
 	goldap "github.com/go-ldap/ldap/v3"
 
+	"postern/server/auth"
 	"postern/server/auth/ldap"
 	"postern/test/kit"
 )
@@ -187,7 +188,7 @@ func (s *slapd) byName(t *testing.T) ldap.Config {
 func (s *slapd) drill(t *testing.T, cfg ldap.Config) storeDrill {
 	t.Helper()
 	cfg.Validate(func(key, why string) { t.Errorf("%s: %s", key, why) })
-	store, err := ldap.New(cfg, slog.New(slog.DiscardHandler))
+	store, err := ldap.New(cfg, auth.NewLog(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		t.Fatal(err)
 	}

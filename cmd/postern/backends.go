@@ -53,7 +53,7 @@ func silenceDrivers() {
 
 // storeEnv returns what the backends share.
 func (w *workshop) storeEnv() *auth.Env {
-	env := &auth.Env{Checker: w.checker, Log: w.log.Logger}
+	env := &auth.Env{Checker: w.checker, Events: auth.NewLog(w.log.Logger)}
 	if w.pamHelper != nil {
 		env.PAM = w.dialPAM
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"postern/cmd/postern/internal/logging"
+	"postern/server/auth"
 	"postern/server/auth/pam"
 )
 
@@ -223,5 +224,5 @@ func startPAMHelper(services []string, log *logging.Log) (*pam.Started, error) {
 	}
 	cmd := exec.Command(self, args...)
 	cmd.Stderr = os.Stderr
-	return pam.StartHelper(cmd, log.Logger)
+	return pam.StartHelper(cmd, auth.NewLog(log.Logger))
 }

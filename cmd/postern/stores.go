@@ -37,7 +37,7 @@ func (w *workshop) openStores(cfg *Config) (*openStores, error) {
 		}
 		stores.Chain = append(stores.Chain, auth.NewStore(auth.StoreSpec{
 			Kind: s.Kind, Config: s.StoreConfig, Cache: s.Cache, Realm: cfg.Auth.Realm,
-			Backend: backend.(auth.PasswordVerifier), Log: w.log.Logger,
+			Backend: backend.(auth.PasswordVerifier), Events: auth.NewLog(w.log.Logger),
 		}))
 		w.warnOfMissingKeys(cfg.Auth, s, backend)
 		if d, ok := backend.(*dovecot.Store); ok && cfg.Auth.Stores.dovecotAlone() {

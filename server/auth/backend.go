@@ -2,7 +2,6 @@ package auth
 
 import (
 	"context"
-	"log/slog"
 	"net"
 
 	"postern/internal/access"
@@ -43,7 +42,7 @@ type BackendConfig interface {
 // An Env is what backends share. It outlives them.
 type Env struct {
 	Checker *hash.Checker
-	Log     *slog.Logger
+	Events  Events
 
 	// PAM returns the function that connects to the PAM helper that this process
 	// has started, or an error if that helper does not serve service. It is nil if no

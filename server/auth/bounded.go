@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"runtime"
 	"runtime/debug"
 	"time"
@@ -25,7 +24,7 @@ type bounded struct {
 	name    string
 	timeout time.Duration
 	slots   *semaphore.Priority
-	log     *slog.Logger
+	events  Events
 	backend PasswordVerifier
 }
 
@@ -91,7 +90,7 @@ func (b *bounded) survive(ctx context.Context, ask func(context.Context) error) 
 		default:
 			err = fmt.Errorf("panic with a %T", thrown)
 		}
-		b.log.Error("store panicked; this is a bug, please report it", "store", b.name, "err", err, "stack", string(debug.Stack()))
+		b.events.StorePanicked(b.name, err, debug.Stack())
 	}()
 	return ask(ctx)
 }

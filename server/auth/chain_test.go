@@ -30,7 +30,7 @@ func says(answer any) verifierFunc {
 
 // newTestStore is a store as most tests want it.
 func newTestStore(name string, backend PasswordVerifier, change ...func(*StoreSpec)) *Store {
-	spec := StoreSpec{Kind: name, Config: StoreDefaults(), Backend: backend, Log: slog.New(slog.DiscardHandler)}
+	spec := StoreSpec{Kind: name, Config: StoreDefaults(), Backend: backend, Events: NewLog(slog.New(slog.DiscardHandler))}
 	for _, c := range change {
 		c(&spec)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"regexp"
 	"time"
 
@@ -82,7 +81,7 @@ type StoreSpec struct {
 	Cache   CacheConfig // its zero value for stores that need none
 	Realm   string      // Config.Realm
 	Backend PasswordVerifier
-	Log     *slog.Logger
+	Events  Events
 }
 
 // A Store is a backend as the configuration wants it to be asked: which login, by
@@ -106,7 +105,7 @@ func NewStore(s StoreSpec) *Store {
 	}
 	b := &bounded{
 		name: name, timeout: s.Config.Timeout, slots: semaphore.New(s.Config.Concurrency),
-		log: s.Log, backend: s.Backend,
+		events: s.Events, backend: s.Backend,
 	}
 	store := &Store{name: name, config: s.Config, realm: s.Realm, bounded: b, verifier: b}
 	if s.Cache.on() {

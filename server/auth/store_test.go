@@ -163,7 +163,7 @@ func TestStoreSurvivesAPanic(t *testing.T) {
 			return Identity{User: login}, nil
 		}), func(s *StoreSpec) {
 			s.Config.Concurrency = 1
-			s.Log = slog.New(slog.NewTextHandler(&log, nil))
+			s.Events = NewLog(slog.New(slog.NewTextHandler(&log, nil)))
 		})
 		_, err := s.VerifyPassword(t.Context(), tlsPeer(), "alice", "secret")
 		if got := result(Identity{}, err); got != "later (broken)" {

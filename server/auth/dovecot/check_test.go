@@ -49,7 +49,7 @@ func TestCheckFails(t *testing.T) {
 		{"unix", startFake(t, "VERSION\t1\t2\nDONE\n", nil).path}:      {"offers no mechanism"},
 	}
 	for addr, says := range tests {
-		s := New(Config{Path: addr}, slog.New(slog.DiscardHandler))
+		s := New(Config{Path: addr}, auth.NewLog(slog.New(slog.DiscardHandler)))
 		wantText(t, s.Check(t.Context()), says...)
 		s.Close()
 	}

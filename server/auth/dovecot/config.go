@@ -63,7 +63,7 @@ func (a Address) String() string {
 }
 
 // Open implements auth.BackendConfig. It does not wait for the connection.
-func (c *Config) Open(env *auth.Env) (auth.Backend, error) { return New(*c, env.Log), nil }
+func (c *Config) Open(env *auth.Env) (auth.Backend, error) { return New(*c, env.Events), nil }
 
 // Location implements auth.BackendConfig.
 func (c *Config) Location() string { return c.Path.String() }

@@ -43,7 +43,6 @@ package dovecot
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"strings"
 
 	"postern/server/auth"
@@ -60,8 +59,8 @@ type Store struct {
 
 // New returns a store. It connects in the background: that Dovecot is not there
 // yet is no error.
-func New(cfg Config, log *slog.Logger) *Store {
-	s := &Store{link: newLink(cfg.Path, log)}
+func New(cfg Config, events auth.Events) *Store {
+	s := &Store{link: newLink(cfg.Path, events)}
 	s.link.refresh()
 	return s
 }

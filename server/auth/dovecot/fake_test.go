@@ -126,7 +126,7 @@ func (f *fake) heard(verb string) []string {
 // store connects to the fake.
 func (f *fake) store(t testing.TB) *Store {
 	t.Helper()
-	s := New(Config{Path: Address{"unix", f.path}}, slog.New(slog.DiscardHandler))
+	s := New(Config{Path: Address{"unix", f.path}}, auth.NewLog(slog.New(slog.DiscardHandler)))
 	t.Cleanup(func() { s.Close() })
 	return s
 }

@@ -82,7 +82,7 @@ func talk(t *testing.T, greeting, answer string) (auth.Identity, error) {
 	if err != nil {
 		return auth.Identity{}, err
 	}
-	s := &Store{link: newLink(Address{}, slog.New(slog.DiscardHandler))}
+	s := &Store{link: newLink(Address{}, auth.NewLog(slog.New(slog.DiscardHandler)))}
 	defer s.Close()
 	s.link.mu.Lock()
 	s.link.current = c

@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"sync"
 	"time"
+
+	"postern/server/auth"
 )
 
 const (
@@ -31,11 +32,11 @@ var errClosed = errors.New("the store is closed")
 // A link is the way to Dovecot: at most one connection for new requests, and
 // what is known when there is none. Everything that it starts ends with close.
 type link struct {
-	addr Address
-	log  *slog.Logger
-	ctx  context.Context // of its connections, not of a request
-	stop context.CancelFunc
-	work sync.WaitGroup
+	addr   Address
+	events auth.Events
+	ctx    context.Context // of its connections, not of a request
+	stop   context.CancelFunc
+	work   sync.WaitGroup
 
 	mu         sync.Mutex
 	current    *conn
@@ -54,9 +55,9 @@ type dial struct {
 	err  error
 }
 
-func newLink(addr Address, log *slog.Logger) *link {
+func newLink(addr Address, events auth.Events) *link {
 	ctx, stop := context.WithCancel(context.Background())
-	return &link{addr: addr, log: log, ctx: ctx, stop: stop}
+	return &link{addr: addr, events: events, ctx: ctx, stop: stop}
 }
 
 // open begins a request with the mechanism, on a new connection if need be.
@@ -149,7 +150,7 @@ func (l *link) dial(d *dial) {
 		return
 	}
 	if l.reason != nil {
-		l.log.Info("Dovecot answers again", "socket", l.addr)
+		l.events.DovecotAvailable(l.addr.String())
 	}
 	l.reason = nil
 	l.current = d.conn
@@ -160,7 +161,7 @@ func (l *link) dial(d *dial) {
 // failed makes the next attempt wait. The caller holds the lock.
 func (l *link) failed(err error) {
 	if l.reason == nil && l.ctx.Err() == nil {
-		l.log.Error("Dovecot is not available", "socket", l.addr, "err", err)
+		l.events.DovecotUnavailable(l.addr.String(), err)
 	}
 	l.reason = err
 	l.failures++
@@ -195,7 +196,7 @@ func (l *link) lost(c *conn, lived time.Duration) {
 		l.failed(c.err)
 		return
 	default:
-		l.log.Warn("connection to Dovecot lost", "socket", l.addr, "err", c.err)
+		l.events.DovecotLost(l.addr.String(), c.err)
 	}
 	l.failures = 0
 }

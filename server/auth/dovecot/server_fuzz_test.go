@@ -126,7 +126,7 @@ func (a *applicant) connect(n net.Conn) bool {
 		a.outcomes = append(a.outcomes, outcome{err: unavailable(err)})
 		return false
 	}
-	s := &Store{link: newLink(Address{}, slog.New(slog.DiscardHandler))}
+	s := &Store{link: newLink(Address{}, auth.NewLog(slog.New(slog.DiscardHandler)))}
 	s.link.mu.Lock()
 	defer s.link.mu.Unlock()
 	s.link.current = c

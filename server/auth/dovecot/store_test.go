@@ -268,7 +268,7 @@ func TestReload(t *testing.T) {
 
 func TestClose(t *testing.T) {
 	f := startFake(t, goodGreeting, nil)
-	s := New(Config{Path: Address{"unix", f.path}}, slog.New(slog.DiscardHandler))
+	s := New(Config{Path: Address{"unix", f.path}}, auth.NewLog(slog.New(slog.DiscardHandler)))
 	waiting := make(chan error)
 	go func() {
 		_, err := verify(t, s, "alice", "secret")

@@ -161,7 +161,7 @@ func (c *Config) validateNoSearch(bad func(key, why string)) {
 
 // Open implements auth.BackendConfig. It reads the password and the certificates,
 // and does not connect.
-func (c *Config) Open(env *auth.Env) (auth.Backend, error) { return New(*c, env.Log) }
+func (c *Config) Open(env *auth.Env) (auth.Backend, error) { return New(*c, env.Events) }
 
 // Location implements auth.BackendConfig.
 func (c *Config) Location() string {

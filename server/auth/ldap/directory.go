@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"slices"
 	"sync"
@@ -31,7 +30,7 @@ const (
 // A directory is all servers, one as good as the other.
 type directory struct {
 	servers []*server
-	log     *slog.Logger
+	events  auth.Events
 }
 
 // A server is one of them.
@@ -43,7 +42,7 @@ type server struct {
 	avoidTill time.Time // zero if it is well
 }
 
-func newDirectory(cfg Config, log *slog.Logger) (*directory, error) {
+func newDirectory(cfg Config, events auth.Events) (*directory, error) {
 	service, err := readAccount(cfg)
 	if err != nil {
 		return nil, err
@@ -52,7 +51,7 @@ func newDirectory(cfg Config, log *slog.Logger) (*directory, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &directory{log: log}
+	d := &directory{events: events}
 	for _, u := range cfg.ServerHost {
 		d.servers = append(d.servers, &server{
 			dialer: dialer{
@@ -170,7 +169,7 @@ func (d *directory) failed(s *server, err error) {
 	s.avoidTill = time.Now().Add(avoidTime)
 	s.mu.Unlock()
 	if first {
-		d.log.Warn("LDAP server does not answer", "server", s.dialer.url.String(), "err", err)
+		d.events.LDAPServerDown(s.dialer.url.String(), err)
 	}
 }
 
@@ -180,7 +179,7 @@ func (d *directory) recovered(s *server) {
 	s.avoidTill = time.Time{}
 	s.mu.Unlock()
 	if was {
-		d.log.Info("LDAP server answers again", "server", s.dialer.url.String())
+		d.events.LDAPServerUp(s.dialer.url.String())
 	}
 }
 

@@ -239,7 +239,7 @@ func find(c *fakeConn, q question) {
 // open returns a store that the end of the test closes.
 func open(t *testing.T, cfg Config) *Store {
 	t.Helper()
-	s, err := New(cfg, slog.New(slog.DiscardHandler))
+	s, err := New(cfg, auth.NewLog(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		t.Fatal(err)
 	}

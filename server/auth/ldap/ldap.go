@@ -39,7 +39,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strings"
 	"time"
 	"unicode"
@@ -62,8 +61,8 @@ type Store struct {
 // New returns the store of cfg, which is valid. It reads the password and the
 // certificates that cfg names, and does not connect yet: a directory that is
 // down does not prevent the start.
-func New(cfg Config, log *slog.Logger) (*Store, error) {
-	servers, err := newDirectory(cfg, log)
+func New(cfg Config, events auth.Events) (*Store, error) {
+	servers, err := newDirectory(cfg, events)
 	if err != nil {
 		return nil, err
 	}

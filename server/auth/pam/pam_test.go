@@ -145,7 +145,7 @@ func TestNewWithoutHelper(t *testing.T) {
 	if Available {
 		return
 	}
-	if _, err := StartHelper(nil, quiet()); !errors.Is(err, ErrNotBuilt) {
+	if _, err := StartHelper(nil, auth.NewLog(quiet())); !errors.Is(err, ErrNotBuilt) {
 		t.Errorf("StartHelper: %v", err)
 	}
 }

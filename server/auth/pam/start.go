@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -13,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"postern/server/auth"
 )
 
 // The helper that "postern serve" starts has no socket with a name: nobody else
@@ -40,24 +41,24 @@ type Started struct {
 	turn    chan struct{} // held by the one who writes to control
 	ended   chan struct{} // closed when the helper has ended
 	closing chan struct{} // closed by Close
-	log     *slog.Logger
+	events  auth.Events
 }
 
 // StartHelper starts cmd, whose process serves [Inherited]. The caller is root,
 // and may give that up at once afterwards: the helper stays what it is, until
 // Close or the end of this process. It is told nothing but its command line,
 // and inherits no other descriptor than those of cmd.
-func StartHelper(cmd *exec.Cmd, log *slog.Logger) (*Started, error) {
+func StartHelper(cmd *exec.Cmd, events auth.Events) (*Started, error) {
 	switch {
 	case !Available:
 		return nil, ErrNotBuilt
 	case os.Geteuid() != 0:
 		return nil, errors.New("the PAM helper has to be root")
 	}
-	return startHelper(cmd, log)
+	return startHelper(cmd, events)
 }
 
-func startHelper(cmd *exec.Cmd, log *slog.Logger) (*Started, error) {
+func startHelper(cmd *exec.Cmd, events auth.Events) (*Started, error) {
 	ours, theirs, err := socketPair(unix.SOCK_SEQPACKET)
 	if err != nil {
 		return nil, fmt.Errorf("cannot start the PAM helper: %w", err)
@@ -70,7 +71,7 @@ func startHelper(cmd *exec.Cmd, log *slog.Logger) (*Started, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot start the PAM helper: %w", err), ours.Close())
 	}
-	s := &Started{control: ours, turn: make(chan struct{}, 1), ended: make(chan struct{}), closing: make(chan struct{}), log: log}
+	s := &Started{control: ours, turn: make(chan struct{}, 1), ended: make(chan struct{}), closing: make(chan struct{}), events: events}
 	go s.watch(cmd)
 	return s, nil
 }
@@ -82,7 +83,7 @@ func (s *Started) watch(cmd *exec.Cmd) {
 	select {
 	case <-s.closing:
 	default:
-		s.log.Error("the PAM helper has ended; nobody can log in with PAM until postern is restarted", "err", err)
+		s.events.PAMHelperEnded(err)
 	}
 }
 

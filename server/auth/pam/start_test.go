@@ -33,7 +33,7 @@ func inheritedHelper() error {
 func startInherited(t *testing.T, log *slog.Logger) (*Started, *exec.Cmd, *Store) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe", "inherited-helper")
-	h, err := startHelper(cmd, log)
+	h, err := startHelper(cmd, auth.NewLog(log))
 	if err != nil {
 		t.Fatal(err)
 	}

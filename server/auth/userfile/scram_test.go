@@ -100,7 +100,7 @@ func TestOneLineServesScramAndPlain(t *testing.T) {
 	}
 	f := openText(t, "alice@example.org:"+dovecots+"\nbob@example.org:"+made+"\ncarol@example.org:"+secret+"\n")
 	store := auth.NewStore(auth.StoreSpec{
-		Kind: Kind, Config: auth.StoreDefaults(), Realm: "example.org", Backend: f.Store, Log: slog.New(slog.DiscardHandler),
+		Kind: Kind, Config: auth.StoreDefaults(), Realm: "example.org", Backend: f.Store, Events: auth.NewLog(slog.New(slog.DiscardHandler)),
 	})
 	throttle := auth.NewThrottle(auth.Defaults())
 	chain := auth.Chain{store}

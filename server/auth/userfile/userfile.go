@@ -30,7 +30,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"log/slog"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -62,7 +61,7 @@ func (c *Config) Validate(bad func(key, why string)) {
 }
 
 // Open implements auth.BackendConfig. It reads the file.
-func (c *Config) Open(env *auth.Env) (auth.Backend, error) { return New(*c, env.Checker, env.Log) }
+func (c *Config) Open(env *auth.Env) (auth.Backend, error) { return New(*c, env.Checker, env.Events) }
 
 // Location implements auth.BackendConfig.
 func (c *Config) Location() string { return c.Path }
@@ -77,7 +76,7 @@ func (c *Config) Access(key func(string) string, list *access.List) {
 type Store struct {
 	path    string
 	checker *hash.Checker
-	log     *slog.Logger
+	events  auth.Events
 	now     func() time.Time
 
 	content atomic.Pointer[content] // never nil
@@ -93,8 +92,8 @@ type content struct {
 
 // New opens a user file. It fails if the file cannot be read; a line that cannot
 // only costs that user.
-func New(cfg Config, checker *hash.Checker, log *slog.Logger) (*Store, error) {
-	s := &Store{path: cfg.Path, checker: checker, log: log, now: time.Now}
+func New(cfg Config, checker *hash.Checker, events auth.Events) (*Store, error) {
+	s := &Store{path: cfg.Path, checker: checker, events: events, now: time.Now}
 	s.content.Store(&content{})
 	if err := s.Reload(context.Background()); err != nil {
 		return nil, err

@@ -41,7 +41,7 @@ type fixture struct {
 
 func open(t *testing.T, path string) (*fixture, error) {
 	f := &fixture{t: t, clock: time.Now()}
-	s, err := New(Config{Path: path}, hash.NewChecker(time.Minute), slog.New(slog.NewTextHandler(&f.log, nil)))
+	s, err := New(Config{Path: path}, hash.NewChecker(time.Minute), auth.NewLog(slog.New(slog.NewTextHandler(&f.log, nil))))
 	if err != nil {
 		return nil, err
 	}
@@ -414,7 +414,7 @@ func TestCheckWantsUsers(t *testing.T) {
 func TestManyLoginsWhileTheFileChanges(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "users")
 	write(t, path, "alice:"+secret+"\n")
-	s, err := New(Config{Path: path}, hash.NewChecker(time.Minute), slog.New(slog.DiscardHandler))
+	s, err := New(Config{Path: path}, hash.NewChecker(time.Minute), auth.NewLog(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -513,7 +513,7 @@ func BenchmarkVerifyRemembered(b *testing.B) {
 	if err := os.WriteFile(path, []byte("alice:"+secret+"\n"), 0o600); err != nil {
 		b.Fatal(err)
 	}
-	s, err := New(Config{Path: path}, hash.NewChecker(time.Minute), slog.New(slog.DiscardHandler))
+	s, err := New(Config{Path: path}, hash.NewChecker(time.Minute), auth.NewLog(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -138,7 +138,7 @@ func (s *Store) lost(err error) {
 	before := s.content.Load()
 	s.content.Store(&content{err: err})
 	if before.table != nil || before.err != nil && before.err.Error() != err.Error() {
-		s.log.Error("user file cannot be read, nobody can log in with it", "path", s.path, "err", err)
+		s.events.UserFileUnreadable(s.path, err)
 	}
 }
 
@@ -147,12 +147,12 @@ const maxReported = 20
 
 func (s *Store) report(users *table, skipped problems) {
 	for _, p := range skipped[:min(len(skipped), maxReported)] {
-		s.log.Warn("user file: line skipped", "path", s.path, "line", p.line, "reason", p.why)
+		s.events.UserFileLineSkipped(s.path, p.line, p.why)
 	}
 	if more := len(skipped) - maxReported; more > 0 {
-		s.log.Warn("user file: more lines skipped", "path", s.path, "lines", more)
+		s.events.UserFileMoreLinesSkipped(s.path, more)
 	}
-	s.log.Info("user file read", "path", s.path, "users", len(users.hashes))
+	s.events.UserFileRead(s.path, len(users.hashes))
 }
 
 // errNotRegular says what to do about a path that is no file.
