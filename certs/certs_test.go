@@ -116,9 +116,9 @@ func config(pairs ...Pair) Config {
 	return cfg
 }
 
-func open(t *testing.T, log *slog.Logger, pairs ...Pair) *Files {
+func open(t *testing.T, events Events, pairs ...Pair) *Files {
 	t.Helper()
-	f, err := OpenFiles(config(pairs...), log, nil)
+	f, err := OpenFiles(config(pairs...), events, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +143,7 @@ func (b *logBuffer) String() string {
 	return b.buf.String()
 }
 
-func (b *logBuffer) logger() *slog.Logger { return slog.New(slog.NewTextHandler(b, nil)) }
+func (b *logBuffer) events() Events { return NewLog(slog.New(slog.NewTextHandler(b, nil))) }
 
 // handshake connects a client to a server with the given configurations, over
 // a real socket, and returns what the client has seen.
@@ -199,7 +199,7 @@ func serialOf(t *testing.T, server, client *tls.Config) int64 {
 
 func TestChoice(t *testing.T) {
 	rsaKey := newRSA(t)
-	f := open(t, slog.New(slog.DiscardHandler),
+	f := open(t, NewLog(slog.New(slog.DiscardHandler)),
 		maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, t.TempDir()),
 		maker{serial: 2, hosts: []string{"mail.example.org"}, key: rsaKey}.in(t, t.TempDir()),
 		maker{serial: 3, hosts: []string{"*.example.com"}}.in(t, t.TempDir()),
@@ -233,7 +233,7 @@ func TestChoice(t *testing.T) {
 }
 
 func TestVersions(t *testing.T) {
-	f := open(t, slog.New(slog.DiscardHandler), maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, t.TempDir()))
+	f := open(t, NewLog(slog.New(slog.DiscardHandler)), maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, t.TempDir()))
 	only13 := Defaults()
 	if err := only13.MinVersion.UnmarshalText([]byte("1.3")); err != nil {
 		t.Fatal(err)
@@ -264,7 +264,7 @@ func TestVersions(t *testing.T) {
 
 // A client that names a protocol of its own is served like any other.
 func TestForeignALPN(t *testing.T) {
-	f := open(t, slog.New(slog.DiscardHandler), maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, t.TempDir()))
+	f := open(t, NewLog(slog.New(slog.DiscardHandler)), maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, t.TempDir()))
 	state, err := handshake(t, TLSConfig(Defaults(), f), &tls.Config{NextProtos: []string{"x-unheard-of"}})
 	if err != nil || state.NegotiatedProtocol != "" {
 		t.Errorf("got protocol %q, error %v", state.NegotiatedProtocol, err)
@@ -276,7 +276,7 @@ func TestResumption(t *testing.T) {
 		t.Run(tls.VersionName(version), func(t *testing.T) {
 			folder := t.TempDir()
 			pair := maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, folder)
-			f := open(t, slog.New(slog.DiscardHandler), pair)
+			f := open(t, NewLog(slog.New(slog.DiscardHandler)), pair)
 			shared := NewShared(Defaults(), f)
 			client := &tls.Config{ServerName: "mail.example.org", MaxVersion: version, ClientSessionCache: tls.NewLRUClientSessionCache(1)}
 			resumed := func() bool {
@@ -300,7 +300,7 @@ func TestResumption(t *testing.T) {
 			if !resumed() {
 				t.Error("a new certificate has ended the sessions")
 			}
-			shared.Set(Defaults(), open(t, slog.New(slog.DiscardHandler), pair))
+			shared.Set(Defaults(), open(t, NewLog(slog.New(slog.DiscardHandler)), pair))
 			if !resumed() {
 				t.Error("a new configuration has ended the sessions")
 			}
@@ -312,7 +312,7 @@ func TestResumption(t *testing.T) {
 }
 
 func TestSharedSetsVersion(t *testing.T) {
-	f := open(t, slog.New(slog.DiscardHandler), maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, t.TempDir()))
+	f := open(t, NewLog(slog.New(slog.DiscardHandler)), maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, t.TempDir()))
 	shared := NewShared(Defaults(), f)
 	cfg := Defaults()
 	cfg.MinVersion = tls.VersionTLS13
@@ -375,7 +375,7 @@ func BenchmarkGetCertificate(b *testing.B) {
 	f, err := OpenFiles(config(
 		maker{serial: 1, hosts: []string{"mail.example.org"}}.in(b, folder),
 		maker{serial: 2, hosts: []string{"mail.example.net"}}.in(b, other),
-	), slog.New(slog.DiscardHandler), nil)
+	), NewLog(slog.New(slog.DiscardHandler)), nil)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
-	"log/slog"
 	"os"
 	"sync"
 	"time"
@@ -19,7 +17,7 @@ import (
 // more) is logged, and the old one stays.
 type Files struct {
 	pairs   []*watched
-	log     *slog.Logger
+	events  Events
 	explain func(error) error
 
 	mu sync.Mutex // one reading at a time
@@ -30,11 +28,11 @@ type Files struct {
 //
 // explain, if it is not nil, adds to an error of opening a file (an *fs.PathError is
 // inside) what to do about it.
-func OpenFiles(cfg Config, log *slog.Logger, explain func(error) error) (*Files, error) {
+func OpenFiles(cfg Config, events Events, explain func(error) error) (*Files, error) {
 	if explain == nil {
 		explain = func(err error) error { return err }
 	}
-	f := &Files{log: log, explain: explain}
+	f := &Files{events: events, explain: explain}
 	var errs []error
 	for _, p := range cfg.Certificates {
 		w := &watched{Pair: p}
@@ -95,16 +93,14 @@ func (f *Files) exchange(w *watched) error {
 	old := w.current.Load()
 	if err := f.read(w); err != nil {
 		if w.failure != err.Error() {
-			f.log.Error("certificate cannot be reloaded; the old one stays", "cert", w.Cert, "key", w.Key,
-				"not_after", old.Leaf.NotAfter, "err", err)
+			f.events.ReloadFailed(w.Pair, old.Leaf.NotAfter, err)
 		}
 		w.failure = err.Error()
 		return err
 	}
 	w.failure = ""
-	cert := w.current.Load()
-	if !old.Leaf.Equal(cert.Leaf) {
-		f.log.Info("certificate reloaded", "cert", w.Cert, "names", names(cert), "not_after", cert.Leaf.NotAfter)
+	if !old.Leaf.Equal(w.current.Load().Leaf) {
+		f.events.Reloaded(w.info())
 		f.warn(w)
 	}
 	return nil
@@ -118,19 +114,13 @@ func (f *Files) read(w *watched) error {
 		return f.explain(err)
 	}
 	w.current.Store(cert)
-	f.warnOfMode(w)
+	if st, err := os.Stat(w.Key); err == nil && st.Mode().Perm()&0o004 != 0 {
+		f.events.KeyWorldReadable(w.Key, st.Mode().Perm())
+	}
 	return nil
 }
 
-// warnOfMode logs a warning if every user of the machine can read the key.
-func (f *Files) warnOfMode(w *watched) {
-	if st, err := os.Stat(w.Key); err == nil && st.Mode().Perm()&0o004 != 0 {
-		f.log.Warn("private key can be read by everybody on this machine; take that away with chmod o=",
-			"key", w.Key, "mode", fmt.Sprintf("%04o", st.Mode().Perm()))
-	}
-}
-
-// WarnOfAge logs each certificate that has expired or soon will.
+// WarnOfAge reports each certificate that has expired or soon will.
 func (f *Files) WarnOfAge() {
 	for _, w := range f.pairs {
 		f.warn(w)
@@ -138,9 +128,8 @@ func (f *Files) WarnOfAge() {
 }
 
 func (f *Files) warn(w *watched) {
-	cert := w.current.Load()
-	if why := ageing(cert, time.Now()); why != "" {
-		f.log.Warn(why, "cert", w.Cert, "names", names(cert), "not_after", cert.Leaf.NotAfter)
+	if i := w.info(); i.Warning != "" {
+		f.events.Invalid(i)
 	}
 }
 
@@ -168,22 +157,22 @@ type Info struct {
 func (f *Files) Infos() []Info {
 	infos := make([]Info, len(f.pairs))
 	for i, w := range f.pairs {
-		cert := w.current.Load()
-		infos[i] = Info{
-			Pair:      w.Pair,
-			Names:     names(cert),
-			Algorithm: cert.Leaf.PublicKeyAlgorithm.String(),
-			NotAfter:  cert.Leaf.NotAfter,
-			Warning:   ageing(cert, time.Now()),
-		}
+		infos[i] = w.info()
 	}
 	return infos
 }
 
-func names(cert *tls.Certificate) []string {
-	all := append([]string(nil), cert.Leaf.DNSNames...)
+func (w *watched) info() Info {
+	cert := w.current.Load()
+	names := append([]string(nil), cert.Leaf.DNSNames...)
 	for _, ip := range cert.Leaf.IPAddresses {
-		all = append(all, ip.String())
+		names = append(names, ip.String())
 	}
-	return all
+	return Info{
+		Pair:      w.Pair,
+		Names:     names,
+		Algorithm: cert.Leaf.PublicKeyAlgorithm.String(),
+		NotAfter:  cert.Leaf.NotAfter,
+		Warning:   ageing(cert, time.Now()),
+	}
 }

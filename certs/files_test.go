@@ -39,7 +39,7 @@ func eventuallyUses(t *testing.T, f *Files, serial int64) {
 
 func TestWatchRename(t *testing.T) {
 	folder := t.TempDir()
-	f := open(t, slog.New(slog.DiscardHandler), maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, folder))
+	f := open(t, NewLog(slog.New(slog.DiscardHandler)), maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, folder))
 	watching(t, f)
 	maker{serial: 2, hosts: []string{"mail.example.org"}}.in(t, folder)
 	eventuallyUses(t, f, 2)
@@ -60,7 +60,7 @@ func TestWatchCertbotLinks(t *testing.T) {
 		symlink(t, "../../archive/example.org/fullchain"+n+".pem", pair.Cert)
 	}
 	renew("1", 1)
-	f := open(t, slog.New(slog.DiscardHandler), pair)
+	f := open(t, NewLog(slog.New(slog.DiscardHandler)), pair)
 	watching(t, f)
 	renew("2", 2)
 	eventuallyUses(t, f, 2)
@@ -79,7 +79,7 @@ func TestWatchKubernetesLinks(t *testing.T) {
 	write("..1", 1)
 	symlink(t, "..data/tls.crt", filepath.Join(base, "tls.crt"))
 	symlink(t, "..data/tls.key", filepath.Join(base, "tls.key"))
-	f := open(t, slog.New(slog.DiscardHandler), Pair{Cert: filepath.Join(base, "tls.crt"), Key: filepath.Join(base, "tls.key")})
+	f := open(t, NewLog(slog.New(slog.DiscardHandler)), Pair{Cert: filepath.Join(base, "tls.crt"), Key: filepath.Join(base, "tls.key")})
 	watching(t, f)
 	write("..2", 2)
 	if err := os.RemoveAll(filepath.Join(base, "..1")); err != nil {
@@ -97,7 +97,7 @@ func TestWatchLinkOnTheWay(t *testing.T) {
 	maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, mkdir(t, base, "one"))
 	maker{serial: 2, hosts: []string{"mail.example.org"}}.in(t, mkdir(t, base, "two"))
 	symlink(t, "one", filepath.Join(base, "current"))
-	f := open(t, slog.New(slog.DiscardHandler), pair)
+	f := open(t, NewLog(slog.New(slog.DiscardHandler)), pair)
 	watching(t, f)
 	symlink(t, "two", filepath.Join(base, "current"))
 	eventuallyUses(t, f, 2)
@@ -124,7 +124,7 @@ func TestBrokenPairKeepsTheOld(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			log := &logBuffer{}
 			pair := maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, t.TempDir())
-			f := open(t, log.logger(), pair)
+			f := open(t, log.events(), pair)
 			overwrite(t, pair.Cert, tt.cert)
 			overwrite(t, pair.Key, tt.key)
 			err := f.Reload(t.Context())
@@ -137,7 +137,7 @@ func TestBrokenPairKeepsTheOld(t *testing.T) {
 			if !strings.Contains(log.String(), "the old one stays") {
 				t.Errorf("the log does not tell: %s", log)
 			}
-			if _, err := OpenFiles(config(pair), log.logger(), nil); err == nil {
+			if _, err := OpenFiles(config(pair), log.events(), nil); err == nil {
 				t.Error("a start with the broken pair succeeds")
 			}
 		})
@@ -163,7 +163,7 @@ func TestWatchMendedPair(t *testing.T) {
 	log := &logBuffer{}
 	folder := t.TempDir()
 	pair := maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, folder)
-	f := open(t, log.logger(), pair)
+	f := open(t, log.events(), pair)
 	replace(t, pair.Key, []byte("half"))
 	f.reloadChanged()
 	f.reloadChanged()
@@ -182,7 +182,7 @@ func TestWatchNamedPipe(t *testing.T) {
 	log := &logBuffer{}
 	folder := t.TempDir()
 	pair := maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, folder)
-	f := open(t, log.logger(), pair)
+	f := open(t, log.events(), pair)
 	pipe := filepath.Join(t.TempDir(), "pipe")
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
@@ -203,7 +203,7 @@ func TestWatchNamedPipe(t *testing.T) {
 func TestPairsAreIndependent(t *testing.T) {
 	one, two := t.TempDir(), t.TempDir()
 	first := maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, one)
-	f := open(t, slog.New(slog.DiscardHandler), first, maker{serial: 2, hosts: []string{"smtp.example.net"}}.in(t, two))
+	f := open(t, NewLog(slog.New(slog.DiscardHandler)), first, maker{serial: 2, hosts: []string{"smtp.example.net"}}.in(t, two))
 	replace(t, first.Key, []byte("half"))
 	maker{serial: 3, hosts: []string{"smtp.example.net"}}.in(t, two)
 	if err := f.Reload(t.Context()); err == nil {
@@ -233,7 +233,7 @@ func TestAge(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			log := &logBuffer{}
 			end := time.Now().Add(tt.left)
-			f := open(t, log.logger(), maker{serial: 1, hosts: []string{"mail.example.org"}, notAfter: end}.in(t, t.TempDir()))
+			f := open(t, log.events(), maker{serial: 1, hosts: []string{"mail.example.org"}, notAfter: end}.in(t, t.TempDir()))
 			if got := log.String(); !strings.Contains(got, tt.want) || (tt.want == "") != (got == "") {
 				t.Errorf("log: %q, want %q", got, tt.want)
 			}
@@ -249,7 +249,7 @@ func TestAge(t *testing.T) {
 
 func TestNotAfterIsTheFirst(t *testing.T) {
 	soon := time.Now().Add(20 * 24 * time.Hour)
-	f := open(t, slog.New(slog.DiscardHandler),
+	f := open(t, NewLog(slog.New(slog.DiscardHandler)),
 		maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, t.TempDir()),
 		maker{serial: 2, hosts: []string{"smtp.example.net"}, notAfter: soon}.in(t, t.TempDir()))
 	if d := f.NotAfter().Sub(soon).Abs(); d > 2*time.Second {
@@ -259,7 +259,7 @@ func TestNotAfterIsTheFirst(t *testing.T) {
 
 func TestInfos(t *testing.T) {
 	pair := maker{serial: 1, hosts: []string{"mail.example.org", "192.0.2.1"}, key: newRSA(t)}.in(t, t.TempDir())
-	got := open(t, slog.New(slog.DiscardHandler), pair).Infos()[0]
+	got := open(t, NewLog(slog.New(slog.DiscardHandler)), pair).Infos()[0]
 	if got.Pair != pair || strings.Join(got.Names, " ") != "mail.example.org 192.0.2.1" || got.Algorithm != "RSA" {
 		t.Errorf("got %+v", got)
 	}
@@ -271,7 +271,7 @@ func TestKeyForEverybody(t *testing.T) {
 	if err := os.Chmod(pair.Key, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	open(t, log.logger(), pair)
+	open(t, log.events(), pair)
 	if !strings.Contains(log.String(), "read by everybody") || !strings.Contains(log.String(), "mode=0644") {
 		t.Errorf("log: %q", log)
 	}

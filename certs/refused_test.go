@@ -24,7 +24,7 @@ func TestRefusedAccess(t *testing.T) {
 	log := &logBuffer{}
 	pair := maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, t.TempDir())
 	explain := explainRefusal(pair.Key)
-	f, err := OpenFiles(config(pair), log.logger(), explain)
+	f, err := OpenFiles(config(pair), log.events(), explain)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func TestRefusedAccess(t *testing.T) {
 	if !strings.Contains(log.String(), errExplained.Error()) {
 		t.Errorf("log: %s", log)
 	}
-	if _, err := OpenFiles(config(pair), log.logger(), explain); !errors.Is(err, errExplained) {
+	if _, err := OpenFiles(config(pair), log.events(), explain); !errors.Is(err, errExplained) {
 		t.Errorf("OpenFiles: %v", err)
 	}
 	chmod(t, pair.Key, 0o600)

@@ -51,7 +51,7 @@ func forEachVersion(t *testing.T, test func(t *testing.T, version uint16, src So
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		t.Run(tls.VersionName(version), func(t *testing.T) {
 			pair := maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, t.TempDir())
-			test(t, version, open(t, slog.New(slog.DiscardHandler), pair))
+			test(t, version, open(t, NewLog(slog.New(slog.DiscardHandler)), pair))
 		})
 	}
 }

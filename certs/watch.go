@@ -35,7 +35,7 @@ func (f *Files) Watch(ctx context.Context) {
 		case <-w.events:
 			w.changed()
 		case err := <-w.errors:
-			f.log.Warn("notification of changed certificates failed; looking every minute still", "err", err)
+			f.events.WatchFailed(true, err)
 		case <-w.due.C:
 			f.reloadChanged()
 			w.follow(f.folders())
@@ -60,7 +60,7 @@ func (f *Files) newWatcher() *watcher {
 	w := &watcher{due: time.NewTimer(0)} // what changed since they were opened
 	notify, err := fsnotify.NewWatcher()
 	if err != nil {
-		f.log.Warn("no notification of changed certificates; looking every minute", "err", err)
+		f.events.WatchFailed(false, err)
 		return w
 	}
 	w.notify, w.events, w.errors = notify, notify.Events, notify.Errors

@@ -81,7 +81,7 @@ func quietRouter(b *testing.B, change func(*Config)) *Router {
 	if change != nil {
 		change(&cfg)
 	}
-	r, err := New(cfg, slog.New(slog.DiscardHandler))
+	r, err := New(cfg, NewLog(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 )
@@ -47,7 +48,7 @@ func TestSecretIsNotPrinted(t *testing.T) {
 	c := &credentials{"alice", "topsecret"}
 	p := &peer{credentials: c}
 	var book logbook
-	book.logger().Info("m", "c", c, "d", *c, "p", p)
+	slog.New(slog.NewTextHandler(&book, nil)).Info("m", "c", c, "d", *c, "p", p)
 	printed := fmt.Sprintf("%v %+v %#v %s %+v %+v %#v", c, c, c, *c, *c, p, p) + book.buf.String()
 	if strings.Contains(printed, "topsecret") {
 		t.Error(printed)

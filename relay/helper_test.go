@@ -37,10 +37,10 @@ const testMail = "From: alice@example.org\r\nSubject: test\r\n\r\n.dots\r\n..\r\
 // change alter the configuration.
 func newRouter(t testing.TB, change func(*Config), hops ...*relaytest.Hop) *Router {
 	t.Helper()
-	return newLoggedRouter(t, slog.New(slog.DiscardHandler), change, hops...)
+	return newLoggedRouter(t, NewLog(slog.New(slog.DiscardHandler)), change, hops...)
 }
 
-func newLoggedRouter(t testing.TB, log *slog.Logger, change func(*Config), hops ...*relaytest.Hop) *Router {
+func newLoggedRouter(t testing.TB, events Events, change func(*Config), hops ...*relaytest.Hop) *Router {
 	t.Helper()
 	cfg := Defaults()
 	cfg.NextHops = nil
@@ -52,7 +52,7 @@ func newLoggedRouter(t testing.TB, log *slog.Logger, change func(*Config), hops 
 		change(&cfg)
 	}
 	cfg.Validate(func(key, why string) { t.Fatalf("%s: %s", key, why) })
-	r, err := New(cfg, log)
+	r, err := New(cfg, events)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,8 +184,8 @@ func (l *logbook) Write(p []byte) (int, error) {
 	return l.buf.Write(p)
 }
 
-func (l *logbook) logger() *slog.Logger {
-	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
+func (l *logbook) events() Events {
+	return NewLog(slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug})))
 }
 
 func (l *logbook) count(part string) int {

@@ -143,11 +143,11 @@ func (s *hostileStand) config(plan uint16) *Config {
 // router is one that asks nothing by itself, so that the script is kept to.
 func (s *hostileStand) router(t testing.TB, plan uint16) *Router {
 	t.Helper()
-	log := slog.New(slog.DiscardHandler)
-	r := &Router{cfg: *s.config(plan), log: log, done: make(chan struct{})}
+	events := NewLog(slog.New(slog.DiscardHandler))
+	r := &Router{cfg: *s.config(plan), events: events, done: make(chan struct{})}
 	r.stop = func() { close(r.done) }
 	for range 1 + plan&planTwoHops/planTwoHops {
-		r.hops = append(r.hops, newHop(newPool(s.peer(t, plan), r.cfg.Pool, log), log))
+		r.hops = append(r.hops, newHop(newPool(s.peer(t, plan), r.cfg.Pool, events), events))
 	}
 	return r
 }

@@ -3,7 +3,6 @@ package relay
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"sync"
 	"time"
 )
@@ -20,10 +19,10 @@ var (
 // A connection is opened only when none is idle, so the connections in use and the idle
 // ones together are never more than the seats.
 type pool struct {
-	peer  *peer
-	cfg   PoolConfig
-	log   *slog.Logger
-	seats *queue
+	peer   *peer
+	cfg    PoolConfig
+	events Events
+	seats  *queue
 
 	mu      sync.Mutex
 	idle    []*conn                // the one used last at the end
@@ -33,13 +32,13 @@ type pool struct {
 	work    sync.WaitGroup // of background
 }
 
-func newPool(p *peer, cfg PoolConfig, log *slog.Logger) *pool {
+func newPool(p *peer, cfg PoolConfig, events Events) *pool {
 	return &pool{
-		peer:  p,
-		cfg:   cfg,
-		log:   log.With("hop", p.url.String()),
-		seats: newQueue(cfg.Connections),
-		held:  map[*idleHold]struct{}{},
+		peer:   p,
+		cfg:    cfg,
+		events: events,
+		seats:  newQueue(cfg.Connections),
+		held:   map[*idleHold]struct{}{},
 	}
 }
 
@@ -113,7 +112,7 @@ func (p *pool) put(c *conn) {
 	if c.open {
 		p.background(func() {
 			if err := c.reset(context.Background()); err != nil {
-				p.log.Debug("connection lost", "at", "RSET", "err", err)
+				p.events.ConnectionLost(p.peer.url.String(), "RSET", err)
 				p.discard(c)
 				return
 			}
@@ -149,7 +148,7 @@ func (p *pool) retireReason(c *conn) string {
 
 // retire ends a connection with QUIT, in the background.
 func (p *pool) retire(c *conn, reason string) {
-	p.log.Debug("connection retired", "reason", reason, "delivered", c.delivered, "refusals", c.refusals, "give_backs", c.giveBacks)
+	p.events.ConnectionRetired(p.peer.url.String(), Retired{reason, c.delivered, c.refusals, c.giveBacks})
 	p.background(c.quit)
 	p.seats.leave(c.user)
 }

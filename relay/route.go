@@ -3,7 +3,6 @@ package relay
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"sync"
 	"time"
 )
@@ -21,9 +20,9 @@ const (
 // A Router is the NextHop that sends to the first of several hops, and to the others
 // while that one is down or fails. It may be used by many goroutines at once.
 type Router struct {
-	cfg  Config
-	log  *slog.Logger
-	hops []*Hop
+	cfg    Config
+	events Events
+	hops   []*Hop
 
 	stop context.CancelFunc
 	done chan struct{}
@@ -32,14 +31,14 @@ type Router struct {
 // New makes the router for cfg, which must have passed Validate, and reads
 // the files that it names. The hops are asked in the background what they can
 // do; call Probe to wait for it. Close ends the router.
-func New(cfg Config, log *slog.Logger) (*Router, error) {
-	r := &Router{cfg: cfg, log: log, done: make(chan struct{})}
+func New(cfg Config, events Events) (*Router, error) {
+	r := &Router{cfg: cfg, events: events, done: make(chan struct{})}
 	for _, u := range cfg.NextHops {
 		p, err := newPeer(u, &cfg)
 		if err != nil {
 			return nil, err
 		}
-		r.hops = append(r.hops, newHop(newPool(p, cfg.Pool, log), log))
+		r.hops = append(r.hops, newHop(newPool(p, cfg.Pool, events), events))
 	}
 	var ctx context.Context
 	ctx, r.stop = context.WithCancel(context.Background())
@@ -156,7 +155,7 @@ const probeUser = "\x00probe"
 // many goroutines at once.
 type Hop struct {
 	pool    *pool
-	log     *slog.Logger
+	events  Events
 	probing chan struct{} // holds one while a probe runs
 
 	mu    sync.Mutex
@@ -165,8 +164,8 @@ type Hop struct {
 	down  bool      // the last attempt to connect failed
 }
 
-func newHop(p *pool, log *slog.Logger) *Hop {
-	return &Hop{pool: p, log: log, probing: make(chan struct{}, 1)}
+func newHop(p *pool, events Events) *Hop {
+	return &Hop{pool: p, events: events, probing: make(chan struct{}, 1)}
 }
 
 // String returns the hop's URL.
@@ -236,7 +235,7 @@ func (h *Hop) failed(ctx context.Context, err error) {
 	defer h.mu.Unlock()
 	if !h.down {
 		h.down = true
-		h.log.Warn("next hop down", "hop", h.String(), "err", err)
+		h.events.HopDown(h.String(), err)
 	}
 }
 
@@ -245,7 +244,7 @@ func (h *Hop) answered(caps Caps) {
 	defer h.mu.Unlock()
 	if h.down {
 		h.down = false
-		h.log.Info("next hop up", "hop", h.String())
+		h.events.HopUp(h.String())
 	}
 	h.caps, h.asked = caps, time.Now()
 }

@@ -23,7 +23,7 @@ func TestFailOver(t *testing.T) {
 			first, second := relaytest.New(t, relaytest.Options{}), relaytest.New(t, relaytest.Options{})
 			first.Handle(on("CONNECT", answer))
 			var book logbook
-			r := newLoggedRouter(t, book.logger(), func(c *Config) { c.ConnectTimeout = soon }, first, second)
+			r := newLoggedRouter(t, book.events(), func(c *Config) { c.ConnectTimeout = soon }, first, second)
 			for range 3 {
 				if receipt := deliver(t, r, newMessage(t, testMail)); receipt.Hop != second.URL() {
 					t.Errorf("delivered to %s", receipt.Hop)

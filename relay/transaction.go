@@ -103,7 +103,7 @@ func (t *transaction) noteDSN() {
 		return
 	}
 	t.noted = true
-	t.router.log.Info("DSN parameters dropped", "session", t.env.Session, "hop", t.hop.String(), "reason", "the hop does not offer DSN any more")
+	t.router.events.DSNDropped(t.env.Session, t.hop.String(), "the hop does not offer DSN any more")
 }
 
 // Send implements Transaction.

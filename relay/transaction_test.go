@@ -493,7 +493,7 @@ func TestParameters(t *testing.T) {
 func TestDSNDroppedAndLogged(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{Extensions: []string{"8BITMIME"}})
 	var book logbook
-	r := newLoggedRouter(t, book.logger(), nil, hop)
+	r := newLoggedRouter(t, book.events(), nil, hop)
 	tx := beginWith(t, r, &Envelope{Session: "s7", Sender: "alice@example.org", Options: smtp.MailOptions{Return: smtp.DSNReturnFull}})
 	for _, to := range []string{"bob@example.com", "carol@example.com"} {
 		if err := tx.Rcpt(t.Context(), to, &smtp.RcptOptions{Notify: []smtp.DSNNotify{smtp.DSNNotifyNever}}); err != nil {

@@ -112,7 +112,7 @@ func (s *fuzzServer) router(t testing.TB) *relay.Router {
 	if err := cfg.NextHops[0].UnmarshalText([]byte(s.hop.URL())); err != nil {
 		t.Fatal(err)
 	}
-	r, err := relay.New(cfg, slog.New(slog.DiscardHandler))
+	r, err := relay.New(cfg, relay.NewLog(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -96,7 +96,7 @@ func (d *testServer) route(cfg relay.Config) *relay.Router {
 		d.t.Fatal(err)
 	}
 	cfg.NextHops = []relay.HopURL{u}
-	r, err := relay.New(cfg, slog.New(slog.DiscardHandler))
+	r, err := relay.New(cfg, relay.NewLog(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		d.t.Fatal(err)
 	}

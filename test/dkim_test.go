@@ -92,7 +92,7 @@ func (k *dkimKeys) sign(t *testing.T, text string) []byte {
 	t.Helper()
 	m := staged(t, text)
 	hop := &catcher{}
-	signer, err := sign.New(k.keys, slog.New(slog.DiscardHandler))
+	signer, err := sign.New(k.keys, sign.NewLog(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		t.Fatal(err)
 	}

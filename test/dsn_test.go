@@ -155,7 +155,7 @@ func newRelay(t *testing.T, url string) *relay.Router {
 	if err := cfg.NextHops[0].UnmarshalText([]byte(url)); err != nil {
 		t.Fatal(err)
 	}
-	r, err := relay.New(cfg, slog.New(slog.DiscardHandler))
+	r, err := relay.New(cfg, relay.NewLog(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		t.Fatal(err)
 	}

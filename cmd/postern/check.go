@@ -124,7 +124,7 @@ func (c *checkup) becomeUser(cfg *Config, config string) bool {
 func (c *checkup) certificates(cfg certs.Config) {
 	for _, p := range cfg.Certificates {
 		one := certs.Config{Certificates: []certs.Pair{p}, MinVersion: cfg.MinVersion}
-		files, err := certs.OpenFiles(one, slog.New(slog.DiscardHandler), explainUnreadable)
+		files, err := certs.OpenFiles(one, certs.NewLog(slog.New(slog.DiscardHandler)), explainUnreadable)
 		if err != nil {
 			c.result("certificate", p.Cert, err)
 			continue
@@ -165,7 +165,7 @@ func (c *checkup) policies(cfg *Config) {
 }
 
 func (c *checkup) nextHops(ctx context.Context, cfg relay.Config, signed bool) {
-	router, err := relay.New(cfg, slog.New(slog.DiscardHandler))
+	router, err := relay.New(cfg, relay.NewLog(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		c.result("relay", "", explainUnreadable(err))
 		return
@@ -203,7 +203,7 @@ func (c *checkup) headerRewriting(hops []string, signed bool) {
 
 func (c *checkup) keys(keys []sign.Key) {
 	for _, k := range keys {
-		_, err := sign.New([]sign.Key{k}, slog.New(slog.DiscardHandler))
+		_, err := sign.New([]sign.Key{k}, sign.NewLog(slog.New(slog.DiscardHandler)))
 		c.result("DKIM key", fmt.Sprintf("%s, selector %s: %s", k.Domain, k.Selector, k.File), explainUnreadable(err))
 	}
 }

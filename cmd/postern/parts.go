@@ -84,7 +84,7 @@ func (w *workshop) build(cfg *Config) (_ *generation, err error) {
 			g.discard()
 		}
 	}()
-	if g.certs, err = certs.OpenFiles(cfg.TLS, w.log.Logger, explainUnreadable); err != nil { // STARTTLS
+	if g.certs, err = certs.OpenFiles(cfg.TLS, certs.NewLog(w.log.Logger), explainUnreadable); err != nil { // STARTTLS
 		return nil, err
 	}
 	if g.stores, err = w.openStores(cfg); err != nil { // AUTH
@@ -231,13 +231,13 @@ func policyOf(cfg *Config, l *server.Listener) policy.Config {
 // pools. The decorators hold w.route, which leads to the newest router. Reports of the
 // spool are signed, but not spooled a second time.
 func (w *workshop) openHops(g *generation) error {
-	router, err := relay.New(g.cfg.Relay.Config, w.log.Logger)
+	router, err := relay.New(g.cfg.Relay.Config, relay.NewLog(w.log.Logger))
 	if err != nil {
 		return explainUnreadable(err)
 	}
 	probe(router)
 	g.router = router
-	signer, err := sign.New(g.cfg.Relay.DKIM, w.log.Logger)
+	signer, err := sign.New(g.cfg.Relay.DKIM, sign.NewLog(w.log.Logger))
 	if err != nil {
 		return explainUnreadable(err)
 	}

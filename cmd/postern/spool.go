@@ -22,7 +22,7 @@ func (w *workshop) openSpool(cfg *Config) (err error) {
 		Bytes:    int64(cfg.Relay.SpoolSize),
 		Hostname: cmp.Or(cfg.Server.Hostname, name, "localhost"),
 		Origin:   cfg.Server.Origin,
-		Log:      w.log.Logger,
+		Events:   spool.NewLog(w.log.Logger),
 	})
 	if errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("%w; make the folder, and give it to %s: install -d -m 0700 -o %[2]s %s",

@@ -32,23 +32,44 @@ import (
 	"postern/relay/message"
 )
 
+// Events receives everything that the log and the metrics need to know of signing. Its
+// methods are called by many goroutines at once and must not block. [NewLog] makes one
+// that writes the log.
+type Events interface {
+	WeakKey(domain, selector, reason string)
+	NotSigned(session, reason string) // a message that was sent without a signature
+}
+
+type eventLog struct{ *slog.Logger }
+
+// NewLog returns Events that are written to l.
+func NewLog(l *slog.Logger) Events { return eventLog{l} }
+
+func (l eventLog) WeakKey(domain, selector, reason string) {
+	l.Warn("weak DKIM key", "domain", domain, "selector", selector, "reason", reason)
+}
+
+func (l eventLog) NotSigned(session, reason string) {
+	l.Warn("message not signed", "session", session, "reason", reason)
+}
+
 // A Signer holds the keys. It is immutable: a reload makes a new one. It may be used by
 // many goroutines at once.
 type Signer struct {
-	keys map[string][]*privateKey // by domain
-	log  *slog.Logger
+	keys   map[string][]*privateKey // by domain
+	events Events
 }
 
 // New reads the keys, which must have passed Validate.
-func New(keys []Key, log *slog.Logger) (*Signer, error) {
-	s := &Signer{keys: map[string][]*privateKey{}, log: log}
+func New(keys []Key, events Events) (*Signer, error) {
+	s := &Signer{keys: map[string][]*privateKey{}, events: events}
 	for _, k := range keys {
 		private, err := k.load()
 		if err != nil {
 			return nil, err
 		}
 		if private.weak != "" {
-			log.Warn("weak DKIM key", "domain", private.domain, "selector", private.selector, "reason", private.weak)
+			events.WeakKey(private.domain, private.selector, private.weak)
 		}
 		s.keys[private.domain] = append(s.keys[private.domain], private)
 	}
@@ -91,7 +112,7 @@ func (t *transaction) Send(ctx context.Context, m *message.Message) (relay.Recei
 	var no unsignable
 	switch {
 	case errors.As(err, &no):
-		t.signer.log.WarnContext(ctx, "message not signed", "session", t.session, "reason", string(no))
+		t.signer.events.NotSigned(t.session, string(no))
 		signed = m
 	case err != nil:
 		return relay.Receipt{}, fmt.Errorf("DKIM: %w", err)

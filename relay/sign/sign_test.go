@@ -67,7 +67,7 @@ func newFixture(t testing.TB, algorithms ...Algorithm) *fixture {
 		keys = append(keys, k)
 	}
 	var err error
-	if f.signer, err = New(keys, slog.New(slog.NewTextHandler(&f.log, nil))); err != nil {
+	if f.signer, err = New(keys, NewLog(slog.New(slog.NewTextHandler(&f.log, nil)))); err != nil {
 		t.Fatal(err)
 	}
 	f.signing = f.signer.Before(f.hop)
@@ -262,7 +262,7 @@ func TestWeakKeyIsLogged(t *testing.T) {
 	var log bytes.Buffer
 	text := readTestdata(t, "pkcs1.pem")
 	k := Key{Domain: "example.org", Selector: "s", File: writeFile(t, "key.pem", text, 0o600)}
-	s, err := New([]Key{k}, slog.New(slog.NewTextHandler(&log, nil)))
+	s, err := New([]Key{k}, NewLog(slog.New(slog.NewTextHandler(&log, nil))))
 	if err != nil {
 		t.Fatal(err)
 	}

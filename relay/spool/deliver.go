@@ -74,7 +74,7 @@ func (s *Spool) work(e *entry, do func(*job)) {
 		s.discard(e, err)
 		return
 	default:
-		s.log.Error("cannot read a spooled message", "queue_id", e.id, "err", err)
+		s.events.DiskError(ReadMessage, e.id, err)
 		s.ledger.release(e, e.mtime, time.Now().Add(s.pace.silence))
 		return
 	}
@@ -194,6 +194,9 @@ func (j *job) took(places []int, receipt relay.Receipt) {
 	for _, i := range places {
 		j.taken[i] = true
 	}
-	j.spool.log.Info("delivered from the spool", "session", j.Envelope.Session, "queue_id", j.entry.id, "from", j.Envelope.Sender,
-		"nrcpt", len(places), "hop", receipt.Hop, "reply", receipt.Text, "waited_s", int(time.Since(j.Arrived).Seconds()))
+	j.spool.events.Delivered(j.event(), len(places), receipt, time.Since(j.Arrived))
+}
+
+func (j *job) event() MessageEvent {
+	return MessageEvent{j.Envelope.Session, j.entry.id, j.Envelope.Sender}
 }

@@ -81,7 +81,7 @@ func rigFor(t testing.TB, dir string, change func(*Config), hop *relaytest.Hop) 
 		change(&cfg)
 	}
 	var err error
-	r.spool, err = Open(cfg, Options{Bytes: 1 << 30, Hostname: "mail.example.org", Log: slog.New(slog.NewTextHandler(&r.log, nil))})
+	r.spool, err = Open(cfg, Options{Bytes: 1 << 30, Hostname: "mail.example.org", Events: NewLog(slog.New(slog.NewTextHandler(&r.log, nil)))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +109,7 @@ func openRoute(url string) (*relay.Router, error) {
 	}
 	cfg.Patience = 30 * time.Millisecond
 	cfg.HeloName = "mail.example.org"
-	return relay.New(cfg, slog.New(slog.DiscardHandler))
+	return relay.New(cfg, relay.NewLog(slog.New(slog.DiscardHandler)))
 }
 
 func (r *rig) deliver() { r.spool.Deliver(always(r.route), always(r.route)) }

@@ -1,7 +1,6 @@
 package spool
 
 import (
-	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -77,14 +76,14 @@ type outage struct {
 }
 
 // begin notes that the hop was silent.
-func (o *outage) begin(p *pace, log *slog.Logger, reason error) {
+func (o *outage) begin(p *pace, events Events, reason error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	now := time.Now()
 	switch {
 	case !o.down:
 		o.down, o.pause = true, p.pause
-		log.Warn("spool waits for the next hop", "err", reason)
+		events.HopDown(reason)
 	case now.Before(o.until): // one of those that were under way
 		return
 	default:
@@ -94,12 +93,12 @@ func (o *outage) begin(p *pace, log *slog.Logger, reason error) {
 }
 
 // end notes that the hop has answered.
-func (o *outage) end(log *slog.Logger) {
+func (o *outage) end(events Events) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.down {
 		o.down = false
-		log.Info("spool has found the next hop again")
+		events.HopUp()
 	}
 }
 

@@ -71,7 +71,7 @@ func (j *job) report(k kind, about []failure) bool {
 	}
 	m, err := j.compose(k, about)
 	if err != nil {
-		s.log.Error("cannot write a report", "queue_id", j.entry.id, "err", err)
+		s.events.DiskError(WriteReport, j.entry.id, err)
 		return false
 	}
 	defer m.Close()
@@ -83,10 +83,10 @@ func (j *job) report(k kind, about []failure) bool {
 		To:       []recipient{{Address: e.Sender}},
 	}, m)
 	if err != nil {
-		s.log.Error("cannot keep a report", "queue_id", j.entry.id, "err", err)
+		s.events.DiskError(KeepReport, j.entry.id, err)
 		return false
 	}
-	s.log.Info("report spooled", "session", e.Session, "queue_id", id, "about", j.entry.id, "action", k.action, "to", e.Sender, "nrcpt", len(about))
+	s.events.ReportSpooled(MessageEvent{Session: e.Session, QueueID: id}, j.entry.id, k.action, e.Sender, len(about))
 	return true
 }
 

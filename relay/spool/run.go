@@ -18,7 +18,7 @@ func (s *Spool) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		if time.Since(looked) >= s.pace.look {
 			if err := s.look(); err != nil {
-				s.log.Error("cannot read the spool", "err", err)
+				s.events.DiskError(ReadFolder, "", err)
 			}
 			looked = time.Now()
 		}
@@ -103,7 +103,7 @@ func (s *Spool) compare(f fs.DirEntry) {
 	case errors.Is(err, errDamaged):
 		s.setAside(f.Name(), err)
 	default: // out of file descriptors, a disk that fails: it may get better
-		s.log.Error("cannot read a spooled message", "queue_id", f.Name(), "err", err)
+		s.events.DiskError(ReadMessage, f.Name(), err)
 		now := time.Now()
 		s.ledger.add(&entry{id: f.Name(), size: info.Size(), mtime: info.ModTime(), arrived: now, due: now.Add(s.pace.silence)})
 	}
@@ -111,8 +111,8 @@ func (s *Spool) compare(f fs.DirEntry) {
 
 // setAside takes a damaged file out of the way, for somebody to look at.
 func (s *Spool) setAside(id string, reason error) {
-	s.log.Error("spooled message is damaged and set aside", "queue_id", id, "file", s.folder.path(broken, id), "err", reason)
+	s.events.Damaged(id, s.folder.path(broken, id), reason)
 	if err := s.folder.move(id, queued, broken); err != nil {
-		s.log.Error("cannot set it aside", "queue_id", id, "err", err)
+		s.events.DiskError(SetAside, id, err)
 	}
 }

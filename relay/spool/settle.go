@@ -19,9 +19,9 @@ func (j *job) settle() {
 	switch {
 	case j.cut:
 	case j.silent != nil && !j.heard:
-		s.outage.begin(&s.pace, s.log, j.silent)
+		s.outage.begin(&s.pace, s.events, j.silent)
 	case j.heard:
-		s.outage.end(s.log)
+		s.outage.end(s.events)
 	}
 	done := j.finished()
 	if len(done) == len(j.pending()) {
@@ -61,8 +61,7 @@ func (j *job) finished() (done []int) {
 // spool, or nobody wants one.
 func (j *job) bounce(failures []failure) bool {
 	for _, f := range failures {
-		j.spool.log.Warn("spooled message failed", "session", j.Envelope.Session, "queue_id", j.entry.id,
-			"from", j.Envelope.Sender, "to", j.To[f.place].Address, "status", f.status, "reply", f.diagnostic())
+		j.spool.events.Failed(j.event(), j.To[f.place].Address, f.status, f.diagnostic())
 	}
 	return j.report(failed, wanted(j.To, failures, smtp.DSNNotifyFailure))
 }
@@ -82,7 +81,7 @@ func wanted(to []recipient, failures []failure, what smtp.DSNNotify) (some []fai
 func (j *job) leave(done []int) {
 	s, e := j.spool, j.entry
 	if err := s.folder.remove(e.id); err != nil {
-		s.log.Error("cannot remove a spooled message that is done with", "queue_id", e.id, "err", err)
+		s.events.DiskError(RemoveMessage, e.id, err)
 		e.done = append(e.done, done...)
 		s.ledger.release(e, e.mtime, time.Now().Add(s.pace.silence))
 		return
@@ -107,8 +106,7 @@ func (j *job) stay(done []int) {
 	case j.cut:
 	case blamed:
 		due = due.Add(j.spool.pace.backOff(r.Tries))
-		j.spool.log.Info("delivery deferred", "session", j.Envelope.Session, "queue_id", j.entry.id, "tries", r.Tries,
-			"next_s", int(time.Until(due).Seconds()), "err", r.Reason)
+		j.spool.events.Deferred(j.event(), r.Tries, time.Until(due), r.Reason)
 	default:
 		j.entry.silences++
 		due = due.Add(j.spool.pace.afterSilence(j.entry.silences))
@@ -120,7 +118,7 @@ func (j *job) stay(done []int) {
 // gets the message twice only if we are stopped meanwhile.
 func (j *job) write(r *record) {
 	if err := j.spool.folder.note(j.file, j.content, r); err != nil {
-		j.spool.log.Error("cannot note the state of a spooled message", "queue_id", j.entry.id, "err", err)
+		j.spool.events.DiskError(WriteRecord, j.entry.id, err)
 		j.entry.done = append(j.entry.done, r.Done...)
 	}
 }

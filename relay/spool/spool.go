@@ -68,7 +68,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"sync"
 	"time"
@@ -92,7 +91,7 @@ type Options struct {
 	Bytes    int64  // of all messages together
 	Hostname string // for reports: the host that they come from
 	Origin   string // and the domain of their author; empty: Hostname
-	Log      *slog.Logger
+	Events   Events
 }
 
 // An Acquire function returns the hop for one delivery of a message that came in on
@@ -107,7 +106,7 @@ type Spool struct {
 	lock   *os.File
 	ledger *ledger
 	stage  *message.Stage
-	log    *slog.Logger
+	events Events
 	host   string
 	origin string
 	pace   pace
@@ -131,7 +130,7 @@ type Spool struct {
 // Validate. Nothing is delivered before Deliver. Close closes the spool.
 func Open(cfg Config, o Options) (*Spool, error) {
 	s := &Spool{
-		folder: folder{dir: cfg.Dir}, ledger: newLedger(), log: o.Log,
+		folder: folder{dir: cfg.Dir}, ledger: newLedger(), events: o.Events,
 		host: o.Hostname, origin: cmp.Or(o.Origin, o.Hostname),
 		pace: usualPace(), wake: make(chan struct{}, 1),
 	}

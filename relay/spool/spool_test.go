@@ -182,14 +182,14 @@ func TestSecondProcessIsRefused(t *testing.T) {
 	r := newRig(t, dir, nil)
 	cfg := Defaults()
 	cfg.Dir = dir
-	if s, err := Open(cfg, Options{Log: r.spool.log}); err == nil {
+	if s, err := Open(cfg, Options{Events: r.spool.events}); err == nil {
 		s.Close()
 		t.Fatal("two servers on one spool")
 	} else if !strings.Contains(err.Error(), "another process") {
 		t.Error(err)
 	}
 	r.close()
-	s, err := Open(cfg, Options{Log: r.spool.log})
+	s, err := Open(cfg, Options{Events: r.spool.events})
 	if err != nil {
 		t.Fatalf("after the first has ended: %v", err)
 	}

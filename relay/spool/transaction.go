@@ -127,7 +127,7 @@ func (t *transaction) keep(m *message.Message) (relay.Receipt, error) {
 	if err != nil {
 		return relay.Receipt{}, err
 	}
-	t.spool.log.Warn("message spooled", "session", t.env.Session, "queue_id", id, "from", t.env.Sender, "nrcpt", len(t.to), "size", m.Size(), "err", t.silent)
+	t.spool.events.Spooled(MessageEvent{t.env.Session, id, t.env.Sender}, len(t.to), m.Size(), t.silent)
 	return relay.Receipt{Hop: "spool", Text: "2.0.0 Ok: queued as " + id}, nil
 }
 
