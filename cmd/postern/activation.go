@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/coreos/go-systemd/v22/activation"
 
@@ -47,7 +48,7 @@ func inherit(f *os.File, listeners []server.Listener) (net.Listener, error) {
 	}
 	if !slices.Contains(names, f.Name()) {
 		return nil, fmt.Errorf("systemd passes a socket named %q, but no [[listener]] has that name; "+
-			"write FileDescriptorName=%s into its .socket unit", f.Name(), quoteAll(names, " or FileDescriptorName="))
+			"write FileDescriptorName=%s into its .socket unit", f.Name(), `"`+strings.Join(names, `" or FileDescriptorName="`)+`"`)
 	}
 	l, err := net.FileListener(f)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/logging"
 	"postern/server/auth"
 )
@@ -85,7 +86,7 @@ func (t authTest) read(in io.Reader, questions io.Writer) (string, error) {
 
 // ask runs a whole AUTH PLAIN (RFC 4616) over the stores, so that the answer
 // is that of the server. There are no penalties in a separate process.
-func (t authTest) ask(ctx context.Context, cfg *Config, password string, out, errs io.Writer) error {
+func (t authTest) ask(ctx context.Context, cfg *config.Config, password string, out, errs io.Writer) error {
 	log := slog.New(slog.NewTextHandler(errs, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	w := newWorkshop(cfg, logging.With(log))
 	defer w.endPAM()

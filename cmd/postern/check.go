@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"postern/certs"
+	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/logging"
 	"postern/policy"
 	"postern/relay"
@@ -66,12 +67,12 @@ type checkup struct {
 }
 
 // all checks the parts in the order in which a message passes them.
-func (c *checkup) all(ctx context.Context, cfg *Config, config string) {
+func (c *checkup) all(ctx context.Context, cfg *config.Config, file string) {
 	if err := c.shop.startPAM(cfg); err != nil { // as serve does, before it gives up root
 		c.result("PAM", "", err)
 	}
 	c.ports(cfg)
-	if !c.becomeUser(cfg, config) {
+	if !c.becomeUser(cfg, file) {
 		return
 	}
 	c.certificates(cfg.TLS)
@@ -83,7 +84,7 @@ func (c *checkup) all(ctx context.Context, cfg *Config, config string) {
 		c.result("spool", dir, spool.Check(dir))
 	}
 	c.keys(cfg.Relay.DKIM)
-	c.sandbox(cfg, config)
+	c.sandbox(cfg, file)
 }
 
 // result prints "ok" or "FAIL" with the reason, continued lines indented.
@@ -104,7 +105,7 @@ func (c *checkup) line(word, what, text string) {
 
 // becomeUser drops root as serve does, because root can read files that the
 // server's user cannot. It reports whether to go on.
-func (c *checkup) becomeUser(cfg *Config, config string) bool {
+func (c *checkup) becomeUser(cfg *config.Config, file string) bool {
 	if os.Geteuid() == 0 && cfg.Server.User == "" {
 		c.warn("user", "looking as root, which can read everything; without server.user the server does not start as root, "+
 			"so look as its user: setpriv --reuid USER --regid USER --init-groups postern check")
@@ -115,7 +116,7 @@ func (c *checkup) becomeUser(cfg *Config, config string) bool {
 		err = dropPrivileges(a, slog.New(slog.DiscardHandler))
 	}
 	if err == nil && a != nil {
-		_, err = readConfig(config)
+		_, err = loadConfig(file)
 	}
 	c.result("user", currentAccount().name, err)
 	return err == nil
@@ -144,7 +145,7 @@ func (c *checkup) certificate(i certs.Info) {
 	c.result("certificate", text, nil)
 }
 
-func (c *checkup) policies(cfg *Config) {
+func (c *checkup) policies(cfg *config.Config) {
 	_, err := newPolicies(cfg)
 	c.result("policy", "every list is understood, and none makes an open relay", err)
 	seen := make(map[policy.Warning]bool)
@@ -209,7 +210,7 @@ func (c *checkup) keys(keys []sign.Key) {
 }
 
 // stores opens each store by itself, so that each has a line of output.
-func (c *checkup) stores(ctx context.Context, cfg *Config) {
+func (c *checkup) stores(ctx context.Context, cfg *config.Config) {
 	for _, s := range cfg.Auth.Stores {
 		trouble, err := c.shop.checkStore(ctx, cfg.Auth, s)
 		c.result("store", s.String(), err)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"postern/cmd/postern/internal/config"
 	"postern/relay"
 )
 
@@ -122,7 +123,7 @@ func (d *demo) closeMailbox() {
 
 // load reads the folder's configuration and lays over it what only this run of
 // the demo knows: its ports and its next hop.
-func (d *demo) load() (*Config, error) {
+func (d *demo) load() (*config.Config, error) {
 	cfg, err := loadConfig(d.folder.config())
 	if err != nil {
 		return nil, err

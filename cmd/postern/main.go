@@ -16,6 +16,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"postern/cmd/postern/internal/config"
 )
 
 // defaultConfig is where serve, check, auth test and health look for the file.
@@ -98,6 +100,13 @@ func operands(names ...string) cobra.PositionalArgs {
 		}
 		return nil
 	}
+}
+
+// loadConfig reads the configuration. If permissions prevent that, the error has the
+// command that changes them.
+func loadConfig(path string) (*config.Config, error) {
+	cfg, err := config.Load(path)
+	return cfg, explainUnreadable(err)
 }
 
 // configFlag gives cmd its --config.

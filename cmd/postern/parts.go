@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"postern/certs"
+	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/logging"
 	"postern/policy"
 	"postern/relay"
@@ -48,7 +49,7 @@ type workshop struct {
 
 // A generation is what one reading of the configuration has built.
 type generation struct {
-	cfg      *Config
+	cfg      *config.Config
 	certs    *certs.Files
 	stores   *openStores
 	policies map[string]*policy.Set
@@ -61,7 +62,7 @@ type generation struct {
 	unwatch  context.CancelFunc
 }
 
-func newWorkshop(cfg *Config, log *logging.Log) *workshop {
+func newWorkshop(cfg *config.Config, log *logging.Log) *workshop {
 	silenceDrivers()
 	throttle := auth.NewThrottle(cfg.Auth.Config)
 	return &workshop{
@@ -76,7 +77,7 @@ func newWorkshop(cfg *Config, log *logging.Log) *workshop {
 // build makes all parts in the order in which a message meets them. Nothing is
 // in force before adopt, so a mistake in the last of them leaves the old ones
 // as they were.
-func (w *workshop) build(cfg *Config) (_ *generation, err error) {
+func (w *workshop) build(cfg *config.Config) (_ *generation, err error) {
 	g := &generation{cfg: cfg}
 	g.watching, g.unwatch = context.WithCancel(context.Background())
 	defer func() {
@@ -177,7 +178,7 @@ func (g *generation) discard() {
 
 // stageFor keeps the stage, and with it the account of memory in use, unless
 // the configuration asks for another one.
-func (w *workshop) stageFor(cfg *Config) (*message.Stage, error) {
+func (w *workshop) stageFor(cfg *config.Config) (*message.Stage, error) {
 	dir, memory := cfg.Server.StageDir, cfg.Server.StageMemory
 	if w.now != nil && w.now.cfg.Server.StageDir == dir && w.now.cfg.Server.StageMemory == memory {
 		return w.stage, nil
@@ -203,7 +204,7 @@ func checkStageDir(dir string) error {
 }
 
 // newPolicies builds the lists of every listener, and refuses an open relay.
-func newPolicies(cfg *Config) (map[string]*policy.Set, error) {
+func newPolicies(cfg *config.Config) (map[string]*policy.Set, error) {
 	sets := make(map[string]*policy.Set)
 	for i := range cfg.Listeners {
 		l := &cfg.Listeners[i]
@@ -220,7 +221,7 @@ func newPolicies(cfg *Config) (map[string]*policy.Set, error) {
 }
 
 // policyOf is the listener's own policy over that of all.
-func policyOf(cfg *Config, l *server.Listener) policy.Config {
+func policyOf(cfg *config.Config, l *server.Listener) policy.Config {
 	if l.Policy == nil {
 		return cfg.Policy
 	}

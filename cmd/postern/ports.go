@@ -11,12 +11,14 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"postern/cmd/postern/internal/config"
 )
 
 // ports tries out the addresses of the listeners. One that is taken is no failure
 // of the configuration: Postfix may have it until the day of the change, or postern
 // while it runs.
-func (c *checkup) ports(cfg *Config) {
+func (c *checkup) ports(cfg *config.Config) {
 	for i := range cfg.Listeners {
 		l := &cfg.Listeners[i]
 		for _, address := range l.Address {

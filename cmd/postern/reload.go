@@ -1,5 +1,7 @@
 package main
 
+import "postern/cmd/postern/internal/config"
+
 // reload reads the configuration again, and all files that it names, for the
 // connections that come from now on. Stores and next hops serve open sessions
 // too. If anything is wrong, nothing changes.
@@ -19,7 +21,7 @@ func (d *daemon) reload() {
 	d.manager.ready("serving")
 }
 
-func (d *daemon) renew(cfg *Config) error {
+func (d *daemon) renew(cfg *config.Config) error {
 	if err := d.sandbox.admits(cfg); err != nil {
 		return err
 	}
@@ -37,7 +39,7 @@ func (d *daemon) renew(cfg *Config) error {
 
 // tellOfRestart names what a reload cannot change. The server itself speaks
 // of the addresses of its listeners.
-func (d *daemon) tellOfRestart(cfg *Config) {
+func (d *daemon) tellOfRestart(cfg *config.Config) {
 	for _, c := range []struct {
 		key     string
 		changed bool

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"postern/cmd/postern/internal/config"
 	"postern/internal/access"
 )
 
@@ -40,7 +41,7 @@ type sandbox struct {
 
 // enter confines the process for good, as far as the kernel can, and logs how
 // far that is.
-func (s *sandbox) enter(cfg *Config, log *slog.Logger) error {
+func (s *sandbox) enter(cfg *config.Config, log *slog.Logger) error {
 	if !cfg.Server.Sandbox {
 		log.Warn("no sandbox, as server.sandbox = false asks for: what this process may open and connect to " +
 			"is not restricted beyond its user's rights")
@@ -64,8 +65,8 @@ const noLandlock = "this kernel has no Landlock (Linux 5.13, and \"landlock\" in
 	"or a seccomp filter keeps it from us"
 
 // plan is what the process would be confined to.
-func (s *sandbox) plan(cfg *Config) {
-	n := accessOf(cfg, s.config)
+func (s *sandbox) plan(cfg *config.Config) {
+	n := cfg.Access(s.config)
 	s.reads = roots(slices.Concat(systemReads(), folders(n.Reads)))
 	s.writes = roots(folders(n.Writes))
 	s.trees = roots(folders(n.Trees))
@@ -81,7 +82,7 @@ func (s *sandbox) connects() any {
 }
 
 // sandbox says what serve would be confined to. Nothing is applied.
-func (c *checkup) sandbox(cfg *Config, config string) {
+func (c *checkup) sandbox(cfg *config.Config, file string) {
 	version := landlockVersion()
 	switch {
 	case !cfg.Server.Sandbox:
@@ -91,7 +92,7 @@ func (c *checkup) sandbox(cfg *Config, config string) {
 		c.warn("sandbox", "none: "+noLandlock)
 		return
 	}
-	s := &sandbox{config: config, tcp: version >= restrictsTCP}
+	s := &sandbox{config: file, tcp: version >= restrictsTCP}
 	s.plan(cfg)
 	c.result("sandbox", fmt.Sprintf("Landlock %d, once it serves\nreads     %s\nwrites    %s\nconnects  to TCP ports %s", version,
 		strings.Join(s.reads, " "), strings.Join(slices.Concat(s.writes, s.trees), " "), strings.Trim(fmt.Sprint(s.connects()), "[]")), nil)
@@ -101,11 +102,11 @@ func (c *checkup) sandbox(cfg *Config, config string) {
 const restrictsTCP = 4
 
 // admits says what cfg needs beyond the sandbox, or nothing.
-func (s *sandbox) admits(cfg *Config) error {
+func (s *sandbox) admits(cfg *config.Config) error {
 	if s == nil || !s.entered {
 		return nil
 	}
-	n := accessOf(cfg, s.config)
+	n := cfg.Access(s.config)
 	for _, f := range n.Reads {
 		if at := resolved(f.Path); !beneath(at, slices.Concat(s.reads, s.writes, s.trees)) {
 			return outside(f.Key, "reading "+at)

@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"net"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 	"syscall"
 	"testing"
 
+	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/logging"
 	"postern/internal/access"
 	"postern/test/kit"
@@ -136,14 +136,14 @@ func (c *confined) allows(t *testing.T, what, on string) {
 
 // sceneConfined serves, and does what it is told on its standard input.
 func sceneConfined() int {
-	config := os.Getenv("POSTERN_TEST_FILE")
+	file := os.Getenv("POSTERN_TEST_FILE")
 	signals := catchSignals()
-	d, err := newDaemon(func() (*Config, error) { return loadConfig(config) }, os.Stderr)
+	d, err := newDaemon(func() (*config.Config, error) { return loadConfig(file) }, os.Stderr)
 	if err != nil {
 		return complain(err)
 	}
 	defer d.close()
-	d.sandbox = &sandbox{config: config}
+	d.sandbox = &sandbox{config: file}
 	var become *account
 	if os.Geteuid() == 0 {
 		if become, err = lookupAccount("nobody"); err != nil {
@@ -420,76 +420,5 @@ func TestResolvedIsAbsolute(t *testing.T) {
 	must(t, os.WriteFile("config.toml", nil, 0o600))
 	if got, want := resolved("config.toml"), filepath.Join(resolved(here), "config.toml"); got != want {
 		t.Errorf("%s, want %s", got, want)
-	}
-}
-
-func TestNeedsOfStores(t *testing.T) {
-	dir := t.TempDir()
-	secret := filepath.Join(dir, "dsn")
-	cert, key := filepath.Join(dir, "my cert.pem"), filepath.Join(dir, "key.pem")
-	certify(t, cert, key)
-	must(t, os.WriteFile(secret, []byte("postgres://u:p@db.example.org:6543/mail?sslmode=verify-full&sslrootcert="+url.PathEscape(cert)+"\n"), 0o600))
-	const query = "query = \"select password, username from mailbox where username = {user}\"\n"
-	for _, test := range []struct {
-		store string
-		reads []string
-		ports []uint16
-	}{
-		{`kind = "userfile"` + "\npath = \"/srv/users\"\n", []string{"/srv/users"}, nil},
-		{`kind = "saslauthd"`, nil, nil},
-		{`kind = "dovecot"`, nil, nil},
-		{"kind = \"dovecot\"\npath = \"inet:127.0.0.1:12345\"", nil, []uint16{12345}},
-		{"kind = \"ldap\"\nserver_host = [\"ldap://a.example.org\", \"ldaps://b.example.org:6360\", \"ldapi:///\"]\n" +
-			"user_dn = \"uid={user},dc=example,dc=org\"\nca_file = \"/srv/ca.pem\"\n", []string{"/srv/ca.pem"}, []uint16{389, 6360}},
-		{"kind = \"sql\"\ndriver = \"sqlite\"\npath = \"/srv/users.sqlite\"\n" + query, []string{"/srv/users.sqlite"}, nil},
-		{"kind = \"sql\"\ndriver = \"postgres\"\ndsn = \"host=/run/postgresql dbname=mail\"\n" + query, nil, nil},
-		{"kind = \"sql\"\ndriver = \"postgres\"\ndsn_file = \"" + secret + "\"\n" + query, []string{secret, cert}, []uint16{6543}},
-		{"kind = \"sql\"\ndriver = \"postgres\"\ndsn = \"host=a.example.org,b.example.org port=5432,5433 dbname=mail sslcert='" + cert + "' sslkey=" + key + "\"\n" + query,
-			[]string{cert, key}, []uint16{5432, 5433}},
-		{"kind = \"sql\"\ndriver = \"mysql\"\ndsn = \"postern@tcp(db.example.org)/mail\"\n" + query, nil, []uint16{3306}},
-		{"kind = \"sql\"\ndriver = \"mysql\"\ndsn = \"postern@unix(/run/mysqld/mysqld.sock)/mail\"\n" + query, nil, nil},
-	} {
-		cfg, err := parseConfig("test", "[[auth.stores]]\n"+test.store)
-		if err != nil {
-			t.Errorf("%s\n%v", test.store, err)
-			continue
-		}
-		n := new(access.List)
-		cfg.Auth.Stores[0].Backend.Access(func(key string) string { return key }, n)
-		var reads []string
-		for _, f := range n.Reads {
-			reads = append(reads, f.Path)
-		}
-		if !slices.Equal(reads, test.reads) || !slices.Equal(n.PortNumbers(), test.ports) {
-			t.Errorf("%s\nneeds %v and %v, want %v and %v", test.store, reads, n.PortNumbers(), test.reads, test.ports)
-		}
-	}
-}
-
-// Whoever adds a key that names a file or a host has to tell the sandbox.
-func TestSandboxKnowsEveryKey(t *testing.T) {
-	known := []string{
-		"server.stage_dir", "tls.certificates[].cert", "tls.certificates[].key",
-		"relay.next_hops", "relay.credentials", "relay.ca_file", "relay.dkim[].key", "relay.spool",
-		"auth.stores[].path", "auth.stores[].server_host", "auth.stores[].ca_file", "auth.stores[].bind_password_file",
-		"auth.stores[].dsn", "auth.stores[].dsn_file",
-	}
-	harmless := []string{
-		"server.hostname", "listener[].address", // bound before
-		"server.hide_client", "auth.stores[].socket", // a Unix socket
-		"relay.spool_lifetime", "relay.spool_messages", "relay.spool_size",
-		"listener[].discard_ehlo_keywords",
-	}
-	suspect := regexp.MustCompile(`dir|path|file|cert|key|dsn|host|hop|socket|address|url|credentials|spool|milter|delegate|table|map`)
-	all := allKeys()
-	for _, key := range slices.Concat(known, harmless) {
-		if !slices.Contains(all, key) {
-			t.Errorf("%s is no key any more", key)
-		}
-	}
-	for _, key := range all {
-		if suspect.MatchString(key) && !slices.Contains(known, key) && !slices.Contains(harmless, key) {
-			t.Errorf("%s looks like a file or a host: add it to sandboxneeds.go (or to Access of its store), and to this test", key)
-		}
 	}
 }

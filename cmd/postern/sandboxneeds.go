@@ -1,42 +1,10 @@
 package main
 
 import (
-	"cmp"
-	"fmt"
 	"os"
-	"strconv"
 
 	"postern/internal/access"
 )
-
-// dnsPort serves TCP for answers that are too long for UDP.
-const dnsPort = 53
-
-// accessOf returns what a server with this configuration opens and connects to
-// while it serves, in the order of the sections.
-func accessOf(cfg *Config, file string) *access.List {
-	n := &access.List{Ports: []access.Port{{Key: "DNS", Port: dnsPort}}}
-	n.Read("--config", file)
-	n.Write("server.stage_dir", cmp.Or(cfg.Server.StageDir, os.TempDir()))
-	for i, p := range cfg.TLS.Certificates {
-		n.Read(fmt.Sprintf("tls.certificates[%d].cert", i), p.Cert)
-		n.Read(fmt.Sprintf("tls.certificates[%d].key", i), p.Key)
-	}
-	for i, s := range cfg.Auth.Stores {
-		at := "auth.stores[" + strconv.Itoa(i) + "]"
-		s.Backend.Access(func(key string) string { return join(at, key) }, n)
-	}
-	for _, u := range cfg.Relay.NextHops {
-		n.Connect("relay.next_hops", u.String())
-	}
-	n.Tree("relay.spool", cfg.Relay.Dir)
-	n.Read("relay.credentials", cfg.Relay.Credentials)
-	n.Read("relay.ca_file", cfg.Relay.CAFile)
-	for i, k := range cfg.Relay.DKIM {
-		n.Read(fmt.Sprintf("relay.dkim[%d].key", i), k.File)
-	}
-	return n
-}
 
 // systemReads is what the libraries open behind our back.
 //

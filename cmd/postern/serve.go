@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/logging"
 	"postern/server"
 )
@@ -35,15 +36,15 @@ SIGTERM  (or SIGINT) takes no new connections, lets transactions in flight
 	return cmd
 }
 
-func serve(ctx context.Context, config string, stderr io.Writer) error {
+func serve(ctx context.Context, file string, stderr io.Writer) error {
 	signals := catchSignals()
 	defer signal.Stop(signals)
-	d, err := newDaemon(func() (*Config, error) { return loadConfig(config) }, stderr)
+	d, err := newDaemon(func() (*config.Config, error) { return loadConfig(file) }, stderr)
 	if err != nil {
 		return err
 	}
 	defer d.close()
-	d.sandbox = &sandbox{config: config}
+	d.sandbox = &sandbox{config: file}
 	become, err := chooseAccount(d.cfg.Server.User)
 	if err != nil {
 		return withStatus(exitConfig, err)
@@ -65,8 +66,8 @@ func catchSignals() chan os.Signal {
 
 // A daemon is the running server with its configuration.
 type daemon struct {
-	load   func() (*Config, error)
-	cfg    *Config // the one in force
+	load   func() (*config.Config, error)
+	cfg    *config.Config // the one in force
 	log    *logging.Log
 	shop   *workshop
 	server *server.Server
@@ -75,7 +76,7 @@ type daemon struct {
 	manager manager
 }
 
-func newDaemon(load func() (*Config, error), stderr io.Writer) (*daemon, error) {
+func newDaemon(load func() (*config.Config, error), stderr io.Writer) (*daemon, error) {
 	cfg, err := load()
 	if err != nil {
 		return nil, withStatus(exitConfig, err)

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"postern/cmd/postern/internal/config"
 	"postern/test/kit"
 )
 
@@ -113,7 +114,7 @@ func TestPortInUseIsExplained(t *testing.T) {
 	l, err := net.Listen("tcp", s.address)
 	must(t, err)
 	defer l.Close()
-	d, err := newDaemon(func() (*Config, error) { return loadConfig(s.config()) }, &s.log)
+	d, err := newDaemon(func() (*config.Config, error) { return loadConfig(s.config()) }, &s.log)
 	must(t, err)
 	defer d.close()
 	err = d.start(nil)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"postern/certs"
+	"postern/cmd/postern/internal/config"
 	"postern/server/auth/userfile"
 	"postern/test/kit"
 )
@@ -126,7 +127,7 @@ next_hops = [%q]
 // these tests run as whoever runs them.
 func (s *serving) start(t *testing.T) {
 	t.Helper()
-	d, err := newDaemon(func() (*Config, error) { return loadConfig(s.config()) }, &s.log)
+	d, err := newDaemon(func() (*config.Config, error) { return loadConfig(s.config()) }, &s.log)
 	must(t, err)
 	if err := d.start(nil); err != nil {
 		d.close()

@@ -7,18 +7,19 @@ import (
 	"io/fs"
 	"os"
 
+	"postern/cmd/postern/internal/config"
 	"postern/relay"
 	"postern/relay/spool"
 )
 
 // openSpool opens the spool at start. A reload keeps it: it is locked, by us,
 // and deliveries are under way.
-func (w *workshop) openSpool(cfg *Config) (err error) {
+func (w *workshop) openSpool(cfg *config.Config) (err error) {
 	if w.now != nil || cfg.Relay.Dir == "" {
 		return nil
 	}
 	name, _ := os.Hostname() // without one, the reports come from localhost
-	w.spool, err = spool.Open(cfg.Relay.SpoolConfig, spool.Options{
+	w.spool, err = spool.Open(cfg.Relay.Spool.Config, spool.Options{
 		Bytes:    int64(cfg.Relay.SpoolSize),
 		Hostname: cmp.Or(cfg.Server.Hostname, name, "localhost"),
 		Origin:   cfg.Server.Origin,
@@ -33,7 +34,7 @@ func (w *workshop) openSpool(cfg *Config) (err error) {
 
 // tendSpool lets the spool deliver from the first generation on, and gives it
 // the limits of each.
-func (w *workshop) tendSpool(cfg *Config) {
+func (w *workshop) tendSpool(cfg *config.Config) {
 	switch {
 	case w.spool == nil:
 	case w.now == nil:
@@ -41,7 +42,7 @@ func (w *workshop) tendSpool(cfg *Config) {
 			func(string) (relay.NextHop, func()) { return w.route.take() },
 			func(string) (relay.NextHop, func()) { return w.reports.take() })
 	default:
-		w.spool.Configure(cfg.Relay.SpoolConfig, int64(cfg.Relay.SpoolSize))
+		w.spool.Configure(cfg.Relay.Spool.Config, int64(cfg.Relay.SpoolSize))
 	}
 }
 

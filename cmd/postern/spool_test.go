@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"postern/cmd/postern/internal/config"
 	"postern/relay/relaytest"
 	"postern/relay/spool"
 	"postern/test/kit"
@@ -134,7 +135,7 @@ func TestSpoolReportsAreSigned(t *testing.T) {
 func TestSpoolIsOpenedOnce(t *testing.T) {
 	s, hop := spooling(t)
 	writeFile(t, s.file("second.toml"), strings.Replace(readFile(t, s.config()), s.address, kit.Addr(t), 1))
-	d, err := newDaemon(func() (*Config, error) { return loadConfig(s.file("second.toml")) }, t.Output())
+	d, err := newDaemon(func() (*config.Config, error) { return loadConfig(s.file("second.toml")) }, t.Output())
 	must(t, err)
 	defer d.close()
 	if err := d.start(nil); err == nil || !strings.Contains(err.Error(), "another process") {

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"os"
@@ -10,7 +10,7 @@ import (
 
 func readExample(t *testing.T) string {
 	t.Helper()
-	text, err := os.ReadFile("../../config.toml.example")
+	text, err := os.ReadFile("../../../../config.toml.example")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -19,11 +19,11 @@ func readExample(t *testing.T) string {
 
 // An administrator may copy the example and change nothing.
 func TestExampleIsTheDefaults(t *testing.T) {
-	got, err := parseConfig("config.toml.example", readExample(t))
+	got, err := Parse("config.toml.example", readExample(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	example, defaults := fieldsOf(reflect.ValueOf(*got)), fieldsOf(reflect.ValueOf(*newConfig()))
+	example, defaults := fieldsOf(reflect.ValueOf(*got)), fieldsOf(reflect.ValueOf(*Default()))
 	for section, value := range example {
 		got, want := value.Interface(), defaults[section].Interface()
 		if !reflect.DeepEqual(got, want) {
@@ -41,7 +41,7 @@ func wholeExample(t *testing.T) string {
 
 func TestExampleHoldsEveryKey(t *testing.T) {
 	text := wholeExample(t)
-	if _, err := parseConfig("config.toml.example", text); err != nil {
+	if _, err := Parse("config.toml.example", text); err != nil {
 		t.Fatalf("with the settings that are commented out:\n%v", err)
 	}
 	found := make(map[string]bool)

@@ -1,32 +1,31 @@
-package main
+package config
 
 import (
 	"fmt"
 	"strings"
 )
 
-// A span is a stretch of the file from one offset up to another. The zero span
-// is nowhere.
+// A span is a part of the file, from one offset up to another. The zero span is none.
 type span struct{ start, end int }
 
-func (s span) nowhere() bool { return s.end == 0 }
+func (s span) none() bool { return s.end == 0 }
 
 // of returns the text of s.
 func (s span) of(text string) string { return text[s.start:s.end] }
 
-// An entry says where a key and its value stand. A table has no value of its
-// own, an element of an array no key.
+// An entry is the place of a key and the place of its value. A table has no value
+// of its own, an element of an array no key.
 type entry struct{ key, value span }
 
-// A placeMap finds what stands where, by paths such as listener[1].address or
+// A placeMap has the places of the keys, by paths such as listener[1].address or
 // relay.next_hops[0].
 //
-// The decoder reports where a key stands, but not one inside an array of
-// tables, and nothing once the file is read. Most mistakes are noticed later
-// than that, so the file is looked through once more.
+// The TOML library reports the places of keys while it decodes, but not those inside
+// an array of tables. Most mistakes are found after decoding. Therefore the file is
+// scanned a second time.
 type placeMap map[string]entry
 
-// find returns where path stands, or else the nearest thing around it.
+// find returns the place of path, or of the nearest table that contains it.
 func (m placeMap) find(path string) entry {
 	for path != "" {
 		if e, ok := m[path]; ok {
@@ -37,8 +36,8 @@ func (m placeMap) find(path string) entry {
 	return entry{}
 }
 
-// locate looks through a file that has been parsed without an error. What it
-// does not understand it steps over.
+// locate scans a file that has been parsed without an error. It skips what it does
+// not understand.
 func locate(text string) placeMap {
 	s := &scanner{text: text, found: make(placeMap), arrays: make(map[string]int)}
 	for s.skipBlank(); s.pos < len(s.text); s.skipBlank() {
@@ -51,17 +50,17 @@ func locate(text string) placeMap {
 		default:
 			s.pair(s.table)
 		}
-		s.unstick(start)
+		s.advance(start)
 	}
 	return s.found
 }
 
-// A scanner walks over the text of a TOML file.
+// A scanner scans the text of a TOML file.
 type scanner struct {
 	text   string
 	pos    int
 	table  string         // path of the table that pairs belong to
-	arrays map[string]int // how many of each [[array]] have been seen
+	arrays map[string]int // number of [[array]] headers so far
 	found  placeMap
 }
 
@@ -102,14 +101,14 @@ func (s *scanner) pair(path string) {
 	s.found[path] = entry{key: key, value: s.value(path)}
 }
 
-// note keeps the first place of a table.
+// note records the first place of a table.
 func (s *scanner) note(path string, name span) {
 	if _, ok := s.found[path]; !ok {
 		s.found[path] = entry{key: name}
 	}
 }
 
-// key reads the parts of a dotted key and stops right behind it.
+// key reads the parts of a dotted key, and no space after it.
 func (s *scanner) key() (parts []string) {
 	for {
 		parts = append(parts, s.keyPart())
@@ -132,7 +131,7 @@ func (s *scanner) keyPart() string {
 	return s.text[start:s.pos]
 }
 
-// value reads any value and says where it stands.
+// value reads any value and returns its place.
 func (s *scanner) value(path string) span {
 	start := s.pos
 	switch {
@@ -153,7 +152,7 @@ func (s *scanner) element(path string) {
 	s.found[path] = entry{value: s.value(path)}
 }
 
-// each reads the elements of an array or an inline table and steps over its end.
+// each reads the elements of an array or an inline table, and its end.
 func (s *scanner) each(end string, element func(i int)) {
 	for i := 0; ; i++ {
 		for s.skipBlank(); s.accept(","); s.skipBlank() {
@@ -163,18 +162,19 @@ func (s *scanner) each(end string, element func(i int)) {
 		}
 		start := s.pos
 		element(i)
-		s.unstick(start)
+		s.advance(start)
 	}
 }
 
-// unstick makes sure of an end where something is not TOML after all.
-func (s *scanner) unstick(start int) {
+// advance skips one byte if nothing was read since start: text that is not TOML must
+// not stop the scan.
+func (s *scanner) advance(start int) {
 	if s.pos == start {
 		s.pos++
 	}
 }
 
-// quoted steps over a string in the given quotes, if one begins here.
+// quoted skips a string in the given quotes, if one begins here.
 func (s *scanner) quoted(quote string, escapes bool) bool {
 	if !s.accept(quote) {
 		return false
@@ -185,7 +185,7 @@ func (s *scanner) quoted(quote string, escapes bool) bool {
 		}
 		s.pos++
 	}
-	for len(quote) == 3 && s.accept(quote[:1]) { // """it may end with a quote""""
+	for len(quote) == 3 && s.accept(quote[:1]) { // """a string may end with a quote""""
 	}
 	return true
 }
@@ -206,7 +206,7 @@ func (s *scanner) skip(in func(byte) bool) {
 
 func (s *scanner) skipSpace() { s.skip(func(b byte) bool { return b == ' ' || b == '\t' }) }
 
-// skipBlank steps over blanks, line ends and comments.
+// skipBlank skips spaces, line ends and comments.
 func (s *scanner) skipBlank() {
 	s.skip(func(b byte) bool { return strings.IndexByte(" \t\r\n", b) >= 0 })
 	for s.accept("#") {

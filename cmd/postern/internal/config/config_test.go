@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"bytes"
@@ -16,23 +16,23 @@ import (
 )
 
 func TestEmptyFileIsTheDefaults(t *testing.T) {
-	cfg, err := parseConfig("config.toml", "")
+	cfg, err := Parse("config.toml", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !reflect.DeepEqual(cfg, newConfig()) {
+	if !reflect.DeepEqual(cfg, Default()) {
 		t.Errorf("an empty file gives %+v", cfg)
 	}
 }
 
 var update = flag.Bool("update", false, "write the .err files anew")
 
-// Each testdata/config/NAME.toml has one kind of mistake, and NAME.err is what
+// Each testdata/errors/NAME.toml has one kind of mistake, and NAME.err is what
 // an administrator reads about it.
 func TestConfigErrors(t *testing.T) {
-	files, err := filepath.Glob("testdata/config/*.toml")
+	files, err := filepath.Glob("testdata/errors/*.toml")
 	if err != nil || len(files) == 0 {
-		t.Fatal("no files in testdata/config", err)
+		t.Fatal("no files in testdata/errors", err)
 	}
 	for _, file := range files {
 		t.Run(filepath.Base(file), func(t *testing.T) { checkConfigError(t, file) })
@@ -44,10 +44,10 @@ func checkConfigError(t *testing.T, file string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = parseConfig(filepath.Base(file), string(text))
-	var broken *configError
+	_, err = Parse(filepath.Base(file), string(text))
+	var broken *Error
 	if !errors.As(err, &broken) {
-		t.Fatalf("got %v, want a *configError", err)
+		t.Fatalf("got %v, want a *Error", err)
 	}
 	got := broken.Error() + "\n"
 	golden := strings.TrimSuffix(file, ".toml") + ".err"
@@ -66,7 +66,7 @@ func checkConfigError(t *testing.T, file string) {
 }
 
 func TestMissingFile(t *testing.T) {
-	_, err := loadConfig(filepath.Join(t.TempDir(), "config.toml"))
+	_, err := Load(filepath.Join(t.TempDir(), "config.toml"))
 	if err == nil || !strings.Contains(err.Error(), "config.toml.example") || !strings.Contains(err.Error(), "--config") {
 		t.Errorf("got %v, want what to do about it", err)
 	}
@@ -74,8 +74,8 @@ func TestMissingFile(t *testing.T) {
 
 func TestLargeFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "config.toml")
-	must(t, os.WriteFile(file, bytes.Repeat([]byte("# \n"), maxConfigSize/3+1), 0o600))
-	_, err := loadConfig(file)
+	must(t, os.WriteFile(file, bytes.Repeat([]byte("# \n"), maxSize/3+1), 0o600))
+	_, err := Load(file)
 	if err == nil || !strings.Contains(err.Error(), "larger than") {
 		t.Errorf("got %v", err)
 	}
@@ -87,7 +87,7 @@ func TestByteOrderMarkAndCRLF(t *testing.T) {
 	if err := os.WriteFile(file, []byte("\ufeff[log]\r\nlevel = \"debug\"\r\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := loadConfig(file)
+	cfg, err := Load(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +99,7 @@ func TestByteOrderMarkAndCRLF(t *testing.T) {
 // A list in the file takes the place of the default one, and leaves alone
 // what another configuration has.
 func TestListsReplaceTheDefault(t *testing.T) {
-	cfg, err := parseConfig("config.toml", `
+	cfg, err := Parse("config.toml", `
 [[listener]]
 name = "inside"
 address = ["127.0.0.1:1587"]
@@ -118,7 +118,7 @@ next_hops = ["smtp://192.0.2.1:25"]
 	if len(cfg.Relay.NextHops) != 1 || cfg.Relay.NextHops[0].String() != "smtp://192.0.2.1:25" {
 		t.Errorf("next hops are %v", cfg.Relay.NextHops)
 	}
-	if !reflect.DeepEqual(newConfig().Relay.NextHops, relay.Defaults().NextHops) {
+	if !reflect.DeepEqual(Default().Relay.NextHops, relay.Defaults().NextHops) {
 		t.Error("the defaults have changed")
 	}
 }
@@ -126,7 +126,7 @@ next_hops = ["smtp://192.0.2.1:25"]
 // A listener's own policy names only what differs; the rest stays absent, so
 // that policy.Config.Over can take it from [policy].
 func TestPolicyOfListener(t *testing.T) {
-	cfg, err := parseConfig("config.toml", `
+	cfg, err := Parse("config.toml", `
 [[listener]]
 name = "submission"
 address = [":587"]
@@ -205,7 +205,7 @@ last = true`, "''", "")
 }
 
 func FuzzConfig(f *testing.F) {
-	for _, pattern := range []string{"testdata/config/*.toml", "../../config.toml.example"} {
+	for _, pattern := range []string{"testdata/errors/*.toml", "../../../../config.toml.example"} {
 		files, err := filepath.Glob(pattern)
 		if err != nil {
 			f.Fatal(err)
@@ -226,7 +226,7 @@ func FuzzConfig(f *testing.F) {
 				}
 			}
 		}
-		cfg, err := parseConfig("config.toml", text)
+		cfg, err := Parse("config.toml", text)
 		if (cfg == nil) == (err == nil) {
 			t.Fatalf("config %v, error %v", cfg, err)
 		}

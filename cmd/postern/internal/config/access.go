@@ -1,0 +1,71 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"postern/internal/access"
+)
+
+// dnsPort serves TCP for answers that are too long for UDP (RFC 7766).
+const dnsPort = 53
+
+// Access returns the files, folders and ports that the server of this configuration
+// uses, in the order of the sections. file is the configuration file itself; "" leaves
+// it out.
+func (c *Config) Access(file string) *access.List {
+	list := &access.List{Ports: []access.Port{{Key: "DNS", Port: dnsPort}}}
+	list.Read("--config", file)
+	list.Write("server.stage_dir", cmp.Or(c.Server.StageDir, os.TempDir()))
+	for i, p := range c.TLS.Certificates {
+		list.Read(fmt.Sprintf("tls.certificates[%d].cert", i), p.Cert)
+		list.Read(fmt.Sprintf("tls.certificates[%d].key", i), p.Key)
+	}
+	for i, s := range c.Auth.Stores {
+		at := fmt.Sprintf("auth.stores[%d]", i)
+		s.Backend.Access(func(key string) string { return join(at, key) }, list)
+	}
+	for _, u := range c.Relay.NextHops {
+		list.Connect("relay.next_hops", u.String())
+	}
+	list.Tree("relay.spool", c.Relay.Dir)
+	list.Read("relay.credentials", c.Relay.Credentials)
+	list.Read("relay.ca_file", c.Relay.CAFile)
+	for i, k := range c.Relay.DKIM {
+		list.Read(fmt.Sprintf("relay.dkim[%d].key", i), k.File)
+	}
+	return list
+}
+
+// specialFiles returns the keys that name something other than a regular file. Opening
+// a named pipe blocks until another process writes to it, and no signal ends that: the
+// server would neither start nor stop. A file that is missing or cannot be read is
+// reported by the part that opens it.
+func (c *Config) specialFiles() (all []problem) {
+	for _, f := range c.Access("").Reads {
+		if err := regular(f.Path); err != nil {
+			all = append(all, problem{path: f.Key, why: err.Error()})
+		}
+	}
+	return all
+}
+
+// regular refuses what exists and is not a regular file.
+func regular(path string) error {
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().IsRegular() {
+		return nil
+	}
+	kind := "a device"
+	switch mode := info.Mode(); {
+	case mode.IsDir():
+		kind = "a directory"
+	case mode&fs.ModeNamedPipe != 0:
+		kind = "a named pipe (FIFO)"
+	case mode&fs.ModeSocket != 0:
+		kind = "a socket"
+	}
+	return fmt.Errorf("%s is %s and not a regular file; name a file that can be read repeatedly", path, kind)
+}

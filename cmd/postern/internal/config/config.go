@@ -1,0 +1,197 @@
+// Package config is the configuration file: config.toml.
+//
+// [Load] reads the file over the defaults, checks it, and returns a [Config], or an
+// [Error] that shows every mistake with its line, a caret and the next step.
+//
+//	config   the sections, their defaults, and the order in which they are checked
+//	decode   the values of the file: types, lists, unknown keys
+//	stores   [[auth.stores]]: the table of the kinds of store
+//	access   the files and hosts that a configuration names
+//	place    finds the line and the column of a key
+//	errors   formats mistakes
+//	hint     guesses what was meant
+//
+// The type of a section belongs to the package that uses it: [server.Config],
+// [certs.Config], and so on. A new key is a field there with a toml tag. A new
+// section is a field of Config.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"reflect"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+
+	"postern/certs"
+	"postern/cmd/postern/internal/logging"
+	"postern/policy"
+	"postern/relay"
+	"postern/relay/sign"
+	"postern/relay/spool"
+	"postern/server"
+	"postern/server/auth"
+	"postern/server/auth/userfile"
+)
+
+// Config is the whole file.
+type Config struct {
+	Server    server.Config     `toml:"server"`
+	Listeners []server.Listener `toml:"listener"`
+	TLS       certs.Config      `toml:"tls"`
+	Auth      Auth              `toml:"auth"`
+	Policy    policy.Config     `toml:"policy"`
+	Relay     Relay             `toml:"relay"`
+	Log       logging.Config    `toml:"log"`
+}
+
+// Auth is the section [auth], with the stores of all kinds.
+type Auth struct {
+	auth.Config
+	Stores StoreList `toml:"stores"`
+}
+
+// Relay is the section [relay], with the keys of the spool and of DKIM.
+type Relay struct {
+	relay.Config
+	Spool
+	DKIM []sign.Key `toml:"dkim"`
+}
+
+// Spool is the keys of [relay] that belong to the spool.
+type Spool struct {
+	spool.Config
+	SpoolSize server.Size `toml:"spool_size"` // bytes of all spooled messages
+}
+
+// Default returns the configuration of an empty file.
+func Default() *Config {
+	return &Config{
+		Server:    server.Defaults(),
+		Listeners: server.DefaultListeners(),
+		TLS:       certs.Defaults(),
+		Auth:      Auth{Config: auth.Defaults(), Stores: StoreList{newStore(userfile.Kind)}},
+		Policy:    policy.Defaults(),
+		Relay:     Relay{Config: relay.Defaults(), Spool: Spool{Config: spool.Defaults(), SpoolSize: 1 << 30}},
+		Log:       logging.Defaults(),
+	}
+}
+
+// maxSize bounds the read if --config names a wrong file.
+const maxSize = 1 << 20 // bytes
+
+// Load reads a file. It returns an *Error if the file can be read and is not valid.
+// A file that permissions keep from being read is an error that wraps an *fs.PathError.
+func Load(path string) (*Config, error) {
+	text, err := read(path)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := Parse(path, text)
+	if err != nil {
+		return nil, err
+	}
+	if problems := cfg.specialFiles(); len(problems) > 0 {
+		return nil, newError(path, text, problems)
+	}
+	return cfg, nil
+}
+
+func read(path string) (string, error) {
+	if err := regular(path); err != nil {
+		return "", err
+	}
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("there is no configuration %s; copy config.toml.example to it "+
+			"(an empty file is valid and means the defaults), or name another file with --config", path)
+	}
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	if err != nil {
+		return "", fmt.Errorf("cannot read the configuration: %w", err)
+	}
+	if len(text) > maxSize {
+		return "", fmt.Errorf("%s is larger than %d bytes and is probably no configuration; name another file with --config", path, maxSize)
+	}
+	return strings.TrimPrefix(string(text), "\ufeff"), nil // the byte order mark of Windows editors
+}
+
+// Parse is Load for a text that has been read already. path is used in errors only,
+// and the files that the configuration names are not looked at.
+func Parse(path, text string) (*Config, error) {
+	cfg := Default()
+	var t table
+	meta, err := toml.Decode(text, &t)
+	if err != nil {
+		return nil, &Error{file: path, text: text, problems: []problem{syntaxProblem(text, err)}}
+	}
+	d := &decoder{meta: meta}
+	d.table("", t, fieldsOf(reflect.ValueOf(cfg).Elem()))
+	if len(d.problems) == 0 { // a section with an undecodable key would be reported twice
+		cfg.validate(func(path, why string) { d.bad(path, why, "") })
+	}
+	if len(d.problems) > 0 {
+		return nil, newError(path, text, d.problems)
+	}
+	return cfg, nil
+}
+
+// validate checks what depends on more than one value.
+func (c *Config) validate(bad func(path, why string)) {
+	in := func(section string) func(key, why string) {
+		return func(key, why string) { bad(join(section, key), why) }
+	}
+	c.Server.Validate(in("server"))
+	c.validateListeners(bad)
+	c.TLS.Validate(in("tls"))
+	c.Auth.Validate(in("auth"))
+	c.Policy.Validate(in("policy"))
+	c.Relay.Validate(in("relay"))
+	c.Log.Validate(in("log"))
+}
+
+func (c *Config) validateListeners(bad func(path, why string)) {
+	if len(c.Listeners) == 0 {
+		bad("listener", "is empty, so no client could connect; leave it out for the ports 587 and 465")
+	}
+	seen := make(map[string]bool)
+	for i := range c.Listeners {
+		l, at := &c.Listeners[i], fmt.Sprintf("listener[%d]", i)
+		l.Validate(func(key, why string) { bad(join(at, key), why) })
+		if seen[l.Name] {
+			bad(at+".name", fmt.Sprintf("%q is the name of an earlier listener; use a different name for each", l.Name))
+		}
+		seen[l.Name] = true
+	}
+}
+
+// Validate checks the section [auth].
+func (c *Auth) Validate(bad func(key, why string)) {
+	c.Config.Validate(bad)
+	if len(c.Stores) == 0 {
+		bad("stores", "is empty, so no user could log in; leave it out for the user file "+userfile.Defaults().Path)
+	}
+	c.Stores.Validate(bad)
+	if c.Stores.DovecotOnly() && c.Realm != "" {
+		bad("realm", "has no effect if Dovecot is the only store, because Dovecot receives the login as the client sends it; "+
+			"set auth_default_realm in Dovecot's configuration")
+	}
+}
+
+// Validate checks the section [relay].
+func (c *Relay) Validate(bad func(key, why string)) {
+	c.Config.Validate(bad)
+	c.Spool.Config.Validate(bad)
+	if c.SpoolSize < 1 {
+		bad("spool_size", `leaves no space for a message; write a size such as "1GiB", or leave out the key "spool" to have no spool`)
+	}
+	sign.Validate(c.DKIM, bad)
+}
