@@ -20,10 +20,13 @@ func (s *session) peer() *auth.Peer {
 // Auth implements smtpd.Session. An attempt counts from here, since a client may
 // cancel it or go away in the middle; only success takes it back.
 func (s *session) Auth(ctx context.Context, mechanism string) (smtpd.Exchange, *smtpd.Reply) {
-	if s.attempts >= s.authFailures {
+	if s.attempts >= s.parts.AuthFailures {
 		return nil, replyTooManyFailures
 	}
-	x, err := s.auth.Start(ctx, s.peer(), mechanism)
+	x, err := s.acquire().Auth.Start(ctx, s.peer(), mechanism)
+	if err != nil {
+		s.releaseServices()
+	}
 	if errors.Is(err, auth.ErrMechanism) {
 		return nil, replyMechanism
 	}
@@ -55,7 +58,10 @@ func (e *exchange) Next(ctx context.Context, response []byte) ([]byte, *smtpd.Re
 }
 
 // Close implements smtpd.Exchange.
-func (e *exchange) Close(error) { _ = e.Exchange.Close() }
+func (e *exchange) Close(error) {
+	defer e.session.releaseServices()
+	_ = e.Exchange.Close()
+}
 
 func (s *session) authenticated(id auth.Identity) {
 	s.identity, s.loggedIn, s.attempts = id, true, 0
@@ -73,7 +79,7 @@ func (s *session) authFailed(ctx context.Context, mechanism string, err error) *
 	} else {
 		s.events.AuthError(mechanism, err)
 	}
-	if s.attempts >= s.authFailures {
+	if s.attempts >= s.parts.AuthFailures {
 		s.conn.CloseAfterReply(replyTooManyFailures)
 	}
 	return authReply(err)

@@ -100,11 +100,7 @@ func TestDroppedClientIsNotLoggedIn(t *testing.T) {
 	d.server.mu.Lock() // Serve has begun
 	d.server.events = hook
 	d.server.mu.Unlock()
-	parts := d.parts
-	parts.Auth = auth.Local{Passwords: store}
-	if err := d.server.Reload(parts); err != nil {
-		t.Fatal(err)
-	}
+	d.setStore(store)
 	c = d.dial()
 	if err := c.secure(); err != nil {
 		t.Fatal(err)

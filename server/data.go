@@ -16,7 +16,7 @@ import (
 func (s *session) Data(ctx context.Context, _ bool) (smtpd.Body, *smtpd.Reply) {
 	t := s.mail
 	r := s.request(t, t.envelope.Options.Size)
-	if refused := s.judge(r, s.policy.AtData(ctx, r)); refused != nil {
+	if refused := s.judge(r, s.parts.Policy.AtData(ctx, r)); refused != nil {
 		return nil, refused
 	}
 	b := &body{session: s, staged: s.stage.New(message.Options{BareNewlines: s.config.BareNewline, Size: t.envelope.Options.Size})}
@@ -59,7 +59,7 @@ func (b *body) Commit(ctx context.Context) *smtpd.Reply {
 	t.fingerprint.content = b.content
 	size := b.staged.Received()
 	r := s.request(t, size)
-	if refused := s.judge(r, s.policy.AtEndOfData(ctx, r)); refused != nil {
+	if refused := s.judge(r, s.parts.Policy.AtEndOfData(ctx, r)); refused != nil {
 		return refused
 	}
 	if s.receipts != nil {

@@ -61,6 +61,7 @@ type fuzzServer struct {
 	sockets map[string]*pipeListener
 	hop     *relaytest.Hop
 	relay   *owners
+	held    heldServices
 	log     *watchedLog
 	tls     []*tls.Config
 	scrams  map[string]*scram.Client
@@ -129,13 +130,13 @@ func (s *fuzzServer) assemble(t testing.TB) Parts {
 	cfg.Limits.Messages = 6
 	cfg.ProxyTrusted = []netip.Prefix{netip.PrefixFrom(trustedProxyAddr.Addr(), 32)}
 	p := Parts{
-		Config: cfg, TLS: &tls.Config{Certificates: []tls.Certificate{cheapCertificate(t)}, CurvePreferences: []tls.CurveID{tls.X25519}},
-		Auth: s.provider(t), AuthFailures: 3, Hop: s.relay,
-		Stage:    message.NewStage(t.TempDir(), 1<<20),
-		Events:   NewLog(slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))),
-		Sockets:  map[string][]net.Listener{},
-		Policies: map[string]*policy.Set{},
+		Config:  cfg,
+		Stage:   message.NewStage(t.TempDir(), 1<<20),
+		Events:  NewLog(slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))),
+		Sockets: map[string][]net.Listener{},
 	}
+	config := &tls.Config{Certificates: []tls.Certificate{cheapCertificate(t)}, CurvePreferences: []tls.CurveID{tls.X25519}}
+	services := Services{Auth: s.provider(t), Hop: s.relay}
 	for _, name := range fuzzListeners {
 		l := NewListener()
 		l.Name, l.Mode, l.RequireAuth = name, TLS, name != openListener
@@ -143,9 +144,11 @@ func (s *fuzzServer) assemble(t testing.TB) Parts {
 			l.Mode = STARTTLS
 		}
 		s.sockets[name] = newPipeListener()
-		p.Listeners = append(p.Listeners, l)
+		p.Listeners = append(p.Listeners, ListenerParts{
+			Listener: l, TLS: config, AuthFailures: 3, Policy: fuzzPolicy(t, name),
+			Services: func() (Services, func()) { return services, s.held.acquire() },
+		})
 		p.Sockets[name] = []net.Listener{s.sockets[name]}
-		p.Policies[name] = fuzzPolicy(t, name)
 	}
 	return p
 }
@@ -312,6 +315,9 @@ func (s *fuzzServer) rest(t *testing.T) {
 		t.Errorf("%d bytes of messages are left", s.parts.Stage.InMemory())
 	}
 	s.isEmpty(t)
+	if held, twice := s.held.count.Load(), s.held.twice.Load(); held != 0 || twice != 0 {
+		t.Errorf("services: %d are still held, %d were released twice", held, twice)
+	}
 	if !kit.Soon(func() bool { return runtime.NumGoroutine()-s.hop.Open() <= s.ceiling }) {
 		stacks := make([]byte, 1<<20)
 		stacks = stacks[:runtime.Stack(stacks, true)]

@@ -31,11 +31,7 @@ func TestAuthIsAbandoned(t *testing.T) {
 			t.Parallel()
 			store := waitingStore{make(chan struct{}), make(chan struct{}, 1)}
 			d := newTestServer(t, defaultSettings())
-			parts := d.parts
-			parts.Auth = auth.Local{Passwords: store}
-			if err := d.server.Reload(parts); err != nil {
-				t.Fatal(err)
-			}
+			d.setStore(store)
 			c := d.dial()
 			if err := c.secure(); err != nil {
 				t.Fatal(err)

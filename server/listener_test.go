@@ -87,8 +87,7 @@ func TestListenFails(t *testing.T) {
 	free.Name, busy.Name = "free", "busy"
 	busy.Address = []string{"127.0.0.1:0", taken.Addr().String()}
 	parts := d.parts
-	parts.Listeners = []Listener{free, busy}
-	parts.Policies["free"], parts.Policies["busy"] = parts.Policies["submission"], parts.Policies["submission"]
+	parts.Listeners = []ListenerParts{free, busy}
 	s, err := New(parts)
 	if err != nil {
 		t.Fatal(err)

@@ -39,16 +39,34 @@ import (
 
 // Parts is what a server is made of.
 type Parts struct {
-	Config       Config
-	Listeners    []Listener
-	Sockets      map[string][]net.Listener // open already, by listener name; New takes them over
+	Config    Config
+	Listeners []ListenerParts
+	Sockets   map[string][]net.Listener // open already, by listener name; New takes them over
+	Stage     *message.Stage
+	Events    Events // the same in every Reload
+}
+
+// ListenerParts is what one listener is made of. A connection keeps all of it, but for
+// the Services, until it ends, also after a Reload.
+type ListenerParts struct {
+	Listener
 	TLS          *tls.Config
-	Auth         auth.Provider
-	AuthFailures int                    // AUTH attempts per connection before 421
-	Policies     map[string]*policy.Set // by listener name
-	Hop          relay.NextHop
-	Stage        *message.Stage
-	Events       Events // the same in every Reload
+	AuthFailures int // AUTH attempts per connection before 421
+	Policy       *policy.Set
+
+	// Services returns the newest services, which the caller uses until it calls release,
+	// exactly once. A session acquires them at EHLO, for as long as it asks what to
+	// offer, for each AUTH, until the exchange is closed, and for each message, from the
+	// first RCPT to the end of the transaction. So a Reload of the caller's takes effect
+	// for open connections, too, and interrupts nothing. It is called by many goroutines
+	// at once, and must not block.
+	Services func() (s Services, release func())
+}
+
+// Services are what a session needs from outside to serve a user.
+type Services struct {
+	Auth auth.Provider
+	Hop  relay.NextHop
 }
 
 // A Server accepts clients. Its methods may be called by any goroutine: Listen
@@ -83,7 +101,7 @@ func New(p Parts) (*Server, error) {
 	}
 	s.accepting, s.stop = context.WithCancel(context.Background())
 	for i := range p.Listeners {
-		l := &listener{server: s, config: p.Listeners[i], sockets: p.Sockets[p.Listeners[i].Name]}
+		l := &listener{server: s, config: p.Listeners[i].Listener, sockets: p.Sockets[p.Listeners[i].Name]}
 		made, err := s.newSnapshot(&p, &p.Listeners[i], l)
 		if err != nil {
 			return nil, err
@@ -94,18 +112,16 @@ func New(p Parts) (*Server, error) {
 	return s, nil
 }
 
-func (s *Server) newSnapshot(p *Parts, settings *Listener, l *listener) (*snapshot, error) {
-	set := p.Policies[settings.Name]
-	if set == nil {
-		return nil, fmt.Errorf("server: listener %q has no policy", settings.Name)
+func (s *Server) newSnapshot(p *Parts, parts *ListenerParts, l *listener) (*snapshot, error) {
+	if parts.Policy == nil {
+		return nil, fmt.Errorf("server: listener %q has no policy", parts.Name)
 	}
-	limits := settings.Limits.over(p.Config.Limits)
+	limits := parts.Limits.over(p.Config.Limits)
 	made := &snapshot{
 		server: s, listener: l,
-		config: &p.Config, settings: settings, limits: limits,
-		protocol:     protocolConfig(p, settings, &limits, s.linger),
-		authFailures: p.AuthFailures,
-		auth:         p.Auth, policy: set, hop: p.Hop, stage: p.Stage,
+		config: &p.Config, parts: parts, limits: limits,
+		protocol: protocolConfig(p, parts, &limits, s.linger),
+		stage:    p.Stage,
 	}
 	if p.Config.SuppressDuplicates {
 		made.receipts = s.receipts
@@ -172,10 +188,10 @@ func (s *Server) Reload(p Parts) error {
 	for _, l := range s.listeners {
 		made := fresh[l.config.Name]
 		delete(fresh, l.config.Name)
-		if made == nil || !slices.Equal(made.settings.Address, l.config.Address) || made.settings.Mode != l.config.Mode {
+		if made == nil || !slices.Equal(made.parts.Address, l.config.Address) || made.parts.Mode != l.config.Mode {
 			s.events.RestartNeeded(l.config.Name, "its address or mode has changed, or it is gone")
 		}
-		if made != nil && made.settings.Mode == l.config.Mode {
+		if made != nil && made.parts.Mode == l.config.Mode {
 			made.listener = l
 			l.snapshot.Store(made)
 		}

@@ -2,17 +2,20 @@ package server
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"postern/relay"
+	"postern/server/auth"
 )
 
 func TestNewRequiresPolicies(t *testing.T) {
 	d := newTestServer(t, defaultSettings())
 	parts := d.parts
-	parts.Policies = nil
+	parts.Listeners = slices.Clone(parts.Listeners)
+	parts.Listeners[0].Policy = nil
 	if _, err := New(parts); err == nil {
 		t.Error("New accepts a listener without a policy")
 	}
@@ -90,11 +93,7 @@ func TestCapsFollowTheHop(t *testing.T) {
 	d := newTestServer(t, s)
 	hop := &changingHop{NextHop: d.router}
 	hop.caps.Store(&relay.Caps{Known: true, Size: 100_000, DSN: true, SMTPUTF8: true, EightBit: true})
-	parts := d.parts
-	parts.Hop = hop
-	if err := d.server.Reload(parts); err != nil {
-		t.Fatal(err)
-	}
+	d.services.Store(&Services{Auth: auth.Local{Passwords: d.users}, Hop: hop})
 
 	offers := func(c *client, want bool) {
 		t.Helper()

@@ -36,6 +36,26 @@ type session struct {
 	mail     *transaction
 	rcpt     string // the recipient of the RCPT command that is being answered
 	reported bool   // the refusal that is being made has a line in the log
+
+	services Services // of the current exchange or transaction
+	release  func()   // of services; nil: there are none
+}
+
+// acquire returns the services for the exchange or the transaction that begins, and keeps
+// them until releaseServices is called. There is no AUTH in a transaction.
+func (s *session) acquire() Services {
+	if s.release == nil {
+		s.services, s.release = s.parts.Services()
+	}
+	return s.services
+}
+
+// releaseServices ends what acquire began. A further call does nothing.
+func (s *session) releaseServices() {
+	if release := s.release; release != nil {
+		s.services, s.release = Services{}, nil
+		release()
+	}
 }
 
 // A transaction is one message, from MAIL on.
@@ -58,7 +78,7 @@ func (s *session) Hello(context.Context, string, bool) *smtpd.Reply {
 		return nil
 	}
 	s.tlsFacts = policy.TLS{Version: tls.VersionName(s.tls.Version), Cipher: tls.CipherSuiteName(s.tls.CipherSuite)}
-	if !s.settings.RequireAuth {
+	if !s.parts.RequireAuth {
 		s.admit() // the limits before authentication are not meant for this listener
 	}
 	return nil
@@ -73,13 +93,15 @@ func (s *session) admit() {
 
 // Offer implements smtpd.Session. It depends on the next hop.
 func (s *session) Offer() smtpd.Offer {
-	caps := s.hop.Caps()
+	services, release := s.parts.Services()
+	defer release()
+	caps := services.Hop.Caps()
 	o := smtpd.Offer{
 		Size: s.sizeLimit(caps), RcptMax: s.limits.Recipients,
 		DSN: caps.DSN, UTF8: caps.SMTPUTF8,
 	}
 	if s.tls != nil { // RFC 4954, section 4: no AUTH without TLS
-		o.Mechanisms = s.auth.Mechanisms(s.peer())
+		o.Mechanisms = services.Auth.Mechanisms(s.peer())
 	}
 	return o
 }
@@ -101,7 +123,7 @@ func (s *snapshot) sizeLimit(caps relay.Caps) int64 {
 // something about a refusal.
 func (s *session) Mail(_ context.Context, from smtpd.Path, p *smtp.MailOptions) *smtpd.Reply {
 	switch {
-	case !s.loggedIn && s.settings.RequireAuth:
+	case !s.loggedIn && s.parts.RequireAuth:
 		return replyNeedAuth
 	case s.messages >= s.limits.Messages:
 		return replyMailMax
@@ -119,7 +141,7 @@ func (s *session) newTransaction(from smtpd.Path, p *smtp.MailOptions) *transact
 		sender: from.String(),
 		envelope: &relay.Envelope{
 			Session:   s.conn.ID(),
-			Listener:  s.settings.Name,
+			Listener:  s.parts.Name,
 			Remote:    s.conn.Remote(),
 			Helo:      helo,
 			Login:     s.identity.User,
@@ -150,7 +172,7 @@ func (s *session) Rcpt(ctx context.Context, to smtpd.Path, p *smtp.RcptOptions) 
 	s.rcpt = to.String()
 	r := s.request(t, t.envelope.Options.Size)
 	r.Recipient, r.RecipientSent = rcpt, s.rcpt
-	if refused := s.judge(r, s.policy.AtRcpt(ctx, r)); refused != nil {
+	if refused := s.judge(r, s.parts.Policy.AtRcpt(ctx, r)); refused != nil {
 		return refused
 	}
 	if err := s.askHop(ctx, t, rcpt, p); err != nil {
@@ -166,7 +188,7 @@ func (s *session) Rcpt(ctx context.Context, to smtpd.Path, p *smtp.RcptOptions) 
 
 func (s *session) askHop(ctx context.Context, t *transaction, rcpt string, p *smtp.RcptOptions) error {
 	if t.hop == nil {
-		hop, err := s.hop.Begin(ctx, t.envelope)
+		hop, err := s.acquire().Hop.Begin(ctx, t.envelope)
 		if err != nil {
 			return err
 		}
@@ -189,7 +211,7 @@ func (s *session) judge(r *policy.Request, v policy.Verdict) *smtpd.Reply {
 // request is what the policy is asked about; size is in octets.
 func (s *session) request(t *transaction, size int64) *policy.Request {
 	return &policy.Request{
-		Session: s.conn.ID(), Listener: s.settings.Name,
+		Session: s.conn.ID(), Listener: s.parts.Name,
 		Remote: s.conn.Remote(), Local: s.conn.Local(), Helo: t.envelope.Helo,
 		Login: s.identity.User, Mechanism: s.identity.Mechanism,
 		Sender: t.envelope.Sender, SenderSent: t.sender,
@@ -200,6 +222,7 @@ func (s *session) request(t *transaction, size int64) *policy.Request {
 
 // Reset implements smtpd.Session.
 func (s *session) Reset(_ context.Context, why smtpd.Cause) {
+	defer s.releaseServices()
 	if t := s.mail; t != nil && t.hop != nil {
 		_ = t.hop.Close()
 	}
@@ -228,6 +251,7 @@ func (s *session) Refused(r smtpd.Refusal) {
 func (s *session) Close(reason error) {
 	defer s.server.remove(s)
 	defer s.slots.release()
+	defer s.releaseServices() // held still after a panic
 	var handshake *smtpd.HandshakeError
 	var foreign *smtpd.ForeignError
 	var panicked *smtpd.PanicError

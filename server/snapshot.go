@@ -7,10 +7,7 @@ import (
 	"time"
 
 	"postern/internal/netprefix"
-	"postern/policy"
-	"postern/relay"
 	"postern/relay/message"
-	"postern/server/auth"
 	"postern/server/smtpd"
 )
 
@@ -22,25 +19,21 @@ const replyTime = 110 * time.Second
 // a reload makes a new one for the connections that come then. As an
 // [smtpd.Handler] it admits connections.
 type snapshot struct {
-	server       *Server
-	listener     *listener
-	config       *Config
-	settings     *Listener
-	limits       Limits
-	protocol     smtpd.Config
-	authFailures int
-	auth         auth.Provider
-	policy       *policy.Set
-	hop          relay.NextHop
-	stage        *message.Stage
-	receipts     *receipts // nil: duplicates are not suppressed
+	server   *Server
+	listener *listener
+	config   *Config
+	parts    *ListenerParts
+	limits   Limits // the listener's own over the server's
+	protocol smtpd.Config
+	stage    *message.Stage
+	receipts *receipts // nil: duplicates are not suppressed
 }
 
 // protocolConfig is what the protocol has to know of a listener.
-func protocolConfig(p *Parts, l *Listener, limits *Limits, linger *smtpd.Linger) smtpd.Config {
+func protocolConfig(p *Parts, l *ListenerParts, limits *Limits, linger *smtpd.Linger) smtpd.Config {
 	return smtpd.Config{
 		Hostname:       p.Config.hostname(),
-		TLS:            p.TLS,
+		TLS:            l.TLS,
 		ImplicitTLS:    l.Mode == TLS,
 		RequireTLS:     true,
 		HiddenKeywords: capitals(l.DiscardEHLOKeywords),
@@ -75,11 +68,11 @@ func (s *snapshot) NewSession(ctx context.Context, c *smtpd.Conn) (smtpd.Session
 	client := c.Remote().Addr()
 	slots, reason := s.acquire(netprefix.Client(client))
 	if reason != "" {
-		s.server.events.ConnectionRefused(s.settings.Name, client, reason)
+		s.server.events.ConnectionRefused(s.parts.Name, client, reason)
 		return nil, s.refusal(ctx, c)
 	}
 	n := &session{snapshot: s, conn: c, slots: slots, begun: time.Now()}
-	n.events = s.server.events.ForSession(c.ID(), s.settings.Name, client)
+	n.events = s.server.events.ForSession(c.ID(), s.parts.Name, client)
 	if !s.server.add(n) {
 		slots.release()
 		c.Abort(smtpd.ErrClosed)
@@ -105,7 +98,7 @@ func (s *snapshot) acquire(client netip.Prefix) (all slots, reason string) {
 	if reason != "" {
 		return slots{}, reason
 	}
-	all.listener, reason = s.listener.limiter.acquire(client, s.settings.Limits)
+	all.listener, reason = s.listener.limiter.acquire(client, s.parts.Limits)
 	if reason != "" {
 		all.server.release()
 		return slots{}, reason
@@ -120,7 +113,7 @@ var refusalLimits = Limits{Connections: 64, ConnectionsPerClient: 2}
 // handshake, so only a few clients receive it; to the others the connection is
 // closed at once, which mail clients report as a problem with the certificate.
 func (s *snapshot) refusal(ctx context.Context, c *smtpd.Conn) *smtpd.Reply {
-	if s.settings.Mode == TLS {
+	if s.parts.Mode == TLS {
 		slot, _ := s.server.refused.acquire(netprefix.Client(c.Remote().Addr()), refusalLimits)
 		if slot == nil {
 			c.Abort(smtpd.ErrClosed)

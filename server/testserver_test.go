@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -68,6 +69,10 @@ type testServer struct {
 	users  *users
 	log    *kit.LogBuffer
 	served chan error
+
+	services atomic.Pointer[Services] // the newest ones
+	held     heldServices
+	panics   atomic.Pointer[string] // the call that panics; see at
 }
 
 // newTestServer starts a server that ends with the test.
@@ -76,6 +81,7 @@ func newTestServer(t testing.TB, s settings) *testServer {
 	d := &testServer{t: t, users: newUsers(), log: new(kit.LogBuffer), served: make(chan error, 1)}
 	d.hop = relaytest.New(t, relaytest.Options{Extensions: s.Hop.Extensions})
 	d.router = d.route(s.Relay)
+	d.services.Store(&Services{Auth: auth.Local{Passwords: d.users}, Hop: d.router})
 	d.parts = d.assemble(s)
 	server, err := New(d.parts)
 	if err != nil {
@@ -113,20 +119,50 @@ func (d *testServer) assemble(s settings) Parts {
 		d.t.Fatal(err)
 	}
 	return Parts{
-		Config:       s.Server,
-		Listeners:    []Listener{s.Listener},
-		TLS:          &tls.Config{Certificates: []tls.Certificate{testCertificate()}},
-		Auth:         auth.Local{Passwords: d.users},
-		AuthFailures: s.Auth.FailuresPerConnection,
-		Policies:     map[string]*policy.Set{s.Listener.Name: set},
-		Hop:          d.router,
-		Stage:        message.NewStage(d.t.TempDir(), int64(s.Server.StageMemory)),
-		Events:       NewLog(slog.New(slog.NewTextHandler(d.log, &slog.HandlerOptions{Level: slog.LevelDebug}))),
+		Config: s.Server,
+		Listeners: []ListenerParts{{
+			Listener:     s.Listener,
+			TLS:          &tls.Config{Certificates: []tls.Certificate{testCertificate()}},
+			AuthFailures: s.Auth.FailuresPerConnection,
+			Policy:       set,
+			Services:     d.acquire,
+		}},
+		Stage:  message.NewStage(d.t.TempDir(), int64(s.Server.StageMemory)),
+		Events: NewLog(slog.New(slog.NewTextHandler(d.log, &slog.HandlerOptions{Level: slog.LevelDebug}))),
 	}
 }
 
-// close ends the server, and checks that all staged messages are closed and that there
-// was no panic.
+// setStore replaces the store of passwords, also for connections that are open.
+func (d *testServer) setStore(store auth.PasswordVerifier) {
+	d.services.Store(&Services{Auth: auth.Local{Passwords: store}, Hop: d.router})
+}
+
+// acquire is the Services of the listener. It counts what is held.
+func (d *testServer) acquire() (Services, func()) {
+	return d.faults(*d.services.Load()), d.held.acquire()
+}
+
+// heldServices counts services that are acquired and not yet released.
+type heldServices struct {
+	count    atomic.Int32
+	acquired atomic.Int32 // in total
+	twice    atomic.Int32 // how often some were released again
+}
+
+func (h *heldServices) acquire() (release func()) {
+	h.count.Add(1)
+	h.acquired.Add(1)
+	released := new(atomic.Bool)
+	return func() {
+		h.count.Add(-1)
+		if released.Swap(true) {
+			h.twice.Add(1)
+		}
+	}
+}
+
+// close ends the server, and checks that all staged messages are closed, that all
+// services are released, each once, and that there was no panic.
 func (d *testServer) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
@@ -135,7 +171,11 @@ func (d *testServer) close() {
 		d.t.Errorf("Serve: %v", err)
 	}
 	kit.Eventually(d.t, "staged messages are closed", func() bool { return d.parts.Stage.InMemory() == 0 })
-	if line := d.log.First("internal error"); line != "" {
+	kit.Eventually(d.t, "services are released", func() bool { return d.held.count.Load() == 0 })
+	if n := d.held.twice.Load(); n > 0 {
+		d.t.Errorf("services were released again %d times", n)
+	}
+	if line := d.log.First("internal error"); d.panics.Load() == nil && line != "" {
 		d.t.Errorf("logged: %s", line)
 	}
 }

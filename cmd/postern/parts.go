@@ -133,17 +133,19 @@ func (w *workshop) adopt(g *generation) server.Parts {
 
 // parts are those of the generation in force.
 func (w *workshop) parts() server.Parts {
-	return server.Parts{
-		Config:       w.now.cfg.Server,
-		Listeners:    w.now.cfg.Listeners,
-		TLS:          w.tls.Config(),
-		Auth:         &w.logins,
-		AuthFailures: w.now.cfg.Auth.FailuresPerConnection,
-		Policies:     w.now.policies,
-		Hop:          &w.hop,
-		Stage:        w.now.stage,
-		Events:       w.events,
+	p := server.Parts{Config: w.now.cfg.Server, Stage: w.now.stage, Events: w.events}
+	for _, l := range w.now.cfg.Listeners {
+		p.Listeners = append(p.Listeners, server.ListenerParts{
+			Listener:     l,
+			TLS:          w.tls.Config(),
+			AuthFailures: w.now.cfg.Auth.FailuresPerConnection,
+			Policy:       w.now.policies[l.Name],
+			Services: func() (server.Services, func()) { // logins and hop do the counting
+				return server.Services{Auth: &w.logins, Hop: &w.hop}, func() {}
+			},
+		})
 	}
+	return p
 }
 
 // close ends the generation in force; the server has been shut down.

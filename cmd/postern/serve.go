@@ -123,9 +123,11 @@ func (d *daemon) bind() error {
 	if err != nil {
 		return err
 	}
-	d.server, err = server.New(server.Parts{
-		Config: d.cfg.Server, Listeners: d.cfg.Listeners, Sockets: sockets, Policies: policies, Events: d.shop.events,
-	})
+	parts := server.Parts{Config: d.cfg.Server, Sockets: sockets, Events: d.shop.events}
+	for _, l := range d.cfg.Listeners {
+		parts.Listeners = append(parts.Listeners, server.ListenerParts{Listener: l, Policy: policies[l.Name]})
+	}
+	d.server, err = server.New(parts)
 	if err != nil {
 		return err
 	}
