@@ -14,6 +14,7 @@ import (
 
 	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/logging"
+	"postern/cmd/postern/internal/process"
 	"postern/server/auth"
 )
 
@@ -64,7 +65,7 @@ func (t authTest) run(ctx context.Context, cmd *cobra.Command) error {
 	}
 	cfg, err := loadConfig(t.config)
 	if err != nil {
-		return withStatus(exitConfig, err)
+		return process.WithStatus(process.ExitConfig, err)
 	}
 	password, err := t.read(cmd.InOrStdin(), cmd.ErrOrStderr())
 	if err != nil {
@@ -91,11 +92,11 @@ func (t authTest) ask(ctx context.Context, cfg *config.Config, password string, 
 	w := newWorkshop(cfg, logging.With(log))
 	defer w.endPAM()
 	if err := w.startPAM(cfg); err != nil {
-		return withStatus(exitTempFail, err)
+		return process.WithStatus(process.ExitTempFail, err)
 	}
 	stores, err := w.openStores(cfg)
 	if err != nil {
-		return withStatus(exitTempFail, err)
+		return process.WithStatus(process.ExitTempFail, err)
 	}
 	defer stores.Close()
 	ctx, cancel := context.WithTimeout(ctx, authTestTime)
@@ -148,12 +149,12 @@ func verdict(out io.Writer, user string, id auth.Identity, err error) error {
 		return nil
 	case errors.As(err, &no):
 		fmt.Fprintf(out, "no: %s\n", refusal(user, no))
-		return silently(exitFailure)
+		return process.Exit(process.ExitFailure)
 	case errors.Is(err, auth.ErrMalformed):
 		fmt.Fprintln(out, "no: no mechanism can send such a login or password (empty, with a NUL, or more than 12,288 octets)")
-		return silently(exitFailure)
+		return process.Exit(process.ExitFailure)
 	}
-	return withStatus(exitTempFail, fmt.Errorf("nobody could tell: %w", err))
+	return process.WithStatus(process.ExitTempFail, fmt.Errorf("nobody could tell: %w", err))
 }
 
 func refusal(user string, no *auth.Failure) string {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"postern/certs"
 	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/logging"
+	"postern/cmd/postern/internal/process"
 	"postern/policy"
 	"postern/relay"
 	"postern/relay/sign"
@@ -54,7 +56,7 @@ func check(ctx context.Context, config string, out io.Writer) error {
 		c.all(ctx, cfg, config)
 	}
 	if c.failed {
-		return silently(exitFailure)
+		return process.Exit(process.ExitFailure)
 	}
 	return nil
 }
@@ -87,6 +89,51 @@ func (c *checkup) all(ctx context.Context, cfg *config.Config, file string) {
 	c.sandbox(cfg, file)
 }
 
+// ports checks whether the addresses of the listeners are free. One that is in use
+// is a warning only: Postfix may use it until the migration, or postern itself
+// while it runs.
+func (c *checkup) ports(cfg *config.Config) {
+	for i := range cfg.Listeners {
+		l := &cfg.Listeners[i]
+		for _, address := range l.Address {
+			c.port(fmt.Sprintf("%s (listener %s)", address, l.Name), address)
+		}
+	}
+}
+
+func (c *checkup) port(what, address string) {
+	inUse, err := process.PortInUse(address)
+	if err != nil || !inUse {
+		c.result("port", what+" is free", err)
+		return
+	}
+	holders := process.PortHolders(address)
+	if slices.ContainsFunc(holders, isPostern) {
+		c.result("port", fmt.Sprintf("%s is in use by postern already: %s", what, listHolders(holders)), nil)
+		return
+	}
+	c.warn("port", fmt.Sprintf("%s is in use by %s\nstop that before postern starts; if it is Postfix, remove submission and "+
+		"submissions from its master.cf", what, portHolder(holders)))
+}
+
+func isPostern(h process.PortHolder) bool { return strings.HasPrefix(h.Name, "postern") }
+
+// portHolder names the processes that use a port, as far as they are known.
+func portHolder(holders []process.PortHolder) string {
+	if len(holders) == 0 {
+		return fmt.Sprintf("a process that user %s cannot see; it may be postern (run \"ss -ltnp\" as root)", process.CurrentAccount().Name)
+	}
+	return listHolders(holders)
+}
+
+func listHolders(all []process.PortHolder) string {
+	var texts []string
+	for _, h := range all {
+		texts = append(texts, h.String())
+	}
+	return few(texts)
+}
+
 // result prints "ok" or "FAIL" with the reason, continued lines indented.
 func (c *checkup) result(what, which string, err error) {
 	if err != nil {
@@ -111,21 +158,21 @@ func (c *checkup) becomeUser(cfg *config.Config, file string) bool {
 			"so look as its user: setpriv --reuid USER --regid USER --init-groups postern check")
 		return true
 	}
-	a, err := chooseAccount(cfg.Server.User)
+	a, err := process.ChooseAccount(cfg.Server.User)
 	if err == nil {
-		err = dropPrivileges(a, slog.New(slog.DiscardHandler))
+		err = process.DropPrivileges(a, slog.New(slog.DiscardHandler))
 	}
 	if err == nil && a != nil {
 		_, err = loadConfig(file)
 	}
-	c.result("user", currentAccount().name, err)
+	c.result("user", process.CurrentAccount().Name, err)
 	return err == nil
 }
 
 func (c *checkup) certificates(cfg certs.Config) {
 	for _, p := range cfg.Certificates {
 		one := certs.Config{Certificates: []certs.Pair{p}, MinVersion: cfg.MinVersion}
-		files, err := certs.OpenFiles(one, certs.NewLog(slog.New(slog.DiscardHandler)), explainUnreadable)
+		files, err := certs.OpenFiles(one, certs.NewLog(slog.New(slog.DiscardHandler)), process.ExplainUnreadable)
 		if err != nil {
 			c.result("certificate", p.Cert, err)
 			continue
@@ -168,7 +215,7 @@ func (c *checkup) policies(cfg *config.Config) {
 func (c *checkup) nextHops(ctx context.Context, cfg relay.Config, signed bool) {
 	router, err := relay.New(cfg, relay.NewLog(slog.New(slog.DiscardHandler)))
 	if err != nil {
-		c.result("relay", "", explainUnreadable(err))
+		c.result("relay", "", process.ExplainUnreadable(err))
 		return
 	}
 	var local []string
@@ -205,7 +252,7 @@ func (c *checkup) headerRewriting(hops []string, signed bool) {
 func (c *checkup) keys(keys []sign.Key) {
 	for _, k := range keys {
 		_, err := sign.New([]sign.Key{k}, sign.NewLog(slog.New(slog.DiscardHandler)))
-		c.result("DKIM key", fmt.Sprintf("%s, selector %s: %s", k.Domain, k.Selector, k.File), explainUnreadable(err))
+		c.result("DKIM key", fmt.Sprintf("%s, selector %s: %s", k.Domain, k.Selector, k.File), process.ExplainUnreadable(err))
 	}
 }
 

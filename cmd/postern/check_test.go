@@ -6,12 +6,15 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"postern/cmd/postern/internal/process"
+	"postern/test/kit"
 )
 
 func TestCheckSaysWhatWorks(t *testing.T) {
 	s := newServing(t)
 	status, stdout, stderr := command(t, "", "check", "--config", s.config())
-	if status != exitOK {
+	if status != process.ExitOK {
 		t.Errorf("status %d", status)
 	}
 	wantLines(t, stdout+stderr, "ok    configuration", "ok    certificate", "ok    store", "ok    policy", "ok    stage", "ok    relay")
@@ -31,8 +34,8 @@ mynetworks = "127.0.0.0/8"
 	must(t, os.WriteFile(s.file("cert.pem"), []byte("broken"), 0o600))
 	must(t, os.Remove(s.file("users")))
 	status, stdout, _ := command(t, "", "check", "--config", s.config())
-	if status != exitFailure {
-		t.Errorf("status %d, want %d", status, exitFailure)
+	if status != process.ExitFailure {
+		t.Errorf("status %d, want %d", status, process.ExitFailure)
 	}
 	wantLines(t, stdout, "ok    configuration", "FAIL  certificate", "FAIL  store", "warn  policy", "FAIL  relay", "FAIL  DKIM key", "missing.pem")
 }
@@ -73,7 +76,7 @@ func TestCheckOfUsersWithoutScramKeys(t *testing.T) {
 	text := readFile(t, s.config())
 	writeFile(t, s.config(), strings.Replace(text, "[auth]\n", "[auth]\nmechanisms = [\"SCRAM-SHA-256\", \"PLAIN\"]\n", 1))
 	status, stdout, _ := command(t, "", "check", "--config", s.config())
-	if status != exitOK {
+	if status != process.ExitOK {
 		t.Errorf("status %d", status)
 	}
 	wantLines(t, stdout, "ok    store", "warn  store", "no keys for it: alice, bob\n", "--scheme scram-sha-256")
@@ -89,7 +92,7 @@ func TestCheckOfKeysWithTooManyIterations(t *testing.T) {
 	for mechanisms, warned := range map[string]bool{`["PLAIN"]`: false, `["SCRAM-SHA-256", "PLAIN"]`: true, `["SCRAM-SHA-256-PLUS", "PLAIN"]`: true} {
 		writeFile(t, s.config(), strings.Replace(text, "[auth]\n", "[auth]\nmechanisms = "+mechanisms+"\n", 1))
 		status, stdout, _ := command(t, "", "check", "--config", s.config())
-		if status != exitOK {
+		if status != process.ExitOK {
 			t.Errorf("%s: status %d", mechanisms, status)
 		}
 		if warning := "keys of 2 users have more than 65536 iterations"; strings.Contains(stdout, warning) != warned {
@@ -133,8 +136,8 @@ func TestCheckOfAStoreThatHangs(t *testing.T) {
 	text := readFile(t, s.config())
 	writeFile(t, s.config(), strings.Replace(text, fmt.Sprintf("[{ kind = \"userfile\", path = %q }]", s.file("users")), silent, 1))
 	status, stdout, _ := command(t, "", "check", "--config", s.config())
-	if status != exitFailure {
-		t.Errorf("status %d, want %d", status, exitFailure)
+	if status != process.ExitFailure {
+		t.Errorf("status %d, want %d", status, process.ExitFailure)
 	}
 	wantLines(t, stdout, "FAIL  store", "no answer in time", "ok    relay")
 }
@@ -148,13 +151,13 @@ func TestCheckLooksAsTheUser(t *testing.T) {
 	s := newServing(t)
 	text := strings.Replace(readFile(t, s.config()), "[server]\n", "[server]\nuser = \"nobody\"\n", 1)
 	writeFile(t, s.config(), text)
-	dir := openDir(t)
+	dir := kit.OpenDir(t)
 	for _, f := range []string{"config.toml", "cert.pem", "users"} {
 		writeFile(t, dir+"/"+f, strings.ReplaceAll(readFile(t, s.file(f)), s.dir, dir))
 		must(t, os.Chmod(dir+"/"+f, 0o644))
 	}
 	writeFile(t, dir+"/key.pem", readFile(t, s.file("key.pem")))
-	out := asRoot(t, "check", exitFailure, "POSTERN_TEST_FILE="+dir+"/config.toml")
+	out := kit.AsRoot(t, "check", process.ExitFailure, "POSTERN_TEST_FILE="+dir+"/config.toml")
 	wantLines(t, out, "ok    user           nobody", "FAIL  certificate", "key.pem", "mode 0600", "chgrp nogroup", "ok    store")
 }
 

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"postern/cmd/postern/internal/process"
 )
 
 func TestCommandLine(t *testing.T) {
@@ -14,26 +16,26 @@ func TestCommandLine(t *testing.T) {
 		status int
 		says   string
 	}{
-		{"", exitOK, "Usage:"},
-		{"serve --help", exitOK, "SIGHUP"},
-		{"version", exitOK, "postern "},
-		{"verson", exitUsage, `did you mean "version"?`},
-		{"auth tset", exitUsage, `did you mean "test"?`},
-		{"version more", exitUsage, "one operand too many"},
-		{"serve --confg x", exitUsage, "See 'postern serve --help'."},
-		{"passwd", exitUsage, "FILE and USER is missing"},
-		{"passwd users", exitUsage, "USER is missing"},
-		{"passwd users alice", exitUsage, "--stdin"},
-		{"passwd users alice --scheme rot13", exitUsage, "bcrypt"},
-		{"auth test", exitUsage, "-u USER is missing"},
-		{"auth test -u alice -p secret", exitUsage, "can be seen by everybody"},
-		{"dkim keygen", exitUsage, "DOMAIN is missing"},
-		{"dkim keygen example.org --type dsa", exitUsage, "rsa, ed25519 or both"},
-		{"demo --once --relay smtp://localhost:25", exitUsage, "--relay"},
-		{"demo --relay localhost", exitUsage, "smtp://"},
-		{"serve --config " + missing, exitConfig, "config.toml.example"},
-		{"health --config " + missing, exitConfig, missing},
-		{"check --config " + missing, exitFailure, missing},
+		{"", process.ExitOK, "Usage:"},
+		{"serve --help", process.ExitOK, "SIGHUP"},
+		{"version", process.ExitOK, "postern "},
+		{"verson", process.ExitUsage, `did you mean "version"?`},
+		{"auth tset", process.ExitUsage, `did you mean "test"?`},
+		{"version more", process.ExitUsage, "one operand too many"},
+		{"serve --confg x", process.ExitUsage, "See 'postern serve --help'."},
+		{"passwd", process.ExitUsage, "FILE and USER is missing"},
+		{"passwd users", process.ExitUsage, "USER is missing"},
+		{"passwd users alice", process.ExitUsage, "--stdin"},
+		{"passwd users alice --scheme rot13", process.ExitUsage, "bcrypt"},
+		{"auth test", process.ExitUsage, "-u USER is missing"},
+		{"auth test -u alice -p secret", process.ExitUsage, "can be seen by everybody"},
+		{"dkim keygen", process.ExitUsage, "DOMAIN is missing"},
+		{"dkim keygen example.org --type dsa", process.ExitUsage, "rsa, ed25519 or both"},
+		{"demo --once --relay smtp://localhost:25", process.ExitUsage, "--relay"},
+		{"demo --relay localhost", process.ExitUsage, "smtp://"},
+		{"serve --config " + missing, process.ExitConfig, "config.toml.example"},
+		{"health --config " + missing, process.ExitConfig, missing},
+		{"check --config " + missing, process.ExitFailure, missing},
 	} {
 		status, stdout, stderr := command(t, "", strings.Fields(c.args)...)
 		if status != c.status || !strings.Contains(stdout+stderr, c.says) {
@@ -44,7 +46,7 @@ func TestCommandLine(t *testing.T) {
 
 func TestPasswdThenAuthTest(t *testing.T) {
 	s := newServing(t)
-	if status, _, stderr := command(t, "blue\n", "passwd", "--stdin", s.file("users"), "carol"); status != exitOK {
+	if status, _, stderr := command(t, "blue\n", "passwd", "--stdin", s.file("users"), "carol"); status != process.ExitOK {
 		t.Fatalf("passwd: status %d: %s", status, stderr)
 	}
 	for _, c := range []struct {
@@ -52,10 +54,10 @@ func TestPasswdThenAuthTest(t *testing.T) {
 		status         int
 		says           string
 	}{
-		{"carol", "blue\n", exitOK, `yes: store userfile knows "carol"`},
-		{"carol", "red\n", exitFailure, "no: store userfile says"},
-		{"nobody", "blue\n", exitFailure, "no such user"},
-		{"carol", "\n", exitFailure, "empty password"},
+		{"carol", "blue\n", process.ExitOK, `yes: store userfile knows "carol"`},
+		{"carol", "red\n", process.ExitFailure, "no: store userfile says"},
+		{"nobody", "blue\n", process.ExitFailure, "no such user"},
+		{"carol", "\n", process.ExitFailure, "empty password"},
 	} {
 		status, stdout, stderr := command(t, c.password, "auth", "test", "--config", s.config(), "-u", c.user, "-p", "-")
 		if status != c.status || !strings.Contains(stdout, c.says) {
@@ -64,8 +66,8 @@ func TestPasswdThenAuthTest(t *testing.T) {
 	}
 	must(t, os.Remove(s.file("users")))
 	status, _, stderr := command(t, "blue\n", "auth", "test", "--config", s.config(), "-u", "carol", "-p", "-")
-	if status != exitTempFail {
-		t.Errorf("without a store: status %d, want %d\n%s", status, exitTempFail, stderr)
+	if status != process.ExitTempFail {
+		t.Errorf("without a store: status %d, want %d\n%s", status, process.ExitTempFail, stderr)
 	}
 }
 
@@ -84,7 +86,7 @@ func TestPasswdRefusesWhatNoSchemeAccepts(t *testing.T) {
 		{"argon2id", "a\x00b", "NUL"},
 	} {
 		status, _, stderr := command(t, tt.password+"\n", "passwd", "--stdin", "--scheme", tt.scheme, file, "carol")
-		if status != exitFailure || !strings.Contains(stderr, tt.says) {
+		if status != process.ExitFailure || !strings.Contains(stderr, tt.says) {
 			t.Errorf("%s, %d octets: status %d, %q; want ...%s...", tt.scheme, len(tt.password), status, stderr, tt.says)
 		}
 	}
@@ -99,15 +101,15 @@ func TestLongestPasswords(t *testing.T) {
 	for scheme, octets := range map[string]int{"bcrypt": 72, "sha512-crypt": 512, "argon2id": 4096, "scram-sha-256": 4096} {
 		s := newServing(t)
 		password := strings.Repeat("x", octets)
-		if status, _, stderr := command(t, password+"\n", "passwd", "--stdin", "--scheme", scheme, s.file("users"), "carol"); status != exitOK {
+		if status, _, stderr := command(t, password+"\n", "passwd", "--stdin", "--scheme", scheme, s.file("users"), "carol"); status != process.ExitOK {
 			t.Fatalf("%s: status %d: %s", scheme, status, stderr)
 		}
-		if status, stdout, stderr := command(t, password+"\n", "auth", "test", "--config", s.config(), "-u", "carol", "-p", "-"); status != exitOK {
+		if status, stdout, stderr := command(t, password+"\n", "auth", "test", "--config", s.config(), "-u", "carol", "-p", "-"); status != process.ExitOK {
 			t.Errorf("%s: status %d\n%s%s", scheme, status, stdout, stderr)
 		}
 		for _, user := range []string{"carol", "mallory"} {
 			wrong := strings.Repeat("x", 9000)
-			if status, stdout, stderr := command(t, wrong+"\n", "auth", "test", "--config", s.config(), "-u", user, "-p", "-"); status != exitFailure {
+			if status, stdout, stderr := command(t, wrong+"\n", "auth", "test", "--config", s.config(), "-u", user, "-p", "-"); status != process.ExitFailure {
 				t.Errorf("%s, %s with 9,000 octets: status %d\n%s%s", scheme, user, status, stdout, stderr)
 			}
 		}
@@ -118,7 +120,7 @@ func TestDKIMKeygen(t *testing.T) {
 	dir := t.TempDir()
 	args := []string{"dkim", "keygen", "example.org", "--type", "both", "--selector", "s1", "--out", dir}
 	status, stdout, stderr := command(t, "", args...)
-	if status != exitOK {
+	if status != process.ExitOK {
 		t.Fatalf("status %d: %s", status, stderr)
 	}
 	for _, want := range []string{
@@ -141,7 +143,7 @@ func TestDKIMKeygen(t *testing.T) {
 			t.Errorf("%s has mode %04o, want 0600", key, info.Mode().Perm())
 		}
 	}
-	if status, _, stderr := command(t, "", args...); status != exitFailure || !strings.Contains(stderr, "there already") {
+	if status, _, stderr := command(t, "", args...); status != process.ExitFailure || !strings.Contains(stderr, "there already") {
 		t.Errorf("a second time: status %d: %s", status, stderr)
 	}
 }

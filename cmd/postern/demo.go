@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"postern/cmd/postern/internal/config"
+	"postern/cmd/postern/internal/process"
 	"postern/relay"
 )
 
@@ -59,7 +60,7 @@ func (d *demo) run(ctx context.Context) error {
 			return usageError("--relay: %w", err)
 		}
 	}
-	signals := catchSignals()
+	signals := process.CatchSignals()
 	defer signal.Stop(signals)
 	if err := d.prepare(); err != nil {
 		return err
@@ -157,6 +158,6 @@ func (d *demo) howto() (howto, error) {
 	}
 	return howto{
 		Folder: d.folder, Mail: mail, Ports: d.ports, User: demoUser, Password: password,
-		Cert: shellQuote(d.folder.cert()), Config: shellQuote(d.folder.config()),
+		Cert: process.ShellQuote(d.folder.cert()), Config: process.ShellQuote(d.folder.config()),
 	}, nil
 }

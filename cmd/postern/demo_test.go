@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"postern/cmd/postern/internal/process"
 	"postern/test/kit"
 )
 
@@ -16,7 +17,7 @@ func TestDemoOnce(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for round := 1; round <= 2; round++ {
 		status, stdout, stderr := command(t, "", "demo", "--once")
-		if status != exitOK {
+		if status != process.ExitOK {
 			t.Fatalf("round %d: status %d\n%s\n%s", round, status, stdout, stderr)
 		}
 		mail, err := filepath.Glob("postern-demo/mail/*.eml")

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"postern/certs"
+	"postern/cmd/postern/internal/process"
 	"postern/server/auth/hash"
 	"postern/server/auth/userfile"
 )
@@ -132,7 +133,7 @@ recipient = "permit_sasl_authenticated, reject"
 
 [relay]
 next_hops = ["smtp://localhost:25"]
-`, shellQuote(f.config()),
+`, process.ShellQuote(f.config()),
 		tomlList(ports.submissionAddresses()), tomlList(ports.submissionsAddresses()),
 		tomlString(f.cert()), tomlString(f.key()), tomlString(f.users()))
 }

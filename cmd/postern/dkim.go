@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"postern/cmd/postern/internal/process"
 	"postern/relay/sign"
 )
 
@@ -106,7 +107,7 @@ func (k plannedKey) make(out io.Writer) error {
 		return fmt.Errorf("%s is there already, and DNS may name it: choose another --selector, or move it away", k.File)
 	}
 	if err != nil {
-		return explainUnreadable(err)
+		return process.ExplainUnreadable(err)
 	}
 	return k.explain(out, public)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/pires/go-proxyproto"
 	"github.com/spf13/cobra"
 
+	"postern/cmd/postern/internal/process"
 	"postern/server"
 )
 
@@ -122,7 +123,7 @@ func knockAny(ctx context.Context, doors []door) error {
 func ownDoors(config string) ([]door, error) {
 	cfg, err := loadConfig(config)
 	if err != nil {
-		return nil, withStatus(exitConfig, err)
+		return nil, process.WithStatus(process.ExitConfig, err)
 	}
 	l := cfg.Listeners[0]
 	var doors []door

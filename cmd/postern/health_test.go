@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"postern/cmd/postern/internal/process"
 	"postern/test/kit"
 )
 
@@ -23,7 +24,7 @@ func wantHealth(t *testing.T, args ...string) {
 	var stderr string
 	if !kit.Soon(func() bool {
 		status, _, stderr = command(t, "", append([]string{"health"}, args...)...)
-		return status == exitOK
+		return status == process.ExitOK
 	}) {
 		t.Errorf("%q: status %d: %s", args, status, stderr)
 	}
@@ -36,8 +37,8 @@ func TestHealthBehindAProxy(t *testing.T) {
 	writeFile(t, s.config(), text)
 	s.start(t)
 	wantHealth(t, "--config", s.config())
-	if status, _, _ := command(t, "", "health", "--address", s.address); status != exitFailure {
-		t.Errorf("without a PROXY header: status %d, want %d", status, exitFailure)
+	if status, _, _ := command(t, "", "health", "--address", s.address); status != process.ExitFailure {
+		t.Errorf("without a PROXY header: status %d, want %d", status, process.ExitFailure)
 	}
 }
 
@@ -48,7 +49,7 @@ func TestHealthOfNoServer(t *testing.T) {
 	for name, address := range map[string]string{"nobody there": kit.Addr(t), "silence": l.Addr().String()} {
 		begin := time.Now()
 		status, _, stderr := command(t, "", "health", "--address", address)
-		if status != exitFailure || !strings.Contains(stderr, "not well") {
+		if status != process.ExitFailure || !strings.Contains(stderr, "not well") {
 			t.Errorf("%s: status %d: %s", name, status, stderr)
 		}
 		if took := time.Since(begin); took > 10*healthTime {

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"postern/cmd/postern/internal/config"
+	"postern/cmd/postern/internal/process"
 )
 
 // defaultConfig is where serve, check, auth test and health look for the file.
@@ -36,7 +37,7 @@ func run(args []string, in io.Reader, out, errs io.Writer) int {
 	root.SetErr(errs)
 	cmd, err := root.ExecuteC()
 	report(errs, cmd, err)
-	return exitStatus(err)
+	return process.Status(err)
 }
 
 func newRoot() *cobra.Command {
@@ -50,7 +51,7 @@ func newRoot() *cobra.Command {
 		SuggestionsMinimumDistance: 2,
 		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return withStatus(exitUsage, err) })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return process.WithStatus(process.ExitUsage, err) })
 	root.AddCommand(
 		serveCommand(),
 		checkCommand(),
@@ -72,9 +73,14 @@ func report(w io.Writer, cmd *cobra.Command, err error) {
 		return
 	}
 	fmt.Fprintf(w, "postern: %v\n", err)
-	if exitStatus(err) == exitUsage {
+	if process.Status(err) == process.ExitUsage {
 		fmt.Fprintf(w, "See '%s --help'.\n", cmd.CommandPath())
 	}
+}
+
+// usageError returns an error about the command line.
+func usageError(format string, args ...any) error {
+	return process.WithStatus(process.ExitUsage, fmt.Errorf(format, args...))
 }
 
 // knownCommand refuses a word that is no command, and names the nearest one.
@@ -106,7 +112,7 @@ func operands(names ...string) cobra.PositionalArgs {
 // command that changes them.
 func loadConfig(path string) (*config.Config, error) {
 	cfg, err := config.Load(path)
-	return cfg, explainUnreadable(err)
+	return cfg, process.ExplainUnreadable(err)
 }
 
 // configFlag gives cmd its --config.

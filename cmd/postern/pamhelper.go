@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"postern/cmd/postern/internal/logging"
+	"postern/cmd/postern/internal/process"
 	"postern/server/auth"
 	"postern/server/auth/pam"
 )
@@ -79,7 +80,7 @@ func (o *pamHelperOptions) flags(cmd *cobra.Command) {
 
 func (o *pamHelperOptions) run(ctx context.Context, stderr io.Writer) error {
 	if !pam.Available {
-		return withStatus(exitConfig, pam.ErrNotBuilt)
+		return process.WithStatus(process.ExitConfig, pam.ErrNotBuilt)
 	}
 	// A core dump would hold passwords.
 	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
@@ -143,7 +144,7 @@ func (o *pamHelperOptions) listen(log *logging.Log) (net.Listener, error) {
 	}
 	cfg.Log = log.Logger
 	if os.Geteuid() != 0 {
-		log.Warn("this is not root: PAM will only know about the user who runs it", "user", currentAccount().name)
+		log.Warn("this is not root: PAM will only know about the user who runs it", "user", process.CurrentAccount().Name)
 	}
 	if len(cfg.Users) == 0 {
 		log.Warn("only root may ask; name others with --allow-user")
@@ -177,9 +178,9 @@ func (o *pamHelperOptions) socketConfig() (pam.SocketConfig, error) {
 // allowed is a user who may ask, and his group. A number may be that of a user whom
 // only another container knows: then he has no group, which is -1.
 func allowed(name string) (uid, gid int, err error) {
-	a, err := lookupAccount(name)
+	a, err := process.LookupAccount(name)
 	if err == nil {
-		return a.uid, a.gid, nil
+		return a.UID, a.GID, nil
 	}
 	number, notNumber := strconv.ParseUint(name, 10, 31)
 	if notNumber != nil {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"postern/cmd/postern/internal/process"
 	"postern/server/auth/pam"
 )
 
@@ -23,12 +24,12 @@ func pamHelper(args ...string) error {
 func TestPAMHelperNotBuilt(t *testing.T) {
 	err := pamHelper("--timeout", "1ms") // which would be refused otherwise
 	if pam.Available {
-		if exitStatus(err) != exitUsage {
+		if process.Status(err) != process.ExitUsage {
 			t.Errorf("%v", err)
 		}
 		return
 	}
-	if exitStatus(err) != exitConfig || !strings.Contains(err.Error(), "postern-pam") {
+	if process.Status(err) != process.ExitConfig || !strings.Contains(err.Error(), "postern-pam") {
 		t.Errorf("%v", err)
 	}
 }
@@ -56,7 +57,7 @@ func TestPAMHelperSocketConfig(t *testing.T) {
 			}
 			continue
 		}
-		if err == nil || exitStatus(err) != exitUsage || !strings.Contains(err.Error(), tt.want) {
+		if err == nil || process.Status(err) != process.ExitUsage || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v", tt.name, err)
 		}
 	}
@@ -64,7 +65,7 @@ func TestPAMHelperSocketConfig(t *testing.T) {
 
 // The socket gets the group of the first user who may ask.
 func TestPAMHelperGroup(t *testing.T) {
-	nobody, err := lookupAccount("nobody")
+	nobody, err := process.LookupAccount("nobody")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +74,7 @@ func TestPAMHelperGroup(t *testing.T) {
 		want int
 	}{
 		{pamHelperOptions{mode: "0660"}, os.Getegid()},
-		{pamHelperOptions{mode: "0660", users: []string{"nobody", "root"}}, nobody.gid},
+		{pamHelperOptions{mode: "0660", users: []string{"nobody", "root"}}, nobody.GID},
 		{pamHelperOptions{mode: "0660", users: []string{"nobody"}, group: "root"}, 0},
 		{pamHelperOptions{mode: "0660", users: []string{"2000000123"}}, os.Getegid()},
 		{pamHelperOptions{mode: "0660", users: []string{"2000000123"}, group: "2000000124"}, 2000000124},

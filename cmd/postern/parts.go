@@ -12,6 +12,7 @@ import (
 	"postern/certs"
 	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/logging"
+	"postern/cmd/postern/internal/process"
 	"postern/policy"
 	"postern/relay"
 	"postern/relay/message"
@@ -85,7 +86,7 @@ func (w *workshop) build(cfg *config.Config) (_ *generation, err error) {
 			g.discard()
 		}
 	}()
-	if g.certs, err = certs.OpenFiles(cfg.TLS, certs.NewLog(w.log.Logger), explainUnreadable); err != nil { // STARTTLS
+	if g.certs, err = certs.OpenFiles(cfg.TLS, certs.NewLog(w.log.Logger), process.ExplainUnreadable); err != nil { // STARTTLS
 		return nil, err
 	}
 	if g.stores, err = w.openStores(cfg); err != nil { // AUTH
@@ -197,7 +198,7 @@ func checkStageDir(dir string) error {
 	f, err := os.CreateTemp(dir, "postern-check-*")
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("server.stage_dir: large messages cannot be kept: %w; name a folder that %s may write to",
-			err, currentAccount().name)
+			err, process.CurrentAccount().Name)
 	}
 	if err != nil {
 		return fmt.Errorf("server.stage_dir: large messages cannot be kept: %w", err)
@@ -215,7 +216,7 @@ func newPolicies(cfg *config.Config) (map[string]*policy.Set, error) {
 			err = set.OpenRelay()
 		}
 		if err != nil {
-			return nil, withStatus(exitConfig, fmt.Errorf("listener %q: %w", l.Name, err))
+			return nil, process.WithStatus(process.ExitConfig, fmt.Errorf("listener %q: %w", l.Name, err))
 		}
 		sets[l.Name] = set
 	}
@@ -236,13 +237,13 @@ func policyOf(cfg *config.Config, l *server.Listener) policy.Config {
 func (w *workshop) openHops(g *generation) error {
 	router, err := relay.New(g.cfg.Relay.Config, relay.NewLog(w.log.Logger))
 	if err != nil {
-		return explainUnreadable(err)
+		return process.ExplainUnreadable(err)
 	}
 	probe(router)
 	g.router = router
 	signer, err := sign.New(g.cfg.Relay.DKIM, sign.NewLog(w.log.Logger))
 	if err != nil {
-		return explainUnreadable(err)
+		return process.ExplainUnreadable(err)
 	}
 	g.hop = relay.NewChain(&w.route, signer.Before, w.spool.Before)
 	g.reports = relay.NewChain(&w.route, signer.Before)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"postern/cmd/postern/internal/process"
 	"postern/server/auth"
 	"postern/server/auth/hash"
 	"postern/server/auth/userfile"
@@ -57,7 +58,7 @@ func (p newPassword) run(in io.Reader, questions io.Writer) error {
 		return err
 	}
 	if err := userfile.SetPassword(p.file, p.user, hashed); err != nil {
-		return explainUnreadable(err)
+		return process.ExplainUnreadable(err)
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"postern/cmd/postern/internal/process"
 	"postern/test/kit"
 )
 
@@ -71,8 +72,8 @@ func TestPasswdAsksTwice(t *testing.T) {
 		answers []string
 		status  int
 	}{
-		"the same": {[]string{"blue", "blue"}, exitOK},
-		"another":  {[]string{"blue", "glue"}, exitFailure},
+		"the same": {[]string{"blue", "blue"}, process.ExitOK},
+		"another":  {[]string{"blue", "glue"}, process.ExitFailure},
 	} {
 		t.Run(name, func(t *testing.T) {
 			person, terminal := openTerminal(t)
@@ -86,7 +87,7 @@ func TestPasswdAsksTwice(t *testing.T) {
 			if !echoes(terminal) {
 				t.Error("the terminal was left mute")
 			}
-			if _, err := os.Stat(file); (err == nil) != (c.status == exitOK) {
+			if _, err := os.Stat(file); (err == nil) != (c.status == process.ExitOK) {
 				t.Errorf("file: %v", err)
 			}
 		})

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"postern/cmd/postern/internal/process"
 	"postern/relay/spool"
 )
 
@@ -47,13 +48,13 @@ type queueCommands struct{ config string }
 func (q *queueCommands) open() (*spool.Browser, error) {
 	cfg, err := loadConfig(q.config)
 	if err != nil {
-		return nil, withStatus(exitConfig, err)
+		return nil, process.WithStatus(process.ExitConfig, err)
 	}
 	if cfg.Relay.Dir == "" {
 		return nil, errors.New(`there is no spool: relay.spool is not set`)
 	}
 	b, err := spool.Browse(cfg.Relay.Dir)
-	return b, explainUnreadable(err)
+	return b, process.ExplainUnreadable(err)
 }
 
 func (q *queueCommands) list() *cobra.Command {
@@ -68,7 +69,7 @@ func (q *queueCommands) list() *cobra.Command {
 			}
 			items, err := b.List()
 			if err != nil {
-				return explainUnreadable(err)
+				return process.ExplainUnreadable(err)
 			}
 			return printItems(cmd.OutOrStdout(), items)
 		},
@@ -122,11 +123,11 @@ func (q *queueCommands) show() *cobra.Command {
 			}
 			if text {
 				_, err := b.Show(args[0], cmd.OutOrStdout())
-				return explainUnreadable(err)
+				return process.ExplainUnreadable(err)
 			}
 			item, err := b.Show(args[0], nil)
 			if err != nil {
-				return explainUnreadable(err)
+				return process.ExplainUnreadable(err)
 			}
 			return printItem(cmd.OutOrStdout(), item)
 		},
@@ -171,7 +172,7 @@ func (q *queueCommands) each(use, short string, in spool.State, do func(*spool.B
 			all := len(ids) == 0 || len(ids) == 1 && ids[0] == allMessages
 			if all {
 				if ids, err = idsIn(b, in); err != nil {
-					return explainUnreadable(err)
+					return process.ExplainUnreadable(err)
 				}
 			}
 			return doEach(cmd.OutOrStdout(), ids, all, func(id string) error { return do(b, id) })
@@ -199,7 +200,7 @@ func doEach(out io.Writer, ids []string, all bool, do func(string) error) error 
 		case err == nil:
 			done++
 		case !all || !errors.Is(err, spool.ErrGone):
-			failures = append(failures, explainUnreadable(err))
+			failures = append(failures, process.ExplainUnreadable(err))
 		}
 	}
 	fmt.Fprintf(out, "%d messages\n", done)

@@ -7,18 +7,18 @@ import "postern/cmd/postern/internal/config"
 // too. If anything is wrong, nothing changes.
 func (d *daemon) reload() {
 	d.log.Info("reloading")
-	d.manager.reloading()
+	d.systemd.Reloading()
 	cfg, err := d.load()
 	if err == nil {
 		err = d.renew(cfg)
 	}
 	if err != nil {
 		d.log.Error("reload refused; the old configuration runs on", "err", err)
-		d.manager.ready("serving; the last reload was refused, see the log")
+		d.systemd.Ready("serving; the last reload was refused, see the log")
 		return
 	}
 	d.log.Info("reloaded")
-	d.manager.ready("serving")
+	d.systemd.Ready("serving")
 }
 
 func (d *daemon) renew(cfg *config.Config) error {

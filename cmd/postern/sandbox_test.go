@@ -20,6 +20,7 @@ import (
 
 	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/logging"
+	"postern/cmd/postern/internal/process"
 	"postern/internal/access"
 	"postern/test/kit"
 )
@@ -36,8 +37,8 @@ type confined struct {
 // it: a link in one folder, the files in another.
 func startConfined(t *testing.T) *confined {
 	t.Helper()
-	c := &confined{serving: newServingIn(t, openDir(t))}
-	archive := openDir(t)
+	c := &confined{serving: newServingIn(t, kit.OpenDir(t))}
+	archive := kit.OpenDir(t)
 	for _, name := range []string{"cert", "key"} {
 		link := c.file(name + ".pem")
 		must(t, os.Remove(link))
@@ -48,8 +49,7 @@ func startConfined(t *testing.T) *confined {
 	c.configureStaged(t, "")
 	give(t, c.dir, archive)
 
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), sceneVariable+"=confined", "POSTERN_TEST_FILE="+c.config())
+	cmd := kit.Subprocess("confined", "POSTERN_TEST_FILE="+c.config())
 	cmd.Stderr = &c.log
 	var err error
 	c.in, err = cmd.StdinPipe()
@@ -99,11 +99,11 @@ func give(t *testing.T, folders ...string) {
 	if os.Geteuid() != 0 {
 		return
 	}
-	nobody, err := lookupAccount("nobody")
+	nobody, err := process.LookupAccount("nobody")
 	must(t, err)
 	for _, folder := range folders {
 		must(t, filepath.WalkDir(folder, func(path string, _ fs.DirEntry, err error) error {
-			return errors.Join(err, os.Lchown(path, nobody.uid, nobody.gid))
+			return errors.Join(err, os.Lchown(path, nobody.UID, nobody.GID))
 		}))
 	}
 }
@@ -137,16 +137,16 @@ func (c *confined) allows(t *testing.T, what, on string) {
 // sceneConfined serves, and does what it is told on its standard input.
 func sceneConfined() int {
 	file := os.Getenv("POSTERN_TEST_FILE")
-	signals := catchSignals()
+	signals := process.CatchSignals()
 	d, err := newDaemon(func() (*config.Config, error) { return loadConfig(file) }, os.Stderr)
 	if err != nil {
 		return complain(err)
 	}
 	defer d.close()
 	d.sandbox = &sandbox{config: file}
-	var become *account
+	var become *process.Account
 	if os.Geteuid() == 0 {
-		if become, err = lookupAccount("nobody"); err != nil {
+		if become, err = process.LookupAccount("nobody"); err != nil {
 			return complain(err)
 		}
 	}
@@ -157,12 +157,12 @@ func sceneConfined() int {
 	if err := d.run(context.Background(), signals); err != nil {
 		return complain(err)
 	}
-	return exitOK
+	return process.ExitOK
 }
 
 func complain(err error) int {
 	fmt.Fprintln(os.Stderr, err)
-	return exitFailure
+	return process.ExitFailure
 }
 
 func obey(in io.Reader, out io.Writer) {
@@ -214,7 +214,7 @@ func closing(c io.Closer, err error) error {
 // What an attacker could want, if he had taken over the process.
 func TestSandboxRefuses(t *testing.T) {
 	c := startConfined(t)
-	elsewhere := openDir(t)
+	elsewhere := kit.OpenDir(t)
 	shadow := filepath.Join(elsewhere, "shadow")
 	must(t, os.WriteFile(shadow, []byte("root:$6$:::::::\n"), 0o644)) // a copy that everybody may read
 	must(t, os.Chmod(elsewhere, 0o777))
@@ -258,7 +258,7 @@ func landlockOf(t *testing.T, c *confined) int {
 // What a server needs while it runs.
 func TestSandboxAllows(t *testing.T) {
 	c := startConfined(t)
-	socket := filepath.Join(openDir(t), "mux")
+	socket := filepath.Join(kit.OpenDir(t), "mux")
 	store, err := net.Listen("unix", socket)
 	must(t, err)
 	defer store.Close()
@@ -295,7 +295,7 @@ func TestSandboxLetsCertificatesBeRenewed(t *testing.T) {
 // gives, not the mode of a file that everybody may read.
 func TestSandboxIsNamedWhereItRefuses(t *testing.T) {
 	c := startConfined(t)
-	elsewhere := openDir(t)
+	elsewhere := kit.OpenDir(t)
 	cert, key := filepath.Join(elsewhere, "cert.pem"), filepath.Join(elsewhere, "key.pem")
 	certify(t, cert, key)
 	give(t, elsewhere)
@@ -331,7 +331,7 @@ func TestReloadWithinTheSandbox(t *testing.T) {
 
 func TestReloadBeyondTheSandboxIsRefused(t *testing.T) {
 	c := startConfined(t)
-	elsewhere := openDir(t)
+	elsewhere := kit.OpenDir(t)
 	other := startMailbox(t, c.file("other"))
 	for name, test := range map[string]struct{ old, new, says string }{
 		"file":   {c.file("users"), filepath.Join(elsewhere, "users"), "auth.stores[0].path: reading " + elsewhere},

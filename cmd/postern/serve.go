@@ -14,6 +14,7 @@ import (
 
 	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/logging"
+	"postern/cmd/postern/internal/process"
 	"postern/server"
 )
 
@@ -37,7 +38,7 @@ SIGTERM  (or SIGINT) takes no new connections, lets transactions in flight
 }
 
 func serve(ctx context.Context, file string, stderr io.Writer) error {
-	signals := catchSignals()
+	signals := process.CatchSignals()
 	defer signal.Stop(signals)
 	d, err := newDaemon(func() (*config.Config, error) { return loadConfig(file) }, stderr)
 	if err != nil {
@@ -45,23 +46,14 @@ func serve(ctx context.Context, file string, stderr io.Writer) error {
 	}
 	defer d.close()
 	d.sandbox = &sandbox{config: file}
-	become, err := chooseAccount(d.cfg.Server.User)
+	become, err := process.ChooseAccount(d.cfg.Server.User)
 	if err != nil {
-		return withStatus(exitConfig, err)
+		return process.WithStatus(process.ExitConfig, err)
 	}
 	if err := d.start(become); err != nil {
 		return err
 	}
 	return d.run(ctx, signals)
-}
-
-// catchSignals begins before anything else, so that an early SIGHUP does not
-// end the process. A log that nobody reads any more must not end it either.
-func catchSignals() chan os.Signal {
-	signal.Ignore(syscall.SIGPIPE)
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT)
-	return signals
 }
 
 // A daemon is the running server with its configuration.
@@ -73,25 +65,25 @@ type daemon struct {
 	server *server.Server
 
 	sandbox *sandbox // nil: the process stays as it is (demo)
-	manager manager
+	systemd process.Systemd
 }
 
 func newDaemon(load func() (*config.Config, error), stderr io.Writer) (*daemon, error) {
 	cfg, err := load()
 	if err != nil {
-		return nil, withStatus(exitConfig, err)
+		return nil, process.WithStatus(process.ExitConfig, err)
 	}
 	log, err := logging.Open(cfg.Log, stderr)
 	if err != nil {
 		return nil, err
 	}
-	return &daemon{load: load, cfg: cfg, log: log, shop: newWorkshop(cfg, log), manager: manager{log.Logger}}, nil
+	return &daemon{load: load, cfg: cfg, log: log, shop: newWorkshop(cfg, log), systemd: process.Systemd{Log: log.Logger}}, nil
 }
 
 // start binds every address, becomes the unprivileged user in its sandbox, and
 // only then opens keys and stores, so that what works now works at the next
 // reload too.
-func (d *daemon) start(become *account) error {
+func (d *daemon) start(become *process.Account) error {
 	d.log.Info("starting", "version", versionString(), "pid", os.Getpid())
 	d.raiseLimits()
 	if err := d.bind(); err != nil {
@@ -119,9 +111,13 @@ func (d *daemon) bind() error {
 	if err != nil {
 		return err
 	}
-	sockets, err := inheritedSockets(d.cfg.Listeners)
+	var names []string
+	for _, l := range d.cfg.Listeners {
+		names = append(names, l.Name)
+	}
+	sockets, err := process.InheritedSockets(names)
 	if err != nil {
-		return err
+		return process.WithStatus(process.ExitConfig, err)
 	}
 	parts := server.Parts{Config: d.cfg.Server, Sockets: sockets, Events: d.shop.events}
 	for _, l := range d.cfg.Listeners {
@@ -149,18 +145,18 @@ func explainListen(err error) error {
 
 // drop becomes the unprivileged user, and proves that it can read the
 // configuration: a SIGHUP will have to.
-func (d *daemon) drop(become *account) error {
+func (d *daemon) drop(become *process.Account) error {
 	if become == nil && d.cfg.Server.User != "" && os.Geteuid() != 0 {
-		d.log.Info("not root, so server.user is left aside", "user", d.cfg.Server.User, "running_as", currentAccount().name)
+		d.log.Info("not root, so server.user is left aside", "user", d.cfg.Server.User, "running_as", process.CurrentAccount().Name)
 	}
-	if err := dropPrivileges(become, d.log.Logger); err != nil {
+	if err := process.DropPrivileges(become, d.log.Logger); err != nil {
 		return err
 	}
 	if become == nil {
 		return nil
 	}
 	_, err := d.load()
-	return withStatus(exitConfig, err)
+	return process.WithStatus(process.ExitConfig, err)
 }
 
 // confine gives up what the process needed to get here.
@@ -168,14 +164,14 @@ func (d *daemon) confine() error {
 	if d.sandbox == nil {
 		return nil
 	}
-	if err := dropCapabilities(); err != nil {
+	if err := process.DropCapabilities(); err != nil {
 		d.log.Warn("cannot give up the capabilities of the process; going on with them", "err", err)
 	}
 	return d.sandbox.enter(d.cfg, d.log.Logger)
 }
 
 func (d *daemon) raiseLimits() {
-	limit, err := raiseFileLimit()
+	limit, err := process.RaiseFileLimit()
 	if err != nil {
 		d.log.Warn("cannot raise the limit of open files", "err", err)
 		return
@@ -192,16 +188,16 @@ func (d *daemon) raiseLimits() {
 func (d *daemon) run(ctx context.Context, signals <-chan os.Signal) error {
 	served := make(chan error, 1)
 	go func() { served <- d.server.Serve() }()
-	d.manager.ready("serving")
-	watchdog, stopWatchdog := d.manager.watchdog()
+	d.systemd.Ready("serving")
+	watchdog, stopWatchdog := d.systemd.Watchdog()
 	defer stopWatchdog()
 	idle, stop := context.WithCancel(ctx)
 	defer stop()
-	go keepMemory(idle)
+	go process.ManageMemory(idle)
 	for {
 		select {
 		case <-watchdog:
-			d.manager.alive(d.server)
+			d.alive()
 			continue
 		case s := <-signals:
 			if s == syscall.SIGHUP {
@@ -214,9 +210,16 @@ func (d *daemon) run(ctx context.Context, signals <-chan os.Signal) error {
 		case err := <-served:
 			return err
 		}
-		d.manager.stopping()
+		d.systemd.Stopping()
 		return errors.Join(d.drain(signals, watchdog), <-served)
 	}
+}
+
+// alive resets the watchdog, unless a goroutine of the server keeps its lock for
+// good: then systemd restarts the service.
+func (d *daemon) alive() {
+	_ = d.server.Addrs() // takes the lock
+	d.systemd.Alive()
 }
 
 // drain lets transactions in flight finish. What has to be cut has had no 250,
@@ -229,7 +232,7 @@ func (d *daemon) drain(signals <-chan os.Signal, watchdog <-chan time.Time) erro
 	for {
 		select {
 		case <-watchdog:
-			d.manager.alive(d.server)
+			d.alive()
 		case s := <-signals:
 			if s == syscall.SIGHUP {
 				continue

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"postern/cmd/postern/internal/config"
+	"postern/cmd/postern/internal/process"
 	"postern/test/kit"
 )
 
@@ -129,7 +130,7 @@ func TestServeRefusesRoot(t *testing.T) {
 	}
 	s := newServing(t)
 	status, _, stderr := command(t, "", "serve", "--config", s.config())
-	if status != exitConfig || !strings.Contains(stderr, "server.user") {
-		t.Errorf("status %d, want %d; it said:\n%s", status, exitConfig, stderr)
+	if status != process.ExitConfig || !strings.Contains(stderr, "server.user") {
+		t.Errorf("status %d, want %d; it said:\n%s", status, process.ExitConfig, stderr)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"postern/cmd/postern/internal/config"
+	"postern/cmd/postern/internal/process"
 	"postern/relay"
 	"postern/relay/spool"
 )
@@ -27,7 +28,7 @@ func (w *workshop) openSpool(cfg *config.Config) (err error) {
 	})
 	if errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("%w; make the folder, and give it to %s: install -d -m 0700 -o %[2]s %s",
-			err, currentAccount().name, cfg.Relay.Dir)
+			err, process.CurrentAccount().Name, cfg.Relay.Dir)
 	}
 	return err
 }

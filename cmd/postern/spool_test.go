@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"postern/cmd/postern/internal/config"
+	"postern/cmd/postern/internal/process"
 	"postern/relay/relaytest"
 	"postern/relay/spool"
 	"postern/test/kit"
@@ -47,7 +48,7 @@ func (s *serving) delivers(t *testing.T, hop *relaytest.Hop, want int) {
 func (s *serving) queue(t *testing.T, args ...string) string {
 	t.Helper()
 	status, stdout, stderr := command(t, "", append(append([]string{"queue"}, args...), "--config", s.config())...)
-	if status != exitOK {
+	if status != process.ExitOK {
 		t.Fatalf("queue %q: status %d: %s", args, status, stderr)
 	}
 	return stdout
@@ -101,7 +102,7 @@ func TestSpoolAndReload(t *testing.T) {
 func TestSpoolReportsAreSigned(t *testing.T) {
 	s, hop := spooling(t)
 	dir := t.TempDir()
-	if status, _, stderr := command(t, "", "dkim", "keygen", "example.net", "--type", "ed25519", "--selector", "s1", "--out", dir); status != exitOK {
+	if status, _, stderr := command(t, "", "dkim", "keygen", "example.net", "--type", "ed25519", "--selector", "s1", "--out", dir); status != process.ExitOK {
 		t.Fatal(stderr)
 	}
 	keys, err := filepath.Glob(filepath.Join(dir, "*.pem"))
@@ -163,10 +164,10 @@ func TestQueueWhileItMoves(t *testing.T) {
 
 func TestQueueWithoutSpool(t *testing.T) {
 	s := newServing(t)
-	if status, _, stderr := command(t, "", "queue", "list", "--config", s.config()); status != exitFailure || !strings.Contains(stderr, "relay.spool") {
+	if status, _, stderr := command(t, "", "queue", "list", "--config", s.config()); status != process.ExitFailure || !strings.Contains(stderr, "relay.spool") {
 		t.Errorf("status %d: %s", status, stderr)
 	}
-	if status, _, _ := command(t, "", "queue", "remove", "--config", s.config()); status != exitUsage {
+	if status, _, _ := command(t, "", "queue", "remove", "--config", s.config()); status != process.ExitUsage {
 		t.Errorf("remove without an id: status %d", status)
 	}
 }
@@ -175,13 +176,13 @@ func TestCheckLooksAtTheSpool(t *testing.T) {
 	s := newServing(t)
 	s.configure(t, "spool = \""+s.file("spool")+"\"\n")
 	status, stdout, _ := command(t, "", "check", "--config", s.config())
-	if status != exitFailure {
+	if status != process.ExitFailure {
 		t.Errorf("status %d", status)
 	}
 	wantLines(t, stdout, "FAIL  spool", "install -d")
 	must(t, os.Mkdir(s.file("spool"), 0o700))
 	status, stdout, _ = command(t, "", "check", "--config", s.config())
-	if status != exitOK {
+	if status != process.ExitOK {
 		t.Errorf("status %d", status)
 	}
 	wantLines(t, stdout, "ok    spool")

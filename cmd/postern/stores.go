@@ -17,6 +17,7 @@ import (
 	_ "modernc.org/sqlite"
 
 	"postern/cmd/postern/internal/config"
+	"postern/cmd/postern/internal/process"
 	"postern/server/auth"
 	"postern/server/auth/dovecot"
 )
@@ -34,7 +35,7 @@ func (w *workshop) openStores(cfg *config.Config) (*openStores, error) {
 	for _, s := range cfg.Auth.Stores {
 		backend, err := s.Backend.Open(w.storeEnv())
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("store %s: %w", s, explainUnreadable(err)), stores.Close())
+			return nil, errors.Join(fmt.Errorf("store %s: %w", s, process.ExplainUnreadable(err)), stores.Close())
 		}
 		stores.Chain = append(stores.Chain, auth.NewStore(auth.StoreSpec{
 			Kind: s.Kind, Config: s.StoreConfig, Cache: s.Cache, Realm: cfg.Auth.Realm,
@@ -47,7 +48,7 @@ func (w *workshop) openStores(cfg *config.Config) (*openStores, error) {
 		}
 	}
 	if err := w.local(cfg.Auth, stores.Chain).Check(); err != nil {
-		return nil, withStatus(exitConfig, errors.Join(err, stores.Close()))
+		return nil, process.WithStatus(process.ExitConfig, errors.Join(err, stores.Close()))
 	}
 	return stores, nil
 }
@@ -121,7 +122,7 @@ func (w *workshop) local(cfg config.Auth, stores auth.Chain) auth.Local {
 func (w *workshop) checkStore(ctx context.Context, cfg config.Auth, s config.Store) (scramTrouble, error) {
 	backend, err := s.Backend.Open(w.storeEnv())
 	if err != nil {
-		return scramTrouble{}, explainUnreadable(err)
+		return scramTrouble{}, process.ExplainUnreadable(err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
 	defer cancel()

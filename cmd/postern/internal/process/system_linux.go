@@ -1,0 +1,66 @@
+package process
+
+import (
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/psx"
+)
+
+// Privileges belong to threads. Package psx changes those of all threads, also in
+// a build with cgo.
+
+// setNoNewPrivileges sets no_new_privs: a program that this process starts gains
+// nothing from a set-user-ID bit.
+func setNoNewPrivileges() error {
+	return prctl(unix.PR_SET_NO_NEW_PRIVS, 1)
+}
+
+// emptyBoundingSet removes all capabilities from the bounding set, which only root
+// can do. The first number that the kernel does not know ends the list.
+func emptyBoundingSet() error {
+	for c := uintptr(0); c <= 63; c++ {
+		switch err := prctl(unix.PR_CAPBSET_DROP, c); err {
+		case nil:
+		case unix.EINVAL:
+			return nil
+		default:
+			return err
+		}
+	}
+	return nil
+}
+
+// DropCapabilities gives up for good the capabilities that an unprivileged process
+// was started with, such as CAP_NET_BIND_SERVICE.
+func DropCapabilities() error {
+	if err := prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL); err != nil && err != unix.EINVAL { // before Linux 4.3
+		return err
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	_, _, errno := psx.Syscall3(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&none)), 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// prctl acts on all threads. The arguments that are left out are zero.
+func prctl(option, arg uintptr) error {
+	_, _, errno := psx.Syscall6(unix.SYS_PRCTL, option, arg, 0, 0, 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// monotonic returns the time of the clock by which systemd orders reloads.
+func monotonic() time.Duration {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return 0
+	}
+	return time.Duration(now.Nano())
+}
