@@ -2,16 +2,9 @@ package main
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"os"
 	"os/exec"
@@ -24,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
+
+	"postern/certs"
 )
 
 // The users, all with the same password. The hash of dear has bcrypt cost 10,
@@ -89,27 +84,15 @@ func (s *site) folder(subs ...string) (string, error) {
 	return dir, nil
 }
 
-// certificate makes a self-signed one of ECDSA P-256.
+// certificate writes a self-signed certificate with an ECDSA P-256 key.
 func (s *site) certificate() error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(0, 0, 30),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, leaf, leaf, key.Public(), key)
-	if err != nil {
-		return err
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
+	cert, key, err := certs.SelfSigned([]string{"localhost"}, 30*24*time.Hour)
 	if err != nil {
 		return err
 	}
 	return errors.Join(
-		os.WriteFile(s.path("cert.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644),
-		os.WriteFile(s.path("key.pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600),
+		os.WriteFile(s.path("cert.pem"), cert, 0o644),
+		os.WriteFile(s.path("key.pem"), key, 0o600),
 		openTo("nobody", s.path("key.pem")), // postern reads it after it has given up root
 	)
 }

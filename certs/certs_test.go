@@ -1,7 +1,6 @@
 package certs
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -11,12 +10,10 @@ import (
 	"crypto/x509"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -35,23 +32,11 @@ type maker struct {
 
 func (m maker) pem(t testing.TB) (certPEM, keyPEM []byte) {
 	t.Helper()
-	if m.key == nil {
-		m.key = newECDSA(t)
+	c := kit.Certificate{Serial: m.serial, Hosts: m.hosts, NotAfter: m.notAfter, Key: m.key}
+	if c.NotAfter.IsZero() {
+		c.NotAfter = time.Now().Add(90 * 24 * time.Hour)
 	}
-	if m.notAfter.IsZero() {
-		m.notAfter = time.Now().Add(90 * 24 * time.Hour)
-	}
-	template := selfSignedTemplate(m.hosts, time.Until(m.notAfter))
-	template.SerialNumber = big.NewInt(m.serial)
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, m.key.Public(), m.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := x509.MarshalPKCS8PrivateKey(m.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return encode("CERTIFICATE", cert), encode("PRIVATE KEY", key)
+	return c.SelfSignedPEM(t)
 }
 
 // in writes the pair into a folder and returns its names.
@@ -124,26 +109,6 @@ func open(t *testing.T, events Events, pairs ...Pair) *Files {
 	}
 	return f
 }
-
-// A logBuffer keeps the lines of a log that many write.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
-func (b *logBuffer) events() Events { return NewLog(slog.New(slog.NewTextHandler(b, nil))) }
 
 // handshake connects a client to a server with the given configurations, over
 // a real socket, and returns what the client has seen.

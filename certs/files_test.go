@@ -122,9 +122,9 @@ func TestBrokenPairKeepsTheOld(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			log := &logBuffer{}
+			log := new(kit.LogBuffer)
 			pair := maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, t.TempDir())
-			f := open(t, log.events(), pair)
+			f := open(t, NewLog(log.Logger()), pair)
 			overwrite(t, pair.Cert, tt.cert)
 			overwrite(t, pair.Key, tt.key)
 			err := f.Reload(t.Context())
@@ -137,7 +137,7 @@ func TestBrokenPairKeepsTheOld(t *testing.T) {
 			if !strings.Contains(log.String(), "the old one stays") {
 				t.Errorf("the log does not tell: %s", log)
 			}
-			if _, err := OpenFiles(config(pair), log.events(), nil); err == nil {
+			if _, err := OpenFiles(config(pair), NewLog(log.Logger()), nil); err == nil {
 				t.Error("a start with the broken pair succeeds")
 			}
 		})
@@ -160,10 +160,10 @@ func overwrite(t *testing.T, name string, content []byte) {
 // A pair that stays broken is complained of once, and one that is mended comes
 // into use.
 func TestWatchMendedPair(t *testing.T) {
-	log := &logBuffer{}
+	log := new(kit.LogBuffer)
 	folder := t.TempDir()
 	pair := maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, folder)
-	f := open(t, log.events(), pair)
+	f := open(t, NewLog(log.Logger()), pair)
 	replace(t, pair.Key, []byte("half"))
 	f.reloadChanged()
 	f.reloadChanged()
@@ -179,10 +179,10 @@ func TestWatchMendedPair(t *testing.T) {
 
 // A named pipe in the place of a certificate is not waited for.
 func TestWatchNamedPipe(t *testing.T) {
-	log := &logBuffer{}
+	log := new(kit.LogBuffer)
 	folder := t.TempDir()
 	pair := maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, folder)
-	f := open(t, log.events(), pair)
+	f := open(t, NewLog(log.Logger()), pair)
 	pipe := filepath.Join(t.TempDir(), "pipe")
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
@@ -231,9 +231,9 @@ func TestAge(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			log := &logBuffer{}
+			log := new(kit.LogBuffer)
 			end := time.Now().Add(tt.left)
-			f := open(t, log.events(), maker{serial: 1, hosts: []string{"mail.example.org"}, notAfter: end}.in(t, t.TempDir()))
+			f := open(t, NewLog(log.Logger()), maker{serial: 1, hosts: []string{"mail.example.org"}, notAfter: end}.in(t, t.TempDir()))
 			if got := log.String(); !strings.Contains(got, tt.want) || (tt.want == "") != (got == "") {
 				t.Errorf("log: %q, want %q", got, tt.want)
 			}
@@ -266,12 +266,12 @@ func TestInfos(t *testing.T) {
 }
 
 func TestKeyForEverybody(t *testing.T) {
-	log := &logBuffer{}
+	log := new(kit.LogBuffer)
 	pair := maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, t.TempDir())
 	if err := os.Chmod(pair.Key, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	open(t, log.events(), pair)
+	open(t, NewLog(log.Logger()), pair)
 	if !strings.Contains(log.String(), "read by everybody") || !strings.Contains(log.String(), "mode=0644") {
 		t.Errorf("log: %q", log)
 	}

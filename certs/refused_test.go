@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"postern/test/kit"
 )
 
 var errExplained = errors.New("explained")
@@ -21,10 +23,10 @@ func TestRefusedAccess(t *testing.T) {
 		asNobody(t) // root may read everything
 		return
 	}
-	log := &logBuffer{}
+	log := new(kit.LogBuffer)
 	pair := maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, t.TempDir())
 	explain := explainRefusal(pair.Key)
-	f, err := OpenFiles(config(pair), log.events(), explain)
+	f, err := OpenFiles(config(pair), NewLog(log.Logger()), explain)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +37,7 @@ func TestRefusedAccess(t *testing.T) {
 	if !strings.Contains(log.String(), errExplained.Error()) {
 		t.Errorf("log: %s", log)
 	}
-	if _, err := OpenFiles(config(pair), log.events(), explain); !errors.Is(err, errExplained) {
+	if _, err := OpenFiles(config(pair), NewLog(log.Logger()), explain); !errors.Is(err, errExplained) {
 		t.Errorf("OpenFiles: %v", err)
 	}
 	chmod(t, pair.Key, 0o600)

@@ -2,9 +2,10 @@ package relay
 
 import (
 	"fmt"
-	"log/slog"
 	"strings"
 	"testing"
+
+	"postern/test/kit"
 )
 
 func TestCredentials(t *testing.T) {
@@ -47,9 +48,9 @@ func TestCredentialsFile(t *testing.T) {
 func TestSecretIsNotPrinted(t *testing.T) {
 	c := &credentials{"alice", "topsecret"}
 	p := &peer{credentials: c}
-	var book logbook
-	slog.New(slog.NewTextHandler(&book, nil)).Info("m", "c", c, "d", *c, "p", p)
-	printed := fmt.Sprintf("%v %+v %#v %s %+v %+v %#v", c, c, c, *c, *c, p, p) + book.buf.String()
+	var log kit.LogBuffer
+	log.Logger().Info("m", "c", c, "d", *c, "p", p)
+	printed := fmt.Sprintf("%v %+v %#v %s %+v %+v %#v", c, c, c, *c, *c, p, p) + log.String()
 	if strings.Contains(printed, "topsecret") {
 		t.Error(printed)
 	}

@@ -22,14 +22,14 @@ func TestFailOver(t *testing.T) {
 			t.Parallel()
 			first, second := relaytest.New(t, relaytest.Options{}), relaytest.New(t, relaytest.Options{})
 			first.Handle(on("CONNECT", answer))
-			var book logbook
-			r := newLoggedRouter(t, book.events(), func(c *Config) { c.ConnectTimeout = soon }, first, second)
+			var log kit.LogBuffer
+			r := newLoggedRouter(t, NewLog(log.Logger()), func(c *Config) { c.ConnectTimeout = soon }, first, second)
 			for range 3 {
 				if receipt := deliver(t, r, newMessage(t, testMail)); receipt.Hop != second.URL() {
 					t.Errorf("delivered to %s", receipt.Hop)
 				}
 			}
-			if n := book.count("next hop down"); n != 1 {
+			if n := log.Count("next hop down"); n != 1 {
 				t.Errorf("logged %d times that the hop is down, want once", n)
 			}
 			first.Handle(nil)
@@ -37,7 +37,7 @@ func TestFailOver(t *testing.T) {
 			if receipt := deliver(t, r, newMessage(t, testMail)); receipt.Hop != first.URL() {
 				t.Errorf("the first hop is up again, but %s got it", receipt.Hop)
 			}
-			if n := book.count("next hop up"); n != 1 {
+			if n := log.Count("next hop up"); n != 1 {
 				t.Errorf("logged %d times that the hop is up, want once", n)
 			}
 		})

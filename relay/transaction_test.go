@@ -492,8 +492,8 @@ func TestParameters(t *testing.T) {
 
 func TestDSNDroppedAndLogged(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{Extensions: []string{"8BITMIME"}})
-	var book logbook
-	r := newLoggedRouter(t, book.events(), nil, hop)
+	var log kit.LogBuffer
+	r := newLoggedRouter(t, NewLog(log.Logger()), nil, hop)
 	tx := beginWith(t, r, &Envelope{Session: "s7", Sender: "alice@example.org", Options: smtp.MailOptions{Return: smtp.DSNReturnFull}})
 	for _, to := range []string{"bob@example.com", "carol@example.com"} {
 		if err := tx.Rcpt(t.Context(), to, &smtp.RcptOptions{Notify: []smtp.DSNNotify{smtp.DSNNotifyNever}}); err != nil {
@@ -503,8 +503,8 @@ func TestDSNDroppedAndLogged(t *testing.T) {
 	if _, err := tx.Send(t.Context(), newMessage(t, testMail)); err != nil {
 		t.Fatal(err)
 	}
-	if n := book.count(`msg="DSN parameters dropped" session=s7`); n != 1 {
-		t.Errorf("logged %d times, want once:\n%s", n, book.buf.String())
+	if n := log.Count(`msg="DSN parameters dropped" session=s7`); n != 1 {
+		t.Errorf("logged %d times, want once:\n%s", n, log.String())
 	}
 	if p := hop.Delivered()[0].Params; p != "BODY=8BITMIME" {
 		t.Errorf("MAIL with %q", p)

@@ -3,14 +3,10 @@ package server
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/netip"
 	"runtime"
@@ -135,7 +131,7 @@ func (s *fuzzServer) assemble(t testing.TB) Parts {
 		Events:  NewLog(slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))),
 		Sockets: map[string][]net.Listener{},
 	}
-	config := &tls.Config{Certificates: []tls.Certificate{cheapCertificate(t)}, CurvePreferences: []tls.CurveID{tls.X25519}}
+	config := &tls.Config{Certificates: []tls.Certificate{kit.Certificate{}.SelfSigned(t)}, CurvePreferences: []tls.CurveID{tls.X25519}}
 	services := Services{Auth: s.provider(t), Hop: s.relay}
 	for _, name := range fuzzListeners {
 		l := NewListener()
@@ -171,20 +167,6 @@ func fuzzPolicy(t testing.TB, listener string) *policy.Set {
 		t.Fatal(err)
 	}
 	return set
-}
-
-func cheapCertificate(t testing.TB) tls.Certificate {
-	t.Helper()
-	public, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(24 * time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, public, private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: private}
 }
 
 // queuedAs finds the queue id in a reply of answer.

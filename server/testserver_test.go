@@ -2,15 +2,10 @@ package server
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/netip"
 	"strings"
@@ -122,13 +117,13 @@ func (d *testServer) assemble(s settings) Parts {
 		Config: s.Server,
 		Listeners: []ListenerParts{{
 			Listener:     s.Listener,
-			TLS:          &tls.Config{Certificates: []tls.Certificate{testCertificate()}},
+			TLS:          &tls.Config{Certificates: []tls.Certificate{kit.Certificate{Hosts: []string{"mail.example.org"}}.SelfSigned(d.t)}},
 			AuthFailures: s.Auth.FailuresPerConnection,
 			Policy:       set,
 			Services:     d.acquire,
 		}},
 		Stage:  message.NewStage(d.t.TempDir(), int64(s.Server.StageMemory)),
-		Events: NewLog(slog.New(slog.NewTextHandler(d.log, &slog.HandlerOptions{Level: slog.LevelDebug}))),
+		Events: NewLog(d.log.Logger()),
 	}
 }
 
@@ -275,23 +270,6 @@ func (u *users) VerifyPassword(ctx context.Context, _ *auth.Peer, login, passwor
 	}
 	return auth.Identity{User: login + "@example.org", Store: "users"}, nil
 }
-
-var testCertificate = sync.OnceValue(func() tls.Certificate {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		panic(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		DNSNames:     []string{"mail.example.org"},
-		NotAfter:     time.Now().Add(time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		panic(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-})
 
 // mustPrefixes parses networks with blanks between them.
 func mustPrefixes(t testing.TB, text string) []netip.Prefix {

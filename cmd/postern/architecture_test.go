@@ -43,7 +43,7 @@ var arrows = map[string][]string{
 	"test/fault":   {},
 	"test/kit":     {},
 	"test/postfix": {},
-	"bench":        {"test/postfix"},
+	"bench":        {"certs", "test/postfix"},
 }
 
 // commands are the packages that have a command line and end the process.

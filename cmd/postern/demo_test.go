@@ -40,7 +40,7 @@ func TestDemoOnce(t *testing.T) {
 func TestDemoHandsItToAnotherHop(t *testing.T) {
 	t.Chdir(t.TempDir())
 	hop := startMailbox(t, t.TempDir())
-	var out lockedBuffer
+	var out kit.LogBuffer
 	ctx, stop := context.WithCancel(t.Context())
 	d := demo{relay: hop.url(), out: &out, errs: t.Output()}
 	ended := make(chan error, 1)

@@ -357,7 +357,7 @@ func TestReloadBeyondTheSandboxIsRefused(t *testing.T) {
 
 func TestSandboxCanBeSwitchedOff(t *testing.T) {
 	s := newServing(t)
-	var log lockedBuffer
+	var log kit.LogBuffer
 	cfg, err := loadConfig(s.config())
 	must(t, err)
 	cfg.Server.Sandbox = false

@@ -1,13 +1,11 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -27,26 +25,8 @@ type serving struct {
 	address string // STARTTLS
 	mailbox *mailbox
 	signals chan os.Signal
-	log     lockedBuffer
+	log     kit.LogBuffer
 	ended   chan error
-}
-
-// lockedBuffer is a log that a test reads while it is being written.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // newServing writes what a server needs and starts nothing but the mailbox.

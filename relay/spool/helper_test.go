@@ -1,7 +1,6 @@
 package spool
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -38,24 +36,6 @@ func quick() pace {
 	}
 }
 
-// A logbook keeps log lines for a test to look at.
-type logbook struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logbook) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logbook) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
-
 // A rig is a spool between a test and a scripted hop.
 type rig struct {
 	t     testing.TB
@@ -63,7 +43,7 @@ type rig struct {
 	route relay.NextHop
 	spool *Spool
 	front relay.NextHop
-	log   logbook
+	log   kit.LogBuffer
 }
 
 // newRig makes one that does not deliver yet.
@@ -81,7 +61,7 @@ func rigFor(t testing.TB, dir string, change func(*Config), hop *relaytest.Hop) 
 		change(&cfg)
 	}
 	var err error
-	r.spool, err = Open(cfg, Options{Bytes: 1 << 30, Hostname: "mail.example.org", Events: NewLog(slog.New(slog.NewTextHandler(&r.log, nil)))})
+	r.spool, err = Open(cfg, Options{Bytes: 1 << 30, Hostname: "mail.example.org", Events: NewLog(r.log.Logger())})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,24 +2,19 @@ package auth
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/xdg-go/scram"
 
 	"postern/server/auth/hash"
+	"postern/test/kit"
 )
 
 // fakeKeeper keeps the keys of users whose password is the value.
@@ -70,7 +65,7 @@ func keysOf(user, password string) ScramKeys {
 // returns what the client sees and the peer that the server sees.
 func handshake(t *testing.T, version uint16) (client tls.ConnectionState, p *Peer) {
 	t.Helper()
-	return connect(t, &tls.Config{Certificates: []tls.Certificate{selfSigned(t)}, MaxVersion: version, SessionTicketsDisabled: true},
+	return connect(t, &tls.Config{Certificates: []tls.Certificate{kit.Certificate{}.SelfSigned(t)}, MaxVersion: version, SessionTicketsDisabled: true},
 		&tls.Config{InsecureSkipVerify: true, MinVersion: version, MaxVersion: version})
 }
 
@@ -78,7 +73,7 @@ func handshake(t *testing.T, version uint16) (client tls.ConnectionState, p *Pee
 // session of the first one.
 func resume(t *testing.T) (client tls.ConnectionState, p *Peer) {
 	t.Helper()
-	server := &tls.Config{Certificates: []tls.Certificate{selfSigned(t)}, MaxVersion: tls.VersionTLS12}
+	server := &tls.Config{Certificates: []tls.Certificate{kit.Certificate{}.SelfSigned(t)}, MaxVersion: tls.VersionTLS12}
 	config := &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(1)}
 	connect(t, server, config)
 	client, p = connect(t, server, config)
@@ -102,24 +97,6 @@ func connect(t *testing.T, serverConfig, clientConfig *tls.Config) (client tls.C
 	p = tlsPeer()
 	p.TLS, p.Certificate = &state, serverConfig.Certificates[0].Leaf
 	return c.ConnectionState(), p
-}
-
-func selfSigned(t *testing.T) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
 }
 
 func scramLocal(k KeyStore) Local {

@@ -12,13 +12,14 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"math/big"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"postern/test/kit"
 )
 
 // A liar is a client that knows a password and can send any message.
@@ -463,19 +464,12 @@ func TestLocalCheck(t *testing.T) {
 
 // RFC 5929, section 4.1 has no hash for a signature that uses none.
 func TestEndPointOfEd25519IsRefused(t *testing.T) {
-	public, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, public, private)
+	_, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := tlsPeer()
-	if p.Certificate, err = x509.ParseCertificate(der); err != nil {
-		t.Fatal(err)
-	}
+	p.Certificate = kit.Certificate{Key: private}.SelfSigned(t).Leaf
 	if _, err := bindingOf(p, "tls-server-end-point"); err == nil {
 		t.Error("there is a binding")
 	}

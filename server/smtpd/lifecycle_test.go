@@ -314,7 +314,7 @@ func TestNoPasswordIsKept(t *testing.T) {
 // included (RFC 3207, section 4.2), and what was sent with STARTTLS is not run.
 func TestStartTLSForgets(t *testing.T) {
 	cfg := testConfig()
-	cfg.TLS = &tls.Config{Certificates: []tls.Certificate{testCertificate}}
+	cfg.TLS = serverTLS(t)
 	s := &testSession{}
 	p := begin(t, cfg, s)
 	p.say("EHLO clear", "250")
@@ -337,7 +337,7 @@ func TestStartTLSForgets(t *testing.T) {
 // TestLongHandshake: a client does not fill the memory with a handshake that never ends.
 func TestLongHandshake(t *testing.T) {
 	cfg := testConfig()
-	cfg.ImplicitTLS, cfg.TLS = true, &tls.Config{Certificates: []tls.Certificate{testCertificate}}
+	cfg.ImplicitTLS, cfg.TLS = true, serverTLS(t)
 	s := &testSession{}
 	server, client := net.Pipe()
 	go Serve(context.Background(), server, cfg, s)

@@ -253,7 +253,7 @@ func TestAbort(t *testing.T) {
 func TestRefuseTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := testConfig()
-		cfg.ImplicitTLS, cfg.TLS = true, &tls.Config{Certificates: []tls.Certificate{testCertificate}}
+		cfg.ImplicitTLS, cfg.TLS = true, serverTLS(t)
 		begun := time.Now()
 		server, client := net.Pipe()
 		Serve(context.Background(), server, cfg, refuser{})
@@ -279,7 +279,7 @@ func TestRefuseTime(t *testing.T) {
 func TestHandshakeAfterReply(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := testConfig()
-		cfg.TLS = &tls.Config{Certificates: []tls.Certificate{testCertificate}}
+		cfg.TLS = serverTLS(t)
 		cfg.WriteTime = time.Second
 		s := &testSession{}
 		p := begin(t, cfg, s)

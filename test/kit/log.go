@@ -2,15 +2,21 @@ package kit
 
 import (
 	"bytes"
+	"log/slog"
 	"strings"
 	"sync"
 )
 
-// A LogBuffer is the output of a logger, kept for a test. Its methods may be called
-// by any goroutine. The zero value is empty.
+// A LogBuffer collects the output of a logger or of a process. Any goroutine may call
+// its methods. The zero value is empty.
 type LogBuffer struct {
 	mu  sync.Mutex
 	all bytes.Buffer
+}
+
+// Logger returns a logger that writes lines of key=value, of every level, into b.
+func (b *LogBuffer) Logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(b, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
 // Write implements io.Writer. It never fails.
@@ -20,14 +26,22 @@ func (b *LogBuffer) Write(p []byte) (int, error) {
 	return b.all.Write(p)
 }
 
-// String is all that was written.
+// String returns everything that was written.
 func (b *LogBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.all.String()
 }
 
-// Lines are the lines that were written, without their line ends.
+// Take returns everything that was written since the last call, and empties b.
+func (b *LogBuffer) Take() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	defer b.all.Reset()
+	return b.all.String()
+}
+
+// Lines returns the lines without their line ends.
 func (b *LogBuffer) Lines() []string {
 	text := b.String()
 	if text == "" {
@@ -36,7 +50,7 @@ func (b *LogBuffer) Lines() []string {
 	return strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 }
 
-// First is the first line that contains part, or an empty string.
+// First returns the first line that contains part, or "".
 func (b *LogBuffer) First(part string) string {
 	for _, line := range b.Lines() {
 		if strings.Contains(line, part) {
@@ -46,7 +60,7 @@ func (b *LogBuffer) First(part string) string {
 	return ""
 }
 
-// Count is the number of lines that contain a text of this pattern: see Glob.
+// Count returns the number of lines that contain a text of this pattern: see Glob.
 func (b *LogBuffer) Count(pattern string) (n int) {
 	for _, line := range b.Lines() {
 		if Glob("*"+pattern+"*", line) {
@@ -56,8 +70,8 @@ func (b *LogBuffer) Count(pattern string) (n int) {
 	return n
 }
 
-// Glob reports whether s matches pattern, in which "*" matches any text, an empty one
-// included.
+// Glob reports whether s matches pattern, in which "*" matches any text, including
+// none.
 func Glob(pattern, s string) bool {
 	parts := strings.Split(pattern, "*")
 	if len(parts) == 1 {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -64,7 +63,7 @@ func FuzzHelper(f *testing.F) {
 		if want := h.answers(r, err); !want(heard) && (manner&leaves == 0 || len(heard) > 0) {
 			t.Errorf("%q (%+v, %v) hears %q\n%s", said, r, err, heard, h.log)
 		}
-		log := h.log.take()
+		log := h.log.Take()
 		if strings.Contains(log, untold) && r.Password == untold && !strings.Contains(r.Login+r.Service+r.Realm, untold) {
 			t.Errorf("the password is in the log:\n%s", log)
 		}
@@ -78,13 +77,13 @@ func FuzzHelper(f *testing.F) {
 type yesHelper struct {
 	*Helper
 	path string
-	log  *lockedBuffer
+	log  *kit.LogBuffer
 }
 
 func startYes(t testing.TB) *yesHelper {
 	t.Helper()
-	y := &yesHelper{path: filepath.Join(t.TempDir(), "mux"), log: new(lockedBuffer)}
-	log := slog.New(slog.NewTextHandler(y.log, nil))
+	y := &yesHelper{path: filepath.Join(t.TempDir(), "mux"), log: new(kit.LogBuffer)}
+	log := y.log.Logger()
 	y.Helper = NewHelper(HelperConfig{
 		Services: []string{"smtp"}, Processes: 2, Timeout: 10 * time.Second, Log: log,
 		Child: func(ctx context.Context) *exec.Cmd { return exec.CommandContext(ctx, "/bin/sh", "-c", yesChild) },

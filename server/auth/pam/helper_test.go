@@ -1,11 +1,9 @@
 package pam
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -19,19 +17,20 @@ import (
 
 	"postern/server/auth"
 	"postern/server/auth/saslauthd"
+	"postern/test/kit"
 )
 
 // A running helper with a socket of its own and scripted children.
 type running struct {
 	path string
 	stop func()
-	log  *lockedBuffer
+	log  *kit.LogBuffer
 }
 
 func startScripted(t *testing.T, edit func(*HelperConfig)) *running {
 	t.Helper()
-	r := &running{path: filepath.Join(t.TempDir(), "mux"), log: new(lockedBuffer)}
-	log := slog.New(slog.NewTextHandler(r.log, nil))
+	r := &running{path: filepath.Join(t.TempDir(), "mux"), log: new(kit.LogBuffer)}
+	log := r.log.Logger()
 	cfg := HelperConfig{Services: []string{"smtp"}, Processes: 8, Timeout: time.Minute, Child: scripted, Log: log}
 	if edit != nil {
 		edit(&cfg)
@@ -51,31 +50,6 @@ func startScripted(t *testing.T, edit func(*HelperConfig)) *running {
 	})
 	t.Cleanup(r.stop)
 	return r
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-// take returns what has been written and forgets it.
-func (l *lockedBuffer) take() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	defer l.b.Reset()
-	return l.b.String()
 }
 
 // say asks on a connection of its own.

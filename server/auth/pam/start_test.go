@@ -80,8 +80,8 @@ func TestStartedHelperCloses(t *testing.T) {
 
 // A helper that is killed leaves no child behind, and is missed aloud.
 func TestStartedHelperKilled(t *testing.T) {
-	log := new(lockedBuffer)
-	h, cmd, s := startInherited(t, slog.New(slog.NewTextHandler(log, nil)))
+	log := new(kit.LogBuffer)
+	h, cmd, s := startInherited(t, log.Logger())
 	file := filepath.Join(t.TempDir(), "pid")
 	var asking sync.WaitGroup
 	asking.Go(func() {
