@@ -16,6 +16,7 @@ import (
 	"postern/relay/message"
 	"postern/server/auth"
 	"postern/server/auth/hash"
+	"postern/server/auth/throttle"
 )
 
 // A fuzzStore holds the passwords and keys of fuzzUsers.
@@ -46,7 +47,7 @@ func (s *fuzzServer) provider(t testing.TB) auth.Provider {
 			User:      u.user, Store: "users",
 		}
 	}
-	return auth.Local{Passwords: store, Keys: store, Scram: auth.NewScram(auth.NewThrottle(cfg))}
+	return auth.Local{Passwords: store, Keys: store, Scram: auth.NewScram(throttle.New(cfg.Throttle()))}
 }
 
 func (s *fuzzServer) scram(u fuzzUser) *scram.ClientConversation {

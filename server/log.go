@@ -12,6 +12,7 @@ import (
 	"postern/policy"
 	"postern/relay"
 	"postern/server/auth"
+	"postern/server/auth/throttle"
 	"postern/server/smtpd"
 )
 
@@ -99,7 +100,7 @@ func (l *eventLog) AuthError(mech string, err error) {
 		l.authFailed(mech, failure)
 	case errors.Is(err, auth.ErrMalformed):
 		l.Warn("auth malformed", "mech", mech)
-	case errors.Is(err, auth.ErrPenalty):
+	case errors.Is(err, throttle.ErrPenalty):
 		l.authDelayed(mech, loginOf(err))
 	case errors.As(err, &unavailable):
 		l.Error("auth unavailable", "user", unavailable.Login, "mech", mech, "store", unavailable.Store, "err", unavailable.Err)

@@ -16,6 +16,7 @@ import (
 	"postern/policy"
 	"postern/relay"
 	"postern/server/auth"
+	"postern/server/auth/throttle"
 	"postern/server/smtpd"
 )
 
@@ -109,7 +110,7 @@ func connectionEvents(l Events, session SessionEvents, client netip.Addr) []func
 		},
 		func() { session.AuthError("PLAIN", &auth.Failure{Kind: auth.NoSuchUser, Login: hostile}) },
 		func() { session.AuthError("PLAIN", auth.ErrMalformed) },
-		func() { session.AuthError("PLAIN", &auth.Unavailable{Login: "alice", Err: auth.ErrPenalty}) },
+		func() { session.AuthError("PLAIN", &auth.Unavailable{Login: "alice", Err: throttle.ErrPenalty}) },
 		func() {
 			session.AuthError("PLAIN", &auth.Unavailable{Store: "ldap", Login: "alice", Err: errors.New("i/o timeout")})
 		},
@@ -207,7 +208,7 @@ func TestLogCountsRepetitions(t *testing.T) {
 		session.Dropped()
 		session.ForeignProtocol("HTTP")
 		session.HandshakeFailed(errors.New("tls: first record does not look like a TLS handshake"))
-		session.AuthError("PLAIN", &auth.Unavailable{Login: "alice", Err: auth.ErrPenalty})
+		session.AuthError("PLAIN", &auth.Unavailable{Login: "alice", Err: throttle.ErrPenalty})
 		session.AuthError("PLAIN", &auth.Failure{Kind: auth.BadPassword, Login: "alice"})
 	}
 	for msg, want := range map[string]int{

@@ -13,6 +13,7 @@ import (
 
 	"postern/relay/message"
 	"postern/server/auth"
+	"postern/server/auth/throttle"
 	"postern/server/smtpd"
 )
 
@@ -34,7 +35,7 @@ func TestAuthReply(t *testing.T) {
 		{auth.ErrMechanism, replyMechanism},
 		{fmt.Errorf("secret: %w", auth.ErrMalformed), replyMalformedAuth},
 		{&auth.Unavailable{Store: "secret", Err: errSecret}, replyAuthLater},
-		{auth.ErrPenalty, replyAuthLater},
+		{throttle.ErrPenalty, replyAuthLater},
 		{errSecret, replyAuthLater},
 	} {
 		if got := authReply(test.err); got != test.want {

@@ -15,6 +15,7 @@ import (
 
 	"postern/server/auth"
 	"postern/server/auth/dovecot"
+	"postern/server/auth/throttle"
 	"postern/test/kit"
 )
 
@@ -167,7 +168,7 @@ func (d *dovecotd) proxy(t *testing.T, addr string) dovecot.Proxy {
 	}
 	p := dovecot.Proxy{
 		Store:    dovecot.New(cfg, auth.NewLog(slog.New(slog.DiscardHandler))),
-		Throttle: auth.NewThrottle(auth.Defaults()),
+		Throttle: throttle.New(throttle.Config{MaxWait: kit.Patience}),
 		Options:  auth.DefaultSecurityOptions(),
 		Timeout:  kit.Patience,
 	}

@@ -21,9 +21,9 @@ var arrows = map[string][]string{
 
 	"cmd/postern/internal/*": nil, // everything
 
-	"server":        {"server/auth", "policy", "relay", "relay/message", "server/smtpd"},
+	"server":        {"server/auth", "server/auth/throttle", "policy", "relay", "relay/message", "server/smtpd"},
 	"server/smtpd":  {},
-	"server/auth":   {"server/auth/semaphore", "server/auth/hash"}, // tools that know nothing of it
+	"server/auth":   {"server/auth/hash", "server/auth/semaphore", "server/auth/throttle"}, // tools that know nothing of it
 	"policy":        {},
 	"relay":         {"relay/message"},
 	"relay/message": {},
@@ -31,8 +31,9 @@ var arrows = map[string][]string{
 
 	"server/auth/hash":      {"server/auth/semaphore"},
 	"server/auth/semaphore": {},
-	"server/auth/*":         {"server/auth", "server/auth/hash", "server/auth/semaphore"}, // backends share the tools, not each other
-	"server/auth/pam":       {"server/auth", "server/auth/saslauthd"},                     // the helper uses its protocol
+	"server/auth/throttle":  {"server/auth/hash"},
+	"server/auth/*":         {"server/auth", "server/auth/hash", "server/auth/semaphore", "server/auth/throttle"}, // backends share the tools, not each other
+	"server/auth/pam":       {"server/auth", "server/auth/saslauthd"},                                             // the helper uses its protocol
 	"relay/relaytest":       {"test/kit"},
 	"relay/*":               {"relay", "relay/message"},
 

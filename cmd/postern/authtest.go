@@ -108,7 +108,7 @@ func (t authTest) ask(ctx context.Context, cfg *config.Config, password string, 
 func plainLogin(ctx context.Context, stores auth.PasswordVerifier, user, password string) (auth.Identity, error) {
 	here := netip.AddrPortFrom(netip.IPv6Loopback(), 0)
 	peer := &auth.Peer{Remote: here, Local: here, TLS: new(tls.ConnectionState), Session: "auth-test"}
-	e, err := auth.Local{Passwords: auth.Prepared(stores)}.Start(ctx, peer, "PLAIN")
+	e, err := auth.Local{Passwords: auth.WithPRECIS(stores)}.Start(ctx, peer, "PLAIN")
 	if err != nil {
 		return auth.Identity{}, err
 	}

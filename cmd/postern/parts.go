@@ -22,6 +22,7 @@ import (
 	"postern/server/auth"
 	"postern/server/auth/hash"
 	"postern/server/auth/pam"
+	"postern/server/auth/throttle"
 )
 
 // A workshop builds the parts of the server, and keeps what must outlive a
@@ -32,7 +33,7 @@ import (
 type workshop struct {
 	log      *logging.Log
 	events   server.Events
-	throttle *auth.Throttle
+	throttle *throttle.Throttle
 	checker  *hash.Checker
 	scram    *auth.Scram
 	tls      *certs.Shared
@@ -65,13 +66,13 @@ type generation struct {
 
 func newWorkshop(cfg *config.Config, log *logging.Log) *workshop {
 	silenceDrivers()
-	throttle := auth.NewThrottle(cfg.Auth.Config)
+	slow := throttle.New(cfg.Auth.Throttle())
 	return &workshop{
 		log:      log,
 		events:   server.NewLog(log.Logger),
-		throttle: throttle,
+		throttle: slow,
 		checker:  hash.NewChecker(cfg.Auth.HashWait),
-		scram:    auth.NewScram(throttle),
+		scram:    auth.NewScram(slow),
 	}
 }
 
@@ -110,7 +111,7 @@ func (w *workshop) build(cfg *config.Config) (_ *generation, err error) {
 // adopt puts a generation in force and returns it as the server takes it.
 // What the generation before has open is closed when nobody uses it any more.
 func (w *workshop) adopt(g *generation) server.Parts {
-	w.throttle.Configure(g.cfg.Auth.Config)
+	w.throttle.Configure(g.cfg.Auth.Throttle())
 	w.checker.SetWait(g.cfg.Auth.HashWait)
 	w.log.SetLevel(g.cfg.Log.Level)
 	w.stage = g.stage

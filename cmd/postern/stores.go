@@ -109,7 +109,7 @@ func (w *workshop) proxy(cfg config.Auth, d *dovecot.Store) dovecot.Proxy {
 
 func (w *workshop) local(cfg config.Auth, stores auth.Chain) auth.Local {
 	return auth.Local{
-		Passwords: w.throttle.Guard(auth.Prepared(stores)),
+		Passwords: auth.Throttled(w.throttle, auth.WithPRECIS(stores)),
 		Keys:      stores.Keys(),
 		Scram:     w.scram,
 		Only:      cfg.Mechanisms,

@@ -2,11 +2,13 @@ package auth
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/subtle"
 	"slices"
 	"sync"
 	"time"
+
+	"postern/internal/lru"
+	"postern/server/auth/hash"
 )
 
 // CacheConfig is the table "cache" of a store that can only be asked: PAM,
@@ -54,10 +56,10 @@ const (
 type cached struct {
 	config CacheConfig
 	store  PasswordVerifier
-	key    []byte
+	key    hash.Key
 
 	mu     sync.Mutex
-	logins *lru[string, []success]
+	logins *lru.Map[string, []success]
 }
 
 // A success is a password that the store has accepted.
@@ -68,14 +70,12 @@ type success struct {
 }
 
 func newCached(config CacheConfig, store PasswordVerifier) *cached {
-	c := &cached{config: config, store: store, key: make([]byte, 32), logins: newLRU[string, []success](cacheLogins)}
-	rand.Read(c.key) // never fails: crypto/rand ends the process instead
-	return c
+	return &cached{config: config, store: store, key: hash.NewKey(), logins: lru.New[string, []success](cacheLogins)}
 }
 
 // VerifyPassword implements PasswordVerifier.
 func (c *cached) VerifyPassword(ctx context.Context, p *Peer, login, password string) (Identity, error) {
-	mac := passwordMAC(c.key, login, password)
+	mac := c.key.MAC(login, password)
 	if id, ok := c.recall(login, mac, c.config.TTL); ok {
 		return id, nil
 	}
@@ -101,7 +101,7 @@ func (c *cached) VerifyPassword(ctx context.Context, p *Peer, login, password st
 func (c *cached) recall(login string, mac [16]byte, age time.Duration) (Identity, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	known, _ := c.logins.get(login)
+	known, _ := c.logins.Get(login)
 	for _, s := range known {
 		if subtle.ConstantTimeCompare(s.mac[:], mac[:]) == 1 && time.Since(s.when) < age {
 			return s.id, true
@@ -115,16 +115,16 @@ func (c *cached) recall(login string, mac [16]byte, age time.Duration) (Identity
 func (c *cached) remember(login string, now success) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	known, _ := c.logins.get(login)
+	known, _ := c.logins.Get(login)
 	kept := slices.DeleteFunc(slices.Clone(known), func(s success) bool { return s.mac == now.mac })
 	if len(kept) == cachePerLogin {
 		kept = kept[1:]
 	}
-	c.logins.put(login, append(kept, now))
+	c.logins.Put(login, append(kept, now))
 }
 
 func (c *cached) forget(login string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.logins.remove(login)
+	c.logins.Remove(login)
 }

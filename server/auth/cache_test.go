@@ -223,11 +223,11 @@ func TestCacheIsBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	known, _ := c.logins.get("alice")
-	if len(c.logins.items) != cacheLogins || len(known) != cachePerLogin {
-		t.Errorf("%d logins, %d of alice", len(c.logins.items), len(known))
+	known, _ := c.logins.Get("alice")
+	if c.logins.Len() != cacheLogins || len(known) != cachePerLogin {
+		t.Errorf("%d logins, %d of alice", c.logins.Len(), len(known))
 	}
-	if _, ok := c.recall("alice", passwordMAC(c.key, "alice", "19"), time.Hour); !ok {
+	if _, ok := c.recall("alice", c.key.MAC("alice", "19"), time.Hour); !ok {
 		t.Error("the last one is forgotten")
 	}
 }

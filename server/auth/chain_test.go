@@ -193,7 +193,7 @@ func TestTrace(t *testing.T) {
 			}
 			got = append(got, line)
 		})
-		l := Local{Passwords: NewThrottle(Defaults()).Guard(Prepared(c))}
+		l := Local{Passwords: Throttled(newThrottle(), WithPRECIS(c))}
 		x, err := l.Start(t.Context(), tlsPeer(), "PLAIN")
 		if err != nil {
 			t.Fatal(err)
@@ -220,7 +220,7 @@ func TestThrottleCountsWhatAnotherStoreRefuses(t *testing.T) {
 	for _, tt := range tests {
 		synctest.Test(t, func(t *testing.T) {
 			c := Chain{newTestStore("down", says(errDown)), newTestStore("up", says(tt.second))}
-			v := NewThrottle(Defaults()).Guard(c)
+			v := Throttled(newThrottle(), c)
 			begun := time.Now()
 			for i := range 2 {
 				_, err := v.VerifyPassword(t.Context(), tlsPeer(), "alice", fmt.Sprint("guess ", i))

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"postern/server/auth/throttle"
 )
 
 // Config is the section [auth] of the configuration. The stores, [[auth.stores]],
@@ -44,6 +46,15 @@ type Config struct {
 	// SecurityOptions rules out mechanisms by what they are, those of Dovecot
 	// included (smtpd_sasl_security_options of Postfix).
 	SecurityOptions SecurityOptions `toml:"security_options"`
+}
+
+// Throttle returns the part of the configuration that is for the throttle.
+func (c *Config) Throttle() throttle.Config {
+	t := throttle.Config{MaxWait: c.PenaltyWait}
+	for _, n := range c.PenaltyExempt {
+		t.Exempt = append(t.Exempt, netip.Prefix(n))
+	}
+	return t
 }
 
 // Defaults returns the values that apply where the file says nothing.

@@ -14,10 +14,6 @@ var ErrMechanism = errors.New("auth: mechanism not offered")
 // the form that the mechanism asks for (501 5.5.2). It counts as an attempt.
 var ErrMalformed = errors.New("auth: malformed response")
 
-// ErrPenalty is the cause of a temporary error (454 4.7.0): so many logins from
-// the client's address have failed that this one would have to wait too long.
-var ErrPenalty = errors.New("auth: too many failed logins from this address")
-
 // FailureKind says why a login was refused, as far as the store knows.
 type FailureKind uint8
 
@@ -57,6 +53,11 @@ func (f *Failure) Error() string {
 }
 
 func (f *Failure) Unwrap() error { return f.Err }
+
+// WithLogin returns the error of a backend as a *Failure or an *Unavailable that
+// names the login, made safe for a log line. The backend's own value is not changed, as
+// it may be shared. It is not for [ErrMechanism] and [ErrMalformed].
+func WithLogin(err error, login string) error { return withLogin(err, login) }
 
 // asFailure returns err as a *Failure, or nil if it says anything but "no".
 func asFailure(err error) *Failure {

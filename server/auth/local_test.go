@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"postern/server/auth/throttle"
 )
 
 // fakeStore is a store with one user for each entry, whose password is the value.
@@ -341,7 +343,7 @@ func FuzzLogin(f *testing.F) {
 }
 
 func BenchmarkPlainExchange(b *testing.B) {
-	l := Local{Passwords: NewThrottle(Defaults()).Guard(Prepared(&fakeStore{users: map[string]string{"alice": "secret"}}))}
+	l := Local{Passwords: Throttled(newThrottle(), WithPRECIS(&fakeStore{users: map[string]string{"alice": "secret"}}))}
 	p, response := tlsPeer(), []byte("\x00alice\x00secret")
 	b.ReportAllocs()
 	for b.Loop() {
@@ -354,4 +356,10 @@ func BenchmarkPlainExchange(b *testing.B) {
 		}
 		x.Close()
 	}
+}
+
+// newThrottle returns a throttle with the default settings.
+func newThrottle() *throttle.Throttle {
+	cfg := Defaults()
+	return throttle.New(cfg.Throttle())
 }

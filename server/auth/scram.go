@@ -11,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/xdg-go/scram"
+
+	"postern/server/auth/throttle"
 )
 
 const scramProperties = MechanismMutualAuth
@@ -29,12 +31,12 @@ const (
 // others, whose keys change. It may be
 // used by many sessions at once.
 type Scram struct {
-	throttle *Throttle
+	throttle *throttle.Throttle
 	secret   []byte
 }
 
 // NewScram returns a Scram whose proofs are checked when t gives them their turn.
-func NewScram(t *Throttle) *Scram {
+func NewScram(t *throttle.Throttle) *Scram {
 	s := &Scram{throttle: t, secret: make([]byte, 32)}
 	rand.Read(s.secret) // never fails: crypto/rand ends the process instead
 	return s
@@ -223,14 +225,14 @@ func (x *scramExchange) final(ctx context.Context, message []byte) ([]byte, erro
 // wait for it. Proofs do not show whether a wrong password is repeated, so each
 // wrong one counts as a new one.
 func (x *scramExchange) whenItsTurn(ctx context.Context, check func() (string, error)) (answer string, err error) {
-	a, err := x.scram.throttle.Enter(ctx, x.peer, x.login)
+	attempt, err := x.scram.throttle.Acquire(ctx, x.peer.Remote.Addr(), x.login)
 	if err != nil {
 		return "", err
 	}
-	outcome := Outcome{Err: context.Canceled}
-	defer func() { a.Leave(outcome) }()
+	var outcome throttle.Outcome // undecided, if check panics
+	defer func() { attempt.Done(outcome) }()
 	answer, err = check()
-	outcome = Outcome{Err: err, User: x.account.User}
+	outcome = OutcomeOf(err, x.account.User, "")
 	return answer, err
 }
 

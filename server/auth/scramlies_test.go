@@ -19,6 +19,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"postern/server/auth/throttle"
 	"postern/test/kit"
 )
 
@@ -354,20 +355,20 @@ func TestScramIsThrottled(t *testing.T) {
 // An exchange whose client is silent does not delay other logins.
 func TestScramHoldsNoTurnWhileTheClientThinks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		throttle := NewThrottle(Defaults())
-		local := Local{Keys: users(), Scram: NewScram(throttle)}
+		slow := newThrottle()
+		local := Local{Keys: users(), Scram: NewScram(slow)}
 		guess := says(BadPassword)
-		if _, err := throttle.Guard(guess).VerifyPassword(t.Context(), tlsPeer(), "eve", "guess"); err == nil {
+		if _, err := Throttled(slow, guess).VerifyPassword(t.Context(), tlsPeer(), "eve", "guess"); err == nil {
 			t.Fatal("a guess was right")
 		}
 		for range 10 {
 			lieTo(t, start(t, local, tlsPeer(), "SCRAM-SHA-256"), "n,,", "Alice")
 		}
-		a, err := throttle.Enter(t.Context(), tlsPeer(), "bob")
+		a, err := slow.Acquire(t.Context(), tlsPeer().Remote.Addr(), "bob")
 		if err != nil {
 			t.Fatal(err)
 		}
-		a.Leave(Outcome{Err: context.Canceled})
+		a.Yield()
 	})
 }
 
@@ -400,7 +401,7 @@ func TestLocalOffersScram(t *testing.T) {
 	blind.Certificate = nil
 	bare.TLS = &tls.ConnectionState{Version: tls.VersionTLS12, HandshakeComplete: true}
 	bare.Certificate = &x509.Certificate{SignatureAlgorithm: x509.ECDSAWithSHA256}
-	both := Local{Passwords: &fakeStore{}, Keys: users(), Scram: NewScram(NewThrottle(Defaults()))}
+	both := Local{Passwords: &fakeStore{}, Keys: users(), Scram: NewScram(newThrottle())}
 	with := func(change func(*Local)) Local {
 		l := both
 		change(&l)
@@ -535,7 +536,7 @@ func FuzzScram(f *testing.F) {
 		f.Fatal(err)
 	}
 	config.PenaltyExempt = []Network{here}
-	local := Local{Keys: users(), Scram: NewScram(NewThrottle(config))}
+	local := Local{Keys: users(), Scram: NewScram(throttle.New(config.Throttle()))}
 	f.Fuzz(func(t *testing.T, first, final, last []byte) {
 		x, err := local.Start(t.Context(), tlsPeer(), "SCRAM-SHA-256")
 		if err != nil {

@@ -26,7 +26,7 @@
 //     another server that decides, often without any check of their own
 //     ("nopassword"), and this cannot be seen from here.
 //   - "no-penalty" is sent: an address that guesses is slowed down by
-//     [auth.Throttle], which spares the users known there, and would otherwise
+//     [throttle.Throttle], which spares the users known there, and would otherwise
 //     be slowed down twice. Dovecot gets the address for its log and its
 //     policy. Its delay of a refusal, 2 seconds, stays.
 //   - Mechanisms that cannot work from here are not offered: EXTERNAL, since no

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"postern/server/auth"
+	"postern/server/auth/throttle"
 )
 
 var (
@@ -101,34 +102,33 @@ func (x *exchange) step(ctx context.Context, response []byte) (a answer, err err
 	if response == nil {
 		return x.ask(ctx, response)
 	}
-	attempt, err := x.proxy.Throttle.Enter(ctx, x.peer, x.overheard.login)
+	attempt, err := x.proxy.Throttle.Acquire(ctx, x.peer.Remote.Addr(), x.overheard.login)
 	if err != nil {
 		return answer{}, unavailable(err)
 	}
-	outcome := context.Canceled // of a step that panics: neither yes nor no
-	defer func() { x.leave(ctx, attempt, a, outcome) }()
+	outcome := context.Canceled // undecided, if the step panics
+	defer func() { x.done(ctx, attempt, a, outcome) }()
 	a, err = x.ask(ctx, response)
 	outcome = err
 	return a, err
 }
 
-// errAbandoned is the outcome for the throttle of a client that has gone before the
-// answer, or that has sent its last message when the time was almost up. Dovecot
-// refuses 2 seconds later than it accepts: a client that does not wait that long
-// knows the answer all the same.
-var errAbandoned = &auth.Failure{Kind: auth.Unknowable, Store: Kind, Reason: "abandoned"}
-
-// leave gives back the turn. Only an exchange that has come to an end has an
-// outcome, and only one whose login is known can have succeeded for it.
-func (x *exchange) leave(ctx context.Context, attempt *auth.Attempt, a answer, outcome error) {
-	if outcome == nil && (a.verb == verbCont || x.overheard.login == "") {
+// done ends the attempt. Only an exchange that has come to an end has an outcome, and
+// only one whose login is known can have succeeded for it.
+//
+// A client that has gone before the answer, or that has sent its last message when the
+// time was almost up, counts as one that guesses: Dovecot refuses 2 seconds later than it
+// accepts, so a client that does not wait that long knows the answer all the same.
+func (x *exchange) done(ctx context.Context, attempt *throttle.Attempt, a answer, err error) {
+	if err == nil && (a.verb == verbCont || x.overheard.login == "") {
 		attempt.Yield()
 		return
 	}
-	if outcome != nil && ctx.Err() != nil {
-		outcome = errAbandoned
+	outcome := auth.OutcomeOf(err, x.id.User, x.overheard.password)
+	if err != nil && ctx.Err() != nil {
+		outcome = throttle.Outcome{Result: throttle.WrongGuess, Secret: x.overheard.password}
 	}
-	attempt.Leave(auth.Outcome{Err: outcome, User: x.id.User, Secret: x.overheard.password})
+	attempt.Done(outcome)
 }
 
 // ask asks Dovecot and sets the identity if the answer is OK.

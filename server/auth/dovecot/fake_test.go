@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"postern/server/auth"
+	"postern/server/auth/throttle"
 	"postern/test/kit"
 )
 
@@ -139,7 +140,7 @@ func (f *fake) proxy(t testing.TB) Proxy {
 	t.Helper()
 	p := Proxy{
 		Store:    f.store(t),
-		Throttle: auth.NewThrottle(auth.Defaults()),
+		Throttle: newThrottle(),
 		Options:  auth.DefaultSecurityOptions(),
 		Timeout:  kit.Patience,
 	}
@@ -196,4 +197,9 @@ func wantLine(t testing.TB, lines []string, want string) {
 	if !slices.Contains(lines, want) {
 		t.Errorf("heard %q, want %q among them", lines, want)
 	}
+}
+
+// newThrottle returns a throttle with the default wait.
+func newThrottle() *throttle.Throttle {
+	return throttle.New(throttle.Config{MaxWait: 30 * time.Second})
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"postern/server/auth"
+	"postern/server/auth/throttle"
 )
 
 // A Proxy is the auth.Provider that hands the exchanges with the clients through
@@ -24,7 +25,7 @@ type Proxy struct {
 
 	// Throttle slows down those who guess. Between the messages of an exchange
 	// no login waits for the client: see auth.Attempt.Yield.
-	Throttle *auth.Throttle
+	Throttle *throttle.Throttle
 
 	// Options rule out mechanisms that Dovecot offers.
 	Options auth.SecurityOptions

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"postern/server/auth"
+	"postern/server/auth/throttle"
 	"postern/test/kit"
 )
 
@@ -50,7 +51,7 @@ func TestMechanisms(t *testing.T) {
 func TestMechanismsWhileDown(t *testing.T) {
 	f := startFake(t, goodGreeting, nil)
 	f.lis.Close()
-	p := Proxy{Store: f.store(t), Throttle: auth.NewThrottle(auth.Defaults()), Options: auth.DefaultSecurityOptions()}
+	p := Proxy{Store: f.store(t), Throttle: newThrottle(), Options: auth.DefaultSecurityOptions()}
 	if got := p.Mechanisms(peer()); !slices.Equal(got, []string{"PLAIN", "LOGIN"}) {
 		t.Errorf("never seen: %q", got)
 	}
@@ -333,12 +334,12 @@ func TestStepTimesOut(t *testing.T) {
 // was known there does not.
 func TestThrottle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		throttle := auth.NewThrottle(auth.Defaults())
-		x := &exchange{proxy: Proxy{Throttle: throttle}, peer: peer()}
-		enter := func(login string) (*auth.Attempt, time.Duration) {
+		slow := newThrottle()
+		x := &exchange{proxy: Proxy{Throttle: slow}, peer: peer()}
+		enter := func(login string) (*throttle.Attempt, time.Duration) {
 			t.Helper()
 			start := time.Now()
-			a, err := throttle.Enter(t.Context(), peer(), login)
+			a, err := slow.Acquire(t.Context(), peer().Remote.Addr(), login)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -347,11 +348,11 @@ func TestThrottle(t *testing.T) {
 		// A challenge, and a success without a known login, are no outcome.
 		for _, a := range []answer{{verb: verbCont}, {verb: verbOK}} {
 			attempt, _ := enter("")
-			x.leave(t.Context(), attempt, a, nil)
+			x.done(t.Context(), attempt, a, nil)
 		}
 		x.overheard.login = "alice"
 		attempt, _ := enter("alice")
-		x.leave(t.Context(), attempt, answer{verb: verbOK}, nil)
+		x.done(t.Context(), attempt, answer{verb: verbOK}, nil)
 
 		gone, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -364,7 +365,7 @@ func TestThrottle(t *testing.T) {
 			if want := []time.Duration{0, 2 * time.Second, 4 * time.Second}[i]; waited != want {
 				t.Errorf("after %d guesses without an answer: waited %v", i, waited)
 			}
-			x.leave(ctx, attempt, answer{}, unavailable(context.Canceled))
+			x.done(ctx, attempt, answer{}, unavailable(context.Canceled))
 		}
 		attempt, waited = enter("alice")
 		if waited != 0 {

@@ -2,13 +2,8 @@ package hash
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"runtime"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -48,7 +43,7 @@ func (c *Checker) SetWait(wait time.Duration) { c.wait.Store(int64(wait)) }
 // the client has logged in before; it goes before the others. An error means that the
 // password was not compared: [ErrBusy], the cause of ctx, or that of Parse.
 func (c *Checker) Check(ctx context.Context, stored, password string, known bool) (bool, error) {
-	mac := c.memo.mac(stored, password)
+	mac := c.memo.key.MAC(stored, password)
 	if c.memo.has(mac) {
 		return true, nil
 	}
@@ -69,7 +64,7 @@ func (c *Checker) Check(ctx context.Context, stored, password string, known bool
 // Decoy takes as long as a Check that fails. Stores call it for an unknown user, so that
 // the time of the answer does not depend on whether there is such a user.
 func (c *Checker) Decoy(ctx context.Context, stored, password string, known bool) error {
-	mac := c.memo.mac(stored, password)
+	mac := c.memo.key.MAC(stored, password)
 	c.memo.has(mac)
 	_, err := c.whenItsTurn(ctx, stored, known, func(h Hash) (bool, error) {
 		c.memo.has(mac)
@@ -98,63 +93,4 @@ func (c *Checker) whenItsTurn(ctx context.Context, stored string, known bool, co
 	}
 	defer c.slots.Release()
 	return compare(h)
-}
-
-// memoHalf is half of what a memo holds, at some 50 bytes each.
-const memoHalf = 1 << 14
-
-// A memo remembers that a password has matched a stored hash, so that the costly
-// comparison is made once: a mail client logs in with every message. It is
-// asked with the hash as it is stored now, so that a changed password is out at
-// once and no entry ever needs to expire. It holds nothing but HMACs under a key
-// that does not leave the process, and mismatches are never remembered.
-//
-// It has two halves: when the young one is full, the old one is forgotten. What
-// is found in the old one moves to the young one. It is safe for use by many
-// goroutines.
-type memo struct {
-	key []byte
-
-	mu         sync.Mutex
-	young, old map[memoMAC]struct{}
-}
-
-type memoMAC [sha256.Size]byte
-
-func newMemo() *memo {
-	m := &memo{key: make([]byte, sha256.Size), young: make(map[memoMAC]struct{})}
-	rand.Read(m.key) // never fails: crypto/rand ends the process instead
-	return m
-}
-
-// mac binds the two so that no other pair has the same concatenation.
-func (m *memo) mac(stored, password string) (sum memoMAC) {
-	h := hmac.New(sha256.New, m.key)
-	var n [8]byte
-	binary.BigEndian.PutUint64(n[:], uint64(len(stored)))
-	h.Write(n[:])
-	h.Write([]byte(stored))
-	h.Write([]byte(password))
-	h.Sum(sum[:0])
-	return sum
-}
-
-func (m *memo) has(mac memoMAC) bool {
-	m.mu.Lock()
-	_, young := m.young[mac]
-	_, old := m.old[mac]
-	m.mu.Unlock()
-	if old && !young {
-		m.add(mac)
-	}
-	return young || old
-}
-
-func (m *memo) add(mac memoMAC) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if len(m.young) >= memoHalf {
-		m.old, m.young = m.young, make(map[memoMAC]struct{})
-	}
-	m.young[mac] = struct{}{}
 }

@@ -47,28 +47,28 @@ func TestCheck(t *testing.T) {
 
 func TestMemoIsBoundToTheStoredHash(t *testing.T) {
 	m := newMemo()
-	m.add(m.mac("stored", password))
-	for name, mac := range map[string]memoMAC{
-		"another password": m.mac("stored", "wrong"),
-		"another hash":     m.mac("changed", password),
-		"the same bytes":   m.mac("store", "d"+password),
-		"another process":  newMemo().mac("stored", password),
+	m.add(m.key.MAC("stored", password))
+	for name, mac := range map[string][16]byte{
+		"another password": m.key.MAC("stored", "wrong"),
+		"another hash":     m.key.MAC("changed", password),
+		"the same bytes":   m.key.MAC("store", "d"+password),
+		"another process":  newMemo().key.MAC("stored", password),
 	} {
 		if m.has(mac) {
 			t.Errorf("%s is taken for the one that matched", name)
 		}
 	}
-	if !m.has(m.mac("stored", password)) {
+	if !m.has(m.key.MAC("stored", password)) {
 		t.Error("not remembered")
 	}
 }
 
 func TestMemoIsBoundedAndKeepsWhatIsUsed(t *testing.T) {
 	m := newMemo()
-	used := m.mac("used", password)
+	used := m.key.MAC("used", password)
 	m.add(used)
 	for i := range 5 * memoHalf {
-		m.add(m.mac("stored", fmt.Sprint(i)))
+		m.add(m.key.MAC("stored", fmt.Sprint(i)))
 		if i%1000 == 0 && !m.has(used) {
 			t.Fatalf("forgot after %d what is used all the time", i)
 		}
@@ -76,7 +76,7 @@ func TestMemoIsBoundedAndKeepsWhatIsUsed(t *testing.T) {
 	if n := len(m.young) + len(m.old); n > 2*memoHalf {
 		t.Errorf("holds %d", n)
 	}
-	if m.has(m.mac("stored", "0")) {
+	if m.has(m.key.MAC("stored", "0")) {
 		t.Error("never forgets")
 	}
 }
@@ -115,7 +115,7 @@ func TestMemoIsAskedAgainAfterWaiting(t *testing.T) {
 			})
 		}
 		synctest.Wait()
-		c.memo.add(c.memo.mac(stored, password))
+		c.memo.add(c.memo.key.MAC(stored, password))
 		c.slots.Release()
 		all.Wait()
 		if ok, err := c.Check(t.Context(), stored, "wrong", false); ok || err != nil {

@@ -10,11 +10,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/xdg-go/scram"
 
 	"postern/server/auth"
 	"postern/server/auth/hash"
+	"postern/server/auth/throttle"
 )
 
 // Made by doveadm of "correct horse".
@@ -102,12 +104,12 @@ func TestOneLineServesScramAndPlain(t *testing.T) {
 	store := auth.NewStore(auth.StoreSpec{
 		Kind: Kind, Config: auth.StoreDefaults(), Realm: "example.org", Backend: f.Store, Events: auth.NewLog(slog.New(slog.DiscardHandler)),
 	})
-	throttle := auth.NewThrottle(auth.Defaults())
+	slow := throttle.New(throttle.Config{MaxWait: 30 * time.Second})
 	chain := auth.Chain{store}
 	local := auth.Local{
-		Passwords: throttle.Guard(auth.Prepared(chain)),
+		Passwords: auth.Throttled(slow, auth.WithPRECIS(chain)),
 		Keys:      chain.Keys(),
-		Scram:     auth.NewScram(throttle),
+		Scram:     auth.NewScram(slow),
 	}
 	peer := &auth.Peer{TLS: new(tls.ConnectionState)}
 	for _, login := range []string{"alice", "bob@example.org"} {

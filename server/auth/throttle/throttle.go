@@ -1,0 +1,269 @@
+// Package throttle slows down clients that guess passwords, and no others.
+//
+// Failed logins count against the client's address, for IPv6 against its /64. From an
+// address without failures, as many logins at a time are verified as there are
+// processors; from an address with failures one at a time, 2 seconds after the last
+// failure, then 4, 8 and 15. The delay comes before the next verification and not after
+// the failed one, so a client cannot avoid it by closing the connection early or by
+// opening many. A login that waits holds nothing but its goroutine. A login that would
+// have to wait too long is refused with [ErrPenalty].
+//
+// A success does not end the penalty of the address, or an attacker with one account
+// could end it. It ends the penalty of its pair: a login that has succeeded from an
+// address within 30 days is verified there without delay, and its failures do not
+// count against the address. Ten different wrong passwords end that privilege. A
+// repeated wrong password does not increase a penalty.
+//
+// Memory is bounded: 65,536 addresses and 32,768 logins, at most 8 of one user, with 16
+// addresses each. A new entry replaces the least recently changed one. To displace one
+// penalty takes as many failed logins, each with its TLS handshake and its password
+// hash, from as many addresses; to displace a known pair takes thousands of accounts.
+//
+// The package knows neither stores nor mechanisms: package auth and the Dovecot proxy
+// call [Throttle.Acquire] before a password is verified, and [Attempt.Done] after it.
+package throttle
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"postern/internal/lru"
+	"postern/internal/netprefix"
+	"postern/server/auth/hash"
+)
+
+// ErrPenalty means that so many logins from the client's address have failed that this
+// one would have to wait too long. It is a temporary error (454 4.7.0).
+var ErrPenalty = errors.New("auth: too many failed logins from this address")
+
+// Config is what the administrator can choose.
+type Config struct {
+	MaxWait time.Duration  // how long a login waits; beyond that it gets ErrPenalty
+	Exempt  []netip.Prefix // failed logins from these networks delay no login
+}
+
+// A Throttle holds the penalties and the known pairs of the process. A restart discards
+// them, a reload must not: keep one Throttle for the life of the process, and call
+// [Throttle.Configure] when the configuration is read again. Its methods may be called
+// by many sessions at once.
+type Throttle struct {
+	key   hash.Key // of the MACs of wrong passwords
+	slots int      // logins verified at once for an address without failures
+
+	mu     sync.Mutex
+	config Config
+	active map[netip.Prefix]*penalty        // with logins in the queue: never displaced
+	idle   *lru.Map[netip.Prefix, *penalty] // without
+	known  knownPairs
+}
+
+// New returns a Throttle without penalties and known pairs.
+func New(cfg Config) *Throttle {
+	return &Throttle{
+		key:    hash.NewKey(),
+		slots:  runtime.GOMAXPROCS(0),
+		config: cfg,
+		active: make(map[netip.Prefix]*penalty),
+		idle:   lru.New[netip.Prefix, *penalty](penaltyAddresses),
+		known:  newKnownPairs(),
+	}
+}
+
+// Configure applies cfg to all further logins. Existing penalties are kept.
+func (t *Throttle) Configure(cfg Config) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.config = cfg
+}
+
+// An Attempt is a login that may be verified now. Done or Yield must be called exactly
+// once.
+type Attempt struct {
+	throttle *Throttle
+	addr     netip.Addr
+	from     netip.Prefix // what addr counts as
+	login    string
+	known    bool
+	exempt   bool
+	penalty  *penalty      // of from; nil for a login without delay
+	turn     chan struct{} // from penalty.enqueue
+}
+
+// Known reports whether the login has succeeded from this address within 30 days. Where
+// a store has to queue, such a client goes first.
+func (a *Attempt) Known() bool { return a.known }
+
+// Acquire waits until the login from addr may be verified. It returns [ErrPenalty] if
+// that would take longer than Config.MaxWait, and the cause of ctx if ctx ends before;
+// after the deadline of ctx, the error is both.
+func (t *Throttle) Acquire(ctx context.Context, addr netip.Addr, login string) (*Attempt, error) {
+	a := &Attempt{throttle: t, addr: addr, from: netprefix.Client(addr), login: login}
+	maxWait, err := t.enqueue(a)
+	if err != nil {
+		return nil, err
+	}
+	if a.penalty == nil {
+		return a, nil
+	}
+	waiting, cancel := context.WithTimeoutCause(ctx, maxWait, ErrPenalty)
+	defer cancel()
+	if err := a.wait(waiting); err != nil {
+		a.Yield()
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			err = fmt.Errorf("%w, and the time for the reply is over: %w", ErrPenalty, err)
+		}
+		return nil, err
+	}
+	return a, nil
+}
+
+// enqueue adds the attempt to the queue of its address, unless it is verified without
+// delay, and returns how long it may wait there.
+func (t *Throttle) enqueue(a *Attempt) (maxWait time.Duration, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	a.known = t.known.has(a.login, a.from, now)
+	plain := a.addr.Unmap().WithZone("")
+	a.exempt = slices.ContainsFunc(t.config.Exempt, func(n netip.Prefix) bool { return n.Contains(plain) })
+	if a.known || a.exempt {
+		return 0, nil
+	}
+	p := t.activate(a.from, now)
+	if p.expectedWait(now) > t.config.MaxWait {
+		t.deactivate(a.from, p, now)
+		return 0, ErrPenalty
+	}
+	a.penalty, a.turn = p, p.enqueue(t.slots)
+	return t.config.MaxWait, nil
+}
+
+// wait returns when the attempt is the next of its address and the delay of the address
+// is over, or with the cause of ctx.
+func (a *Attempt) wait(ctx context.Context) error {
+	select {
+	case <-a.turn:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	a.throttle.mu.Lock()
+	delay := time.Until(a.penalty.notBefore)
+	a.throttle.mu.Unlock()
+	if delay <= 0 {
+		return nil
+	}
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// A Result says whether a password was right.
+type Result uint8
+
+const (
+	Undecided Result = iota // a broken store, a client that hung up, an account that is disabled
+	Success
+	WrongGuess // the login or the password is wrong
+)
+
+// An Outcome is how an attempt ended.
+type Outcome struct {
+	Result Result
+
+	// User is the canonical name after a success. A few logins of each user are
+	// remembered, however many a store accepts.
+	User string
+
+	// Secret is the password of a wrong guess, by which a repetition is recognised. It
+	// is not kept. Mechanisms that do not get a password leave it empty, and each of
+	// their wrong guesses counts as a new one.
+	Secret string
+}
+
+// Done ends the attempt, so that the next login of its address can be verified.
+func (a *Attempt) Done(o Outcome) {
+	t := a.throttle
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	switch {
+	case o.Result == Success:
+		t.known.succeeded(cmp.Or(o.User, a.login), a.login, a.from, now)
+	case o.Result == WrongGuess && !a.exempt:
+		t.countGuess(a, o.Secret, now)
+	}
+	if a.penalty != nil && o.Result != Success {
+		a.penalty.notBefore = now.Add(penaltyDelay(a.penalty.level))
+	}
+	t.leave(a, now)
+}
+
+// Yield ends the attempt without an outcome, for a mechanism in which it is the client's
+// move: other logins of its address do not wait for the client. The mechanism calls
+// [Throttle.Acquire] again when the client has answered.
+func (a *Attempt) Yield() {
+	a.throttle.mu.Lock()
+	defer a.throttle.mu.Unlock()
+	a.throttle.leave(a, time.Now())
+}
+
+// leave removes the attempt from the queue of its address, if it is in one.
+func (t *Throttle) leave(a *Attempt, now time.Time) {
+	if a.penalty != nil {
+		a.penalty.leave(a.turn, t.slots)
+		t.deactivate(a.from, a.penalty, now)
+	}
+}
+
+// countGuess counts a wrong guess: against the pair if it is a known one, otherwise
+// against the address.
+func (t *Throttle) countGuess(a *Attempt, secret string, now time.Time) {
+	p := t.activate(a.from, now)
+	defer t.deactivate(a.from, p, now)
+	switch {
+	case secret != "" && p.repeated(t.key.MAC(a.login, secret), now):
+	case a.known:
+		t.known.mistaken(a.login, a.from)
+	default:
+		p.increase(now)
+	}
+}
+
+// activate returns the penalty of an address. The caller passes it to deactivate
+// afterwards.
+func (t *Throttle) activate(from netip.Prefix, now time.Time) *penalty {
+	p, ok := t.active[from]
+	if !ok {
+		if p, ok = t.idle.Get(from); !ok {
+			p = new(penalty)
+		}
+		t.idle.Remove(from)
+		t.active[from] = p
+	}
+	p.expire(now)
+	return p
+}
+
+// deactivate moves a penalty without logins in its queue to the idle ones, or forgets it
+// if it has no effect any more.
+func (t *Throttle) deactivate(from netip.Prefix, p *penalty, now time.Time) {
+	if p.queued > 0 {
+		return
+	}
+	delete(t.active, from)
+	if p.level > 0 || len(p.wrong) > 0 || p.notBefore.After(now) {
+		t.idle.Put(from, p)
+	}
+}
