@@ -21,7 +21,7 @@ func TestCommands(t *testing.T) {
 		says        string
 	}{
 		{"check", "", []string{"check"}, 0, hop.URL},
-		{"check beside the server", "", []string{"check"}, 0, "is postern's already"},
+		{"check beside the server", "", []string{"check"}, 0, "is in use by postern already"},
 		{"right password", password, []string{"auth", "test", "-u", "alice", "-p", "-"}, 0, "alice"},
 		{"wrong password", "wrong", []string{"auth", "test", "-u", "alice", "-p", "-"}, 1, "wrong password"},
 	}

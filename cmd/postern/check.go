@@ -116,6 +116,20 @@ func (c *checkup) port(what, address string) {
 		"submissions from its master.cf", what, portHolder(holders)))
 }
 
+// sandbox prints what serve can do in its sandbox. check does not enter it.
+func (c *checkup) sandbox(cfg *config.Config, file string) {
+	if !cfg.Server.Sandbox {
+		c.warn("sandbox", "none, as server.sandbox = false asks for")
+		return
+	}
+	text, err := process.NewSandbox(cfg.Access(file)).Describe()
+	if err != nil {
+		c.warn("sandbox", "none: "+err.Error())
+		return
+	}
+	c.result("sandbox", text, nil)
+}
+
 func isPostern(h process.PortHolder) bool { return strings.HasPrefix(h.Name, "postern") }
 
 // portHolder names the processes that use a port, as far as they are known.

@@ -22,7 +22,7 @@ func (d *daemon) reload() {
 }
 
 func (d *daemon) renew(cfg *config.Config) error {
-	if err := d.sandbox.admits(cfg); err != nil {
+	if err := d.sandbox.Allows(cfg.Access(d.file)); err != nil {
 		return err
 	}
 	g, err := d.shop.build(cfg)

@@ -12,16 +12,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
 	"postern/cmd/postern/internal/config"
-	"postern/cmd/postern/internal/logging"
 	"postern/cmd/postern/internal/process"
-	"postern/internal/access"
 	"postern/test/kit"
 )
 
@@ -143,7 +140,7 @@ func sceneConfined() int {
 		return complain(err)
 	}
 	defer d.close()
-	d.sandbox = &sandbox{config: file}
+	d.file = file
 	var become *process.Account
 	if os.Geteuid() == 0 {
 		if become, err = process.LookupAccount("nobody"); err != nil {
@@ -234,7 +231,7 @@ func TestSandboxRefuses(t *testing.T) {
 	c.refuses(t, "mkdir", c.file("stage/new"))
 	c.refuses(t, "exec", "/bin/true")
 	c.refuses(t, "exec", "/proc/self/exe")
-	if landlockOf(t, c) >= restrictsTCP {
+	if landlockOf(t, c) >= process.LandlockTCP {
 		c.refuses(t, "connect", foreign.Addr().String())
 		c.refuses(t, "bind", "127.0.0.1:0")
 	}
@@ -279,7 +276,9 @@ func TestSandboxAllows(t *testing.T) {
 // allowed, not the files.
 func TestSandboxLetsCertificatesBeRenewed(t *testing.T) {
 	c := startConfined(t)
-	archive := filepath.Dir(resolved(c.file("cert.pem")))
+	cert, err := filepath.EvalSymlinks(c.file("cert.pem"))
+	must(t, err)
+	archive := filepath.Dir(cert)
 	certify(t, filepath.Join(archive, "cert2.pem"), filepath.Join(archive, "key2.pem"))
 	give(t, archive)
 	before := len(c.log.String())
@@ -338,7 +337,7 @@ func TestReloadBeyondTheSandboxIsRefused(t *testing.T) {
 		"folder": {c.file("stage"), elsewhere, "server.stage_dir: writing to " + elsewhere},
 		"port":   {c.mailbox.url(), other.url(), "relay.next_hops: connecting to TCP port"},
 	} {
-		if name == "port" && landlockOf(t, c) < restrictsTCP {
+		if name == "port" && landlockOf(t, c) < process.LandlockTCP {
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
@@ -355,70 +354,15 @@ func TestReloadBeyondTheSandboxIsRefused(t *testing.T) {
 	}
 }
 
-func TestSandboxCanBeSwitchedOff(t *testing.T) {
+func TestSandboxCanBeDisabled(t *testing.T) {
 	s := newServing(t)
-	var log kit.LogBuffer
-	cfg, err := loadConfig(s.config())
+	d, err := newDaemon(func() (*config.Config, error) { return loadConfig(s.config()) }, &s.log)
 	must(t, err)
-	cfg.Server.Sandbox = false
-	l, err := logging.Open(cfg.Log, &log)
-	must(t, err)
-	box := &sandbox{config: s.config()}
-	must(t, box.enter(cfg, l.Logger))
-	if box.entered || !strings.Contains(log.String(), "server.sandbox = false") {
-		t.Errorf("entered: %v; the log says:\n%s", box.entered, log.String())
+	defer d.close()
+	d.file, d.cfg.Server.Sandbox = s.config(), false
+	must(t, d.enterSandbox())
+	if d.sandbox != nil || !strings.Contains(s.log.String(), "server.sandbox = false") {
+		t.Errorf("sandbox: %v; log:\n%s", d.sandbox, s.log.String())
 	}
-	must(t, box.admits(cfg))
-}
-
-func TestFoldersOfAFile(t *testing.T) {
-	dir := resolved(t.TempDir())
-	at := func(name string) string { return filepath.Join(dir, name) }
-	for _, folder := range []string{"live/mail", "archive/mail", "secrets/..1", "plain"} {
-		must(t, os.MkdirAll(at(folder), 0o700))
-	}
-	for _, file := range []string{"archive/mail/key1.pem", "secrets/..1/key.pem", "plain/key.pem"} {
-		must(t, os.WriteFile(at(file), nil, 0o600))
-	}
-	must(t, os.Symlink("../../archive/mail/key1.pem", at("live/mail/key.pem")))
-	must(t, os.Symlink("..1", at("secrets/..data")))
-	must(t, os.Symlink("..data/key.pem", at("secrets/key.pem")))
-	must(t, os.Symlink("live/mail", at("tls")))
-	for file, want := range map[string][]string{
-		"plain/key.pem":     {"plain"},
-		"plain/missing.pem": {"plain"},
-		"live/mail/key.pem": {"archive/mail", "live/mail"},
-		"secrets/key.pem":   {"secrets"}, // Kubernetes: a new folder beside ..1 is within
-		"tls/key.pem":       {""},        // the folder of the link, which holds all
-	} {
-		for i := range want {
-			want[i] = at(want[i])
-		}
-		if got := roots(folders([]access.Path{{Path: at(file)}})); !slices.Equal(got, want) {
-			t.Errorf("%s: %v, want %v", file, got, want)
-		}
-	}
-	if got := folders([]access.Path{{Path: "/key.pem"}}); slices.Contains(got, "/") {
-		t.Errorf("a file in the root folder allows all of it: %v", got)
-	}
-}
-
-// An empty variable of the environment must not open the folder that the server
-// stands in, which is / under systemd.
-func TestRootsAreAbsolute(t *testing.T) {
-	if got := roots([]string{"", ".", "/"}); len(got) != 0 {
-		t.Errorf("%q", got)
-	}
-}
-
-// A configuration that was named from the folder that it is in is still inside
-// at the reload.
-func TestResolvedIsAbsolute(t *testing.T) {
-	t.Chdir(t.TempDir())
-	here, err := os.Getwd()
-	must(t, err)
-	must(t, os.WriteFile("config.toml", nil, 0o600))
-	if got, want := resolved("config.toml"), filepath.Join(resolved(here), "config.toml"); got != want {
-		t.Errorf("%s, want %s", got, want)
-	}
+	must(t, d.sandbox.Allows(d.cfg.Access(d.file)))
 }

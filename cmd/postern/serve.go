@@ -45,7 +45,7 @@ func serve(ctx context.Context, file string, stderr io.Writer) error {
 		return err
 	}
 	defer d.close()
-	d.sandbox = &sandbox{config: file}
+	d.file = file
 	become, err := process.ChooseAccount(d.cfg.Server.User)
 	if err != nil {
 		return process.WithStatus(process.ExitConfig, err)
@@ -64,7 +64,8 @@ type daemon struct {
 	shop   *workshop
 	server *server.Server
 
-	sandbox *sandbox // nil: the process stays as it is (demo)
+	file    string           // the configuration file; "" means no sandbox (demo)
+	sandbox *process.Sandbox // nil: none was entered
 	systemd process.Systemd
 }
 
@@ -159,15 +160,25 @@ func (d *daemon) drop(become *process.Account) error {
 	return process.WithStatus(process.ExitConfig, err)
 }
 
-// confine gives up what the process needed to get here.
+// confine gives up the privileges that the process needed until now.
 func (d *daemon) confine() error {
-	if d.sandbox == nil {
+	if d.file == "" {
 		return nil
 	}
 	if err := process.DropCapabilities(); err != nil {
 		d.log.Warn("cannot give up the capabilities of the process; going on with them", "err", err)
 	}
-	return d.sandbox.enter(d.cfg, d.log.Logger)
+	return d.enterSandbox()
+}
+
+func (d *daemon) enterSandbox() error {
+	if !d.cfg.Server.Sandbox {
+		d.log.Warn("no sandbox, as server.sandbox = false asks for: only the rights of its user restrict " +
+			"what this process can open and connect to")
+		return nil
+	}
+	d.sandbox = process.NewSandbox(d.cfg.Access(d.file))
+	return d.sandbox.Enter(d.log.Logger)
 }
 
 func (d *daemon) raiseLimits() {

@@ -142,7 +142,7 @@ func TestAccessHasEveryKey(t *testing.T) {
 	}
 	for _, key := range all {
 		if suspect.MatchString(key) && !slices.Contains(known, key) && !slices.Contains(harmless, key) {
-			t.Errorf("%s looks like a file or a host: add it to sandboxneeds.go (or to Access of its store), and to this test", key)
+			t.Errorf("%s looks like a file or a host: add it to Config.Access (or to Access of its store), and to this test", key)
 		}
 	}
 }

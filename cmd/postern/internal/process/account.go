@@ -94,7 +94,7 @@ func CurrentAccount() *Account {
 func DropPrivileges(a *Account, log *slog.Logger) error {
 	if a != nil {
 		if err := emptyBoundingSet(); err != nil {
-			log.Warn("cannot empty the bounding set of capabilities; it is left as it is", "err", err)
+			log.Warn("cannot empty the bounding set of capabilities; going on without", "err", err)
 		}
 		if err := a.become(); err != nil {
 			return err
@@ -102,7 +102,7 @@ func DropPrivileges(a *Account, log *slog.Logger) error {
 		log.Info("root privileges dropped", "user", a.Name, "uid", a.UID, "gid", a.GID, "groups", a.Groups)
 	}
 	if err := setNoNewPrivileges(); err != nil {
-		log.Warn("cannot set no_new_privs; it is left as it is", "err", err)
+		log.Warn("cannot set no_new_privs; going on without", "err", err)
 	}
 	return nil
 }

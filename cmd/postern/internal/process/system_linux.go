@@ -1,9 +1,13 @@
 package process
 
 import (
+	"os"
+	"strings"
 	"time"
 	"unsafe"
 
+	"github.com/landlock-lsm/go-landlock/landlock"
+	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/psx"
 )
@@ -63,4 +67,56 @@ func monotonic() time.Duration {
 		return 0
 	}
 	return time.Duration(now.Nano())
+}
+
+// What the process may do with a path. No rule allows it to execute files or to
+// make links, sockets or devices. Only in the spool may it make folders and move
+// files from one folder to another.
+const (
+	readAccess  = ll.AccessFSReadFile | ll.AccessFSReadDir
+	writeAccess = readAccess | ll.AccessFSWriteFile | ll.AccessFSTruncate | ll.AccessFSMakeReg | ll.AccessFSRemoveFile
+	treeAccess  = writeAccess | ll.AccessFSMakeDir | ll.AccessFSRefer
+	fileAccess  = ll.AccessFSReadFile | ll.AccessFSWriteFile | ll.AccessFSTruncate // what applies to a file
+)
+
+// landlockVersion returns the version of Landlock in the kernel; 0 is none.
+func landlockVersion() int {
+	version, err := ll.LandlockGetABIVersion()
+	if err != nil || version < 1 {
+		return 0
+	}
+	return version
+}
+
+// restrict applies s to all threads, as far as the kernel can.
+//
+// Landlock after version 8 can restrict Unix sockets and UDP, too. That is not used:
+// these carry the requests to stores, to DNS servers and to the system log.
+func (s *Sandbox) restrict() error {
+	config := landlock.V8
+	if strings.HasPrefix(os.Getenv("NOTIFY_SOCKET"), "@") {
+		config.Scoped &^= ll.ScopeAbstractUnixSocket // the socket of systemd
+	}
+	var rules []landlock.Rule
+	for _, p := range s.reads {
+		rules = append(rules, allow(p, readAccess))
+	}
+	for _, p := range s.writes {
+		rules = append(rules, allow(p, writeAccess))
+	}
+	for _, p := range s.writableTrees {
+		rules = append(rules, allow(p, treeAccess))
+	}
+	for _, p := range s.ports {
+		rules = append(rules, landlock.ConnectTCP(p))
+	}
+	return config.BestEffort().Restrict(rules...)
+}
+
+// allow returns the rule for a path. A path that does not exist is no error.
+func allow(path string, rights landlock.AccessFSSet) landlock.Rule {
+	if info, err := os.Stat(path); err == nil && !info.IsDir() {
+		rights &= fileAccess
+	}
+	return landlock.PathAccess(rights, path).IgnoreIfMissing()
 }

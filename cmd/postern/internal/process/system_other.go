@@ -4,7 +4,7 @@ package process
 
 import "time"
 
-// Capabilities, no_new_privs and systemd exist on Linux only.
+// Capabilities, no_new_privs, systemd and Landlock exist on Linux only.
 
 func setNoNewPrivileges() error { return nil }
 func emptyBoundingSet() error   { return nil }
@@ -13,3 +13,7 @@ func emptyBoundingSet() error   { return nil }
 func DropCapabilities() error { return nil }
 
 func monotonic() time.Duration { return 0 }
+
+func landlockVersion() int { return 0 }
+
+func (s *Sandbox) restrict() error { return nil }

@@ -52,7 +52,7 @@ func (s Systemd) Watchdog() (ticks <-chan time.Time, stop func()) {
 
 func (s Systemd) notify(lines ...string) {
 	if _, err := systemd.SdNotify(false, strings.Join(lines, "\n")); err != nil {
-		s.Log.Warn("cannot notify systemd", "what", lines[0], "err", err)
+		s.Log.Warn("cannot tell systemd", "what", lines[0], "err", err)
 	}
 }
 
