@@ -24,7 +24,7 @@ func IsASCII(s string) bool {
 
 // Unprintable reports whether r may not be shown as it is: control characters, line
 // and paragraph separators, marks that change the direction of writing, all spaces
-// other than U+0020, and U+FFFD, which also stands for an invalid byte.
+// other than U+0020, and U+FFFD, which an invalid byte decodes to.
 func Unprintable(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }
 
 // Printable replaces each unprintable character and each invalid byte of s. A negative

@@ -8,19 +8,19 @@ import (
 	"time"
 )
 
-// A Client is a mail client in the hands of a test: one command at a time. Its
-// errors are those of the network, so that any goroutine of a test may use it.
+// A Client is a mail client that sends one command at a time. It returns errors of the
+// network instead of failing the test, so that any goroutine may use it.
 type Client struct {
 	Conn net.Conn
 	Text *textproto.Conn
 }
 
-// NewClient is a client that has heard nothing yet, not even the greeting.
+// NewClient makes a client that has read nothing yet, not even the greeting.
 func NewClient(conn net.Conn) *Client {
 	return &Client{Conn: conn, Text: textproto.NewConn(conn)}
 }
 
-// A Reply is what the server said; the lines of Text are joined by "\n".
+// A Reply is a reply of the server. The lines of Text are joined by "\n".
 type Reply struct {
 	Code int
 	Text string
@@ -28,7 +28,7 @@ type Reply struct {
 
 func (r Reply) String() string { return fmt.Sprintf("%d %s", r.Code, r.Text) }
 
-// Ask sends a line, or nothing for "", and waits for the answer for longer than
+// Ask sends a line, or nothing for "", and reads the reply. It waits for longer than
 // postern may take.
 func (c *Client) Ask(line string) (Reply, error) {
 	if err := c.Conn.SetDeadline(time.Now().Add(Patience)); err != nil {
@@ -43,8 +43,8 @@ func (c *Client) Ask(line string) (Reply, error) {
 	return Reply{code, text}, err
 }
 
-// Finish sends what has to follow a 354 and waits for the answer. ended says that
-// the final dot has gone out, or may have.
+// Finish sends a message after the reply 354, and reads the reply. ended reports that
+// the final dot was sent, or may have been.
 func (c *Client) Finish(text string) (r Reply, ended bool, err error) {
 	w := c.Text.DotWriter()
 	if _, err := w.Write([]byte(text)); err != nil {
@@ -57,10 +57,10 @@ func (c *Client) Finish(text string) (r Reply, ended bool, err error) {
 	return r, true, err
 }
 
-// Close hangs up without a word.
+// Close closes the connection without QUIT.
 func (c *Client) Close() { c.Conn.Close() }
 
-// Plain is the one message of the mechanism PLAIN (RFC 4616).
+// Plain returns the one message of the mechanism PLAIN (RFC 4616).
 func Plain(user, password string) string {
 	return base64.StdEncoding.EncodeToString([]byte("\x00" + user + "\x00" + password))
 }

@@ -1,27 +1,63 @@
-// Package kit is what the tests of several packages have in common: ports that
-// stay theirs, waiting for what others do, a disk that is soon full, a
-// certificate, and what it takes to run postern as a process and to talk to it.
+// Package kit has what the tests of several packages share: ports that stay reserved,
+// waiting for an event, log buffers, certificates, small disks, processes of postern
+// and of the test itself, and a mail client.
 //
-// The machine may be slow, may stand still for seconds, and runs the tests of
-// other packages at the same time. So nothing here is measured against a clock,
-// and nothing is given back that a test still needs.
+// The machine may be slow, may stop for seconds, and runs the tests of other packages
+// at the same time. Therefore nothing here measures time, and nothing is released that
+// a test still needs.
 package kit
 
 import (
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 )
 
-// Patience is how long a test waits for what has to happen. It is reached only
-// where that never does.
+// Main runs the tests of a package, and fails it if they leave goroutines. TestMain
+// exits with its result. goleak itself waits less than half a second for a goroutine
+// that is about to end.
+func Main(m *testing.M) int {
+	status := m.Run()
+	if status != 0 {
+		return status
+	}
+	var err error
+	if Soon(func() bool { err = goleak.Find(); return err == nil }) {
+		return 0
+	}
+	fmt.Fprintln(os.Stderr, err)
+	return 1
+}
+
+// AtOnce runs n parallel tests of the package at a time, instead of one for each
+// processor. It is for tests that wait more than they compute. TestMain calls it
+// first. The number of fuzzing processes does not change.
+func AtOnce(n int) {
+	flag.Parse()
+	if flag.Lookup("test.fuzz").Value.String() != "" {
+		return
+	}
+	if err := flag.Set("test.parallel", strconv.Itoa(n)); err != nil {
+		panic(err)
+	}
+}
+
+// Patience is how long a test waits for an event that must happen. It passes only
+// if the event never happens.
 const Patience = 2 * time.Minute
 
-// Soon waits until so reports true, and returns whether it has. Any goroutine of
+// Soon waits until done returns true, and returns whether it did. Any goroutine of
 // a test may call it.
-func Soon(so func() bool) bool {
-	const often, seldom = 50 * time.Microsecond, 20 * time.Millisecond
+func Soon(done func() bool) bool {
+	const shortest, longest = 50 * time.Microsecond, 20 * time.Millisecond
 	end := time.Now().Add(Patience)
-	for pause := often; !so(); pause = min(2*pause, seldom) {
+	for pause := shortest; !done(); pause = min(2*pause, longest) {
 		if time.Now().After(end) {
 			return false
 		}
@@ -30,11 +66,47 @@ func Soon(so func() bool) bool {
 	return true
 }
 
-// Eventually is Soon for the goroutine of the test itself, which ends if what
-// is awaited does not happen.
-func Eventually(t testing.TB, what string, so func() bool) {
+// Eventually is Soon for the goroutine of the test, which it ends if the event does
+// not happen.
+func Eventually(t testing.TB, event string, done func() bool) {
 	t.Helper()
-	if !Soon(so) {
-		t.Fatalf("waited %v in vain for %s", Patience, what)
+	if !Soon(done) {
+		t.Fatalf("waited %v for %s", Patience, event)
 	}
+}
+
+// Must ends the test if err is not nil.
+func Must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// OpenDir returns a new folder that every user may enter and list, unlike that of
+// t.TempDir, whose parents are for the owner only.
+func OpenDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "postern-test")
+	Must(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	Must(t, os.Chmod(dir, 0o755))
+	return dir
+}
+
+// Port reserves a TCP port of 127.0.0.1 until the end of the test. A server may
+// listen there, stop and start again; meanwhile neither another test nor an outgoing
+// connection can get the port. While no server listens, connections are refused.
+func Port(t testing.TB) int {
+	t.Helper()
+	port, free, err := keepPort()
+	Must(t, err)
+	t.Cleanup(free)
+	return port
+}
+
+// Addr returns 127.0.0.1 with a reserved port: see Port.
+func Addr(t testing.TB) string {
+	t.Helper()
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(Port(t)))
 }

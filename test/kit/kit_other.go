@@ -4,8 +4,8 @@ package kit
 
 import "net"
 
-// keepPort only finds a port that is free: a second socket could not be bound to
-// one that is kept.
+// keepPort finds a free port but cannot reserve it: on these systems a server could
+// not listen on a port that another socket is bound to.
 func keepPort() (port int, free func(), err error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

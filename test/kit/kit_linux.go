@@ -1,14 +1,18 @@
 package kit
 
 import (
+	"fmt"
 	"os"
 	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
-// keepPort has a socket keep the port that is bound to it and does not listen.
-// It is bound without SO_REUSEADDR, so that nobody else has the port, and gets
-// that option afterwards, so that servers, which all set it, can listen beside
-// it: socket(7).
+// keepPort reserves a port by a socket that is bound to it and does not listen. The
+// socket is bound without SO_REUSEADDR, so that no other socket gets the port. It gets
+// the option afterwards, so that servers, which all set it, can listen on the same
+// port (socket(7)).
 func keepPort() (port int, free func(), err error) {
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -33,4 +37,18 @@ func bindAny(fd int) (port int, err error) {
 		return 0, os.NewSyscallError("getsockname", err)
 	}
 	return name.(*syscall.SockaddrInet4).Port, nil
+}
+
+// SmallDisk mounts a file system of size KiB at dir until the end of the test. This
+// needs root with all its capabilities; without them the test is skipped.
+func SmallDisk(t testing.TB, dir string, size int) {
+	t.Helper()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%dk,mode=0777", size)); err != nil {
+		t.Skipf("cannot mount a small file system: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
 }
