@@ -1,14 +1,26 @@
 package policy
 
 import (
-	"context"
+	"iter"
+	"net/netip"
 	"strings"
 
-	"github.com/emersion/go-smtp"
+	"golang.org/x/net/idna"
+
+	"postern/internal/text"
 )
 
-// fullyQualified tells whether an address has a domain of two labels at least
-// (RFC 6409, section 4.2). An address literal is as good.
+// splitAddress splits an address at its last "@". Without one there is no domain.
+func splitAddress(address string) (local, domain string) {
+	i := strings.LastIndexByte(address, '@')
+	if i < 0 {
+		return address, ""
+	}
+	return address[:i], address[i+1:]
+}
+
+// fullyQualified reports whether an address has a domain of at least two labels (RFC 6409,
+// section 4.2), or an address literal.
 func fullyQualified(address string) bool {
 	_, domain := splitAddress(address)
 	if isLiteral(domain) {
@@ -18,48 +30,181 @@ func fullyQualified(address string) bool {
 	return ok && strings.Contains(name, ".")
 }
 
-func needFQDN(address, class string) Verdict {
-	return refuse(504, smtp.EnhancedCode{5, 5, 2}, rejected(address, class, "need fully-qualified address"))
-}
-
-// unknownDomain is how a refusal by the DNS is worded.
-type unknownDomain struct {
-	class  string
-	code   smtp.EnhancedCode // goes with 450, Postfix's unknown_address_reject_code
-	nullMX refusal
-}
-
-type refusal struct {
-	code     int
-	enhanced smtp.EnhancedCode
-}
-
-// mailable refuses an address to which no mail can go, unless its domain is
-// local or an address literal. sent is the address in the reply.
-func (s *site) mailable(ctx context.Context, address, sent string, u unknownDomain) Verdict {
-	_, domain := splitAddress(address)
-	if domain == "" || isLiteral(domain) || s.isLocal(address) {
-		return Verdict{}
+// unquoteLocal returns the local part that a quoted string stands for (RFC 5321, section
+// 4.1.2), or the local part itself if it is not quoted.
+func unquoteLocal(local string) string {
+	quoted, ok := strings.CutPrefix(local, `"`)
+	if quoted, ok = strings.CutSuffix(quoted, `"`); !ok || len(local) < 2 {
+		return local
 	}
+	var b strings.Builder
+	for i := 0; i < len(quoted); i++ {
+		if quoted[i] == '\\' && i+1 < len(quoted) {
+			i++
+		}
+		b.WriteByte(quoted[i])
+	}
+	return b.String()
+}
+
+// quoteLocal is the reverse of unquoteLocal. A dot-atom is not quoted.
+func quoteLocal(local string) string {
+	plain := local != "" && !strings.HasPrefix(local, ".") && !strings.HasSuffix(local, ".") && !strings.Contains(local, "..")
+	for i := range len(local) {
+		if local[i] <= ' ' || local[i] == 0x7f || strings.IndexByte(`"\()<>@,;:[]`, local[i]) >= 0 {
+			plain = false
+		}
+	}
+	if plain {
+		return local
+	}
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(local) + `"`
+}
+
+// accessKeys returns the keys under which access(5) looks for an address, in the order of
+// Postfix: user@domain, domain, parent domains, user@. Postfix's default
+// parent_domain_matches_subdomains contains smtpd_access_maps, so that the key example.org
+// matches subdomains, and .example.org is not looked up.
+//
+// A domain beyond ASCII is looked up as A-labels and as U-labels, whichever the client sent. A
+// quoted local part is looked up quoted and unquoted, if it needs quotes at all. There is no
+// recipient_delimiter here, so an address extension is a part of the user.
+func accessKeys(address string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		local, domain := splitAddress(address)
+		if domain == "" {
+			return
+		}
+		plain := unquoteLocal(local)
+		locals := twoForms(quoteLocal(plain), plain)
+		domains := domainForms(domain)
+		for _, d := range domains {
+			for _, l := range locals {
+				if !yield(l + "@" + d) {
+					return
+				}
+			}
+		}
+		for {
+			for i, d := range domains {
+				if !yield(d) {
+					return
+				}
+				_, domains[i], _ = strings.Cut(d, ".")
+			}
+			if domains[0] == "" {
+				break
+			}
+		}
+		for _, l := range locals {
+			if !yield(l + "@") {
+				return
+			}
+		}
+	}
+}
+
+func twoForms(a, b string) []string {
+	if a == b {
+		return []string{a}
+	}
+	return []string{a, b}
+}
+
+// domainForms returns a domain as A-labels and, if that is another form, as U-labels. An
+// address literal, and what is no domain name, has one form.
+func domainForms(domain string) []string {
 	name, ok := asciiDomain(domain)
 	if !ok {
-		return u.notFound(sent)
+		return []string{domain}
 	}
-	state, err := s.dns.mailDomain(ctx, name)
-	switch state {
-	case domainExists:
-		return Verdict{}
-	case domainUnknown:
-		return u.notFound(sent)
-	case domainNullMX:
-		return refuse(u.nullMX.code, u.nullMX.enhanced,
-			rejected(sent, u.class, "Domain "+name+" does not accept mail (nullMX)"))
+	unicode, err := idna.Lookup.ToUnicode(name)
+	if err != nil || strings.Count(unicode, ".") != strings.Count(name, ".") {
+		return []string{name}
 	}
-	v := u.notFound(sent)
-	v.Action, v.Cause = DeferIfPermit, err
-	return v
+	return twoForms(name, unicode)
 }
 
-func (u unknownDomain) notFound(address string) Verdict {
-	return refuse(450, u.code, rejected(address, u.class, "Domain not found"))
+// isLiteral reports whether a domain is an address literal (RFC 5321, section 4.1.3), valid
+// or not.
+func isLiteral(domain string) bool {
+	return strings.HasPrefix(domain, "[") && strings.HasSuffix(domain, "]")
+}
+
+// validLiteral checks an address literal: an IPv4 address, or "IPv6:" and an IPv6 address, in
+// brackets (RFC 5321, section 4.1.3).
+func validLiteral(literal string) bool {
+	if !isLiteral(literal) {
+		return false
+	}
+	const tag = "IPv6:"
+	s := literal[1 : len(literal)-1]
+	want6 := len(s) > len(tag) && strings.EqualFold(s[:len(tag)], tag)
+	if want6 {
+		s = s[len(tag):]
+	}
+	return validHostaddr(s) && strings.Contains(s, ":") == want6
+}
+
+// validHostaddr reports whether s is an IPv4 or IPv6 address without brackets.
+func validHostaddr(s string) bool {
+	addr, err := netip.ParseAddr(s)
+	return err == nil && addr.Zone() == ""
+}
+
+// asciiDomain returns the form in which domains are compared and looked up: A-labels (RFC
+// 5891), lower case, without the final dot. ok is false for what is no domain name.
+func asciiDomain(domain string) (name string, ok bool) {
+	domain = withoutFinalDot(domain)
+	if !text.IsASCII(domain) {
+		var err error
+		if domain, err = idna.Lookup.ToASCII(domain); err != nil {
+			return "", false
+		}
+	}
+	return strings.ToLower(domain), validHostname(domain)
+}
+
+// withoutFinalDot removes the dot of "example.org.", but leaves the invalid names "." and
+// "example.org.." as they are.
+func withoutFinalDot(name string) string {
+	cut, had := strings.CutSuffix(name, ".")
+	if !had || cut == "" || strings.HasSuffix(cut, ".") {
+		return name
+	}
+	return cut
+}
+
+const (
+	maxHostname = 255
+	maxLabel    = 63
+)
+
+// validHostname checks the syntax of RFC 1123, section 2.1, with Postfix's exceptions: an
+// underscore is a letter, and one label is enough. A name of digits and dots only is an
+// address, not a name.
+func validHostname(name string) bool {
+	if name == "" || len(name) > maxHostname || strings.Trim(name, "0123456789.") == "" {
+		return false
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if !validLabel(label) {
+			return false
+		}
+	}
+	return true
+}
+
+func validLabel(label string) bool {
+	if label == "" || len(label) > maxLabel || label[0] == '-' || label[len(label)-1] == '-' {
+		return false
+	}
+	for i := range len(label) {
+		switch c := label[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_':
+		default:
+			return false
+		}
+	}
+	return true
 }

@@ -117,7 +117,7 @@ func (b *block) configure(t *testing.T, line string) {
 }
 
 func (b *block) ask(t *testing.T, question string) {
-	set, err := NewSet(b.cfg, b.dns)
+	set, err := NewSet(b.cfg, &Env{Resolver: b.dns})
 	if err != nil {
 		t.Fatalf("%s: %v", b.where, err)
 	}

@@ -9,18 +9,18 @@ import (
 func TestDefaults(t *testing.T) {
 	c := Defaults()
 	c.Validate(func(key, why string) { t.Errorf("%s: %s", key, why) })
-	for _, w := range c.Lint(Surroundings{RequireAuth: true}) {
+	for _, w := range c.Lint(Context{RequireAuth: true}) {
 		t.Errorf("%s: %s", w.Key, w.Text)
 	}
 	if got := c.Recipient.String(); got != "permit_sasl_authenticated, reject" {
 		t.Errorf("recipient = %s", got)
 	}
 	if got := c.Over(Config{}); !reflect.DeepEqual(got, c) {
-		t.Errorf("something of the defaults is absent: %+v", c)
+		t.Errorf("a field of the defaults is absent: %+v", c)
 	}
 }
 
-// TestOver holds for each field that absent, empty and given are different.
+// TestOver checks for each field that absent, empty and given values differ.
 func TestOver(t *testing.T) {
 	base := Defaults()
 	base.LocalDomains = Domains{"example.org"}
@@ -56,7 +56,7 @@ func TestValidate(t *testing.T) {
 		{"the IPv6 Internet", Config{MyNetworks: networks(t, "2000::/3")},
 			[]string{"mynetworks: 2000::/3 trusts a large part of the Internet; name the networks of your own clients"}},
 		{"a domain twice", Config{LocalDomains: Domains{"example.org"}, RelayDomains: Domains{"example.com", "example.org"}},
-			[]string{"relay_domains: example.org is in local_domains too; take it out of one of them"}},
+			[]string{"relay_domains: example.org is in local_domains too; remove it from one of them"}},
 	} {
 		var got []string
 		test.cfg.Validate(func(key, why string) { got = append(got, key+": "+why) })
@@ -89,8 +89,8 @@ func TestNetworkErrors(t *testing.T) {
 		"19[2.0.2.1":           `"19[2.0.2.1" is neither an address`,
 		"[192.0.2.1":           `"[192.0.2.1" is neither an address`,
 		"!192.0.2.1":           `"!192.0.2.1" is neither an address`,
-		"192.0.2.1/24":         `"192.0.2.1/24" has address bits behind its length, did you mean "192.0.2.0/24"?`,
-		"[2001:db8::1]/32":     `"[2001:db8::1]/32" has address bits behind its length, did you mean "2001:db8::/32"?`,
+		"192.0.2.1/24":         `"192.0.2.1/24" has address bits after its prefix length, did you mean "192.0.2.0/24"?`,
+		"[2001:db8::1]/32":     `"[2001:db8::1]/32" has address bits after its prefix length, did you mean "2001:db8::/32"?`,
 		"::ffff:192.0.2.0/120": `"::ffff:192.0.2.0/120": write it as an IPv4 network`,
 	} {
 		var n Networks
@@ -100,7 +100,7 @@ func TestNetworkErrors(t *testing.T) {
 	}
 	var n Networks
 	if err := n.UnmarshalTOML(int64(1)); err == nil {
-		t.Error("a number is no network")
+		t.Error("a number was accepted as a network")
 	}
 }
 
@@ -114,11 +114,11 @@ func TestDomains(t *testing.T) {
 	}
 	for _, text := range []string{"alice@example.org", "hash:/etc/domains", "*.example.org", "192.0.2.1", ".", "..example.org"} {
 		err := d.UnmarshalText([]byte(text))
-		if err == nil || !strings.HasSuffix(err.Error(), ` is no domain name such as "example.org", or ".example.org" for all below it`) {
+		if err == nil || !strings.HasSuffix(err.Error(), ` is not a domain name: write "example.org", or ".example.org" for everything below it`) {
 			t.Errorf("%q: got %v", text, err)
 		}
 	}
 	if err := d.UnmarshalTOML(true); err == nil {
-		t.Error("a truth is no domain")
+		t.Error("a boolean was accepted as a domain")
 	}
 }

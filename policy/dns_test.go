@@ -35,13 +35,13 @@ func (d *silentDNS) LookupNetIP(ctx context.Context, _, _ string) ([]netip.Addr,
 func TestSilentDNS(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dns := &silentDNS{}
-		set, err := NewSet(Config{Sender: Words{{Name: "reject_unknown_sender_domain"}}, Recipient: Words{{Name: "permit"}}}, dns)
+		set, err := NewSet(Config{Sender: Words{{Name: "reject_unknown_sender_domain"}}, Recipient: Words{{Name: "permit"}}}, &Env{Resolver: dns})
 		if err != nil {
 			t.Fatal(err)
 		}
 		began := time.Now()
 		var all sync.WaitGroup
-		for range 2 * lookupsAtOnce {
+		for range 2 * maxLookups {
 			all.Go(func() {
 				v := set.AtRcpt(t.Context(), &Request{Sender: "alice@example.org", Recipient: "bob@example.net"})
 				if v.Action != Defer || v.Reply.Code != 450 || !errors.Is(v.Cause, context.DeadlineExceeded) {
@@ -53,7 +53,7 @@ func TestSilentDNS(t *testing.T) {
 		if took := time.Since(began); took > lookupTimeout {
 			t.Errorf("took %v", took)
 		}
-		if dns.most.Load() > lookupsAtOnce || dns.asked.Load() == 0 {
+		if dns.most.Load() > maxLookups || dns.asked.Load() == 0 {
 			t.Errorf("%d lookups, up to %d at once", dns.asked.Load(), dns.most.Load())
 		}
 	})
@@ -62,7 +62,7 @@ func TestSilentDNS(t *testing.T) {
 func TestCancelledLookup(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	d := newDNS(&silentDNS{})
+	d := (&Env{Resolver: &silentDNS{}}).forSet(Config{})
 	if state, err := d.mailDomain(ctx, "example.org"); state != domainUnclear || !errors.Is(err, context.Canceled) {
 		t.Errorf("got %d, %v", state, err)
 	}
@@ -93,7 +93,7 @@ func TestBrokenAnswers(t *testing.T) {
 		{"a null MX stands alone", []*net.MX{null}, domainNullMX},
 		{"and is none among others", []*net.MX{null, good}, domainExists},
 	} {
-		if got, err := newDNS(brokenDNS{test.mx}).mailDomain(t.Context(), "example.org"); got != test.want {
+		if got, err := (&Env{Resolver: brokenDNS{test.mx}}).forSet(Config{}).mailDomain(t.Context(), "example.org"); got != test.want {
 			t.Errorf("%s: got %d, %v", test.name, got, err)
 		}
 	}

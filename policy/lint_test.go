@@ -7,17 +7,17 @@ import (
 )
 
 func TestLint(t *testing.T) {
-	proxy := Surroundings{Proxies: []netip.Prefix{netip.MustParsePrefix("192.0.2.5/32")}}
-	gateway := Surroundings{Gateways: []netip.Prefix{netip.MustParsePrefix("172.17.0.0/16")}}
-	auth := Surroundings{RequireAuth: true}
+	proxy := Context{Proxies: []netip.Prefix{netip.MustParsePrefix("192.0.2.5/32")}}
+	gateway := Context{Gateways: []netip.Prefix{netip.MustParsePrefix("172.17.0.0/16")}}
+	auth := Context{RequireAuth: true}
 	const (
 		good  = "permit_sasl_authenticated, reject"
 		cut   = " is never reached, since "
-		after = " before it ends the list; take it out or move it up"
+		after = " before it ends the list; remove it or move it up"
 	)
 	for _, test := range []struct {
 		key, value string
-		around     Surroundings
+		context    Context
 		want       []string // "key: beginning of the text"
 	}{
 		{"recipient", good, auth, nil},
@@ -36,12 +36,12 @@ func TestLint(t *testing.T) {
 		{"recipient", "permit_sasl_authenticated, warn_if_reject reject", auth, []string{"recipient: the list does not end in reject; add it"}},
 		{"recipient", "permit_sasl_authenticated, permit", auth, []string{"recipient: the list does not end in reject; add it"}},
 
-		{"client", "reject", auth, []string{"client: reject refuses everybody, also who has logged in; put permit_sasl_authenticated before it"}},
-		{"recipient", "reject_non_fqdn_recipient, defer", auth, []string{"recipient: defer refuses everybody"}},
-		{"end_of_data", "permit_mynetworks, reject", Surroundings{}, nil},
+		{"client", "reject", auth, []string{"client: reject refuses all clients, authenticated ones too; put permit_sasl_authenticated before it"}},
+		{"recipient", "reject_non_fqdn_recipient, defer", auth, []string{"recipient: defer refuses all clients"}},
+		{"end_of_data", "permit_mynetworks, reject", Context{}, nil},
 
 		{"data", "reject_non_fqdn_recipient", auth, []string{
-			"data: reject_non_fqdn_recipient has no effect here, since no single recipient is known any more; move it to recipient"}},
+			"data: reject_non_fqdn_recipient has no effect here, since there is no single recipient any more; move it to recipient"}},
 		{"data", "reject_multi_recipient_bounce", auth, nil},
 
 		{"helo", "reject_non_fqdn_helo_hostname", auth, []string{"helo: reject_non_fqdn_helo_hostname refuses users, since many mail clients"}},
@@ -49,15 +49,15 @@ func TestLint(t *testing.T) {
 		{"helo", "permit_sasl_authenticated, reject_non_fqdn_helo_hostname", auth, nil},
 		{"helo", "warn_if_reject reject_non_fqdn_helo_hostname", auth, nil},
 
-		{"recipient", "permit_mynetworks, " + good, Surroundings{}, []string{
-			"recipient: permit_mynetworks before permit_sasl_authenticated lets everybody in mynetworks send under any name without a login"}},
-		{"recipient", "permit_sasl_authenticated, permit_mynetworks, reject", Surroundings{}, nil},
-		{"recipient", "permit_mynetworks, reject", Surroundings{}, nil},
+		{"recipient", "permit_mynetworks, " + good, Context{}, []string{
+			"recipient: permit_mynetworks before permit_sasl_authenticated allows all clients in mynetworks to send under any name without a login"}},
+		{"recipient", "permit_sasl_authenticated, permit_mynetworks, reject", Context{}, nil},
+		{"recipient", "permit_mynetworks, reject", Context{}, nil},
 		{"recipient", "permit_mynetworks, " + good, auth, []string{
-			"recipient: permit_mynetworks lets nobody in without a login, since the listener requires authentication"}},
+			"recipient: permit_mynetworks permits no client without a login, since the listener requires authentication"}},
 
 		{"relay", "permit_sasl_authenticated, reject_unauth_destination", auth, []string{
-			"relay: reject_unauth_destination finds no destination that is ours; name your domains in local_domains or relay_domains"}},
+			"relay: reject_unauth_destination accepts no destination, since no domains are configured; name them in local_domains or relay_domains"}},
 
 		{"mynetworks", "192.0.2.0/24", proxy, []string{"mynetworks: 192.0.2.0/24 covers a trusted proxy, 192.0.2.5/32, whose address many clients share"}},
 		{"mynetworks", "192.0.2.7", proxy, nil},
@@ -67,7 +67,7 @@ func TestLint(t *testing.T) {
 		b := block{cfg: Defaults(), where: test.key}
 		b.configure(t, test.key+"="+test.value)
 		var got []string
-		for _, w := range b.cfg.Lint(test.around) {
+		for _, w := range b.cfg.Lint(test.context) {
 			got = append(got, w.Key+": "+w.Text)
 		}
 		if !eachBegins(got, test.want) {
@@ -88,14 +88,104 @@ func eachBegins(texts, beginnings []string) bool {
 	return true
 }
 
-// TestLintRelay: a relay list that stops strangers makes up for a recipient
-// list that does not.
+// TestLintRelay: the recipient list needs no final reject if the relay list stops
+// unauthorized clients.
 func TestLintRelay(t *testing.T) {
 	c := Defaults()
 	c.Relay = words(t, "permit_sasl_authenticated, defer_unauth_destination")
 	c.Recipient = words(t, "reject_non_fqdn_recipient")
 	c.LocalDomains = Domains{"example.org"}
-	if got := c.Lint(Surroundings{RequireAuth: true}); len(got) > 0 {
+	if got := c.Lint(Context{RequireAuth: true}); len(got) > 0 {
 		t.Errorf("got %q", got)
+	}
+}
+
+func TestOpenRelay(t *testing.T) {
+	for _, test := range []struct {
+		relay, recipient, mynetworks string
+		open                         bool
+	}{
+		{"", "permit_sasl_authenticated, reject", "127.0.0.0/8", false},
+		{"", "permit_mynetworks, defer", "127.0.0.0/8", false},
+		{"permit_mynetworks, permit_sasl_authenticated, defer_unauth_destination", "", "", false},
+		{"permit", "reject_unauth_destination", "", false},
+		{"reject_unauth_destination", "permit", "", false},
+		{"", "permit_auth_destination, reject", "", false},
+		{"", "reject_non_fqdn_sender, warn_if_reject reject, reject", "", false},
+
+		{"", "", "", true},
+		{"", "permit", "", true},
+		{"", "permit, reject", "", true},
+		{"", "warn_if_reject permit, reject", "", true},
+		{"", "permit_sasl_authenticated, warn_if_reject reject", "", true},
+		{"", "warn_if_reject reject_unauth_destination, permit", "", true},
+		{"", "permit_mynetworks, reject_unknown_recipient_domain", "", true},
+		{"", "reject_plaintext_session, reject_multi_recipient_bounce", "", true},
+		{"permit, reject", "permit, reject", "", true},
+
+		// A table that permits counts as a permit, unless the other list needs no table.
+		{"", "check_recipient_access inline:{bob@example.net=REJECT}, reject", "", false},
+		{"", "warn_if_reject check_sender_access inline:{bob@example.net=DUNNO}, reject", "", false},
+		{"permit_mynetworks, reject_unauth_destination", "check_recipient_access inline:{example.net=OK}, reject", "", false},
+		{"", "reject_unauth_destination, check_recipient_access inline:{example.net=OK}", "", false},
+		{"", "check_recipient_access inline:{example.net=OK}, reject", "", true},
+		{"", "check_sender_access inline:{example.net=1}, reject", "", true},
+		{"", "warn_if_reject check_sender_access inline:{example.net=RELAY}, reject", "", true},
+		{"", "check_sender_access inline:{a.example=REJECT,{b.example=reject_non_fqdn_sender, permit}}, reject", "", true},
+		{"", "check_sender_access inline:{{example.net=permit_sasl_authenticated, reject}}, reject", "", false},
+		{"check_recipient_access inline:{example.net=OK}, reject", "check_sender_access inline:{example.net=OK}, reject", "", true},
+		{"", "check_recipient_access inline:{example.net=REJECT}", "", true},
+		{"", "permit_mynetworks, reject", "0.0.0.0/1 128.0.0.0/1", true},
+		{"", "permit_mynetworks, reject", "::/0", true},
+	} {
+		cfg := Config{
+			Relay: words(t, test.relay), Recipient: words(t, test.recipient), MyNetworks: networks(t, test.mynetworks),
+		}
+		set, err := NewSet(cfg, &Env{Resolver: fakeDNS{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := set.OpenRelay(); (err != nil) != test.open {
+			t.Errorf("relay = %s, recipient = %s, mynetworks = %s: %v", test.relay, test.recipient, test.mynetworks, err)
+		}
+	}
+}
+
+// TestClosedMeansClosed sends a message of an unauthorized client through every policy of
+// one or two restrictions that OpenRelay accepts. None may permit it.
+func TestClosedMeansClosed(t *testing.T) {
+	choices := []string{""}
+	for i := range table {
+		name := table[i].name
+		if len(table[i].args) == 0 {
+			choices = append(choices, name, "warn_if_reject "+name)
+			continue
+		}
+		for _, action := range []string{"OK", "REJECT", "DUNNO", "permit", "DEFER_IF_REJECT"} {
+			choices = append(choices, name+" inline:{example.net="+action+"}", "warn_if_reject "+name+" inline:{example.net="+action+"}")
+		}
+	}
+	for _, first := range choices {
+		for _, second := range choices {
+			list := strings.TrimSpace(first + " " + second)
+			closedToUnauthorized(t, Config{Recipient: words(t, list)})
+			closedToUnauthorized(t, Config{Recipient: words(t, "permit"), Relay: words(t, list)})
+		}
+	}
+}
+
+func closedToUnauthorized(t *testing.T, cfg Config) {
+	t.Helper()
+	cfg.LocalDomains = Domains{"example.org"}
+	set, err := NewSet(cfg, &Env{Resolver: fakeDNS{"example.net.": {mx: "mail.example.net"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &Request{
+		Helo: "mail.example.net", TLS: TLS{Version: "TLS 1.3"},
+		Sender: "eve@example.net", Recipient: "bob@example.net",
+	}
+	if v := set.AtRcpt(t.Context(), client); v.Action == Permit && set.OpenRelay() == nil {
+		t.Errorf("relay = %s, recipient = %s is no open relay for OpenRelay, but permits an unauthorized client", cfg.Relay, cfg.Recipient)
 	}
 }

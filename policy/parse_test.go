@@ -42,7 +42,7 @@ func TestParseForms(t *testing.T) {
 			t.Errorf("%q: %v", test.value, err)
 		}
 		if got == nil {
-			t.Errorf("%q: the list is there, but absent", test.value)
+			t.Errorf("%q: the list is present and was decoded as absent", test.value)
 		}
 		if got.String() != test.want {
 			t.Errorf("%q: got %q, want %q", test.value, got, test.want)
@@ -60,12 +60,12 @@ func TestParseErrors(t *testing.T) {
 		{"permit_sasl", `unknown restriction "permit_sasl", did you mean "permit_sasl_authenticated"?`},
 		{"reject_unauth_destinations", `unknown restriction "reject_unauth_destinations", did you mean "reject_unauth_destination"?`},
 		{"warn_if_rejected reject", `unknown restriction "warn_if_rejected", did you mean "warn_if_reject"?`},
-		{"sleep", `unknown restriction "sleep", there are: ` + strings.Join(names(), " ")},
+		{"sleep", `unknown restriction "sleep"; available are: ` + strings.Join(names(), " ")},
 		{"permit, warn_if_reject", "warn_if_reject needs a restriction after it"},
-		{"smtpd_client_restrictions=permit", `"smtpd_client_restrictions=permit": leave out the name of the option and write only what stands behind its "="`},
-		{"$mua_client_restrictions", `"$mua_client_restrictions": variables of main.cf are not known here, write their value`},
-		{"hash:/etc/postfix/access", `"hash:/etc/postfix/access": lookup tables are not supported`},
-		{[]any{"permit", int64(1)}, "element 2 is 1, but each one has to be a string in quotes"},
+		{"smtpd_client_restrictions=permit", `"smtpd_client_restrictions=permit": remove the name of the option and write only what follows its "="`},
+		{"$mua_client_restrictions", `"$mua_client_restrictions": variables of main.cf are not available here; write their value`},
+		{"hash:/etc/postfix/access", `"hash:/etc/postfix/access" is a lookup table without a restriction; write check_sender_access or check_recipient_access before it`},
+		{[]any{"permit", int64(1)}, "element 2 is 1, expected a string in quotes"},
 		{int64(587), `587 is neither a string ("a, b") nor an array of strings (["a", "b"])`},
 		{true, `true is neither a string ("a, b") nor an array of strings (["a", "b"])`},
 	} {
@@ -75,7 +75,7 @@ func TestParseErrors(t *testing.T) {
 			t.Errorf("%v:\ngot  %v\nwant %s", test.value, err, test.want)
 		}
 		if words.String() != "reject" {
-			t.Errorf("%v: a bad value has changed the list to %q", test.value, words)
+			t.Errorf("%v: an invalid value changed the list to %q", test.value, words)
 		}
 	}
 }
@@ -117,12 +117,12 @@ func FuzzParseWords(f *testing.F) {
 			return
 		}
 		if err := second.UnmarshalText([]byte(first.String())); err != nil {
-			t.Fatalf("%q was parsed, but not its spelling %q: %v", text, first, err)
+			t.Fatalf("%q was parsed, but its String %q was not: %v", text, first, err)
 		}
 		if !reflect.DeepEqual(first, second) {
 			t.Fatalf("%q: %v became %v", text, first, second)
 		}
-		if _, err := NewSet(Config{Recipient: first}, fakeDNS{}); err != nil {
+		if _, err := NewSet(Config{Recipient: first}, &Env{Resolver: fakeDNS{}}); err != nil {
 			t.Fatalf("%q was parsed, but not built: %v", text, err)
 		}
 	})

@@ -82,7 +82,7 @@ func TestColours(t *testing.T) {
 		{"and leaves if-reject", nil, nil, script("warn if-reject", "reject"), "450 if-reject"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			s := Set{site: newSite(Config{}, fakeDNS{})}
+			s := Set{env: (&Env{Resolver: fakeDNS{}}).forSet(Config{})}
 			s.lists[stageSender], s.lists[stageRelay], s.lists[stageRecipient] = test.sender, test.relay, test.recipient
 			v := s.AtRcpt(t.Context(), &Request{Login: "alice"})
 			if got := short(v); got != test.want {
@@ -97,7 +97,7 @@ func TestColours(t *testing.T) {
 
 // TestColoursAtData: what colours the end of one stage is gone at the next.
 func TestColoursAtData(t *testing.T) {
-	s := Set{site: newSite(Config{}, fakeDNS{})}
+	s := Set{env: (&Env{Resolver: fakeDNS{}}).forSet(Config{})}
 	s.lists[stageRecipient] = script("if-permit", "permit")
 	s.lists[stageData] = script("if-permit data")
 	s.lists[stageEndOfData] = script("if-reject", "reject")
@@ -127,7 +127,7 @@ func TestWhoDecided(t *testing.T) {
 		{"reject_non_fqdn_sender", "alice", ""},
 		{"warn_if_reject permit", "", "warn_if_reject permit"},
 	} {
-		set, err := NewSet(Config{Recipient: words(t, test.recipient)}, fakeDNS{})
+		set, err := NewSet(Config{Recipient: words(t, test.recipient)}, &Env{Resolver: fakeDNS{}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -139,7 +139,7 @@ func TestWhoDecided(t *testing.T) {
 }
 
 func TestNewSetUnknownWord(t *testing.T) {
-	_, err := NewSet(Config{Helo: Words{{Name: "rejekt"}}}, fakeDNS{})
+	_, err := NewSet(Config{Helo: Words{{Name: "rejekt"}}}, &Env{Resolver: fakeDNS{}})
 	if err == nil || err.Error() != `policy.helo: unknown restriction "rejekt", did you mean "reject"?` {
 		t.Errorf("got %v", err)
 	}
@@ -150,7 +150,7 @@ func TestNewSetUnknownWord(t *testing.T) {
 func TestReplyIsOneLine(t *testing.T) {
 	set, err := NewSet(Config{
 		Sender: words(t, "warn_if_reject reject"), Recipient: words(t, "reject"),
-	}, fakeDNS{})
+	}, &Env{Resolver: fakeDNS{}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +167,7 @@ func TestReplyIsOneLine(t *testing.T) {
 }
 
 func BenchmarkAtRcptDefault(b *testing.B) {
-	set, err := NewSet(Defaults(), fakeDNS{})
+	set, err := NewSet(Defaults(), &Env{Resolver: fakeDNS{}})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -181,7 +181,7 @@ func BenchmarkAtRcptDefault(b *testing.B) {
 }
 
 func TestAtRcptDefaultAllocatesNothing(t *testing.T) {
-	set, err := NewSet(Defaults(), fakeDNS{})
+	set, err := NewSet(Defaults(), &Env{Resolver: fakeDNS{}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -162,7 +162,7 @@ func fuzzPolicy(t testing.TB, listener string) *policy.Set {
 		}
 		cfg.Recipient = policy.Words{{Name: "reject_non_fqdn_recipient"}, {Name: "permit_auth_destination"}, {Name: "reject"}}
 	}
-	set, err := policy.NewSet(cfg, net.DefaultResolver)
+	set, err := policy.NewSet(cfg, &policy.Env{Resolver: net.DefaultResolver})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -109,7 +109,7 @@ func (d *testServer) route(cfg relay.Config) *relay.Router {
 // assemble makes the parts of a server from s, with the router and the log of d.
 func (d *testServer) assemble(s settings) Parts {
 	d.t.Helper()
-	set, err := policy.NewSet(s.Policy, net.DefaultResolver)
+	set, err := policy.NewSet(s.Policy, &policy.Env{Resolver: net.DefaultResolver})
 	if err != nil {
 		d.t.Fatal(err)
 	}

@@ -24,7 +24,8 @@ var arrows = map[string][]string{
 	"server":        {"server/auth", "server/auth/throttle", "policy", "relay", "relay/message", "server/smtpd"},
 	"server/smtpd":  {},
 	"server/auth":   {"server/auth/hash", "server/auth/semaphore", "server/auth/throttle"}, // tools that know nothing of it
-	"policy":        {},
+	"policy":        {"policy/lookup"},
+	"policy/lookup": {},
 	"relay":         {"relay/message"},
 	"relay/message": {},
 	"certs":         {},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -79,7 +80,7 @@ func (c *checkup) all(ctx context.Context, cfg *config.Config, file string) {
 	}
 	c.certificates(cfg.TLS)
 	c.stores(ctx, cfg)
-	c.policies(cfg)
+	c.policies(ctx, cfg)
 	c.result("stage", "large messages in transit", checkStageDir(cfg.Server.StageDir))
 	c.nextHops(ctx, cfg.Relay.Config, len(cfg.Relay.DKIM) > 0)
 	if dir := cfg.Relay.Dir; dir != "" {
@@ -206,13 +207,27 @@ func (c *checkup) certificate(i certs.Info) {
 	c.result("certificate", text, nil)
 }
 
-func (c *checkup) policies(cfg *config.Config) {
-	_, err := newPolicies(cfg)
+// tables asks each lookup table once, even if several listeners use it.
+func (c *checkup) tables(ctx context.Context, sets map[string]*policy.Set) {
+	seen := make(map[string]bool)
+	for _, listener := range slices.Sorted(maps.Keys(sets)) {
+		sets[listener].Check(ctx, func(table string, err error) {
+			if !seen[table] {
+				c.result("table", table, err)
+			}
+			seen[table] = true
+		})
+	}
+}
+
+func (c *checkup) policies(ctx context.Context, cfg *config.Config) {
+	sets, err := newPolicies(cfg)
 	c.result("policy", "every list is understood, and none makes an open relay", err)
+	c.tables(ctx, sets)
 	seen := make(map[policy.Warning]bool)
 	for i := range cfg.Listeners {
 		l := &cfg.Listeners[i]
-		around := policy.Surroundings{
+		around := policy.Context{
 			RequireAuth: l.RequireAuth,
 			Proxies:     cfg.Server.ProxyTrusted,
 			Gateways:    containerNetworks(),

@@ -212,12 +212,12 @@ func newPolicies(cfg *config.Config) (map[string]*policy.Set, error) {
 	sets := make(map[string]*policy.Set)
 	for i := range cfg.Listeners {
 		l := &cfg.Listeners[i]
-		set, err := policy.NewSet(policyOf(cfg, l), net.DefaultResolver)
+		set, err := policy.NewSet(policyOf(cfg, l), &policy.Env{Resolver: net.DefaultResolver})
 		if err == nil && !l.RequireAuth {
 			err = set.OpenRelay()
 		}
 		if err != nil {
-			return nil, process.WithStatus(process.ExitConfig, fmt.Errorf("listener %q: %w", l.Name, err))
+			return nil, process.WithStatus(process.ExitConfig, fmt.Errorf("listener %q: %w", l.Name, process.ExplainUnreadable(err)))
 		}
 		sets[l.Name] = set
 	}

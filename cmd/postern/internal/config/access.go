@@ -27,6 +27,12 @@ func (c *Config) Access(file string) *access.List {
 		at := fmt.Sprintf("auth.stores[%d]", i)
 		s.Backend.Access(func(key string) string { return join(at, key) }, list)
 	}
+	c.Policy.Access("policy", list)
+	for i, l := range c.Listeners {
+		if l.Policy != nil {
+			l.Policy.Access(fmt.Sprintf("listener[%d].policy", i), list)
+		}
+	}
 	for _, u := range c.Relay.NextHops {
 		list.Connect("relay.next_hops", u.String())
 	}

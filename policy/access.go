@@ -1,0 +1,303 @@
+package policy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/emersion/go-smtp"
+
+	"postern/policy/lookup"
+)
+
+// This file has the restrictions with access(5) tables. The keys are in accessKeys, the actions
+// in parseRule.
+
+// checkAccess is check_sender_access and check_recipient_access: reply is stageSender or
+// stageRecipient.
+type checkAccess struct {
+	base
+	table lookup.Table
+	// rules are the parsed values of a table that is known as a whole. The values of other
+	// tables are parsed when they are looked up.
+	rules map[string]rule
+}
+
+func newSenderAccess(args []string, b base) (Restriction, error) {
+	b.reply = stageSender
+	return newCheckAccess(args[0], b)
+}
+
+func newRecipientAccess(args []string, b base) (Restriction, error) {
+	b.reply = stageRecipient
+	return newCheckAccess(args[0], b)
+}
+
+// newCheckAccess opens the table and parses the values that it already knows, so that an
+// action that does not exist is found at start and not when a client needs it.
+func newCheckAccess(name string, b base) (Restriction, error) {
+	t, err := b.openTable(name)
+	if err != nil {
+		return nil, err
+	}
+	c := &checkAccess{base: b, table: t, rules: make(map[string]rule)}
+	lister, ok := t.(lookup.Lister)
+	if !ok {
+		return c, nil
+	}
+	first := lookup.Entry{}
+	for e := range lister.Entries() {
+		if _, known := c.rules[e.Value]; known {
+			continue
+		}
+		rule, ruleErr := c.parseRule(e.Value)
+		switch {
+		case ruleErr == nil:
+			c.rules[e.Value] = rule
+		case err == nil, e.Number < first.Number:
+			first, err = e, ruleErr
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: entry %q (line or position %d): %w", t, first.Key, first.Number, err)
+	}
+	return c, nil
+}
+
+// mayPermit reports whether an entry of the table may permit a client. It is for OpenRelay.
+func (c *checkAccess) mayPermit() bool {
+	if _, ok := c.table.(lookup.Lister); !ok {
+		return true
+	}
+	for _, r := range c.rules {
+		if r.action == Permit || r.permits {
+			return true
+		}
+	}
+	return false
+}
+
+// nullSender is the key for the null sender: Postfix's smtpd_null_access_lookup_key.
+const nullSender = "<>"
+
+// Check looks the address up in the form that was completed with the origin. Replies repeat
+// the address as it was sent.
+func (c *checkAccess) Check(ctx context.Context, r *Request) Verdict {
+	address, sent := r.Sender, r.senderSent()
+	if c.reply == stageRecipient {
+		address, sent = r.Recipient, r.recipientSent()
+		if address == "" {
+			return Verdict{} // no single recipient
+		}
+	}
+	key, value, err := c.find(ctx, address)
+	if err != nil {
+		v := refuse(451, smtp.EnhancedCode{4, 3, 5}, rejected(sent, c.reply.replyClass(), "Server configuration error"))
+		v.Cause = fmt.Errorf("look up %q in %s: %w", key, c.table, err)
+		return v
+	}
+	if key == "" {
+		return Verdict{}
+	}
+	rule, ok := c.rules[value]
+	if !ok {
+		if rule, err = c.parseRule(value); err != nil {
+			v := refuse(451, smtp.EnhancedCode{4, 3, 5}, "Server configuration error")
+			v.Cause = fmt.Errorf("entry %q of %s: %w", key, c.table, err)
+			return v
+		}
+	}
+	v := rule.verdict(c, sent)
+	v.Entry = key + " " + value
+	local, _ := splitAddress(address)
+	if c.reply == stageRecipient && sourceRouted(local) {
+		// The key may match the domain only, and the next hop may send the message to
+		// the route in the local part. Postfix ignores such a permit too.
+		if v.Action == Permit {
+			v.Action = Dunno
+		}
+		if v.sub != nil {
+			v.sub = &sublist{list: v.sub.list, noPermit: true}
+		}
+	}
+	return v
+}
+
+// find returns the first key of the address that is in the table, or "" if none is. After an
+// error, key is the one that was looked up.
+func (c *checkAccess) find(ctx context.Context, address string) (key, value string, err error) {
+	if address == "" {
+		value, found, err := c.table.Lookup(ctx, nullSender)
+		if err != nil || found {
+			return nullSender, value, err
+		}
+		return "", "", nil
+	}
+	for key := range accessKeys(address) {
+		value, found, err := c.table.Lookup(ctx, key)
+		if err != nil || found {
+			return key, value, err
+		}
+	}
+	return "", "", nil
+}
+
+// A rule is the parsed value of a table entry.
+type rule struct {
+	action   Action
+	code     int               // of a refusal, with enhanced and text
+	enhanced smtp.EnhancedCode //
+	text     string            // also of WARN
+	warn     bool
+	list     List // a list of restrictions
+	permits  bool // the list may permit
+}
+
+func (u *rule) verdict(c *checkAccess, sent string) Verdict {
+	switch {
+	case u.list != nil:
+		return Verdict{sub: &sublist{list: u.list}}
+	case u.warn:
+		return Verdict{Warnings: []string{printable(c.String() + ": <" + sent + ">: " + c.reply.replyClass() + ": warn: " + u.text)}}
+	case u.action == Permit, u.action == Dunno:
+		return Verdict{Action: u.action}
+	}
+	v := refuse(u.code, u.enhanced, rejected(sent, c.reply.replyClass(), u.text))
+	v.Action = u.action
+	return v
+}
+
+// unavailable are the actions of access(5) that change a message, and those that are not
+// documented for use, with what to do instead.
+var unavailable = [...]struct{ name, instead string }{
+	{"BCC", "recipients are not added here; use always_bcc or recipient_bcc_maps of the next hop"},
+	{"DELAY", "it does not exist in Postfix any more; remove the entry"},
+	{"DISCARD", "a message that is accepted is never dropped here; use REJECT"},
+	{"FILTER", "transports are chosen by the next hop; keep this table there, in its smtpd_sender_restrictions or smtpd_recipient_restrictions"},
+	{"HANGUP", "it is a test feature of Postfix; use \"421 4.7.0 TEXT\""},
+	{"HOLD", "there is no hold queue here; keep this table in the restrictions of the next hop, or use DEFER"},
+	{"INFO", "use WARN, which writes its text to the log"},
+	{"PREPEND", "header fields are not added here; use header_checks of the next hop"},
+	{"REDIRECT", "recipients are not changed here; use virtual_alias_maps of the next hop"},
+}
+
+// parseRule parses an action of access(5). Actions are compared without regard to case and
+// come before restrictions of the same name, as in Postfix.
+func (c *checkAccess) parseRule(value string) (rule, error) {
+	name, text, _ := strings.Cut(value, " ")
+	if i := strings.IndexByte(name, '\t'); i >= 0 {
+		name, text = value[:i], value[i+1:]
+	}
+	text = strings.TrimSpace(text)
+	switch strings.ToUpper(name) {
+	case "OK", "RELAY":
+		return rule{action: Permit}, nil
+	case "DUNNO":
+		return rule{action: Dunno}, nil
+	case "WARN":
+		return rule{warn: true, text: text}, nil
+	case "REJECT":
+		return c.refusal(Reject, 554, smtp.EnhancedCode{5, 7, 1}, text, "Access denied")
+	case "DEFER":
+		return c.refusal(Defer, 450, smtp.EnhancedCode{4, 7, 1}, text, "Access denied")
+	case "DEFER_IF_PERMIT":
+		return c.refusal(DeferIfPermit, 450, smtp.EnhancedCode{4, 7, 1}, text, "Service unavailable")
+	case "DEFER_IF_REJECT":
+		return c.refusal(DeferIfReject, 450, smtp.EnhancedCode{4, 7, 1}, text, "Service unavailable")
+	}
+	for _, u := range unavailable {
+		if strings.EqualFold(name, u.name) {
+			return rule{}, fmt.Errorf("action %s is not available: %s", u.name, u.instead)
+		}
+	}
+	switch {
+	case value != "" && strings.Trim(value, "0123456789") == "":
+		return rule{action: Permit}, nil // the time stamp of an authentication by other means
+	case len(name) == 3 && text != "" && strings.Trim(name, "0123456789") == "" && (name[0] == '4' || name[0] == '5'):
+		code := int(name[0]-'0')*100 + int(name[1]-'0')*10 + int(name[2]-'0')
+		action := Reject
+		if name[0] == '4' {
+			action = Defer
+		}
+		return c.refusal(action, code, smtp.EnhancedCode{code / 100, 7, 1}, text, "Access denied")
+	}
+	return c.sublist(c.base, value)
+}
+
+// refusal builds a rule from a text that may begin with an enhanced code.
+func (c *checkAccess) refusal(action Action, code int, enhanced smtp.EnhancedCode, text, standard string) (rule, error) {
+	if given, rest, ok := cutEnhanced(text); ok {
+		enhanced, text = given, rest
+		enhanced[0] = code / 100 // the code has precedence
+	}
+	if text == "" {
+		text = standard
+	}
+	return rule{action: action, code: code, enhanced: c.fitEnhanced(enhanced), text: text}, nil
+}
+
+// cutEnhanced splits an enhanced code (RFC 3463) from the text that follows it.
+func cutEnhanced(text string) (code smtp.EnhancedCode, rest string, ok bool) {
+	first, rest, _ := strings.Cut(text, " ")
+	parts := strings.Split(first, ".")
+	if len(parts) != 3 || len(parts[0]) != 1 || !strings.Contains("245", parts[0]) {
+		return code, text, false
+	}
+	for i, p := range parts {
+		if p == "" || len(p) > 3 || strings.Trim(p, "0123456789") != "" {
+			return code, text, false
+		}
+		for _, digit := range p {
+			code[i] = code[i]*10 + int(digit-'0')
+		}
+	}
+	return code, strings.TrimSpace(rest), true
+}
+
+// fitEnhanced replaces the X.1.Y codes about a recipient in a reply about a sender, and the
+// reverse, as Postfix does.
+func (c *checkAccess) fitEnhanced(code smtp.EnhancedCode) smtp.EnhancedCode {
+	if code[1] != 1 {
+		return code
+	}
+	forSender := [...]int{1: 7, 2: 8, 3: 7, 4: 7, 5: 0, 6: 7, 7: 7, 8: 8}
+	forRecipient := [...]int{1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 6, 7: 3, 8: 2}
+	to := forRecipient[:]
+	if c.reply == stageSender {
+		to = forSender[:]
+	}
+	if code[2] >= len(to) {
+		code[2] = 0
+	} else {
+		code[2] = to[code[2]]
+	}
+	return code
+}
+
+// parseSublist parses a value that is a list of restrictions. As in Postfix, their replies name
+// the address that was looked up, and they cannot have lookup tables.
+func parseSublist(b base, value string) (rule, error) {
+	if strings.Contains(value, ":") {
+		return rule{}, fmt.Errorf("%q: a lookup table cannot be part of an action; put it into the list in the configuration", value)
+	}
+	words, err := parseWords(value)
+	if err != nil {
+		return rule{}, fmt.Errorf("%q is not an action: %w; actions are OK, DUNNO, REJECT, DEFER, DEFER_IF_PERMIT, DEFER_IF_REJECT, WARN, \"4NN TEXT\", \"5NN TEXT\" and restrictions", value, err)
+	}
+	if len(words) == 0 {
+		return rule{}, errors.New("the entry has no action; write for example REJECT")
+	}
+	u := rule{list: make(List, 0, len(words))}
+	for _, w := range words {
+		sub := b
+		sub.spelling, sub.looksAt = b.spelling+": "+w.Name, w.row().on
+		r, err := sub.build(w)
+		if err != nil {
+			return rule{}, err
+		}
+		u.list = append(u.list, r)
+		u.permits = u.permits || w.row().relaying == Permit
+	}
+	return u, nil
+}
