@@ -1,79 +1,145 @@
-// Package dovecot authenticates against the auth service of Dovecot, with what
-// Postfix calls smtpd_sasl_type = dovecot: the client's side of Dovecot's
-// authentication protocol, versions 1.x, over a Unix or a TCP socket.
+// Package dovecot authenticates users with the auth service of Dovecot, as Postfix
+// does with smtpd_sasl_type = dovecot. It implements the client side of Dovecot's
+// authentication protocol, versions 1.0 to 1.2
+// (https://doc.dovecot.org/main/developers/design/auth_protocol.html), over a Unix or
+// TCP socket.
 //
-// There are two ways to use it. Alone it is an [auth.Provider], see [Proxy]: the
-// whole SASL exchange is handed through, and so every mechanism works that is
-// configured in Dovecot. Among other stores it is an [auth.PasswordVerifier],
-// see [Store.VerifyPassword], which asks by way of PLAIN.
+// A [Store] has the ability [auth.PasswordVerifier]: among other stores it checks
+// passwords by the mechanism PLAIN. A [Proxy], for a configuration with Dovecot as its
+// only store, is an [auth.Provider]: it forwards the messages of every mechanism that
+// Dovecot offers.
 //
-// One connection carries all exchanges, distinguished by their numbers. It is
-// replaced every minute, since Dovecot serves an old connection with its old
-// configuration for as long as it lives. When Dovecot does not answer, the next
-// exchange tries a new connection; when that fails, exchanges fail at once until
-// it is time for the next try.
+// One connection carries all exchanges, each with its own number. It is replaced every
+// minute, since Dovecot serves a connection with the configuration from its start. If
+// Dovecot does not answer, the next exchange tries a new connection. If that fails,
+// exchanges fail at once until the next attempt is due.
 //
-// Dovecot is trusted to identify users and for nothing else: what it sends is
-// bounded in length, number and time, and whatever does not fit the protocol
-// ends the connection. Nobody is authenticated but by an OK that answers the
-// very message that was sent, and that names the user.
+// Everything that Dovecot sends is bounded in length, number and time, and a line that
+// violates the protocol ends the connection. A user is authenticated only by an OK that
+// answers the message just sent and contains a user name.
 //
-// Where this differs from Postfix:
+// Differences from Postfix:
 //
-//   - An OK with "nologin" is a refusal, as Dovecot means it: the password was
-//     right, the account is closed.
-//   - An OK with "proxy" is no answer. Dovecot's proxies hand the login on to
-//     another server that decides, often without any check of their own
-//     ("nopassword"), and this cannot be seen from here.
-//   - "no-penalty" is sent: an address that guesses is slowed down by
-//     [throttle.Throttle], which spares the users known there, and would otherwise
-//     be slowed down twice. Dovecot gets the address for its log and its
-//     policy. Its delay of a refusal, 2 seconds, stays.
-//   - Mechanisms that cannot work from here are not offered: EXTERNAL, since no
-//     certificate is vouched for, and -PLUS, since Dovecot sees nothing of the
-//     client's TLS connection to bind to.
-//   - "user_disabled" and "pass_expired" become auth.Disabled and auth.Expired.
-//     Some of Dovecot's databases report it before they have checked the password;
-//     its own IMAP service passes that on to clients just the same.
+//   - An OK with "nologin" is a refusal, as Dovecot documents it: the password is right
+//     and the account is closed.
+//   - An OK with "proxy" is a temporary error. A proxying Dovecot passes logins on to
+//     another server, which decides. Often it does not check the password itself
+//     ("nopassword"), and its answer does not show whether it did.
+//   - "no-penalty" is sent, since [throttle.Throttle] delays addresses that guess and spares
+//     the users known there. Without it they would be delayed twice. Dovecot still gets
+//     the address for its log and its policy server, and still delays a refusal by 2
+//     seconds.
+//   - Mechanisms that cannot work here are not offered: EXTERNAL, since no client
+//     certificate is verified, and -PLUS, since Dovecot does not see the client's TLS
+//     connection.
+//   - "user_disabled" and "pass_expired" become [auth.Disabled] and [auth.Expired]. Some
+//     of Dovecot's databases report them before they have checked the password; its IMAP
+//     service shows them to the client all the same.
 //
-// Left out: the master protocol (userdb lookups), and the verification of client
-// certificates.
+// Left out: the master protocol (userdb lookups) and client certificates.
 package dovecot
 
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
 	"strings"
 
+	"postern/internal/access"
+	"postern/internal/fileperm"
 	"postern/server/auth"
 )
 
-// Kind is what the configuration calls this store, and its name in the log.
+// Kind is the kind of this store in the configuration, and its default name in the log.
 const Kind = "dovecot"
 
-// A Store asks Dovecot. It may be used by many goroutines at once, and must be
-// closed.
-type Store struct {
-	link *link
+// Config is a table [[auth.stores]] of kind "dovecot".
+type Config struct {
+	// Path is the socket of the auth service, as in smtpd_sasl_path:
+	// "/run/dovecot/auth-postern", or "inet:127.0.0.1:12345".
+	Path Address `toml:"path"`
 }
 
-// New returns a store. It connects in the background: that Dovecot is not there
-// yet is no error.
+// Defaults returns the values of keys that the table leaves out.
+func Defaults() Config {
+	return Config{Path: Address{network: "unix", addr: "/run/dovecot/auth-postern"}}
+}
+
+// Validate implements auth.BackendConfig.
+func (c *Config) Validate(bad func(key, why string)) {
+	if c.Path.addr == "" {
+		bad("path", `must be Dovecot's socket, such as "/run/dovecot/auth-postern" or "inet:127.0.0.1:12345"`)
+	}
+}
+
+// Open implements auth.BackendConfig. It does not wait for the connection.
+func (c *Config) Open(env *auth.Env) (auth.Backend, error) { return New(*c, env.Events), nil }
+
+// Location implements auth.BackendConfig.
+func (c *Config) Location() string { return c.Path.String() }
+
+// Access implements auth.BackendConfig.
+func (c *Config) Access(key func(string) string, list *access.List) {
+	list.Connect(key("path"), c.Path.String())
+}
+
+// An Address is the address of the auth service. Passwords cross a TCP connection
+// unencrypted, so it should use the loopback interface, or a network between
+// containers of one machine.
+type Address struct{ network, addr string }
+
+// UnmarshalText implements encoding.TextUnmarshaler. The prefixes "unix:" and "inet:"
+// are Postfix's.
+func (a *Address) UnmarshalText(text []byte) error {
+	s := string(text)
+	if addr, ok := strings.CutPrefix(s, "inet:"); ok {
+		host, port, err := net.SplitHostPort(addr)
+		if err != nil || host == "" || port == "" {
+			return fmt.Errorf("%q has no host and port; write it as inet:127.0.0.1:12345", s)
+		}
+		*a = Address{network: "tcp", addr: addr}
+		return nil
+	}
+	path := strings.TrimPrefix(s, "unix:")
+	if !filepath.IsAbs(path) {
+		return fmt.Errorf("%q is not an absolute path; Postfix's private/auth is /var/spool/postfix/private/auth", s)
+	}
+	*a = Address{network: "unix", addr: filepath.Clean(path)}
+	return nil
+}
+
+func (a Address) String() string {
+	if a.network == "tcp" {
+		return "inet:" + a.addr
+	}
+	return a.addr
+}
+
+// A Store verifies passwords with Dovecot. It may be used by many goroutines at once,
+// and must be closed.
+type Store struct{ link *link }
+
+// New returns a store. It connects in the background, so it succeeds if Dovecot is not
+// running yet.
 func New(cfg Config, events auth.Events) *Store {
 	s := &Store{link: newLink(cfg.Path, events)}
 	s.link.refresh()
 	return s
 }
 
-// Close ends the connection, and with it what is under way. It returns when
-// nothing of the store is running any more.
+// Close ends the connection and all exchanges on it. It returns when all goroutines of
+// the store have ended.
 func (s *Store) Close() error {
 	s.link.close()
 	return nil
 }
 
 // Reload makes the next exchange use a new connection, and so Dovecot's current
-// configuration. What is under way goes on.
+// configuration. Exchanges on the old connection go on.
 func (s *Store) Reload(context.Context) error {
 	s.link.renew()
 	return nil
@@ -81,15 +147,15 @@ func (s *Store) Reload(context.Context) error {
 
 var (
 	errNoPlain   = errors.New("dovecot does not offer PLAIN; add it to auth_mechanisms in its configuration")
-	errChallenge = errors.New("dovecot asked for more after a complete PLAIN message")
+	errChallenge = errors.New("dovecot sent a challenge after a complete PLAIN message")
 )
 
-// VerifyPassword implements auth.PasswordVerifier. It waits for as long as ctx
-// allows. Login and password must fit in a line of Dovecot's protocol, together
-// about 12,000 octets (6,000 before version 1.2 of the protocol); otherwise they are refused without a question to Dovecot,
-// whichever user they are for.
+// VerifyPassword implements auth.PasswordVerifier. It waits until ctx ends. Login and
+// password must fit in a line of Dovecot's protocol, together about 12,000 octets (6,000
+// before version 1.2 of the protocol). Longer ones are refused for every user without
+// asking Dovecot.
 func (s *Store) VerifyPassword(ctx context.Context, p *auth.Peer, login, password string) (auth.Identity, error) {
-	// RFC 4616, section 2: NUL is what ends a field.
+	// RFC 4616, section 2: NUL ends a field.
 	if strings.ContainsRune(login+password, 0) {
 		return auth.Identity{}, &auth.Failure{Kind: auth.NoSuchUser, Store: Kind, Reason: "NUL in the name or the password"}
 	}
@@ -110,7 +176,49 @@ func (s *Store) VerifyPassword(ctx context.Context, p *auth.Peer, login, passwor
 	case a.verb == verbCont:
 		return auth.Identity{}, unavailable(errChallenge)
 	}
-	return a.verdict()
+	return a.result()
 }
 
 func unavailable(err error) error { return &auth.Unavailable{Store: Kind, Err: err} }
+
+// Check opens a second connection, and returns what is wrong and how to repair it.
+func (s *Store) Check(ctx context.Context) error {
+	_, err := s.probe(ctx)
+	return err
+}
+
+// probe opens a second connection and returns the mechanisms that Dovecot offers.
+func (s *Store) probe(ctx context.Context) ([]mechanism, error) {
+	c, err := connect(ctx, s.link.addr)
+	if err != nil {
+		return nil, s.link.addr.explain(err)
+	}
+	return c.greeting.mechanisms, c.net.Close()
+}
+
+// listener is the configuration that Dovecot needs. Postfix's own socket is in a folder
+// that only Postfix may enter, so postern gets another one.
+const listener = `let Dovecot listen on a socket for postern, in addition to Postfix's:
+
+    service auth {
+      unix_listener auth-postern {
+        mode = 0660
+        group = %s
+      }
+    }
+
+and set path = "/run/dovecot/auth-postern"`
+
+// explain adds the remedy to the error of a connection.
+func (a Address) explain(err error) error {
+	op, ok := errors.AsType[*net.OpError](err)
+	switch {
+	case !ok || op.Op != "dial":
+		return fmt.Errorf("%s: %w", a, err)
+	case a.network == "tcp":
+		return fmt.Errorf("%s: %w; start Dovecot, and add an inet_listener with this port to its service auth", a, err)
+	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w; "+listener, fileperm.ExplainDial(op), fileperm.GroupName(os.Getegid()))
+	}
+	return fileperm.ExplainDial(op)
+}

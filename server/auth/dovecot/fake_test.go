@@ -30,8 +30,8 @@ const goodGreeting = "VERSION\t1\t2\n" +
 	"MECH\tAPOP\tprivate\tdictionary\tactive\nMECH\tANONYMOUS\tanonymous\nMECH\tEXTERNAL\n" +
 	"SPID\t31957\nCUID\t1\nCOOKIE\tb5ddb3c07eeda5eab506b01cb8626088\nDONE\n"
 
-// A fake is a stand-in for Dovecot. Each connection gets the greeting, and then
-// each line of it goes to answer, which writes what it likes.
+// A fake imitates Dovecot. It sends the greeting on each connection, and calls answer
+// for each line that it receives.
 type fake struct {
 	path string
 	lis  net.Listener
@@ -39,10 +39,10 @@ type fake struct {
 
 	mu    sync.Mutex
 	conns []net.Conn
-	lines []string // what came, the hello included
+	lines []string // received, with the client's greeting
 }
 
-// A script answers one line; fields are the line taken apart.
+// A script answers one line, given by its fields.
 type script func(w io.Writer, fields []string)
 
 func startFake(t testing.TB, greeting string, answer script) *fake {
@@ -111,8 +111,8 @@ func (f *fake) hangUp() {
 	f.conns = nil
 }
 
-// heard returns the lines that begin with the verb.
-func (f *fake) heard(verb string) []string {
+// received returns the lines that begin with the verb.
+func (f *fake) received(verb string) []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var found []string
@@ -124,7 +124,7 @@ func (f *fake) heard(verb string) []string {
 	return found
 }
 
-// store connects to the fake.
+// store returns a store that connects to the fake.
 func (f *fake) store(t testing.TB) *Store {
 	t.Helper()
 	s := New(Config{Path: Address{"unix", f.path}}, auth.NewLog(slog.New(slog.DiscardHandler)))
@@ -132,10 +132,10 @@ func (f *fake) store(t testing.TB) *Store {
 	return s
 }
 
-// hasty is the timeout for an answer that does not come.
-const hasty = 500 * time.Millisecond
+// shortTimeout is the timeout in tests in which no answer arrives.
+const shortTimeout = 500 * time.Millisecond
 
-// proxy connects to the fake, with the default options.
+// proxy returns a proxy that is connected to the fake, with the default options.
 func (f *fake) proxy(t testing.TB) Proxy {
 	t.Helper()
 	p := Proxy{
@@ -151,11 +151,11 @@ func (f *fake) proxy(t testing.TB) Proxy {
 	return p
 }
 
-// say is a script of one line, %ID standing for the number of the exchange.
-func say(lines ...string) script {
+// send returns a script that sends lines. %ID is the number of the exchange.
+func send(lines ...string) script {
 	return func(w io.Writer, fields []string) {
 		for _, line := range lines {
-			_, _ = io.WriteString(w, strings.ReplaceAll(line, "%ID", fields[1])) // a client that hung up
+			_, _ = io.WriteString(w, strings.ReplaceAll(line, "%ID", fields[1])) // fails if the client has disconnected
 		}
 	}
 }
@@ -167,13 +167,13 @@ func knowsAlice(w io.Writer, fields []string) {
 	}
 	resp, _ := params(fields).get("resp")
 	if message, _ := base64.StdEncoding.DecodeString(resp); string(message) == "\x00alice\x00secret" {
-		say("OK\t%ID\tuser=alice@example.org\n")(w, fields)
+		send("OK\t%ID\tuser=alice@example.org\n")(w, fields)
 		return
 	}
-	say("FAIL\t%ID\tuser=someone\n")(w, fields)
+	send("FAIL\t%ID\tuser=someone\n")(w, fields)
 }
 
-// peer is a client on TLS.
+// peer returns a client that uses TLS.
 func peer() *auth.Peer {
 	return &auth.Peer{
 		Remote:  netip.MustParseAddrPort("192.0.2.7:50000"),
@@ -183,7 +183,7 @@ func peer() *auth.Peer {
 	}
 }
 
-// verify asks with a deadline that no answer needs.
+// verify calls VerifyPassword with a generous deadline.
 func verify(t testing.TB, s *Store, login, password string) (auth.Identity, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), kit.Patience)
@@ -191,11 +191,11 @@ func verify(t testing.TB, s *Store, login, password string) (auth.Identity, erro
 	return s.VerifyPassword(ctx, peer(), login, password)
 }
 
-// wantLine looks for one line among those heard.
+// wantLine fails the test if lines do not contain want.
 func wantLine(t testing.TB, lines []string, want string) {
 	t.Helper()
 	if !slices.Contains(lines, want) {
-		t.Errorf("heard %q, want %q among them", lines, want)
+		t.Errorf("Dovecot received %q, want %q among them", lines, want)
 	}
 }
 

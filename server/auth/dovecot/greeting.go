@@ -12,39 +12,39 @@ import (
 	"postern/server/auth"
 )
 
-// Bounds of what Dovecot may say before it gets to the point.
+// Bounds of a greeting.
 const (
 	maxMechanisms    = 64
 	maxGreetingLines = 256
 )
 
-// A mechanism as Dovecot offers it.
+// A mechanism that Dovecot offers.
 type mechanism struct {
 	name       string
 	properties auth.MechanismProperties
 }
 
-// A greeting is what Dovecot says of itself at the beginning of a connection.
+// A greeting is what Dovecot sends first on a connection.
 type greeting struct {
 	major, minor int
 	mechanisms   []mechanism
-	pid          bool // SPID has come
+	pid          bool // SPID was received
 }
 
-// hello is our side of the greeting. Dovecot needs no process id to tell
-// its clients apart, but it wants one.
+// hello returns the client's side of the greeting. Dovecot requires a process id, but
+// does not need it to distinguish its clients.
 func hello() []byte {
-	line := lineOf("VERSION", "1", "2").end()
-	return append(line, lineOf("CPID", strconv.Itoa(os.Getpid())).end()...)
+	line := newLine("VERSION", "1", "2").end()
+	return append(line, newLine("CPID", strconv.Itoa(os.Getpid())).end()...)
 }
 
 var (
 	errNoMechanisms = errors.New("dovecot offers no mechanism")
-	errWrongSocket  = errors.New("this looks like a master or userdb socket of Dovecot; name one of its auth-client sockets")
+	errWrongSocket  = errors.New("this looks like a master or userdb socket of Dovecot; use one of its auth-client sockets")
 )
 
-// readGreeting reads until DONE. The greeting is returned with an error, too,
-// as far as it came.
+// readGreeting reads until DONE. With an error it returns the greeting as far as it was
+// received.
 func readGreeting(r lineReader) (*greeting, error) {
 	g := &greeting{}
 	for range maxGreetingLines {
@@ -55,21 +55,21 @@ func readGreeting(r lineReader) (*greeting, error) {
 		if fields[0] == "DONE" {
 			return g, g.check()
 		}
-		if err := g.take(fields); err != nil {
+		if err := g.add(fields); err != nil {
 			return g, err
 		}
 	}
 	return g, fmt.Errorf("%w: a greeting of more than %d lines", errProtocol, maxGreetingLines)
 }
 
-// take reads one line. CUID and COOKIE are for master requests, which are not
-// made here; what is not known belongs to a later minor version.
-func (g *greeting) take(fields []string) error {
+// add parses one line. CUID and COOKIE are for master requests, which this client does
+// not make. Unknown lines belong to a later minor version.
+func (g *greeting) add(fields []string) error {
 	switch fields[0] {
 	case "VERSION":
-		return g.takeVersion(fields[1:])
+		return g.setVersion(fields[1:])
 	case "MECH":
-		g.takeMechanism(fields[1:])
+		g.addMechanism(fields[1:])
 	case "SPID":
 		g.pid = true
 	}
@@ -79,18 +79,18 @@ func (g *greeting) take(fields []string) error {
 	return nil
 }
 
-func (g *greeting) takeVersion(fields []string) error {
+// setVersion accepts every minor version: only another major version is incompatible.
+func (g *greeting) setVersion(fields []string) error {
 	if len(fields) < 2 {
 		return fmt.Errorf("%w: VERSION without two numbers", errProtocol)
 	}
 	major, err := strconv.ParseUint(fields[0], 10, 16)
 	minor, minorErr := strconv.ParseUint(fields[1], 10, 16)
 	if err := errors.Join(err, minorErr); err != nil {
-		return fmt.Errorf("%w: VERSION with numbers that are none", errProtocol)
+		return fmt.Errorf("%w: VERSION with invalid numbers", errProtocol)
 	}
-	// Another major version is another protocol, minor ones get on.
 	if major != 1 {
-		return fmt.Errorf("dovecot speaks version %d of its protocol, this is for version 1", major)
+		return fmt.Errorf("dovecot uses version %d of the protocol; postern supports version 1", major)
 	}
 	g.major, g.minor = int(major), int(minor)
 	return nil
@@ -99,13 +99,15 @@ func (g *greeting) takeVersion(fields []string) error {
 // RFC 4422, section 3.1: 1 to 20 of these characters.
 var mechanismName = regexp.MustCompile(`^[A-Z0-9_-]{1,20}$`)
 
-// takeMechanism notes a mechanism that can be offered to clients.
-func (g *greeting) takeMechanism(fields []string) {
+// addMechanism adds a mechanism if it can be offered to clients. EXTERNAL and the -PLUS
+// mechanisms cannot: Dovecot does not see the client's TLS connection, and so neither
+// its certificate nor its channel binding.
+func (g *greeting) addMechanism(fields []string) {
 	if len(fields) == 0 || len(g.mechanisms) == maxMechanisms || !mechanismName.MatchString(fields[0]) {
 		return
 	}
 	m := mechanism{name: fields[0]}
-	usable := works(m.name)
+	usable := m.name != "EXTERNAL" && !strings.HasSuffix(m.name, "-PLUS")
 	for _, flag := range fields[1:] {
 		switch strings.ToLower(flag) {
 		case "anonymous":
@@ -129,17 +131,11 @@ func (g *greeting) takeMechanism(fields []string) {
 	}
 }
 
-// works leaves out what needs something of the client's TLS connection that
-// Dovecot does not see: its certificate, or a channel binding.
-func works(name string) bool {
-	return name != "EXTERNAL" && !strings.HasSuffix(name, "-PLUS")
-}
-
 func offers(mechanisms []mechanism, name string) bool {
 	return slices.ContainsFunc(mechanisms, func(m mechanism) bool { return m.name == name })
 }
 
-// check judges a complete greeting.
+// check returns what is missing from a complete greeting.
 func (g *greeting) check() error {
 	switch {
 	case g.major == 0:
@@ -150,8 +146,8 @@ func (g *greeting) check() error {
 	return nil
 }
 
-// explain says more of a greeting that did not end. A master socket says
-// VERSION and SPID and then waits.
+// explain adds the likely cause to the error of an incomplete greeting. A master socket
+// sends VERSION and SPID, and then waits for requests.
 func (g *greeting) explain(err error) error {
 	if g.pid && len(g.mechanisms) == 0 && !errors.Is(err, errNoMechanisms) {
 		return fmt.Errorf("%w: %w", errWrongSocket, err)
@@ -159,7 +155,7 @@ func (g *greeting) explain(err error) error {
 	return fmt.Errorf("dovecot did not complete its greeting: %w", err)
 }
 
-// maxLine is how long a line that we send may be, with the line feed.
+// maxLine is the longest line to send, with the line feed.
 func (g *greeting) maxLine() int {
 	if g.minor < 2 {
 		return maxOldLine

@@ -16,8 +16,7 @@ import (
 	"postern/test/kit"
 )
 
-// Whatever Dovecot says instead of an answer, the login fails with a temporary
-// error.
+// If Dovecot sends anything but a valid answer, the login fails with a temporary error.
 func TestHostileAnswers(t *testing.T) {
 	tests := map[string]string{
 		"garbage":           strings.Repeat("\x80\x00garbage\n", 2*maxStrays),
@@ -29,7 +28,7 @@ func TestHostileAnswers(t *testing.T) {
 		"a negative number": "OK\t-%ID\tuser=mallory\n",
 		"OK without a user": "OK\t%ID\n",
 		"a challenge":       "CONT\t%ID\t\n",
-		"a broken one":      "CONT\t%ID\n",
+		"invalid challenge": "CONT\t%ID\n",
 		"other case":        "ok\t%ID\tuser=mallory\n" + strings.Repeat("\n", 2*maxStrays),
 		"a second greeting": strings.Repeat(goodGreeting, maxStrays),
 		"challenge, OK":     "CONT\t%ID\t\nOK\t%ID\tuser=mallory\n",
@@ -37,7 +36,7 @@ func TestHostileAnswers(t *testing.T) {
 	}
 	for name, text := range tests {
 		t.Run(name, func(t *testing.T) {
-			f := startFake(t, goodGreeting, say(text))
+			f := startFake(t, goodGreeting, send(text))
 			id, err := verify(t, f.store(t), "alice", "secret")
 			if !isUnavailable(err) || id != (auth.Identity{}) {
 				t.Errorf("%+v and %v", id, err)
@@ -46,27 +45,27 @@ func TestHostileAnswers(t *testing.T) {
 	}
 }
 
-// Dovecot hangs up at every point of a conversation.
+// Dovecot closes the connection at every point of its greeting and its answer.
 func TestHangUp(t *testing.T) {
 	answer := "OK\t1\tuser=alice\n"
 	for cut := range len(goodGreeting) {
-		if id, err := talk(t, goodGreeting[:cut], answer); err == nil {
+		if id, err := login(t, goodGreeting[:cut], answer); err == nil {
 			t.Errorf("greeting cut at %d: %+v", cut, id)
 		}
 	}
 	for cut := range len(answer) {
-		if id, err := talk(t, goodGreeting, answer[:cut]); err == nil {
+		if id, err := login(t, goodGreeting, answer[:cut]); err == nil {
 			t.Errorf("answer cut at %d: %+v", cut, id)
 		}
 	}
-	if id, err := talk(t, goodGreeting, answer); err != nil || id.User != "alice" {
+	if id, err := login(t, goodGreeting, answer); err != nil || id.User != "alice" {
 		t.Errorf("nothing cut: %+v and %v", id, err)
 	}
 }
 
-// talk has one login on a connection to a Dovecot that says greeting, then, when
-// it is asked, answer, and hangs up.
-func talk(t *testing.T, greeting, answer string) (auth.Identity, error) {
+// login verifies a password with a Dovecot that sends greeting, then answer for the
+// request, and closes the connection.
+func login(t *testing.T, greeting, answer string) (auth.Identity, error) {
 	t.Helper()
 	client, server := net.Pipe()
 	done := make(chan struct{})
@@ -74,7 +73,7 @@ func talk(t *testing.T, greeting, answer string) (auth.Identity, error) {
 	defer client.Close()
 	go func() {
 		defer close(done)
-		converse(server, greeting, answer)
+		serveOnce(server, greeting, answer)
 	}()
 	ctx, cancel := context.WithTimeout(t.Context(), kit.Patience)
 	defer cancel()
@@ -92,7 +91,7 @@ func talk(t *testing.T, greeting, answer string) (auth.Identity, error) {
 	return s.VerifyPassword(ctx, peer(), "alice", "secret")
 }
 
-func converse(n net.Conn, greeting, answer string) {
+func serveOnce(n net.Conn, greeting, answer string) {
 	defer n.Close()
 	in := bufio.NewReader(n)
 	for range 2 { // VERSION and CPID
@@ -101,23 +100,24 @@ func converse(n net.Conn, greeting, answer string) {
 	if _, err := io.WriteString(n, greeting); err != nil {
 		return
 	}
-	// A client that is still waiting for the greeting asks nothing.
+	// A client that waits for the rest of the greeting sends no request.
 	if !strings.Contains(greeting, "\nDONE\n") {
 		return
 	}
 	if _, err := in.ReadString('\n'); err == nil {
-		_, _ = io.WriteString(n, answer) // the client hangs up when it has heard enough
+		_, _ = io.WriteString(n, answer) // fails if the client has closed the connection
 	}
 }
 
-// Answers that come twice, or to exchanges that are over, meet nobody else.
+// A repeated answer, or one to an exchange that has ended, does not affect other
+// exchanges.
 func TestDuplicateAnswers(t *testing.T) {
 	f := startFake(t, goodGreeting, func(w io.Writer, fields []string) {
 		switch {
 		case fields[0] == "AUTH" && fields[1] == "1":
-			say("OK\t%ID\tuser=alice\n", "OK\t%ID\tuser=alice\n", "FAIL\t%ID\n")(w, fields)
+			send("OK\t%ID\tuser=alice\n", "OK\t%ID\tuser=alice\n", "FAIL\t%ID\n")(w, fields)
 		case fields[0] == "AUTH":
-			say("OK\t1\tuser=alice\n", "FAIL\t%ID\n")(w, fields)
+			send("OK\t1\tuser=alice\n", "FAIL\t%ID\n")(w, fields)
 		}
 	})
 	s := f.store(t)
@@ -132,7 +132,7 @@ func TestDuplicateAnswers(t *testing.T) {
 	}
 }
 
-// A Dovecot that does not read blocks nobody for longer than his time.
+// If Dovecot does not read, logins fail at their deadline.
 func TestDovecotDoesNotRead(t *testing.T) {
 	f := startFake(t, goodGreeting, func(io.Writer, []string) { time.Sleep(300 * time.Millisecond) })
 	s := f.store(t)
@@ -150,8 +150,8 @@ func TestDovecotDoesNotRead(t *testing.T) {
 	all.Wait()
 }
 
-// The greeting never ends; nobody waits for it longer than his time, and the
-// store can be closed.
+// If the greeting does not end, logins fail at their deadline, and the store can be
+// closed.
 func TestEndlessGreeting(t *testing.T) {
 	f := startFake(t, "VERSION\t1\t2\nMECH\tPLAIN\n", nil)
 	s := f.store(t)

@@ -12,35 +12,35 @@ import (
 )
 
 const (
-	// dialTime is for connecting and for the whole greeting, which Dovecot
-	// sends at once if it is alive.
+	// dialTime is for connecting and for the greeting, which a running Dovecot sends at
+	// once.
 	dialTime = 5 * time.Second
 
-	// connTime is how long a connection is used. Dovecot goes on serving it with
-	// the configuration of its beginning, also after a reload.
+	// connTime is how long a connection is used. Dovecot serves it with the
+	// configuration from its start, even after a reload.
 	connTime = time.Minute
 
-	// After a failure new connections are tried 100 ms later, then twice as
-	// long, and so on. A connection counts as a failure, too, if it did not
-	// live as long as the longest wait.
+	// After a failure the next attempt to connect is made 100 ms later, then after twice
+	// that time, and so on up to maxWait. A connection that lives shorter than maxWait is
+	// a failure, too.
 	firstWait = 100 * time.Millisecond
 	maxWait   = 5 * time.Second
 )
 
 var errClosed = errors.New("the store is closed")
 
-// A link is the way to Dovecot: at most one connection for new requests, and
-// what is known when there is none. Everything that it starts ends with close.
+// A link keeps at most one connection to Dovecot for new requests, and remembers the last
+// greeting and the last error while there is none. All its goroutines end with close.
 type link struct {
 	addr   Address
 	events auth.Events
-	ctx    context.Context // of its connections, not of a request
+	ctx    context.Context // of the connections, not of a request
 	stop   context.CancelFunc
 	work   sync.WaitGroup
 
 	mu         sync.Mutex
 	current    *conn
-	dialing    *dial // nil: none is under way
+	dialing    *dial // nil: no attempt is being made
 	failures   int   // in a row
 	retry      time.Time
 	reason     error       // why there is no connection before retry
@@ -48,9 +48,9 @@ type link struct {
 	seen       bool        // there was a greeting
 }
 
-// A dial is an attempt to connect. All who need the connection wait for it.
+// A dial is an attempt to connect. All requests that need the connection wait for it.
 type dial struct {
-	done chan struct{} // closed at the end; the rest is set by then
+	done chan struct{} // closed at the end; the other fields are set by then
 	conn *conn
 	err  error
 }
@@ -60,7 +60,7 @@ func newLink(addr Address, events auth.Events) *link {
 	return &link{addr: addr, events: events, ctx: ctx, stop: stop}
 }
 
-// open begins a request with the mechanism, on a new connection if need be.
+// open begins a request with the mechanism, on a new connection if there is none.
 func (l *link) open(ctx context.Context, mech string) (*request, error) {
 	for {
 		c, err := l.connection(ctx)
@@ -68,13 +68,13 @@ func (l *link) open(ctx context.Context, mech string) (*request, error) {
 			return nil, err
 		}
 		r, err := c.open(mech)
-		if !errors.Is(err, errRetired) { // its minute was over just now
+		if !errors.Is(err, errRetired) { // its minute has just ended
 			return r, err
 		}
 	}
 }
 
-// connection returns one that takes requests.
+// connection returns a connection that accepts requests.
 func (l *link) connection(ctx context.Context) (*conn, error) {
 	c, d, err := l.get()
 	if d == nil {
@@ -91,8 +91,8 @@ func (l *link) connection(ctx context.Context) (*conn, error) {
 // refresh begins to connect if there is no connection, and does not wait.
 func (l *link) refresh() { _, _, _ = l.get() }
 
-// get returns the connection, or the attempt that may become one, or why there
-// is neither.
+// get returns the connection, or else the attempt to connect, or else the reason why
+// there is neither.
 func (l *link) get() (*conn, *dial, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -112,8 +112,7 @@ func (l *link) get() (*conn, *dial, error) {
 	return nil, d, nil
 }
 
-// offered returns the mechanisms of the last greeting. Before there was one it
-// returns false.
+// offered returns the mechanisms of the last greeting, and false before the first one.
 func (l *link) offered() ([]mechanism, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -138,7 +137,7 @@ func (l *link) close() {
 	l.work.Wait()
 }
 
-// dial connects, and tells those who wait.
+// dial connects and publishes the result.
 func (l *link) dial(d *dial) {
 	d.conn, d.err = connect(l.ctx, l.addr)
 	l.mu.Lock()
@@ -158,7 +157,7 @@ func (l *link) dial(d *dial) {
 	l.serve(d.conn)
 }
 
-// failed makes the next attempt wait. The caller holds the lock.
+// failed delays the next attempt. The caller holds the lock.
 func (l *link) failed(err error) {
 	if l.reason == nil && l.ctx.Err() == nil {
 		l.events.DovecotUnavailable(l.addr.String(), err)
@@ -168,7 +167,7 @@ func (l *link) failed(err error) {
 	l.retry = time.Now().Add(min(firstWait<<min(l.failures-1, 10), maxWait))
 }
 
-// serve runs a connection until it ends. The caller holds the lock.
+// serve starts the goroutines of a connection. The caller holds the lock.
 func (l *link) serve(c *conn) {
 	began := time.Now()
 	age := time.AfterFunc(connTime, c.retire)
@@ -178,12 +177,12 @@ func (l *link) serve(c *conn) {
 		c.read()
 		age.Stop()
 		unhook()
-		l.lost(c, time.Since(began))
+		l.ended(c, time.Since(began))
 	})
 }
 
-// lost takes note of a connection that has ended after some time.
-func (l *link) lost(c *conn, lived time.Duration) {
+// ended removes a connection that has ended after some time.
+func (l *link) ended(c *conn, lived time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.current != c {
@@ -201,7 +200,7 @@ func (l *link) lost(c *conn, lived time.Duration) {
 	l.failures = 0
 }
 
-// connect makes a connection and reads its greeting.
+// connect opens a connection and reads its greeting.
 func connect(ctx context.Context, addr Address) (*conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
@@ -218,7 +217,7 @@ func connect(ctx context.Context, addr Address) (*conn, error) {
 	return c, nil
 }
 
-// greet exchanges greetings. The end of ctx ends it.
+// greet exchanges greetings, until ctx ends at most.
 func greet(ctx context.Context, n net.Conn) (*conn, error) {
 	unhook := context.AfterFunc(ctx, func() { _ = n.SetDeadline(time.Unix(1, 0)) })
 	if _, err := n.Write(hello()); err != nil {

@@ -1,96 +1,90 @@
 package dovecot
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
+	"sync"
 	"time"
+	"unicode"
 
 	"postern/server/auth"
 	"postern/server/auth/throttle"
 )
 
-// A Proxy is the auth.Provider that hands the exchanges with the clients through
-// to Dovecot. Its methods may be called by many sessions at once; its fields are
-// not changed once it is in use. The abilities of the store are its own, too.
+// A Proxy is the auth.Provider that forwards the exchanges with clients to Dovecot. Its
+// methods may be called by many sessions at once, and its fields must not be changed
+// after the first call. It has the abilities of its store, too.
 //
-// Nothing is offered without TLS, whatever the mechanism. While Dovecot is away,
-// what it offered last goes on being offered, so that clients get 454 and
-// not the impression that there is no AUTH. Before Dovecot has ever been
-// seen this is PLAIN and LOGIN, as far as the options allow.
+// No mechanism is offered without TLS. While there is no connection to Dovecot, the
+// mechanisms of the last greeting are offered, so that clients get 454 and do not
+// conclude that the server has no AUTH. Before the first greeting PLAIN and LOGIN are
+// offered, as far as the options allow them.
 type Proxy struct {
 	*Store
 
-	// Throttle slows down those who guess. Between the messages of an exchange
-	// no login waits for the client: see auth.Attempt.Yield.
+	// Throttle delays clients that guess passwords. An exchange holds no turn while it
+	// waits for the client: see throttle.Attempt.Yield.
 	Throttle *throttle.Throttle
 
-	// Options rule out mechanisms that Dovecot offers.
+	// Options exclude mechanisms that Dovecot offers.
 	Options auth.SecurityOptions
 
-	// Timeout is how long Dovecot may take for each answer; zero means
-	// DefaultTimeout. It takes 2 seconds for a refusal.
+	// Timeout is how long Dovecot may take for each answer; zero means DefaultTimeout.
+	// Dovecot delays a refusal by 2 seconds.
 	Timeout time.Duration
 }
 
-// DefaultTimeout is time enough for databases that are slow.
+// DefaultTimeout leaves time for slow databases.
 const DefaultTimeout = 20 * time.Second
 
-func (x Proxy) timeout() time.Duration { return cmp.Or(x.Timeout, DefaultTimeout) }
-
-// exchangeTime bounds a whole exchange. Dovecot forgets one after 150 seconds,
-// and then calls its continuation a wrong password.
+// exchangeTime bounds a whole exchange. Dovecot forgets an exchange after 150 seconds,
+// and then answers its next message as if the password were wrong.
 const exchangeTime = 2 * time.Minute
-
-// fallback is what most Dovecots offer.
-var fallback = []mechanism{
-	{"PLAIN", auth.MechanismPlaintext},
-	{"LOGIN", auth.MechanismPlaintext},
-}
 
 // Mechanisms implements auth.Provider.
 func (x Proxy) Mechanisms(p *auth.Peer) []string {
-	// RFC 4954, section 4: no password where it could be read on the way; and
-	// no other mechanism either, since nothing that follows would be safe.
+	// RFC 4954, section 4: no plaintext password without TLS. Other mechanisms are not
+	// offered either, since the commands after them would not be protected.
 	if p.TLS == nil {
 		return nil
 	}
 	x.link.refresh()
 	mechanisms, seen := x.link.offered()
-	if !seen {
-		mechanisms = fallback
+	if !seen { // what most installations of Dovecot offer
+		mechanisms = []mechanism{{"PLAIN", auth.MechanismPlaintext}, {"LOGIN", auth.MechanismPlaintext}}
 	}
 	return x.allowed(mechanisms)
 }
 
 func (x Proxy) allowed(mechanisms []mechanism) []string {
-	var names []string
+	var allowed []string
 	for _, m := range mechanisms {
 		if x.Options.Allow(m.properties) {
-			names = append(names, m.name)
+			allowed = append(allowed, m.name)
 		}
 	}
-	return names
+	return allowed
 }
 
-var errExchangeTime = errors.New("the client took too long to authenticate")
-
-// Start implements auth.Provider. Dovecot gets its first request
-// with the first message.
+// Start implements auth.Provider. Dovecot receives its first request with the client's
+// first message.
 func (x Proxy) Start(_ context.Context, p *auth.Peer, mech string) (auth.Exchange, error) {
 	if !slices.Contains(x.Mechanisms(p), mech) {
 		return nil, auth.ErrMechanism
 	}
 	e := &exchange{proxy: x, peer: p, mech: mech, deadline: time.Now().Add(exchangeTime)}
-	e.overheard.mech = mech
+	e.observed.mech = mech
 	e.expiry = time.AfterFunc(exchangeTime, e.release)
 	return e, nil
 }
 
-// Probe connects once more and returns what Dovecot and the options leave to
-// offer; nothing is an error.
+// Probe opens a second connection and returns the mechanisms that Dovecot offers and the
+// options allow. It returns an error if there is none.
 func (x Proxy) Probe(ctx context.Context) ([]string, error) {
 	offered, err := x.probe(ctx)
 	if err != nil {
@@ -110,4 +104,221 @@ func names(mechanisms []mechanism) []string {
 		all = append(all, m.name)
 	}
 	return all
+}
+
+var (
+	errExchangeTime = errors.New("the client took too long to authenticate")
+	errNoAnswer     = errors.New("dovecot did not answer in time")
+	errOver         = errors.New("the exchange is over")
+)
+
+// An exchange is a SASL exchange between a client and Dovecot.
+type exchange struct {
+	proxy    Proxy
+	peer     *auth.Peer
+	mech     string
+	deadline time.Time   // of the whole exchange
+	expiry   *time.Timer // calls release at the deadline, even during a step
+	observed observed
+
+	id   auth.Identity
+	last bool // the client has to acknowledge the last message; id is valid
+	over bool // the exchange has ended
+
+	mu       sync.Mutex
+	request  *request // nil until the first message
+	released bool
+}
+
+// Identity implements auth.Exchange.
+func (x *exchange) Identity() auth.Identity { return x.id }
+
+// Close implements auth.Exchange. It cancels the request to Dovecot.
+func (x *exchange) Close() error {
+	x.expiry.Stop()
+	x.release()
+	return nil
+}
+
+// Next implements auth.Exchange.
+func (x *exchange) Next(ctx context.Context, response []byte) (challenge []byte, done bool, err error) {
+	switch {
+	case x.last && len(response) > 0:
+		x.last, x.id = false, auth.Identity{}
+		return nil, false, auth.ErrMalformed
+	case x.last:
+		x.last = false
+		return nil, true, nil
+	case x.over:
+		return nil, false, auth.ErrMalformed
+	}
+	ctx, cancel := context.WithDeadlineCause(ctx, x.deadline, errExchangeTime)
+	defer cancel()
+	a, err := x.step(ctx, response)
+	if err != nil {
+		x.over = true
+		x.release()
+		if errors.Is(err, auth.ErrMechanism) || errors.Is(err, auth.ErrMalformed) {
+			return nil, false, err // these do not concern a user
+		}
+		return nil, false, auth.WithLogin(err, x.observed.login)
+	}
+	if a.verb == verbCont {
+		return a.data, false, nil
+	}
+	x.over = true
+	if len(a.data) == 0 {
+		return nil, true, nil
+	}
+	// RFC 4954, section 4: 235 has no place for the mechanism's last message. It is sent
+	// as a challenge, to which the client sends an empty response.
+	x.last = true
+	return a.data, false, nil
+}
+
+// step forwards the client's message when the throttle admits it. An answer without an
+// error is a challenge, or an OK after which the identity is set.
+func (x *exchange) step(ctx context.Context, response []byte) (a answer, err error) {
+	if err := x.observed.add(response); err != nil {
+		return answer{}, err
+	}
+	// A missing initial response contains no guess.
+	if response == nil {
+		return x.ask(ctx, response)
+	}
+	attempt, err := x.proxy.Throttle.Acquire(ctx, x.peer.Remote.Addr(), x.observed.login)
+	if err != nil {
+		return answer{}, unavailable(err)
+	}
+	outcome := context.Canceled // undecided, if the step panics
+	defer func() { x.done(ctx, attempt, a, outcome) }()
+	a, err = x.ask(ctx, response)
+	outcome = err
+	return a, err
+}
+
+// done ends the attempt. An exchange that continues has no outcome, and neither has a
+// success whose login is unknown.
+//
+// A client that has disconnected before the answer, or that sent its last message shortly
+// before the deadline, counts as one that guesses: Dovecot refuses 2 seconds later than it
+// accepts, so such a client knows the result without an answer.
+func (x *exchange) done(ctx context.Context, attempt *throttle.Attempt, a answer, err error) {
+	if err == nil && (a.verb == verbCont || x.observed.login == "") {
+		attempt.Yield()
+		return
+	}
+	outcome := auth.OutcomeOf(err, x.id.User, x.observed.password)
+	if err != nil && ctx.Err() != nil {
+		outcome = throttle.Outcome{Result: throttle.WrongGuess, Secret: x.observed.password}
+	}
+	attempt.Done(outcome)
+}
+
+// ask forwards a message, and sets the identity if the answer is OK.
+func (x *exchange) ask(ctx context.Context, response []byte) (answer, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, cmp.Or(x.proxy.Timeout, DefaultTimeout), errNoAnswer)
+	defer cancel()
+	a, err := x.send(ctx, response)
+	switch {
+	case errors.Is(err, auth.ErrMechanism) || errors.Is(err, errTooLong):
+		return answer{}, err
+	case err != nil:
+		return answer{}, unavailable(err)
+	case a.verb == verbCont:
+		return a, nil
+	}
+	id, err := a.result()
+	id.Mechanism = x.mech
+	x.id = id
+	return a, err
+}
+
+// send begins the exchange at Dovecot, or continues it.
+func (x *exchange) send(ctx context.Context, response []byte) (answer, error) {
+	x.mu.Lock()
+	r := x.request
+	x.mu.Unlock()
+	if r != nil {
+		return r.ask(ctx, contLine(r.id, response))
+	}
+	r, err := x.proxy.link.open(ctx, x.mech)
+	if err != nil {
+		return answer{}, err
+	}
+	x.mu.Lock()
+	released := x.released
+	if !released {
+		x.request = r // for release to cancel
+	}
+	x.mu.Unlock()
+	if released {
+		r.cancel()
+		return answer{}, errOver
+	}
+	return r.ask(ctx, authLine(r.id, x.mech, x.peer, response))
+}
+
+// release cancels the request at Dovecot, unless Dovecot has ended it.
+func (x *exchange) release() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.released = true
+	if x.request != nil {
+		x.request.cancel()
+	}
+}
+
+// observed is what the client's messages show of the login, for the throttle and the log.
+// It authenticates no user: that is left to Dovecot's OK.
+//
+// A value is taken only if Dovecot certainly reads it in the same way. Of other
+// mechanisms nothing is taken: their attempts count against the address, and no user is
+// exempt from its delay.
+type observed struct {
+	mech     string
+	messages int // that were not empty
+	login    string
+	password string
+}
+
+// add reads one message. It refuses a login that no backend may receive.
+func (o *observed) add(response []byte) error {
+	if len(response) == 0 {
+		return nil
+	}
+	o.messages++
+	switch {
+	case o.mech == "PLAIN" && o.messages == 1:
+		o.addPlain(response)
+	case o.mech == "LOGIN" && o.messages == 1:
+		o.login = string(response)
+	case o.mech == "LOGIN" && o.messages == 2:
+		o.password = string(response)
+	case strings.HasPrefix(o.mech, "SCRAM-") && o.messages == 1:
+		o.addScram(string(response))
+	}
+	if strings.ContainsFunc(o.login, unicode.IsControl) {
+		return &auth.Failure{Kind: auth.NoSuchUser, Store: Kind, Reason: "control character in the name"}
+	}
+	return nil
+}
+
+// RFC 4616, section 2: [authzid] NUL authcid NUL passwd.
+func (o *observed) addPlain(response []byte) {
+	fields := bytes.Split(response, []byte{0})
+	if len(fields) == 3 {
+		o.login, o.password = string(fields[1]), string(fields[2])
+	}
+}
+
+// RFC 5802, section 7: gs2-cbind-flag "," [authzid] "," "n=" name "," "r=" nonce.
+func (o *observed) addScram(response string) {
+	parts := strings.SplitN(response, ",", 4)
+	if len(parts) < 4 {
+		return
+	}
+	if name, ok := strings.CutPrefix(parts[2], "n="); ok {
+		o.login = strings.NewReplacer("=2C", ",", "=3D", "=").Replace(name)
+	}
 }

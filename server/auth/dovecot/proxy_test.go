@@ -47,7 +47,7 @@ func TestMechanisms(t *testing.T) {
 	}
 }
 
-// Before the first connection to Dovecot there is a guess, and then its last offer.
+// Before the first greeting of Dovecot there is a default list, and later the last list.
 func TestMechanismsWhileDown(t *testing.T) {
 	f := startFake(t, goodGreeting, nil)
 	f.lis.Close()
@@ -55,7 +55,7 @@ func TestMechanismsWhileDown(t *testing.T) {
 	if got := p.Mechanisms(peer()); !slices.Equal(got, []string{"PLAIN", "LOGIN"}) {
 		t.Errorf("never seen: %q", got)
 	}
-	if _, _, err := say1(t, p, "LOGIN", nil); !isUnavailable(err) {
+	if _, _, err := startAndSend(t, p, "LOGIN", nil); !isUnavailable(err) {
 		t.Errorf("never seen: %v", err)
 	}
 	p.Options = append(p.Options, auth.NoPlaintext)
@@ -65,14 +65,14 @@ func TestMechanismsWhileDown(t *testing.T) {
 	f.listen(t, goodGreeting, nil)
 	kit.Eventually(t, "the connection", func() bool { return slices.Contains(p.Mechanisms(peer()), "SCRAM-SHA-256") })
 	f.stop()
-	kit.Eventually(t, "the loss", func() bool { _, _, err := say1(t, p, "SCRAM-SHA-256", []byte("x")); return err != nil })
+	kit.Eventually(t, "the loss", func() bool { _, _, err := startAndSend(t, p, "SCRAM-SHA-256", []byte("x")); return err != nil })
 	if got := p.Mechanisms(peer()); !slices.Equal(got, []string{"CRAM-MD5", "SCRAM-SHA-256"}) {
 		t.Errorf("seen before: %q", got)
 	}
 }
 
-// say1 starts an exchange and takes its first step.
-func say1(t *testing.T, p Proxy, mech string, response []byte) (challenge []byte, done bool, err error) {
+// startAndSend starts an exchange and sends its first response.
+func startAndSend(t *testing.T, p Proxy, mech string, response []byte) (challenge []byte, done bool, err error) {
 	t.Helper()
 	x, err := p.Start(t.Context(), peer(), mech)
 	if err != nil {
@@ -82,53 +82,53 @@ func say1(t *testing.T, p Proxy, mech string, response []byte) (challenge []byte
 	return x.Next(t.Context(), response)
 }
 
-// A step is a response of the client and the challenge that it gets; nil and empty
-// are not the same.
+// A step is a response of the client and its result. A nil response differs from an
+// empty one.
 type step struct {
-	says  []byte
-	hears string
-	done  bool
-	err   error
+	response  []byte
+	challenge string
+	done      bool
+	err       error
 }
 
-// A conversation is handed through as it is, in both directions.
-func TestConversations(t *testing.T) {
+// Messages are forwarded unchanged in both directions.
+func TestExchanges(t *testing.T) {
 	empty := []byte{}
 	tests := []struct {
 		name, mech string
 		answers    []string // of Dovecot, in order
 		steps      []step
-		lines      []string // that Dovecot gets, from "resp" on or of a CONT
+		lines      []string // sent to Dovecot: the parameter resp of AUTH, or the data of CONT
 	}{
 		{"PLAIN", "PLAIN", []string{"OK\t%ID\tuser=u\n"},
-			[]step{{says: []byte("\x00u\x00p"), done: true}}, []string{"resp=AHUAcA=="}},
+			[]step{{response: []byte("\x00u\x00p"), done: true}}, []string{"resp=AHUAcA=="}},
 		{"PLAIN without initial response", "PLAIN", []string{"CONT\t%ID\t\n", "OK\t%ID\tuser=u\n"},
-			[]step{{says: nil}, {says: []byte("\x00u\x00p"), done: true}}, []string{"", "AHUAcA=="}},
+			[]step{{response: nil}, {response: []byte("\x00u\x00p"), done: true}}, []string{"", "AHUAcA=="}},
 		{"LOGIN", "LOGIN", []string{"CONT\t%ID\tVXNlcm5hbWU6\n", "CONT\t%ID\tUGFzc3dvcmQ6\n", "OK\t%ID\tuser=u\n"},
-			[]step{{says: nil, hears: "Username:"}, {says: []byte("u"), hears: "Password:"}, {says: []byte("p"), done: true}},
+			[]step{{response: nil, challenge: "Username:"}, {response: []byte("u"), challenge: "Password:"}, {response: []byte("p"), done: true}},
 			[]string{"", "dQ==", "cA=="}},
 		{"empty initial response", "LOGIN", []string{"CONT\t%ID\tVXNlcm5hbWU6\n"},
-			[]step{{says: empty, hears: "Username:"}}, []string{"resp=="}},
+			[]step{{response: empty, challenge: "Username:"}}, []string{"resp=="}},
 		{"last message by challenge", "SCRAM-SHA-256", []string{"CONT\t%ID\tcg==\n", "CONT\t%ID\tdg==\n", "OK\t%ID\tuser=u\n"},
-			[]step{{says: []byte("n,,n=u,r=1"), hears: "r"}, {says: []byte("c"), hears: "v"}, {says: empty, done: true}},
+			[]step{{response: []byte("n,,n=u,r=1"), challenge: "r"}, {response: []byte("c"), challenge: "v"}, {response: empty, done: true}},
 			[]string{"resp=biwsbj11LHI9MQ==", "Yw==", ""}},
 		{"last message with OK", "SCRAM-SHA-256", []string{"CONT\t%ID\tcg==\n", "OK\t%ID\tuser=u\tresp=dg==\n"},
-			[]step{{says: []byte("n,,n=u,r=1"), hears: "r"}, {says: []byte("c"), hears: "v"}, {says: empty, done: true}},
+			[]step{{response: []byte("n,,n=u,r=1"), challenge: "r"}, {response: []byte("c"), challenge: "v"}, {response: empty, done: true}},
 			[]string{"resp=biwsbj11LHI9MQ==", "Yw=="}},
 		{"last message answered with something", "SCRAM-SHA-256", []string{"OK\t%ID\tuser=u\tresp=dg==\n"},
-			[]step{{says: []byte("n,,n=u,r=1"), hears: "v"}, {says: []byte("x"), err: auth.ErrMalformed}, {says: empty, err: auth.ErrMalformed}},
+			[]step{{response: []byte("n,,n=u,r=1"), challenge: "v"}, {response: []byte("x"), err: auth.ErrMalformed}, {response: empty, err: auth.ErrMalformed}},
 			[]string{"resp=biwsbj11LHI9MQ=="}},
 		{"after the end", "PLAIN", []string{"FAIL\t%ID\n"},
-			[]step{{says: []byte("\x00u\x00p"), err: &auth.Failure{}}, {says: []byte("\x00u\x00p"), err: auth.ErrMalformed}},
+			[]step{{response: []byte("\x00u\x00p"), err: &auth.Failure{}}, {response: []byte("\x00u\x00p"), err: auth.ErrMalformed}},
 			[]string{"resp=AHUAcA=="}},
 		{"two answers", "LOGIN", []string{"CONT\t%ID\tVXNlcm5hbWU6\nOK\t%ID\tuser=mallory\n"},
-			[]step{{says: nil, hears: "Username:"}, {says: []byte("u"), err: &auth.Unavailable{}}}, []string{""}},
+			[]step{{response: nil, challenge: "Username:"}, {response: []byte("u"), err: &auth.Unavailable{}}}, []string{""}},
 		{"control character", "LOGIN", []string{"CONT\t%ID\tVXNlcm5hbWU6\n"},
-			[]step{{says: nil, hears: "Username:"}, {says: []byte("a\tb"), err: &auth.Failure{}}}, []string{""}},
+			[]step{{response: nil, challenge: "Username:"}, {response: []byte("a\tb"), err: &auth.Failure{}}}, []string{""}},
 		{"too long", "CRAM-MD5", []string{"CONT\t%ID\tPDE+\n"},
-			[]step{{says: nil, hears: "<1>"}, {says: make([]byte, maxLine), err: &auth.Failure{}}}, []string{""}},
+			[]step{{response: nil, challenge: "<1>"}, {response: make([]byte, maxLine), err: &auth.Failure{}}}, []string{""}},
 		{"too long a password", "PLAIN", nil,
-			[]step{{says: []byte("\x00u\x00" + strings.Repeat("p", maxLine)), err: &auth.Failure{}}}, nil},
+			[]step{{response: []byte("\x00u\x00" + strings.Repeat("p", maxLine)), err: &auth.Failure{}}}, nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -140,21 +140,21 @@ func TestConversations(t *testing.T) {
 			}
 			defer x.Close()
 			for _, s := range tt.steps {
-				s.take(t, x)
+				s.run(t, x)
 				if s.done && x.Identity() != (auth.Identity{User: "u", As: "u", Mechanism: tt.mech, Store: Kind}) {
 					t.Errorf("identity %+v", x.Identity())
 				}
 			}
 			if got := f.responses(); !slices.Equal(got, tt.lines) {
-				t.Errorf("Dovecot heard %q, want %q", got, tt.lines)
+				t.Errorf("Dovecot received %q, want %q", got, tt.lines)
 			}
 		})
 	}
 }
 
-// Dovecot may give up on an exchange while it is the client's turn. Whether the
-// challenge before it still arrives is a matter of timing; the end is not.
-func TestDovecotGivesUpInBetween(t *testing.T) {
+// Dovecot may end an exchange while it is the client's turn. Whether the challenge before
+// it still arrives depends on timing; the exchange fails in either case.
+func TestDovecotEndsExchange(t *testing.T) {
 	f := startFake(t, goodGreeting, inOrder([]string{"CONT\t%ID\tVXNlcm5hbWU6\nFAIL\t%ID\ttemp\n"}))
 	x, err := f.proxy(t).Start(t.Context(), peer(), "LOGIN")
 	if err != nil {
@@ -173,15 +173,15 @@ func TestDovecotGivesUpInBetween(t *testing.T) {
 	}
 }
 
-func (s step) take(t *testing.T, x auth.Exchange) {
+func (s step) run(t *testing.T, x auth.Exchange) {
 	t.Helper()
-	// The second of two answers, which ends the connection, has to be there.
+	// Wait for the second of two answers, which ends the connection.
 	if _, ok := s.err.(*auth.Unavailable); ok {
 		<-x.(*exchange).request.conn.done
 	}
-	challenge, done, err := x.Next(t.Context(), s.says)
-	if string(challenge) != s.hears || done != s.done || !sameKind(err, s.err) {
-		t.Errorf("%q: %q, %v, %v; want %q, %v, %v", s.says, challenge, done, err, s.hears, s.done, s.err)
+	challenge, done, err := x.Next(t.Context(), s.response)
+	if string(challenge) != s.challenge || done != s.done || !sameKind(err, s.err) {
+		t.Errorf("%q: %q, %v, %v; want %q, %v, %v", s.response, challenge, done, err, s.challenge, s.done, s.err)
 	}
 }
 
@@ -198,20 +198,20 @@ func sameKind(got, want error) bool {
 	return errors.Is(got, want)
 }
 
-// inOrder gives one answer after the other, whatever comes.
+// inOrder returns a script that sends the answers in order, one for each line.
 func inOrder(answers []string) script {
 	var mu sync.Mutex
 	return func(w io.Writer, fields []string) {
 		mu.Lock()
 		defer mu.Unlock()
 		if len(answers) > 0 && fields[0] != "CANCEL" {
-			say(answers[0])(w, fields)
+			send(answers[0])(w, fields)
 			answers = answers[1:]
 		}
 	}
 }
 
-// responses are the client's messages as Dovecot received them.
+// responses returns the client's messages as Dovecot received them.
 func (f *fake) responses() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -231,11 +231,11 @@ func (f *fake) responses() []string {
 	return found
 }
 
-// A client that goes away, at whatever moment, leaves no request open.
+// A client that disconnects, at any time, leaves no request open.
 func TestAbandoned(t *testing.T) {
 	f := startFake(t, goodGreeting, func(w io.Writer, fields []string) {
 		if fields[0] == "AUTH" {
-			say("CONT\t%ID\tVXNlcm5hbWU6\n")(w, fields)
+			send("CONT\t%ID\tVXNlcm5hbWU6\n")(w, fields)
 		}
 	})
 	p := f.proxy(t)
@@ -252,7 +252,7 @@ func TestAbandoned(t *testing.T) {
 			if _, _, err := x.Next(t.Context(), nil); err != nil {
 				t.Error(err)
 			}
-			if i%2 == 0 { // while Dovecot is being asked
+			if i%2 == 0 { // while a request to Dovecot is open
 				time.AfterFunc(10*time.Millisecond, cancel)
 				if _, _, err := x.Next(ctx, []byte("u")); !isUnavailable(err) {
 					t.Error(err)
@@ -262,7 +262,7 @@ func TestAbandoned(t *testing.T) {
 		})
 	}
 	all.Wait()
-	kit.Eventually(t, "50 times CANCEL", func() bool { return len(f.heard("CANCEL")) == 50 })
+	kit.Eventually(t, "50 times CANCEL", func() bool { return len(f.received("CANCEL")) == 50 })
 	c, err := p.link.connection(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -274,10 +274,10 @@ func TestAbandoned(t *testing.T) {
 	}
 }
 
-// An exchange that has used up its time is cancelled at Dovecot, although the client
-// is silent, and does not go on afterwards.
+// An exchange whose time is over is cancelled at Dovecot even if the client is silent, and
+// does not continue afterwards.
 func TestExchangeExpires(t *testing.T) {
-	f := startFake(t, goodGreeting, say("CONT\t%ID\tVXNlcm5hbWU6\n"))
+	f := startFake(t, goodGreeting, send("CONT\t%ID\tVXNlcm5hbWU6\n"))
 	x, err := f.proxy(t).Start(t.Context(), peer(), "LOGIN")
 	if err != nil {
 		t.Fatal(err)
@@ -288,27 +288,28 @@ func TestExchangeExpires(t *testing.T) {
 	}
 	x.(*exchange).deadline = time.Now()
 	x.(*exchange).expiry.Reset(0)
-	kit.Eventually(t, "CANCEL", func() bool { return len(f.heard("CANCEL")) == 1 })
+	kit.Eventually(t, "CANCEL", func() bool { return len(f.received("CANCEL")) == 1 })
 	if _, done, err := x.Next(t.Context(), []byte("u")); done || !isUnavailable(err) || !errors.Is(err, errExchangeTime) {
 		t.Errorf("done %v, %v; want %v", done, err, errExchangeTime)
 	}
 }
 
-// clientAt is a client at a different address for each n.
+// clientAt returns a client with a different address for each n.
 func clientAt(n int) *auth.Peer {
 	p := peer()
 	p.Remote = netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(n)}), 50000)
 	return p
 }
 
-// Dovecot hangs: an error in time, and the exchange of another session goes on.
+// If Dovecot hangs, the step fails at its timeout, and the exchange of another session
+// continues.
 func TestStepTimesOut(t *testing.T) {
 	f := startFake(t, goodGreeting, func(w io.Writer, fields []string) {
 		if fields[0] == "AUTH" && fields[1] == "1" {
-			say("CONT\t%ID\tVXNlcm5hbWU6\n")(w, fields)
+			send("CONT\t%ID\tVXNlcm5hbWU6\n")(w, fields)
 		}
 		if fields[0] == "CONT" {
-			say("OK\t%ID\tuser=u\n")(w, fields)
+			send("OK\t%ID\tuser=u\n")(w, fields)
 		}
 	})
 	p := f.proxy(t)
@@ -321,8 +322,8 @@ func TestStepTimesOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	time.Sleep(10 * time.Millisecond)
-	p.Timeout = hasty
-	if _, _, err := say1(t, p, "PLAIN", []byte("\x00u\x00p")); !errors.Is(err, errNoAnswer) {
+	p.Timeout = shortTimeout
+	if _, _, err := startAndSend(t, p, "PLAIN", []byte("\x00u\x00p")); !errors.Is(err, errNoAnswer) {
 		t.Errorf("%v", err)
 	}
 	if _, done, err := other.Next(t.Context(), []byte("u")); !done || err != nil {
@@ -330,8 +331,8 @@ func TestStepTimesOut(t *testing.T) {
 	}
 }
 
-// Who guesses waits, also if he hangs up instead of waiting for the answer; who
-// was known there does not.
+// A client that guesses has to wait, even if it disconnects instead of waiting for the
+// answer. A user who is known at that address does not.
 func TestThrottle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := newThrottle()
@@ -350,7 +351,7 @@ func TestThrottle(t *testing.T) {
 			attempt, _ := enter("")
 			x.done(t.Context(), attempt, a, nil)
 		}
-		x.overheard.login = "alice"
+		x.observed.login = "alice"
 		attempt, _ := enter("alice")
 		x.done(t.Context(), attempt, answer{verb: verbOK}, nil)
 
@@ -358,7 +359,7 @@ func TestThrottle(t *testing.T) {
 		cancel()
 		late, cancel := context.WithTimeout(t.Context(), 0)
 		defer cancel()
-		x.overheard.login = "bob"
+		x.observed.login = "bob"
 		var waited time.Duration
 		for i, ctx := range []context.Context{gone, late, t.Context()} {
 			attempt, waited = enter("bob")
@@ -369,13 +370,13 @@ func TestThrottle(t *testing.T) {
 		}
 		attempt, waited = enter("alice")
 		if waited != 0 {
-			t.Errorf("a user who was known there waited %v", waited)
+			t.Errorf("a known user waited %v", waited)
 		}
 		attempt.Yield()
 	})
 }
 
-func TestOverheard(t *testing.T) {
+func TestObservedLogin(t *testing.T) {
 	tests := []struct {
 		mech            string
 		messages        []string
@@ -394,9 +395,9 @@ func TestOverheard(t *testing.T) {
 		{"CRAM-MD5", []string{"alice 0123"}, "", ""},
 	}
 	for _, tt := range tests {
-		o := overheard{mech: tt.mech}
+		o := observed{mech: tt.mech}
 		for _, m := range tt.messages {
-			if err := o.take([]byte(m)); err != nil {
+			if err := o.add([]byte(m)); err != nil {
 				t.Errorf("%s %q: %v", tt.mech, m, err)
 			}
 		}
@@ -406,13 +407,13 @@ func TestOverheard(t *testing.T) {
 	}
 }
 
-// The secret of a mechanism does not reach an error.
+// Errors contain no password.
 func TestErrorsKeepSecrets(t *testing.T) {
-	f := startFake(t, goodGreeting, say("x\n"))
+	f := startFake(t, goodGreeting, send("x\n"))
 	p := f.proxy(t)
-	p.Timeout = hasty
+	p.Timeout = shortTimeout
 	message := []byte("\x00alice\x00geheim")
-	_, _, err := say1(t, p, "PLAIN", message)
+	_, _, err := startAndSend(t, p, "PLAIN", message)
 	u, ok := errors.AsType[*auth.Unavailable](err)
 	if !ok || u.Login != "alice" || u.Store != Kind {
 		t.Fatalf("%#v", err)

@@ -20,23 +20,22 @@ import (
 	"postern/server/auth"
 )
 
-// In the text of a hostile Dovecot.
+// Special characters in the text of a hostile Dovecot.
 const (
-	pause  = "|" // what comes behind it is said when there is another line to answer, or when nobody says anything
-	thisID = "#" // the number of the exchange that the last line was about
+	pause  = "|" // wait for another line of the client, or for a second without one
+	thisID = "#" // the number of the exchange of the last line
 )
 
-const untold = "a secret that nobody is told"
+const password = "a secret that no error contains"
 
-// FuzzServer is a Dovecot that says anything at all to a few exchanges, one after
-// the other or two at once, as a whole or byte by byte, and then hangs up. It
-// authenticates nobody without having said OK to the number of the very exchange,
-// with the user's name, in so many words, and it refuses nobody without a FAIL.
-// Whatever it does, everything comes to an end, and no error tells the password, or
-// breaks a line of the log.
+// FuzzServer sends arbitrary text as a Dovecot, for a few exchanges, one after the other
+// or two at once, at once or byte by byte, and then closes the connection. A user may be
+// authenticated only after an OK with the number of that exchange and the user's name,
+// and refused only after a FAIL. In every case all exchanges end, and no error contains
+// the password or a control character.
 //
-// It happens in a bubble, in which time costs nothing, and which no goroutine
-// outlives.
+// The test runs in a synctest bubble, so waiting takes no time, and a goroutine that does
+// not end fails the test.
 func FuzzServer(f *testing.F) {
 	const hello = "VERSION\t1\t2\nMECH\tPLAIN\nMECH\tLOGIN\nMECH\tSCRAM-SHA-256\nDONE\n"
 	for i, text := range []string{
@@ -55,22 +54,24 @@ func FuzzServer(f *testing.F) {
 	f.Add("VERSION\t2\t0\nMECH\tPLAIN\nDONE\n", "OK\t1\tuser=a\n", uint16(1))
 	f.Add("VERSION\t1\t2\n"+strings.Repeat("MECH\tPLAIN\n", 300), "", uint16(1))
 	f.Fuzz(func(t *testing.T, hello, text string, plan uint16) {
-		synctest.Test(t, func(t *testing.T) { confront(t, hello, text, plan) })
+		synctest.Test(t, func(t *testing.T) { runPlan(t, hello, text, plan) })
 	})
 }
 
-// confront has the exchanges of plan, an octal digit for each, the last digit
-// first. The highest bit has Dovecot say everything byte by byte.
-func confront(t *testing.T, hello, text string, plan uint16) {
-	client, server := net.Pipe()
+// runPlan runs the exchanges of plan, which is an octal digit for each, the last digit
+// first. With the highest bit Dovecot sends byte by byte.
+// runPlan runs the exchanges of plan, which is an octal digit for each, the last digit
+// first. With the highest bit Dovecot sends byte by byte.
+func runPlan(t *testing.T, hello, text string, plan uint16) {
+	near, server := net.Pipe()
 	d := &hostile{conn: server, bytewise: plan>>15 == 1, ids: map[string][]uint64{}}
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
 		d.serve(hello, text)
 	}()
-	a := &applicant{}
-	if a.connect(client) {
+	a := &client{}
+	if a.connect(near) {
 		for plan &= 0x7fff; ; plan >>= 3 {
 			exchanges[plan&7](a)
 			if plan < 8 {
@@ -79,29 +80,29 @@ func confront(t *testing.T, hello, text string, plan uint16) {
 		}
 		_ = a.proxy.Close()
 	}
-	client.Close()
+	near.Close()
 	<-over
 	for _, o := range a.outcomes {
-		d.judge(t, o)
+		d.checkOutcome(t, o)
 	}
 }
 
-// exchanges are what an applicant may do.
-var exchanges = [8]func(*applicant){
-	(*applicant).verify,
-	func(a *applicant) { a.exchange("PLAIN", "\x00alice\x00"+untold) },
-	func(a *applicant) { a.exchange("LOGIN", "", "alice", untold) },
-	func(a *applicant) { a.exchange("SCRAM-SHA-256", "n,,n=alice,r=1", "c=biws,r=12,p=AA==", "") },
-	func(a *applicant) { a.atOnce(a.verify, a.verify) },
-	func(a *applicant) { a.exchange("PLAIN", "", "\x00alice\x00"+untold) },
-	func(a *applicant) { a.exchange("LOGIN", "") }, // and goes away
-	func(a *applicant) {
-		a.atOnce(a.verify, func() { a.exchange("LOGIN", "alice", untold) })
+// exchanges are the actions of a client, by their octal digit.
+var exchanges = [8]func(*client){
+	(*client).verify,
+	func(a *client) { a.exchange("PLAIN", "\x00alice\x00"+password) },
+	func(a *client) { a.exchange("LOGIN", "", "alice", password) },
+	func(a *client) { a.exchange("SCRAM-SHA-256", "n,,n=alice,r=1", "c=biws,r=12,p=AA==", "") },
+	func(a *client) { a.atOnce(a.verify, a.verify) },
+	func(a *client) { a.exchange("PLAIN", "", "\x00alice\x00"+password) },
+	func(a *client) { a.exchange("LOGIN", "") }, // and disconnects
+	func(a *client) {
+		a.atOnce(a.verify, func() { a.exchange("LOGIN", "alice", password) })
 	},
 }
 
-// An applicant wants to be authenticated.
-type applicant struct {
+// A client authenticates, and records the outcomes.
+type client struct {
 	proxy Proxy
 
 	mu       sync.Mutex
@@ -109,16 +110,16 @@ type applicant struct {
 	outcomes []outcome
 }
 
-// An outcome is what an exchange came to. No identity and no error is an exchange
-// that was not brought to its end.
+// An outcome is the result of an exchange. One without an identity and an error is of an
+// exchange that was not completed.
 type outcome struct {
 	session string
 	id      auth.Identity
 	err     error
 }
 
-// connect makes the connection by hand, since there is only one.
-func (a *applicant) connect(n net.Conn) bool {
+// connect sets up the only connection without a dial.
+func (a *client) connect(n net.Conn) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), dialTime)
 	defer cancel()
 	c, err := greet(ctx, n)
@@ -137,9 +138,9 @@ func (a *applicant) connect(n net.Conn) bool {
 	return true
 }
 
-// peer is another session each time, so that what Dovecot hears of it can be told
-// apart.
-func (a *applicant) peer() *auth.Peer {
+// peer returns a client with a new session id, which distinguishes the exchanges at
+// Dovecot.
+func (a *client) peer() *auth.Peer {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.sessions++
@@ -148,13 +149,13 @@ func (a *applicant) peer() *auth.Peer {
 	return p
 }
 
-func (a *applicant) note(p *auth.Peer, id auth.Identity, err error) {
+func (a *client) record(p *auth.Peer, id auth.Identity, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.outcomes = append(a.outcomes, outcome{p.Session, id, err})
 }
 
-func (a *applicant) atOnce(all ...func()) {
+func (a *client) atOnce(all ...func()) {
 	var work sync.WaitGroup
 	for _, do := range all {
 		work.Go(do)
@@ -162,21 +163,21 @@ func (a *applicant) atOnce(all ...func()) {
 	work.Wait()
 }
 
-func (a *applicant) verify() {
+func (a *client) verify() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	p := a.peer()
-	id, err := a.proxy.VerifyPassword(ctx, p, "alice", untold)
-	a.note(p, id, err)
+	id, err := a.proxy.VerifyPassword(ctx, p, "alice", password)
+	a.record(p, id, err)
 }
 
-// exchange says the responses one by one; the first is the initial one, if it is
-// not empty.
-func (a *applicant) exchange(mech string, responses ...string) {
+// exchange sends the responses one by one. An empty first one is a missing initial
+// response.
+func (a *client) exchange(mech string, responses ...string) {
 	p := a.peer()
 	x, err := a.proxy.Start(context.Background(), p, mech)
 	if err != nil {
-		return // was not offered
+		return // the mechanism was not offered
 	}
 	defer x.Close()
 	for i, response := range responses {
@@ -186,7 +187,7 @@ func (a *applicant) exchange(mech string, responses ...string) {
 		}
 		_, done, err := x.Next(context.Background(), message)
 		if done || err != nil {
-			a.note(p, x.Identity(), err)
+			a.record(p, x.Identity(), err)
 			return
 		}
 	}
@@ -196,7 +197,7 @@ func (a *applicant) exchange(mech string, responses ...string) {
 type hostile struct {
 	conn     net.Conn
 	bytewise bool
-	said     bytes.Buffer        // behind the greeting
+	sent     bytes.Buffer        // after the greeting
 	ids      map[string][]uint64 // numbers of the exchanges of each session
 }
 
@@ -215,12 +216,12 @@ func (d *hostile) serve(hello, text string) {
 	}()
 	defer func() {
 		d.conn.Close()
-		for range lines { // lets the reader end
+		for range lines { // until the reader ends
 		}
 	}()
 	<-lines // VERSION
 	<-lines // CPID
-	if !d.say(hello) {
+	if !d.send(hello) {
 		return
 	}
 	last := ""
@@ -230,19 +231,19 @@ func (d *hostile) serve(hello, text string) {
 			if !ok {
 				return
 			}
-			last = d.hear(line)
+			last = d.receive(line)
 		case <-time.After(time.Second):
 		}
 		part = strings.ReplaceAll(part, thisID, last)
-		d.said.WriteString(part)
-		if !d.say(part) {
+		d.sent.WriteString(part)
+		if !d.send(part) {
 			return
 		}
 	}
 }
 
-// say reports false when nobody listens any more.
-func (d *hostile) say(text string) bool {
+// send returns false if the client has closed the connection.
+func (d *hostile) send(text string) bool {
 	if !d.bytewise {
 		_, err := d.conn.Write([]byte(text))
 		return err == nil
@@ -255,8 +256,8 @@ func (d *hostile) say(text string) bool {
 	return true
 }
 
-// hear returns the number in the line, and notes whose it is.
-func (d *hostile) hear(line string) string {
+// receive returns the number in the line, and records its session.
+func (d *hostile) receive(line string) string {
 	fields := splitLine([]byte(strings.TrimSuffix(line, "\n")))
 	if fields[0] == "AUTH" {
 		session, _ := params(fields).get("session")
@@ -266,39 +267,39 @@ func (d *hostile) hear(line string) string {
 	return fields[1]
 }
 
-// judge compares what came of an exchange with what was said.
-func (d *hostile) judge(t *testing.T, o outcome) {
+// checkOutcome compares the outcome of an exchange with the lines that were sent.
+func (d *hostile) checkOutcome(t *testing.T, o outcome) {
 	t.Helper()
-	yes, no := d.verdicts(o.session)
+	accepted, refusedHere := d.results(o.session)
 	failure, refused := errors.AsType[*auth.Failure](o.err)
 	switch {
 	case o.err == nil:
 		o.id.Mechanism = ""
-		if !yes[o.id] || o.id.User == "" || strings.ContainsFunc(o.id.User+o.id.As, unicode.IsControl) {
-			t.Errorf("%q authenticates %+v", d.said.String(), o.id)
+		if !accepted[o.id] || o.id.User == "" || strings.ContainsFunc(o.id.User+o.id.As, unicode.IsControl) {
+			t.Errorf("%q authenticates %+v", d.sent.String(), o.id)
 		}
-	case refused && !no:
-		t.Errorf("%q refuses: %v", d.said.String(), failure)
+	case refused && !refusedHere:
+		t.Errorf("%q refuses: %v", d.sent.String(), failure)
 	case !refused && !isUnavailable(o.err) && !errors.Is(o.err, auth.ErrMalformed):
-		t.Errorf("%q is neither yes nor no nor later: %v", d.said.String(), o.err)
+		t.Errorf("%q is neither success nor refusal nor temporary error: %v", d.sent.String(), o.err)
 	}
 	if o.err == nil {
 		return
 	}
 	text := o.err.Error()
-	if strings.Contains(text, untold) || strings.Contains(text, base64.StdEncoding.EncodeToString([]byte(untold))) {
+	if strings.Contains(text, password) || strings.Contains(text, base64.StdEncoding.EncodeToString([]byte(password))) {
 		t.Errorf("the password is in %q", text)
 	}
 	if len(text) > 2000 || strings.ContainsFunc(text, unicode.IsControl) {
-		t.Errorf("not fit for the log: %q", text)
+		t.Errorf("too long or with control characters: %q", text)
 	}
 }
 
-// verdicts are the identities that Dovecot has said OK to, in whole lines with a
-// number of that session, and whether it has said no.
-func (d *hostile) verdicts(session string) (yes map[auth.Identity]bool, no bool) {
-	yes = map[auth.Identity]bool{}
-	for line := range strings.Lines(d.said.String()) {
+// results returns the identities in complete OK lines with a number of that session, and
+// whether there was a refusal.
+func (d *hostile) results(session string) (accepted map[auth.Identity]bool, refused bool) {
+	accepted = map[auth.Identity]bool{}
+	for line := range strings.Lines(d.sent.String()) {
 		line, whole := strings.CutSuffix(line, "\n")
 		fields := splitLine([]byte(line))
 		if !whole || len(fields) < 2 || !d.isOf(fields[1], session) {
@@ -307,23 +308,23 @@ func (d *hostile) verdicts(session string) (yes map[auth.Identity]bool, no bool)
 		p := params(fields[2:])
 		switch {
 		case fields[0] == "FAIL", fields[0] == "OK" && p.has("nologin"):
-			no = true
+			refused = true
 		case fields[0] == "OK" && !p.has("proxy"):
 			user, _ := p.get("user")
 			id := auth.Identity{User: user, As: user, Store: Kind}
 			if master, ok := p.get("auth_user"); ok {
 				id.User = master
 			}
-			yes[id] = true
+			accepted[id] = true
 		}
 	}
-	return yes, no
+	return accepted, refused
 }
 
-// isOf reports whether number is that of the session. One that Dovecot has guessed
-// while the question was on its way, and not read any more, may be anybody's.
+// isOf reports whether number is of the session. A request that Dovecot has not read may
+// have any number.
 func (d *hostile) isOf(number, session string) bool {
 	id, err := strconv.ParseUint(number, 10, 32)
-	own, heard := d.ids[session]
-	return err == nil && (!heard || slices.Contains(own, id))
+	own, read := d.ids[session]
+	return err == nil && (!read || slices.Contains(own, id))
 }

@@ -26,12 +26,12 @@ func TestVerifyPassword(t *testing.T) {
 	if failure, ok := errors.AsType[*auth.Failure](err); !ok || failure.Kind != auth.Unknowable {
 		t.Errorf("wrong password: %v", err)
 	}
-	wantLine(t, f.heard("VERSION"), "VERSION\t1\t2\n")
-	wantLine(t, f.heard("AUTH"), "AUTH\t1\tPLAIN\tservice=smtp\tnologin\tno-penalty\tsecured=tls\tsession=s1"+
+	wantLine(t, f.received("VERSION"), "VERSION\t1\t2\n")
+	wantLine(t, f.received("AUTH"), "AUTH\t1\tPLAIN\tservice=smtp\tnologin\tno-penalty\tsecured=tls\tsession=s1"+
 		"\tlip=2001:db8::1\tlport=587\trip=192.0.2.7\trport=50000\tresp=AGFsaWNlAHNlY3JldA==\n")
 }
 
-// Nothing that a client chooses can end a field or a line.
+// No value that a client chooses can end a field or a line.
 func TestHostileNames(t *testing.T) {
 	f := startFake(t, goodGreeting, knowsAlice)
 	s := f.store(t)
@@ -50,8 +50,8 @@ func TestHostileNames(t *testing.T) {
 	if _, err := verify(t, s, "alice", "secret"); err != nil {
 		t.Errorf("alice after all that: %v", err)
 	}
-	lines := f.heard("AUTH")
-	if len(lines) != len(logins)-2+1 { // the NUL and the megabyte stay here
+	lines := f.received("AUTH")
+	if len(lines) != len(logins)-2+1 { // the NUL and the megabyte are refused without a request
 		t.Errorf("%d lines for %d logins", len(lines), len(logins))
 	}
 	for _, line := range lines[:len(lines)-1] {
@@ -61,12 +61,11 @@ func TestHostileNames(t *testing.T) {
 	}
 }
 
-// A password that does not fit in a line is refused here, without a question to
-// Dovecot and whichever user it is for. How long it may be depends on Dovecot's
-// version.
+// A password that does not fit in a line is refused for every user without asking
+// Dovecot. How long it may be depends on Dovecot's version.
 func TestLongPassword(t *testing.T) {
 	for greeting, most := range map[string]int{goodGreeting: maxLine, strings.Replace(goodGreeting, "VERSION\t1\t2", "VERSION\t1\t0", 1): maxOldLine} {
-		f := startFake(t, greeting, say("FAIL\t%ID\n"))
+		f := startFake(t, greeting, send("FAIL\t%ID\n"))
 		s := f.store(t)
 		for _, login := range []string{"alice", "mallory"} {
 			_, err := verify(t, s, login, strings.Repeat("x", most*3/4))
@@ -74,36 +73,36 @@ func TestLongPassword(t *testing.T) {
 				t.Errorf("%s: %v", login, err)
 			}
 		}
-		if lines := f.heard("AUTH"); len(lines) != 0 {
+		if lines := f.received("AUTH"); len(lines) != 0 {
 			t.Errorf("%d lines", len(lines))
 		}
-		if _, err := verify(t, s, "alice", strings.Repeat("x", most*3/4-400)); len(f.heard("AUTH")) != 1 {
+		if _, err := verify(t, s, "alice", strings.Repeat("x", most*3/4-400)); len(f.received("AUTH")) != 1 {
 			t.Errorf("a password that fits: %v", err)
 		}
 	}
 }
 
-func TestWithoutTLSNothingIsCalledSecured(t *testing.T) {
+func TestSecuredIsSentWithTLSOnly(t *testing.T) {
 	f := startFake(t, goodGreeting, knowsAlice)
 	if _, err := f.store(t).VerifyPassword(t.Context(), &auth.Peer{}, "alice", "secret"); err != nil {
 		t.Fatal(err)
 	}
-	wantLine(t, f.heard("AUTH"), "AUTH\t1\tPLAIN\tservice=smtp\tnologin\tno-penalty\tresp=AGFsaWNlAHNlY3JldA==\n")
+	wantLine(t, f.received("AUTH"), "AUTH\t1\tPLAIN\tservice=smtp\tnologin\tno-penalty\tresp=AGFsaWNlAHNlY3JldA==\n")
 }
 
-// Dovecot answers in the order that it likes, and one answer is late.
+// Dovecot may answer requests in any order.
 func TestAnswersOutOfOrder(t *testing.T) {
 	const logins = 50
 	var mu sync.Mutex
-	var held []string
+	var waiting []string
 	f := startFake(t, goodGreeting, func(w io.Writer, fields []string) {
 		if fields[0] != "AUTH" {
 			return
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		if held = append(held, fields[1]); len(held) == logins {
-			for _, id := range held {
+		if waiting = append(waiting, fields[1]); len(waiting) == logins {
+			for _, id := range waiting {
 				defer fmt.Fprintf(w, "OK\t%s\tuser=user%s\n", id, id)
 			}
 		}
@@ -146,9 +145,9 @@ func TestDownAndBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.stop()
-	kit.Eventually(t, "the loss to be noticed", func() bool { _, err := verify(t, s, "alice", "secret"); return isUnavailable(err) })
+	kit.Eventually(t, "the loss of the connection", func() bool { _, err := verify(t, s, "alice", "secret"); return isUnavailable(err) })
 	if _, err := verify(t, s, "alice", "secret"); !isUnavailable(err) {
-		t.Errorf("while Dovecot is away: %v", err)
+		t.Errorf("while Dovecot is down: %v", err)
 	}
 	f.listen(t, goodGreeting, knowsAlice)
 	kit.Eventually(t, "the recovery", func() bool { _, err := verify(t, s, "alice", "secret"); return err == nil })
@@ -159,7 +158,7 @@ func isUnavailable(err error) bool {
 	return ok
 }
 
-// While Dovecot is away, nobody knocks more often than agreed.
+// While Dovecot is down, attempts to connect are delayed.
 func TestBackOff(t *testing.T) {
 	f := startFake(t, "garbage\n", nil)
 	s := f.store(t)
@@ -175,8 +174,8 @@ func TestBackOff(t *testing.T) {
 	}
 }
 
-// A Dovecot that says nothing costs the time of ctx, and no more connections
-// than one at a time.
+// If Dovecot does not answer, logins fail at their deadline, and there is only one
+// connection at a time.
 func TestHang(t *testing.T) {
 	f := startFake(t, goodGreeting, nil)
 	s := f.store(t)
@@ -191,19 +190,19 @@ func TestHang(t *testing.T) {
 		})
 	}
 	all.Wait()
-	// Nothing was heard on that connection, so the next login gets a new one.
+	// No line was received on that connection, so the next login gets a new one.
 	ctx, cancel = context.WithCancel(t.Context())
 	all.Go(func() { _, _ = s.VerifyPassword(ctx, peer(), "alice", "secret") })
-	kit.Eventually(t, "another login", func() bool { return len(f.heard("AUTH")) == 21 })
+	kit.Eventually(t, "another login", func() bool { return len(f.received("AUTH")) == 21 })
 	cancel()
 	all.Wait()
-	if n := len(f.heard("VERSION")); n != 2 {
+	if n := len(f.received("VERSION")); n != 2 {
 		t.Errorf("%d connections, want 2", n)
 	}
 }
 
-// A slow answer does not cost the others their connection.
-func TestSlowOne(t *testing.T) {
+// A slow answer does not end the connection for other logins.
+func TestSlowAnswer(t *testing.T) {
 	f := startFake(t, goodGreeting, func(w io.Writer, fields []string) {
 		if fields[0] == "AUTH" && fields[1] != "1" {
 			knowsAlice(w, fields)
@@ -216,7 +215,7 @@ func TestSlowOne(t *testing.T) {
 		_, err := s.VerifyPassword(ctx, peer(), "slow", "secret")
 		slow <- err
 	}()
-	kit.Eventually(t, "the slow login", func() bool { return len(f.heard("AUTH")) == 1 })
+	kit.Eventually(t, "the slow login", func() bool { return len(f.received("AUTH")) == 1 })
 	for range 10 {
 		if _, err := verify(t, s, "alice", "secret"); err != nil {
 			t.Error(err)
@@ -226,14 +225,14 @@ func TestSlowOne(t *testing.T) {
 	if err := <-slow; !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	kit.Eventually(t, "CANCEL", func() bool { return len(f.heard("CANCEL")) == 1 })
-	wantLine(t, f.heard("CANCEL"), "CANCEL\t1\n")
-	if n := len(f.heard("VERSION")); n != 1 {
+	kit.Eventually(t, "CANCEL", func() bool { return len(f.received("CANCEL")) == 1 })
+	wantLine(t, f.received("CANCEL"), "CANCEL\t1\n")
+	if n := len(f.received("VERSION")); n != 1 {
 		t.Errorf("%d connections", n)
 	}
 }
 
-// After Reload the next login is on a new connection; what is under way goes on.
+// After Reload the next login uses a new connection, and the current one is completed.
 func TestReload(t *testing.T) {
 	release := make(chan bool)
 	f := startFake(t, goodGreeting, func(w io.Writer, fields []string) {
@@ -241,7 +240,7 @@ func TestReload(t *testing.T) {
 			if resp, _ := params(fields).get("resp"); resp == "AHNsb3cAc2VjcmV0" {
 				<-release
 			}
-			say("OK\t%ID\tuser=u\n")(w, fields)
+			send("OK\t%ID\tuser=u\n")(w, fields)
 		}
 	})
 	s := f.store(t)
@@ -250,19 +249,19 @@ func TestReload(t *testing.T) {
 		_, err := verify(t, s, "slow", "secret")
 		old <- err
 	}()
-	kit.Eventually(t, "the slow login", func() bool { return len(f.heard("AUTH")) == 1 })
+	kit.Eventually(t, "the slow login", func() bool { return len(f.received("AUTH")) == 1 })
 	if err := s.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := verify(t, s, "alice", "secret"); err != nil {
 		t.Error(err)
 	}
-	if n := len(f.heard("VERSION")); n != 2 {
+	if n := len(f.received("VERSION")); n != 2 {
 		t.Errorf("%d connections, want 2", n)
 	}
 	close(release)
 	if err := <-old; err != nil {
-		t.Errorf("the login that was under way: %v", err)
+		t.Errorf("the login on the old connection: %v", err)
 	}
 }
 
@@ -274,7 +273,7 @@ func TestClose(t *testing.T) {
 		_, err := verify(t, s, "alice", "secret")
 		waiting <- err
 	}()
-	kit.Eventually(t, "the login", func() bool { return len(f.heard("AUTH")) == 1 })
+	kit.Eventually(t, "the login", func() bool { return len(f.received("AUTH")) == 1 })
 	s.Close()
 	if err := <-waiting; !errors.Is(err, errClosed) {
 		t.Error(err)
@@ -284,7 +283,7 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// A connection that has been replaced may break: nobody minds.
+// The loss of a connection that has been replaced does not affect the new one.
 func TestOldConnectionBreaks(t *testing.T) {
 	f := startFake(t, goodGreeting, func(w io.Writer, fields []string) {
 		if resp, _ := params(fields).get("resp"); resp != "AHNsb3cAc2VjcmV0" {
@@ -297,7 +296,7 @@ func TestOldConnectionBreaks(t *testing.T) {
 		_, err := verify(t, s, "slow", "secret")
 		slow <- err
 	}()
-	kit.Eventually(t, "the slow login", func() bool { return len(f.heard("AUTH")) == 1 })
+	kit.Eventually(t, "the slow login", func() bool { return len(f.received("AUTH")) == 1 })
 	s.link.mu.Lock()
 	old := s.link.current
 	s.link.mu.Unlock()

@@ -15,6 +15,39 @@ import (
 	"postern/test/kit"
 )
 
+func TestAddress(t *testing.T) {
+	good := map[string]Address{
+		"/run/dovecot/auth-postern":      {"unix", "/run/dovecot/auth-postern"},
+		"unix:/run/dovecot/auth-postern": {"unix", "/run/dovecot/auth-postern"},
+		"inet:127.0.0.1:12345":           {"tcp", "127.0.0.1:12345"},
+		"inet:[::1]:12345":               {"tcp", "[::1]:12345"},
+		"inet:dovecot:12345":             {"tcp", "dovecot:12345"},
+	}
+	for text, want := range good {
+		var a Address
+		if err := a.UnmarshalText([]byte(text)); err != nil || a != want {
+			t.Errorf("%q: %+v and %v, want %+v", text, a, err, want)
+		}
+	}
+	for _, text := range []string{"", "private/auth", "inet:", "inet:127.0.0.1", "inet::12345", "inet:127.0.0.1:", "unix:auth"} {
+		var a Address
+		if err := a.UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q was parsed as %+v", text, a)
+		}
+	}
+}
+
+func TestValidate(t *testing.T) {
+	var keys []string
+	bad := func(key, _ string) { keys = append(keys, key) }
+	cfg := Defaults()
+	cfg.Validate(bad)
+	(&Config{}).Validate(bad)
+	if len(keys) != 1 || keys[0] != "path" {
+		t.Errorf("errors for %q, want one for path", keys)
+	}
+}
+
 func TestCheck(t *testing.T) {
 	f := startFake(t, goodGreeting, nil)
 	p := f.proxy(t)
@@ -23,7 +56,7 @@ func TestCheck(t *testing.T) {
 	}
 	p.Options = auth.SecurityOptions{auth.ForwardSecrecy}
 	if err := p.Check(t.Context()); err != nil {
-		t.Errorf("the store, which knows of no options: %v", err)
+		t.Errorf("the store, which ignores the options: %v", err)
 	}
 	_, err := p.Probe(t.Context())
 	wantText(t, err, "forward_secrecy", "CRAM-MD5", "auth_mechanisms")
@@ -48,14 +81,14 @@ func TestCheckFails(t *testing.T) {
 		{"unix", startFake(t, "220 mx.example.org ESMTP\n", nil).path}: {"not Dovecot's authentication protocol"},
 		{"unix", startFake(t, "VERSION\t1\t2\nDONE\n", nil).path}:      {"offers no mechanism"},
 	}
-	for addr, says := range tests {
+	for addr, texts := range tests {
 		s := New(Config{Path: addr}, auth.NewLog(slog.New(slog.DiscardHandler)))
-		wantText(t, s.Check(t.Context()), says...)
+		wantText(t, s.Check(t.Context()), texts...)
 		s.Close()
 	}
 }
 
-// Postfix's folder private is closed to all others.
+// Only Postfix may enter its folder "private".
 func TestForbiddenSocket(t *testing.T) {
 	a := Address{"unix", filepath.Join(t.TempDir(), "auth")}
 	if err := os.WriteFile(a.addr, nil, 0o600); err != nil {
@@ -65,11 +98,12 @@ func TestForbiddenSocket(t *testing.T) {
 	wantText(t, a.explain(err), a.addr, "mode 0600", "service auth {", "group = "+fileperm.GroupName(os.Getegid()), `path = "/run/dovecot/auth-postern"`)
 }
 
-func wantText(t *testing.T, err error, says ...string) {
+// wantText fails the test if the text of err does not contain each of texts.
+func wantText(t *testing.T, err error, texts ...string) {
 	t.Helper()
-	for _, one := range says {
-		if err == nil || !strings.Contains(err.Error(), one) {
-			t.Errorf("%v, want %q in it", err, one)
+	for _, text := range texts {
+		if err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("%v, want %q in it", err, text)
 		}
 	}
 }
