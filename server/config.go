@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"postern/policy"
 	"postern/relay/message"
 	"postern/server/smtpd"
 )
@@ -52,12 +51,11 @@ type Limits struct {
 
 // Listener is one [[listener]]: what a service line in master.cf is.
 type Listener struct {
-	Name        string         `toml:"name"`
-	Address     []string       `toml:"address"`
-	Mode        Mode           `toml:"mode"`
-	RequireAuth bool           `toml:"require_auth"`
-	Policy      *policy.Config `toml:"policy"` // lists that replace those of [policy]
-	Limits      Limits         `toml:"limits"`
+	Name        string   `toml:"name"`
+	Address     []string `toml:"address"`
+	Mode        Mode     `toml:"mode"`
+	RequireAuth bool     `toml:"require_auth"`
+	Limits      Limits   `toml:"limits"`
 
 	DiscardEHLOKeywords []string `toml:"discard_ehlo_keywords"` // that EHLO does not list (smtpd_discard_ehlo_keywords)
 }
@@ -206,9 +204,6 @@ func (l *Listener) Validate(bad func(key, why string)) {
 		}
 	}
 	l.Limits.validate(0, func(key, why string) { bad("limits."+key, why) })
-	if l.Policy != nil {
-		l.Policy.Validate(func(key, why string) { bad("policy."+key, why) })
-	}
 }
 
 func badAddress(a string) string {

@@ -8,10 +8,12 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"postern/cmd/postern/internal/app"
 	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/logging"
 	"postern/cmd/postern/internal/process"
@@ -51,10 +53,11 @@ The exit status is 0 for yes, 1 for no, and 75 if nobody could tell.`,
 	configFlag(cmd, &t.config)
 	cmd.Flags().StringVarP(&t.user, "user", "u", "", "`login` as a mail client would give it")
 	cmd.Flags().StringVarP(&t.password, "password", "p", "", "\"-\" reads the password from standard input")
+	cmd.Flags().StringVar(&t.listener, "listener", "", "`name` of the listener, if they have different stores")
 	return cmd
 }
 
-type authTest struct{ config, user, password string }
+type authTest struct{ config, user, password, listener string }
 
 func (t authTest) run(ctx context.Context, cmd *cobra.Command) error {
 	if t.user == "" {
@@ -67,11 +70,15 @@ func (t authTest) run(ctx context.Context, cmd *cobra.Command) error {
 	if err != nil {
 		return process.WithStatus(process.ExitConfig, err)
 	}
+	section, err := t.section(cfg)
+	if err != nil {
+		return err
+	}
 	password, err := t.read(cmd.InOrStdin(), cmd.ErrOrStderr())
 	if err != nil {
 		return err
 	}
-	return t.ask(ctx, cfg, password, cmd.OutOrStdout(), cmd.ErrOrStderr())
+	return t.ask(ctx, cfg, section, password, cmd.OutOrStdout(), cmd.ErrOrStderr())
 }
 
 func (t authTest) read(in io.Reader, questions io.Writer) (string, error) {
@@ -87,14 +94,14 @@ func (t authTest) read(in io.Reader, questions io.Writer) (string, error) {
 
 // ask runs a whole AUTH PLAIN (RFC 4616) over the stores, so that the answer
 // is that of the server. There are no penalties in a separate process.
-func (t authTest) ask(ctx context.Context, cfg *config.Config, password string, out, errs io.Writer) error {
+func (t authTest) ask(ctx context.Context, cfg *config.Config, section config.Auth, password string, out, errs io.Writer) error {
 	log := slog.New(slog.NewTextHandler(errs, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	w := newWorkshop(cfg, logging.With(log))
-	defer w.endPAM()
-	if err := w.startPAM(cfg); err != nil {
+	a := app.New(cfg, logging.With(log))
+	defer a.Close()
+	if err := a.StartPAM(cfg); err != nil {
 		return process.WithStatus(process.ExitTempFail, err)
 	}
-	stores, err := w.openStores(cfg)
+	stores, err := a.OpenStores(section)
 	if err != nil {
 		return process.WithStatus(process.ExitTempFail, err)
 	}
@@ -103,6 +110,29 @@ func (t authTest) ask(ctx context.Context, cfg *config.Config, password string, 
 	defer cancel()
 	id, err := plainLogin(auth.WithTrace(ctx, func(q auth.Question) { tellQuestion(out, q) }), stores, t.user, password)
 	return verdict(out, t.user, id, err)
+}
+
+// section returns the section [auth] of the listener that --listener names, or the one
+// that all listeners use.
+func (t authTest) section(cfg *config.Config) (config.Auth, error) {
+	var names []string
+	for i := range cfg.Listeners {
+		if cfg.Listeners[i].Name == t.listener {
+			return cfg.Listeners[i].Auth, nil
+		}
+		names = append(names, cfg.Listeners[i].Name)
+	}
+	if t.listener != "" {
+		return config.Auth{}, usageError("there is no listener %q; the listeners are %s", t.listener, strings.Join(names, ", "))
+	}
+	var sections []config.Auth
+	for _, s := range cfg.AuthSections() {
+		sections = append(sections, s)
+	}
+	if len(sections) > 1 {
+		return config.Auth{}, usageError("the listeners have different stores; name one of %s with --listener", strings.Join(names, ", "))
+	}
+	return sections[0], nil
 }
 
 func plainLogin(ctx context.Context, stores auth.PasswordVerifier, user, password string) (auth.Identity, error) {

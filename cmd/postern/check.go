@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"postern/certs"
+	"postern/cmd/postern/internal/app"
 	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/logging"
 	"postern/cmd/postern/internal/process"
@@ -52,8 +53,8 @@ func check(ctx context.Context, config string, out io.Writer) error {
 	cfg, err := loadConfig(config)
 	c.result("configuration", config, err)
 	if err == nil {
-		c.shop = newWorkshop(cfg, logging.With(slog.New(slog.DiscardHandler)))
-		defer c.shop.endPAM()
+		c.app = app.New(cfg, logging.With(slog.New(slog.DiscardHandler)))
+		defer c.app.Close()
 		c.all(ctx, cfg, config)
 	}
 	if c.failed {
@@ -65,29 +66,46 @@ func check(ctx context.Context, config string, out io.Writer) error {
 // A checkup prints one line for each part of the server that it checks.
 type checkup struct {
 	out    io.Writer
-	shop   *workshop
+	app    *app.App
 	failed bool
 }
 
 // all checks the parts in the order in which a message passes them.
 func (c *checkup) all(ctx context.Context, cfg *config.Config, file string) {
-	if err := c.shop.startPAM(cfg); err != nil { // as serve does, before it gives up root
+	if err := c.app.StartPAM(cfg); err != nil { // as serve does, before it gives up root
 		c.result("PAM", "", err)
 	}
 	c.ports(cfg)
 	if !c.becomeUser(cfg, file) {
 		return
 	}
-	c.certificates(cfg.TLS)
-	c.stores(ctx, cfg)
+	for path, s := range cfg.TLSSections() {
+		c.certificates(s, listenerOf(cfg, path))
+	}
+	for path, s := range cfg.AuthSections() {
+		c.stores(ctx, s, listenerOf(cfg, path))
+	}
 	c.policies(ctx, cfg)
-	c.result("stage", "large messages in transit", checkStageDir(cfg.Server.StageDir))
-	c.nextHops(ctx, cfg.Relay.Config, len(cfg.Relay.DKIM) > 0)
+	c.result("stage", "large messages in transit", app.CheckStageDir(cfg.Server.StageDir))
+	for path, s := range cfg.RelaySections() {
+		c.nextHops(ctx, s, listenerOf(cfg, path))
+	}
 	if dir := cfg.Relay.Dir; dir != "" {
 		c.result("spool", dir, spool.Check(dir))
 	}
-	c.keys(cfg.Relay.DKIM)
+	for path, s := range cfg.RelaySections() {
+		c.keys(s.DKIM, listenerOf(cfg, path))
+	}
 	c.sandbox(cfg, file)
+}
+
+// listenerOf returns the suffix for results about a section that only some listeners
+// use. It is empty for the shared section.
+func listenerOf(cfg *config.Config, path string) string {
+	if name := cfg.ListenerOf(path); name != "" {
+		return fmt.Sprintf(" (listener %s)", name)
+	}
+	return ""
 }
 
 // ports checks whether the addresses of the listeners are free. One that is in use
@@ -184,22 +202,22 @@ func (c *checkup) becomeUser(cfg *config.Config, file string) bool {
 	return err == nil
 }
 
-func (c *checkup) certificates(cfg certs.Config) {
+func (c *checkup) certificates(cfg certs.Config, suffix string) {
 	for _, p := range cfg.Certificates {
 		one := certs.Config{Certificates: []certs.Pair{p}, MinVersion: cfg.MinVersion}
 		files, err := certs.OpenFiles(one, certs.NewLog(slog.New(slog.DiscardHandler)), process.ExplainUnreadable)
 		if err != nil {
-			c.result("certificate", p.Cert, err)
+			c.result("certificate", p.Cert+suffix, err)
 			continue
 		}
 		for _, i := range files.Infos() {
-			c.certificate(i)
+			c.certificate(i, suffix)
 		}
 	}
 }
 
-func (c *checkup) certificate(i certs.Info) {
-	text := fmt.Sprintf("%s: %s, %s, until %s", i.Cert, strings.Join(i.Names, " "), i.Algorithm, i.NotAfter.Format(time.DateOnly))
+func (c *checkup) certificate(i certs.Info, suffix string) {
+	text := fmt.Sprintf("%s: %s, %s, until %s", i.Cert, strings.Join(i.Names, " "), i.Algorithm, i.NotAfter.Format(time.DateOnly)) + suffix
 	if i.Warning != "" {
 		c.warn("certificate", text+"\n"+i.Warning)
 		return
@@ -221,7 +239,7 @@ func (c *checkup) tables(ctx context.Context, sets map[string]*policy.Set) {
 }
 
 func (c *checkup) policies(ctx context.Context, cfg *config.Config) {
-	sets, err := newPolicies(cfg)
+	sets, err := app.Policies(cfg)
 	c.result("policy", "every list is understood, and none makes an open relay", err)
 	c.tables(ctx, sets)
 	seen := make(map[policy.Warning]bool)
@@ -232,7 +250,7 @@ func (c *checkup) policies(ctx context.Context, cfg *config.Config) {
 			Proxies:     cfg.Server.ProxyTrusted,
 			Gateways:    containerNetworks(),
 		}
-		for _, w := range policyOf(cfg, l).Lint(around) {
+		for _, w := range l.Policy.Lint(around) {
 			if !seen[w] {
 				c.warn("policy", fmt.Sprintf("%s (listener %s): %s", w.Key, l.Name, w.Text))
 			}
@@ -241,8 +259,8 @@ func (c *checkup) policies(ctx context.Context, cfg *config.Config) {
 	}
 }
 
-func (c *checkup) nextHops(ctx context.Context, cfg relay.Config, signed bool) {
-	router, err := relay.New(cfg, relay.NewLog(slog.New(slog.DiscardHandler)))
+func (c *checkup) nextHops(ctx context.Context, cfg config.Relay, suffix string) {
+	router, err := relay.New(cfg.Config, relay.NewLog(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		c.result("relay", "", process.ExplainUnreadable(err))
 		return
@@ -250,14 +268,14 @@ func (c *checkup) nextHops(ctx context.Context, cfg relay.Config, signed bool) {
 	var local []string
 	for _, h := range router.Hops() {
 		ctx, cancel := context.WithTimeout(ctx, checkTime)
-		c.result("relay", "next hop "+h.String(), h.Check(ctx))
+		c.result("relay", "next hop "+h.String()+suffix, h.Check(ctx))
 		if h.OnThisMachine(ctx) {
 			local = append(local, h.String())
 		}
 		cancel()
 	}
 	if len(local) > 0 {
-		c.headerRewriting(local, signed)
+		c.headerRewriting(local, len(cfg.DKIM) > 0)
 	}
 	if err := router.Close(); err != nil {
 		c.result("relay", "", err)
@@ -278,33 +296,33 @@ func (c *checkup) headerRewriting(hops []string, signed bool) {
 		"or for one entry of master.cf: -o local_header_rewrite_clients=")
 }
 
-func (c *checkup) keys(keys []sign.Key) {
+func (c *checkup) keys(keys []sign.Key, suffix string) {
 	for _, k := range keys {
 		_, err := sign.New([]sign.Key{k}, sign.NewLog(slog.New(slog.DiscardHandler)))
-		c.result("DKIM key", fmt.Sprintf("%s, selector %s: %s", k.Domain, k.Selector, k.File), process.ExplainUnreadable(err))
+		c.result("DKIM key", fmt.Sprintf("%s, selector %s: %s", k.Domain, k.Selector, k.File)+suffix, process.ExplainUnreadable(err))
 	}
 }
 
 // stores opens each store by itself, so that each has a line of output.
-func (c *checkup) stores(ctx context.Context, cfg *config.Config) {
-	for _, s := range cfg.Auth.Stores {
-		trouble, err := c.shop.checkStore(ctx, cfg.Auth, s)
-		c.result("store", s.String(), err)
-		c.warnOfScram(trouble)
+func (c *checkup) stores(ctx context.Context, cfg config.Auth, suffix string) {
+	for _, s := range cfg.Stores {
+		users, err := c.app.CheckStore(ctx, cfg, s)
+		c.result("store", s.String()+suffix, err)
+		c.warnOfScram(users)
 	}
-	names, err := c.shop.checkMechanisms(ctx, cfg)
-	c.result("mechanisms", strings.Join(names, " "), err)
+	names, err := c.app.CheckMechanisms(ctx, cfg)
+	c.result("mechanisms", strings.Join(names, " ")+suffix, err)
 }
 
 // warnOfScram names the users that SCRAM locks out, and what to do about it.
-func (c *checkup) warnOfScram(t scramTrouble) {
+func (c *checkup) warnOfScram(users app.ScramUsers) {
 	const remedy = "\nset a new password for each: postern passwd --scheme scram-sha-256"
-	if len(t.keyless) > 0 {
-		c.warn("store", fmt.Sprintf("SCRAM is offered, and locks out users that have no keys for it: %s", few(t.keyless))+remedy)
+	if len(users.WithoutKeys) > 0 {
+		c.warn("store", fmt.Sprintf("SCRAM is offered, and locks out users that have no keys for it: %s", few(users.WithoutKeys))+remedy)
 	}
-	if n := len(t.costly); n > 0 {
+	if n := len(users.Costly); n > 0 {
 		c.warn("store", fmt.Sprintf("SCRAM is offered, and the keys of %d users have more than %d iterations, "+
-			"which clients with Cyrus SASL, such as Postfix, refuse to compute: %s", n, hash.CyrusMaxIterations, few(t.costly))+remedy)
+			"which clients with Cyrus SASL, such as Postfix, refuse to compute: %s", n, hash.CyrusMaxIterations, few(users.Costly))+remedy)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"postern/cmd/postern/internal/app"
 	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/process"
 	"postern/relay"
@@ -66,12 +67,13 @@ func (d *demo) run(ctx context.Context) error {
 		return err
 	}
 	defer d.closeMailbox()
-	daemon, err := newDaemon(d.load, d.errs)
+	daemon, err := app.NewDaemon(d.load, d.errs)
 	if err != nil {
 		return err
 	}
-	defer daemon.close()
-	if err := daemon.start(nil); err != nil {
+	daemon.Version = versionString()
+	defer daemon.Close()
+	if err := daemon.Start(nil); err != nil {
 		return err
 	}
 	return d.serve(ctx, daemon, signals)
@@ -89,17 +91,17 @@ func (d *demo) prepare() (err error) {
 
 // serve runs the server until a signal, or with --once until the message has
 // arrived.
-func (d *demo) serve(ctx context.Context, running *daemon, signals <-chan os.Signal) error {
+func (d *demo) serve(ctx context.Context, running *app.Daemon, signals <-chan os.Signal) error {
 	if !d.once {
 		h, err := d.howto()
 		if err != nil {
 			return err
 		}
-		return errors.Join(h.print(d.out), running.run(ctx, signals))
+		return errors.Join(h.print(d.out), running.Run(ctx, signals))
 	}
 	ctx, stop := context.WithCancel(ctx)
 	served := make(chan error, 1)
-	go func() { served <- running.run(ctx, signals) }()
+	go func() { served <- running.Run(ctx, signals) }()
 	tried := d.try(ctx)
 	stop()
 	return errors.Join(tried, <-served)
@@ -129,8 +131,8 @@ func (d *demo) load() (*config.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg.Listeners = d.ports.listeners()
 	cfg.Relay.NextHops = []relay.HopURL{d.next}
+	cfg.SetListeners(d.ports.listeners()...)
 	return cfg, nil
 }
 

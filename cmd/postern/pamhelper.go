@@ -18,7 +18,6 @@ import (
 
 	"postern/cmd/postern/internal/logging"
 	"postern/cmd/postern/internal/process"
-	"postern/server/auth"
 	"postern/server/auth/pam"
 )
 
@@ -214,16 +213,4 @@ func (o *pamHelperOptions) childCommand(ctx context.Context) *exec.Cmd {
 	}
 	cmd.Stderr = os.Stderr
 	return cmd
-}
-
-// startPAMHelper starts a helper for this postern, which is still root. It is
-// to be closed.
-func startPAMHelper(services []string, log *logging.Log) (*pam.Started, error) {
-	args := []string{"pam-helper", "--inherited"}
-	for _, s := range services {
-		args = append(args, "--service", s)
-	}
-	cmd := exec.Command(self, args...)
-	cmd.Stderr = os.Stderr
-	return pam.StartHelper(cmd, auth.NewLog(log.Logger))
 }

@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"testing"
 
+	"postern/cmd/postern/internal/app"
 	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/process"
 	"postern/test/kit"
@@ -135,23 +136,23 @@ func (c *confined) allows(t *testing.T, what, on string) {
 func sceneConfined() int {
 	file := os.Getenv("POSTERN_TEST_FILE")
 	signals := process.CatchSignals()
-	d, err := newDaemon(func() (*config.Config, error) { return loadConfig(file) }, os.Stderr)
+	d, err := app.NewDaemon(func() (*config.Config, error) { return loadConfig(file) }, os.Stderr)
 	if err != nil {
 		return complain(err)
 	}
-	defer d.close()
-	d.file = file
+	defer d.Close()
+	d.File = file
 	var become *process.Account
 	if os.Geteuid() == 0 {
 		if become, err = process.LookupAccount("nobody"); err != nil {
 			return complain(err)
 		}
 	}
-	if err := d.start(become); err != nil {
+	if err := d.Start(become); err != nil {
 		return complain(err)
 	}
 	go obey(os.Stdin, os.Stdout)
-	if err := d.run(context.Background(), signals); err != nil {
+	if err := d.Run(context.Background(), signals); err != nil {
 		return complain(err)
 	}
 	return process.ExitOK
@@ -352,17 +353,4 @@ func TestReloadBeyondTheSandboxIsRefused(t *testing.T) {
 			must(t, c.submit(t, "alice", "right"))
 		})
 	}
-}
-
-func TestSandboxCanBeDisabled(t *testing.T) {
-	s := newServing(t)
-	d, err := newDaemon(func() (*config.Config, error) { return loadConfig(s.config()) }, &s.log)
-	must(t, err)
-	defer d.close()
-	d.file, d.cfg.Server.Sandbox = s.config(), false
-	must(t, d.enterSandbox())
-	if d.sandbox != nil || !strings.Contains(s.log.String(), "server.sandbox = false") {
-		t.Errorf("sandbox: %v; log:\n%s", d.sandbox, s.log.String())
-	}
-	must(t, d.sandbox.Allows(d.cfg.Access(d.file)))
 }

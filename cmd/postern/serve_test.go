@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"postern/cmd/postern/internal/app"
 	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/process"
 	"postern/test/kit"
@@ -115,10 +116,10 @@ func TestPortInUseIsExplained(t *testing.T) {
 	l, err := net.Listen("tcp", s.address)
 	must(t, err)
 	defer l.Close()
-	d, err := newDaemon(func() (*config.Config, error) { return loadConfig(s.config()) }, &s.log)
+	d, err := app.NewDaemon(func() (*config.Config, error) { return loadConfig(s.config()) }, &s.log)
 	must(t, err)
-	defer d.close()
-	err = d.start(nil)
+	defer d.Close()
+	err = d.Start(nil)
 	if err == nil || !strings.Contains(err.Error(), "another server has this port") {
 		t.Errorf("got %v", err)
 	}

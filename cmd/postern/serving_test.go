@@ -13,6 +13,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"postern/certs"
+	"postern/cmd/postern/internal/app"
 	"postern/cmd/postern/internal/config"
 	"postern/server/auth/userfile"
 	"postern/test/kit"
@@ -107,15 +108,15 @@ next_hops = [%q]
 // these tests run as whoever runs them.
 func (s *serving) start(t *testing.T) {
 	t.Helper()
-	d, err := newDaemon(func() (*config.Config, error) { return loadConfig(s.config()) }, &s.log)
+	d, err := app.NewDaemon(func() (*config.Config, error) { return loadConfig(s.config()) }, &s.log)
 	must(t, err)
-	if err := d.start(nil); err != nil {
-		d.close()
+	if err := d.Start(nil); err != nil {
+		d.Close()
 		t.Fatal(err)
 	}
 	go func() {
-		err := d.run(context.Background(), s.signals)
-		d.close()
+		err := d.Run(context.Background(), s.signals)
+		d.Close()
 		s.ended <- err
 		close(s.ended)
 	}()

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"postern/cmd/postern/internal/app"
 	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/process"
 	"postern/relay/relaytest"
@@ -136,10 +137,10 @@ func TestSpoolReportsAreSigned(t *testing.T) {
 func TestSpoolIsOpenedOnce(t *testing.T) {
 	s, hop := spooling(t)
 	writeFile(t, s.file("second.toml"), strings.Replace(readFile(t, s.config()), s.address, kit.Addr(t), 1))
-	d, err := newDaemon(func() (*config.Config, error) { return loadConfig(s.file("second.toml")) }, t.Output())
+	d, err := app.NewDaemon(func() (*config.Config, error) { return loadConfig(s.file("second.toml")) }, t.Output())
 	must(t, err)
-	defer d.close()
-	if err := d.start(nil); err == nil || !strings.Contains(err.Error(), "another process") {
+	defer d.Close()
+	if err := d.Start(nil); err == nil || !strings.Contains(err.Error(), "another process") {
 		t.Errorf("a second server: %v", err)
 	}
 	hop.Start()

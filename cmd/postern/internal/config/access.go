@@ -19,28 +19,31 @@ func (c *Config) Access(file string) *access.List {
 	list := &access.List{Ports: []access.Port{{Key: "DNS", Port: dnsPort}}}
 	list.Read("--config", file)
 	list.Write("server.stage_dir", cmp.Or(c.Server.StageDir, os.TempDir()))
-	for i, p := range c.TLS.Certificates {
-		list.Read(fmt.Sprintf("tls.certificates[%d].cert", i), p.Cert)
-		list.Read(fmt.Sprintf("tls.certificates[%d].key", i), p.Key)
-	}
-	for i, s := range c.Auth.Stores {
-		at := fmt.Sprintf("auth.stores[%d]", i)
-		s.Backend.Access(func(key string) string { return join(at, key) }, list)
-	}
-	c.Policy.Access("policy", list)
-	for i, l := range c.Listeners {
-		if l.Policy != nil {
-			l.Policy.Access(fmt.Sprintf("listener[%d].policy", i), list)
+	for path, s := range c.TLSSections() {
+		for i, p := range s.Certificates {
+			list.Read(fmt.Sprintf("%s.certificates[%d].cert", path, i), p.Cert)
+			list.Read(fmt.Sprintf("%s.certificates[%d].key", path, i), p.Key)
 		}
 	}
-	for _, u := range c.Relay.NextHops {
-		list.Connect("relay.next_hops", u.String())
+	for path, s := range c.AuthSections() {
+		for i, store := range s.Stores {
+			at := fmt.Sprintf("%s.stores[%d]", path, i)
+			store.Backend.Access(func(key string) string { return join(at, key) }, list)
+		}
+	}
+	for path, s := range c.PolicySections() {
+		s.Access(path, list)
 	}
 	list.Tree("relay.spool", c.Relay.Dir)
-	list.Read("relay.credentials", c.Relay.Credentials)
-	list.Read("relay.ca_file", c.Relay.CAFile)
-	for i, k := range c.Relay.DKIM {
-		list.Read(fmt.Sprintf("relay.dkim[%d].key", i), k.File)
+	for path, s := range c.RelaySections() {
+		for _, u := range s.NextHops {
+			list.Connect(path+".next_hops", u.String())
+		}
+		list.Read(path+".credentials", s.Credentials)
+		list.Read(path+".ca_file", s.CAFile)
+		for i, k := range s.DKIM {
+			list.Read(fmt.Sprintf("%s.dkim[%d].key", path, i), k.File)
+		}
 	}
 	return list
 }
@@ -50,8 +53,10 @@ func (c *Config) Access(file string) *access.List {
 // server would neither start nor stop. A file that is missing or cannot be read is
 // reported by the part that opens it.
 func (c *Config) specialFiles() (all []problem) {
+	seen := make(map[string]bool) // a section of a listener repeats what it inherits
 	for _, f := range c.Access("").Reads {
-		if err := regular(f.Path); err != nil {
+		if err := regular(f.Path); err != nil && !seen[f.Path] {
+			seen[f.Path] = true
 			all = append(all, problem{path: f.Key, why: err.Error()})
 		}
 	}

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -140,9 +141,48 @@ func TestAccessHasEveryKey(t *testing.T) {
 			t.Errorf("%s is not a key any more", key)
 		}
 	}
+	listener := strings.NewReplacer("listener[].tls.", "tls.", "listener[].auth.", "auth.", "listener[].relay.", "relay.")
 	for _, key := range all {
+		key = listener.Replace(key)
 		if suspect.MatchString(key) && !slices.Contains(known, key) && !slices.Contains(harmless, key) {
 			t.Errorf("%s looks like a file or a host: add it to Config.Access (or to Access of its store), and to this test", key)
 		}
+	}
+}
+
+// What only one listener names is in the list, under its path in the file. Sections that
+// no listener uses are not.
+func TestAccessOfListeners(t *testing.T) {
+	cfg, err := Parse("test", `
+[[listener]]
+name = "a"
+address = [":1"]
+tls.certificates = [{ cert = "/srv/a.pem", key = "/srv/a.key" }]
+auth.stores = [{ kind = "userfile", path = "/srv/a.users" }]
+relay.next_hops = ["smtp://192.0.2.1:2525"]
+[[listener]]
+name = "b"
+address = [":2"]
+auth.stores = [{ kind = "userfile", path = "/srv/b.users" }]
+relay.next_hops = ["smtp://192.0.2.1:2526"]
+`)
+	must(t, err)
+	want := map[string]string{
+		"listener[0].tls.certificates[0].cert": "/srv/a.pem",
+		"listener[0].tls.certificates[0].key":  "/srv/a.key",
+		"tls.certificates[0].cert":             "/etc/postern/tls/fullchain.pem",
+		"tls.certificates[0].key":              "/etc/postern/tls/privkey.pem",
+		"listener[0].auth.stores[0].path":      "/srv/a.users",
+		"listener[1].auth.stores[0].path":      "/srv/b.users",
+	}
+	list, got := cfg.Access(""), make(map[string]string)
+	for _, f := range list.Reads {
+		got[f.Key] = f.Path
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("reads %v, want %v", got, want)
+	}
+	if ports := list.PortNumbers(); !slices.Equal(ports, []uint16{53, 2525, 2526}) {
+		t.Errorf("ports %v", ports)
 	}
 }

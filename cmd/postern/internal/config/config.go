@@ -3,13 +3,14 @@
 // [Load] reads the file over the defaults, checks it, and returns a [Config], or an
 // [Error] that shows every mistake with its line, a caret and the next step.
 //
-//	config   the sections, their defaults, and the order in which they are checked
-//	decode   the values of the file: types, lists, unknown keys
-//	stores   [[auth.stores]]: the table of the kinds of store
-//	access   the files and hosts that a configuration names
-//	place    finds the line and the column of a key
-//	errors   formats mistakes
-//	hint     guesses what was meant
+//	config     the sections, their defaults, and how they are checked
+//	listeners  [[listener]], and the sections that a listener inherits
+//	stores     [[auth.stores]]: the table of the kinds of store
+//	decode     the values of the file: types, lists, unknown keys
+//	access     the files and hosts that a configuration names
+//	place      finds the line and the column of a key
+//	errors     formats mistakes
+//	hint       guesses what was meant; postfix has the names of Postfix's options
 //
 // The type of a section belongs to the package that uses it: [server.Config],
 // [certs.Config], and so on. A new key is a field there with a toml tag. A new
@@ -38,15 +39,17 @@ import (
 	"postern/server/auth/userfile"
 )
 
-// Config is the whole file.
+// Config is the whole file. The sections of Listeners have all values; the shared
+// sections matter for what belongs to the process, and for messages in the spool whose
+// listener is gone.
 type Config struct {
-	Server    server.Config     `toml:"server"`
-	Listeners []server.Listener `toml:"listener"`
-	TLS       certs.Config      `toml:"tls"`
-	Auth      Auth              `toml:"auth"`
-	Policy    policy.Config     `toml:"policy"`
-	Relay     Relay             `toml:"relay"`
-	Log       logging.Config    `toml:"log"`
+	Server    server.Config  `toml:"server"`
+	Listeners []Listener     `toml:"listener"`
+	TLS       certs.Config   `toml:"tls"`
+	Auth      Auth           `toml:"auth"`
+	Policy    policy.Config  `toml:"policy"`
+	Relay     Relay          `toml:"relay"`
+	Log       logging.Config `toml:"log"`
 }
 
 // Auth is the section [auth], with the stores of all kinds.
@@ -70,15 +73,16 @@ type Spool struct {
 
 // Default returns the configuration of an empty file.
 func Default() *Config {
-	return &Config{
-		Server:    server.Defaults(),
-		Listeners: server.DefaultListeners(),
-		TLS:       certs.Defaults(),
-		Auth:      Auth{Config: auth.Defaults(), Stores: StoreList{newStore(userfile.Kind)}},
-		Policy:    policy.Defaults(),
-		Relay:     Relay{Config: relay.Defaults(), Spool: Spool{Config: spool.Defaults(), SpoolSize: 1 << 30}},
-		Log:       logging.Defaults(),
+	c := &Config{
+		Server: server.Defaults(),
+		TLS:    certs.Defaults(),
+		Auth:   Auth{Config: auth.Defaults(), Stores: StoreList{newStore(userfile.Kind)}},
+		Policy: policy.Defaults(),
+		Relay:  Relay{Config: relay.Defaults(), Spool: Spool{Config: spool.Defaults(), SpoolSize: 1 << 30}},
+		Log:    logging.Defaults(),
 	}
+	c.SetListeners(server.DefaultListeners()...)
+	return c
 }
 
 // maxSize bounds the read if --config names a wrong file.
@@ -134,7 +138,13 @@ func Parse(path, text string) (*Config, error) {
 		return nil, &Error{file: path, text: text, problems: []problem{syntaxProblem(text, err)}}
 	}
 	d := &decoder{meta: meta}
+	listeners, given := t["listener"]
+	delete(t, "listener") // the shared sections come first, wherever they are in the file
 	d.table("", t, fieldsOf(reflect.ValueOf(cfg).Elem()))
+	cfg.SetListeners(server.DefaultListeners()...)
+	if given {
+		d.listeners(cfg, listeners)
+	}
 	if len(d.problems) == 0 { // a section with an undecodable key would be reported twice
 		cfg.validate(func(path, why string) { d.bad(path, why, "") })
 	}
@@ -146,31 +156,22 @@ func Parse(path, text string) (*Config, error) {
 
 // validate checks what depends on more than one value.
 func (c *Config) validate(bad func(path, why string)) {
+	type mistake struct{ path, why string }
+	seen := make(map[mistake]bool)
 	in := func(section string) func(key, why string) {
-		return func(key, why string) { bad(join(section, key), why) }
+		return func(key, why string) {
+			path := join(section, key)
+			seen[mistake{path, why}] = true
+			bad(path, why)
+		}
 	}
 	c.Server.Validate(in("server"))
-	c.validateListeners(bad)
 	c.TLS.Validate(in("tls"))
 	c.Auth.Validate(in("auth"))
 	c.Policy.Validate(in("policy"))
 	c.Relay.Validate(in("relay"))
 	c.Log.Validate(in("log"))
-}
-
-func (c *Config) validateListeners(bad func(path, why string)) {
-	if len(c.Listeners) == 0 {
-		bad("listener", "is empty, so no client could connect; leave it out for the ports 587 and 465")
-	}
-	seen := make(map[string]bool)
-	for i := range c.Listeners {
-		l, at := &c.Listeners[i], fmt.Sprintf("listener[%d]", i)
-		l.Validate(func(key, why string) { bad(join(at, key), why) })
-		if seen[l.Name] {
-			bad(at+".name", fmt.Sprintf("%q is the name of an earlier listener; use a different name for each", l.Name))
-		}
-		seen[l.Name] = true
-	}
+	c.validateListeners(bad, func(path, why string) bool { return seen[mistake{path, why}] })
 }
 
 // Validate checks the section [auth].

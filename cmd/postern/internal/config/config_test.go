@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"unicode"
 
+	"postern/certs"
 	"postern/relay"
 	"postern/server"
 )
@@ -112,7 +114,7 @@ next_hops = ["smtp://192.0.2.1:25"]
 	}
 	want := server.NewListener()
 	want.Name, want.Address = "inside", []string{"127.0.0.1:1587"}
-	if len(cfg.Listeners) != 1 || !reflect.DeepEqual(cfg.Listeners[0], want) {
+	if len(cfg.Listeners) != 1 || !reflect.DeepEqual(cfg.Listeners[0].Listener, want) {
 		t.Errorf("listeners are %+v", cfg.Listeners)
 	}
 	if len(cfg.Relay.NextHops) != 1 || cfg.Relay.NextHops[0].String() != "smtp://192.0.2.1:25" {
@@ -123,9 +125,9 @@ next_hops = ["smtp://192.0.2.1:25"]
 	}
 }
 
-// A listener's own policy names only what differs; the rest stays absent, so
-// that policy.Config.Over can take it from [policy].
-func TestPolicyOfListener(t *testing.T) {
+// A listener takes the keys that it leaves out from the shared section, which may come
+// after it in the file.
+func TestListenerInherits(t *testing.T) {
 	cfg, err := Parse("config.toml", `
 [[listener]]
 name = "submission"
@@ -137,16 +139,95 @@ address = ["192.0.2.1:587"]
 require_auth = false
 policy.recipient = "permit_mynetworks,reject"
 policy.mynetworks = "192.0.2.64/26"
+policy.sender = []
+auth.realm = "printers.example.org"
+auth.stores = [{ kind = "userfile", path = "/etc/postern/printers" }]
+relay.next_hops = ["smtp://192.0.2.9:25"]
+relay.pool.connections = 2
+[[listener.tls.certificates]]
+cert = "/etc/postern/printers.pem"
+key = "/etc/postern/printers.key"
+[[listener.relay.dkim]]
+domain = "printers.example.org"
+selector = "p1"
+key = "/etc/postern/p1.pem"
+
+[tls]
+min_version = "1.3"
+[auth]
+failures_per_connection = 5
+mechanisms = ["PLAIN"]
+[[auth.stores]]
+kind = "saslauthd"
+[policy]
+sender = "reject_non_fqdn_sender"
+helo = "reject_invalid_helo_hostname"
+[relay]
+patience = "20s"
+helo_name = "out.example.org"
+[relay.pool]
+messages = 7
 `)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cfg.Listeners[0].Policy != nil {
-		t.Error("a listener without a policy has got one")
+	shared, own := cfg.Listeners[0], cfg.Listeners[1]
+	for name, same := range map[string]bool{
+		"tls": reflect.DeepEqual(shared.TLS, cfg.TLS), "auth": reflect.DeepEqual(shared.Auth, cfg.Auth),
+		"policy": reflect.DeepEqual(shared.Policy, cfg.Policy), "relay": reflect.DeepEqual(shared.Relay, cfg.Relay),
+	} {
+		if !same {
+			t.Errorf("the first listener does not have the shared section %s", name)
+		}
 	}
-	own := cfg.Listeners[1].Policy
-	if own == nil || own.Recipient.String() != "permit_mynetworks, reject" || own.Client != nil {
-		t.Errorf("the policy of the second is %+v", own)
+	for what, got := range map[string][2]any{
+		"tls.min_version":     {own.TLS.MinVersion.String(), "1.3"},
+		"tls.certificates":    {own.TLS.Certificates, []certs.Pair{{Cert: "/etc/postern/printers.pem", Key: "/etc/postern/printers.key"}}},
+		"auth.realm":          {own.Auth.Realm + "," + cfg.Auth.Realm, "printers.example.org,"},
+		"auth.failures":       {own.Auth.FailuresPerConnection, 5},
+		"auth.mechanisms":     {len(own.Auth.Mechanisms), 1},
+		"auth.stores":         {len(own.Auth.Stores), 1},
+		"store":               {own.Auth.Stores[0].String(), "userfile /etc/postern/printers"},
+		"shared store":        {cfg.Auth.Stores[0].Kind, "saslauthd"},
+		"policy.recipient":    {own.Policy.Recipient.String(), "permit_mynetworks, reject"},
+		"policy.sender":       {own.Policy.Sender.String(), ""},
+		"policy.helo":         {own.Policy.Helo.String(), "reject_invalid_helo_hostname"},
+		"relay.next_hops":     {len(own.Relay.NextHops), 1},
+		"next hop":            {own.Relay.NextHops[0].String(), "smtp://192.0.2.9:25"},
+		"shared next hop":     {cfg.Relay.NextHops[0].String(), "smtp://localhost:25"},
+		"relay.helo_name":     {own.Relay.HeloName, "out.example.org"},
+		"relay.pool":          {own.Relay.Pool.Connections, 2},
+		"relay.pool.messages": {own.Relay.Pool.Messages, 7},
+		"shared pool":         {cfg.Relay.Pool.Connections, relay.Defaults().Pool.Connections},
+		"relay.dkim":          {len(own.Relay.DKIM), 1},
+		"shared dkim":         {len(cfg.Relay.DKIM), 0},
+	} {
+		if !reflect.DeepEqual(got[0], got[1]) {
+			t.Errorf("%s: %v, want %v", what, got[0], got[1])
+		}
+	}
+}
+
+// Sections that several listeners use appear once, and one that none uses does not.
+func TestSections(t *testing.T) {
+	const two = "[[listener]]\nname = \"a\"\naddress = [\":1\"]\n%s\n[[listener]]\nname = \"b\"\naddress = [\":2\"]\n%s\n%s"
+	const hop = `relay.next_hops = ["smtp://192.0.2.1:25"]`
+	for _, test := range []struct{ a, b, more, want string }{
+		{"", "", "", "relay"},
+		{hop, "", "", "listener[0].relay relay"},
+		{"", hop, "", "relay listener[1].relay"},
+		{hop, hop, "", "listener[0].relay"},
+		{hop, hop, "[relay]\nspool = \"/var/spool/postern\"\n", "relay listener[0].relay"},
+	} {
+		cfg, err := Parse("test", fmt.Sprintf(two, test.a, test.b, test.more))
+		must(t, err)
+		var got []string
+		for path := range cfg.RelaySections() {
+			got = append(got, path)
+		}
+		if strings.Join(got, " ") != test.want {
+			t.Errorf("%q and %q: sections %q, want %s", test.a, test.b, got, test.want)
+		}
 	}
 }
 

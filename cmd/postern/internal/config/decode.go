@@ -14,8 +14,6 @@ import (
 	"time"
 
 	"github.com/BurntSushi/toml"
-
-	"postern/server"
 )
 
 // A decoder fills a Config from the parsed file.
@@ -44,15 +42,22 @@ func (d *decoder) bad(path, why, hint string) {
 // table decodes t into fields, which are named by their keys.
 func (d *decoder) table(path string, t table, fields map[string]reflect.Value) {
 	for _, key := range slices.Sorted(maps.Keys(t)) {
-		if f, ok := fields[key]; ok {
-			d.value(join(path, key), t[key], f)
+		at := join(path, key)
+		f, ok := fields[key]
+		if ok && processWide()[plain(at)] {
+			shared := strings.TrimPrefix(plain(path), "listener.")
+			d.problems = append(d.problems, problem{path: at, atKey: true,
+				why: fmt.Sprintf("%q belongs to the whole process, not to one listener", key), hint: "write it in " + section(shared)})
+			continue
+		}
+		if ok {
+			d.value(at, t[key], f)
 			continue
 		}
 		why := fmt.Sprintf("there is no key %q in %s", key, section(path))
 		if path == "" {
 			why = fmt.Sprintf("there is no key %q outside of the sections", key)
 		}
-		at := join(path, key)
 		if describe(d.raw(t[key])) == "a section" {
 			why = fmt.Sprintf("there is no section [%s]", plain(at))
 		}
@@ -89,9 +94,6 @@ func (d *decoder) tables(path string, p toml.Primitive, v reflect.Value) {
 	}
 	v.Set(reflect.MakeSlice(v.Type(), len(ts), len(ts)))
 	for i, t := range ts {
-		if e, ok := v.Index(i).Addr().Interface().(*server.Listener); ok {
-			*e = server.NewListener()
-		}
 		d.table(fmt.Sprintf("%s[%d]", path, i), t, fieldsOf(v.Index(i)))
 	}
 }

@@ -49,7 +49,8 @@ func TestExampleHoldsEveryKey(t *testing.T) {
 		found[elementNumber.ReplaceAllString(path, "[]")] = true
 	}
 	// These are described where they are first met.
-	elsewhere := strings.NewReplacer("listener[].policy.", "policy.", "listener[].limits.", "server.limits.")
+	elsewhere := strings.NewReplacer("listener[].limits.", "server.limits.", "listener[].tls.", "tls.", "listener[].auth.", "auth.",
+		"listener[].policy.", "policy.", "listener[].relay.", "relay.")
 	for _, key := range allKeys() {
 		if !found[key] && !found[elsewhere.Replace(key)] {
 			t.Errorf("%s is missing", key)

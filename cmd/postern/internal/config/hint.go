@@ -21,8 +21,10 @@ func hintForKey(path, key string, known []string) string {
 		return fmt.Sprintf("did you mean %q?", near)
 	}
 	var homes []string
-	for _, other := range allKeys() {
-		if at, last := cutLast(other); last == key {
+	all := allKeys()
+	for _, other := range all {
+		shared, own := strings.CutPrefix(other, "listener[].")
+		if at, last := cutLast(other); last == key && !(own && slices.Contains(all, shared)) {
 			homes = append(homes, section(at))
 		}
 	}
@@ -39,7 +41,7 @@ func hintForKey(path, key string, known []string) string {
 // allKeys returns the path of every key that a file can have. Arrays of tables have
 // [] after their names.
 func allKeys() []string {
-	keys := keysOf("", reflect.TypeFor[Config]())
+	keys := slices.DeleteFunc(keysOf("", reflect.TypeFor[Config]()), func(key string) bool { return processWide()[plain(key)] })
 	slices.Sort(keys)
 	return keys
 }

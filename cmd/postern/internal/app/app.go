@@ -1,0 +1,202 @@
+// Package app builds the parts of the server from a configuration, replaces them at a
+// reload, and runs the server.
+//
+//	daemon      the server process: start, reload, shutdown
+//	app         what outlives a reload
+//	generation  what one reading of the configuration opens; the order of the parts
+//	stores      user stores, and the mechanisms over them
+//	refcount    closes a generation when its last user has released it
+//
+// A [Generation] is immutable. Certificates, limits and policy belong to a connection:
+// they are those of the generation in which it was accepted. Stores and next hops are
+// acquired from the newest generation for each login and each message, so a user who
+// was removed from a store cannot log in any more, on an open connection either.
+//
+// State of the process is in no generation: penalties and known logins (throttle), the
+// cache of verified passwords, the SCRAM secret, the keys of TLS session tickets, the
+// account of memory for messages, and the spool.
+package app
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"slices"
+
+	// The drivers of database/sql register themselves when they are imported.
+	"github.com/go-sql-driver/mysql"
+	_ "github.com/jackc/pgx/v5/stdlib"
+	_ "modernc.org/sqlite"
+
+	"postern/certs"
+	"postern/cmd/postern/internal/config"
+	"postern/cmd/postern/internal/logging"
+	"postern/cmd/postern/internal/process"
+	"postern/relay"
+	"postern/relay/spool"
+	"postern/server"
+	"postern/server/auth"
+	"postern/server/auth/hash"
+	"postern/server/auth/pam"
+	"postern/server/auth/throttle"
+)
+
+// An App is the state of the process, and the newest generation. [App.Build] and
+// [App.Activate] are called by one goroutine.
+type App struct {
+	log      *logging.Log
+	events   server.Events
+	throttle *throttle.Throttle
+	checker  *hash.Checker
+	scram    *auth.Scram
+	tls      map[string]*certs.Shared // "" is the shared section; else by listener name
+	spool    *spool.Spool             // nil: there is none
+
+	current refCounted[*Generation]
+	newest  *Generation // the one in current; nil before the first
+
+	pamHelper   *pam.Started // nil: none was started
+	pamServices []string     // of the helper
+}
+
+// New returns an App without a generation.
+func New(cfg *config.Config, log *logging.Log) *App {
+	// The driver would write to stderr. Package sql reports the same problems as errors.
+	_ = mysql.SetLogger(&mysql.NopLogger{}) // refuses nil only
+	slow := throttle.New(cfg.Auth.Throttle())
+	return &App{
+		log:      log,
+		events:   server.NewLog(log.Logger),
+		throttle: slow,
+		checker:  hash.NewChecker(cfg.Auth.HashWait),
+		scram:    auth.NewScram(slow),
+		tls:      make(map[string]*certs.Shared),
+	}
+}
+
+// Activate makes g the newest generation and returns the parts for the server. The
+// generation before is closed when its last user has released it.
+func (a *App) Activate(g *Generation) server.Parts {
+	a.throttle.Configure(g.cfg.Auth.Throttle())
+	a.checker.SetWait(g.cfg.Auth.HashWait)
+	a.log.SetLevel(g.cfg.Log.Level)
+	for _, l := range g.listeners {
+		if shared := a.tls[l.tlsKey]; shared != nil {
+			shared.Set(l.settings.TLS, l.certs)
+		} else {
+			a.tls[l.tlsKey] = certs.NewShared(l.settings.TLS, l.certs)
+		}
+	}
+	a.current.Replace(g, func() { g.close(a.logClose) })
+	a.configureSpool(g)
+	g.watch()
+	if a.newest != nil {
+		a.newest.unwatch()
+	}
+	a.newest = g
+	p := server.Parts{Config: g.cfg.Server, Stage: g.stage, Events: a.events}
+	for _, l := range g.listeners {
+		p.Listeners = append(p.Listeners, server.ListenerParts{
+			Listener:     l.settings.Listener,
+			TLS:          a.tls[l.tlsKey].Config(),
+			AuthFailures: l.settings.Auth.FailuresPerConnection,
+			Policy:       l.policy,
+			Services: func() (server.Services, func()) {
+				g, release := a.current.Acquire()
+				return g.parts(l.settings.Name).services(), release
+			},
+		})
+	}
+	return p
+}
+
+// Close closes the newest generation, the spool and the PAM helper. The server has been
+// shut down.
+func (a *App) Close() {
+	if a.spool != nil {
+		a.logClose("the spool", a.spool.Close()) // deliveries have a few seconds to finish
+	}
+	if a.newest != nil {
+		a.newest.unwatch()
+		a.current.Retire()
+	}
+	if a.pamHelper != nil {
+		a.logClose("the PAM helper", a.pamHelper.Close())
+	}
+}
+
+func (a *App) logClose(what string, err error) {
+	if err != nil {
+		a.log.Warn("cannot close "+what, "err", err)
+	}
+}
+
+// openSpool opens the spool at start. A reload keeps it: its folder is locked, and
+// deliveries are in progress.
+func (a *App) openSpool(cfg *config.Config) (err error) {
+	if a.newest != nil || cfg.Relay.Dir == "" {
+		return nil
+	}
+	name, _ := os.Hostname() // without one, reports come from localhost
+	a.spool, err = spool.Open(cfg.Relay.Spool.Config, spool.Options{
+		Bytes:    int64(cfg.Relay.SpoolSize),
+		Hostname: cmp.Or(cfg.Server.Hostname, name, "localhost"),
+		Origin:   cfg.Server.Origin,
+		Events:   spool.NewLog(a.log.Logger),
+	})
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w; create the folder for %s: install -d -m 0700 -o %[2]s %s",
+			err, process.CurrentAccount().Name, cfg.Relay.Dir)
+	}
+	return err
+}
+
+// configureSpool starts the deliveries with the first generation, and applies the limits
+// of each further one. Each delivery acquires the newest generation.
+func (a *App) configureSpool(g *Generation) {
+	hop := func(of func(*listenerParts) relay.NextHop) spool.Acquire {
+		return func(listener string) (relay.NextHop, func()) {
+			g, release := a.current.Acquire()
+			return of(g.parts(listener)), release
+		}
+	}
+	switch {
+	case a.spool == nil:
+	case a.newest == nil:
+		a.spool.Deliver(
+			hop(func(l *listenerParts) relay.NextHop { return l.route }),
+			hop(func(l *listenerParts) relay.NextHop { return l.reports }))
+	default:
+		a.spool.Configure(g.cfg.Relay.Spool.Config, int64(g.cfg.Relay.SpoolSize))
+	}
+}
+
+// StartPAM starts the helper for stores of kind "pam" that name no socket. The helper
+// has to be root, so it is started before root is dropped. If the process is not root,
+// the store reports what to do when it is opened.
+func (a *App) StartPAM(cfg *config.Config) error {
+	var services []string
+	for _, s := range cfg.AuthSections() {
+		services = append(services, s.Stores.PAMServices()...)
+	}
+	slices.Sort(services)
+	services = slices.Compact(services)
+	if len(services) == 0 || a.pamHelper != nil || os.Geteuid() != 0 {
+		return nil
+	}
+	// The running program, even if a newer one has been installed under its name.
+	cmd := exec.Command("/proc/self/exe", "pam-helper", "--inherited")
+	for _, s := range services {
+		cmd.Args = append(cmd.Args, "--service", s)
+	}
+	cmd.Stderr = os.Stderr
+	h, err := pam.StartHelper(cmd, auth.NewLog(a.log.Logger))
+	if err != nil {
+		return err
+	}
+	a.pamHelper, a.pamServices = h, services
+	return nil
+}

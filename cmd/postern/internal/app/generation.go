@@ -1,0 +1,297 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"postern/certs"
+	"postern/cmd/postern/internal/config"
+	"postern/cmd/postern/internal/process"
+	"postern/policy"
+	"postern/relay"
+	"postern/relay/message"
+	"postern/relay/sign"
+	"postern/server"
+	"postern/server/auth"
+)
+
+// A Generation is all parts that one reading of the configuration has opened. It does
+// not change, and is closed when the last user has released it.
+type Generation struct {
+	cfg       *config.Config
+	listeners []*listenerParts
+	fallback  *listenerParts // of listeners that the configuration does not have any more
+	stage     *message.Stage
+	certs     []*certs.Files
+	closers   []func() (what string, err error) // in the order in which the parts were opened
+
+	watching context.Context // until unwatch
+	unwatch  context.CancelFunc
+}
+
+// listenerParts are the parts that the clients of one listener use. Listeners whose
+// sections are equal share them.
+type listenerParts struct {
+	settings *config.Listener
+	tlsKey   string // of App.tls
+	certs    *certs.Files
+	policy   *policy.Set
+	auth     auth.Provider
+	hop      relay.NextHop // for messages of clients
+	route    relay.NextHop // for messages in the spool
+	reports  relay.NextHop // for reports of the spool
+}
+
+func (l *listenerParts) services() server.Services {
+	return server.Services{Auth: l.auth, Hop: l.hop}
+}
+
+// parts returns the parts of a listener. A listener that a reload has removed keeps its
+// sockets until the server restarts, and the spool may have messages of it: both use the
+// shared sections.
+func (g *Generation) parts(listener string) *listenerParts {
+	for _, l := range g.listeners {
+		if l.settings.Name == listener {
+			return l
+		}
+	}
+	return g.fallback
+}
+
+// Build opens all parts in the order in which a message meets them. The generation has
+// no effect before Activate, so after an error in the last part the old ones still
+// work. The caller must Activate or Close the generation.
+func (a *App) Build(cfg *config.Config) (_ *Generation, err error) {
+	g := &Generation{cfg: cfg, fallback: &listenerParts{
+		auth: unconfigured{}, hop: unconfigured{}, route: unconfigured{}, reports: unconfigured{},
+	}}
+	g.watching, g.unwatch = context.WithCancel(context.Background())
+	defer func() {
+		if err != nil {
+			_ = g.Close() // err is the reason to report
+		}
+	}()
+	for i := range cfg.Listeners {
+		g.listeners = append(g.listeners, &listenerParts{settings: &cfg.Listeners[i]})
+	}
+	if err := a.openCertificates(g); err != nil { // STARTTLS
+		return nil, err
+	}
+	if err := a.openStores(g); err != nil { // AUTH
+		return nil, err
+	}
+	policies, err := Policies(cfg) // MAIL, RCPT
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range g.listeners {
+		l.policy = policies[l.settings.Name]
+	}
+	if err := a.openStage(g); err != nil { // DATA
+		return nil, err
+	}
+	if err := a.openSpool(cfg); err != nil {
+		return nil, err
+	}
+	if err := a.openHops(g); err != nil { // the end of data
+		return nil, err
+	}
+	return g, nil
+}
+
+// opened notes a part to close, and what it is.
+func (g *Generation) opened(what string, part io.Closer) {
+	g.closers = append(g.closers, func() (string, error) { return what, part.Close() })
+}
+
+// Close closes a generation that has not been activated.
+func (g *Generation) Close() error {
+	var all []error
+	g.close(func(_ string, err error) { all = append(all, err) })
+	return errors.Join(all...)
+}
+
+// close closes all parts, the last one that was opened first.
+func (g *Generation) close(report func(what string, err error)) {
+	g.unwatch()
+	for _, c := range slices.Backward(g.closers) {
+		report(c())
+	}
+}
+
+// watch reads certificates again when their files change, until unwatch.
+func (g *Generation) watch() {
+	for _, files := range g.certs {
+		go files.Watch(g.watching)
+	}
+}
+
+// A sectionParts list has parts with the sections that they were opened from.
+type sectionParts[C, T any] []struct {
+	section C
+	part    T
+}
+
+func (o *sectionParts[C, T]) add(section C, part T) {
+	*o = append(*o, struct {
+		section C
+		part    T
+	}{section, part})
+}
+
+func (o sectionParts[C, T]) of(section C) (part T, ok bool) {
+	for _, e := range o {
+		if reflect.DeepEqual(e.section, section) {
+			return e.part, true
+		}
+	}
+	return part, false
+}
+
+func (a *App) openCertificates(g *Generation) error {
+	var all sectionParts[certs.Config, *certs.Files]
+	for _, s := range g.cfg.TLSSections() {
+		files, err := certs.OpenFiles(s, certs.NewLog(a.log.Logger), process.ExplainUnreadable)
+		if err != nil {
+			return err
+		}
+		g.certs = append(g.certs, files)
+		all.add(s, files)
+	}
+	for _, l := range g.listeners {
+		l.certs, _ = all.of(l.settings.TLS)
+		if !reflect.DeepEqual(l.settings.TLS, g.cfg.TLS) {
+			l.tlsKey = l.settings.Name
+		}
+	}
+	return nil
+}
+
+// Policies builds the restrictions of each listener by its name. It returns an error if
+// one would make an open relay.
+func Policies(cfg *config.Config) (map[string]*policy.Set, error) {
+	sets := make(map[string]*policy.Set)
+	for i := range cfg.Listeners {
+		l := &cfg.Listeners[i]
+		set, err := policy.NewSet(l.Policy, &policy.Env{Resolver: net.DefaultResolver})
+		if err == nil && !l.RequireAuth {
+			err = set.OpenRelay()
+		}
+		if err != nil {
+			return nil, process.WithStatus(process.ExitConfig, fmt.Errorf("listener %q: %w", l.Name, process.ExplainUnreadable(err)))
+		}
+		sets[l.Name] = set
+	}
+	return sets, nil
+}
+
+// openStage keeps the stage of the generation before, and so the account of memory in
+// use, unless its settings have changed.
+func (a *App) openStage(g *Generation) error {
+	dir, memory := g.cfg.Server.StageDir, g.cfg.Server.StageMemory
+	if a.newest != nil && a.newest.cfg.Server.StageDir == dir && a.newest.cfg.Server.StageMemory == memory {
+		g.stage = a.newest.stage
+		return nil
+	}
+	if err := CheckStageDir(dir); err != nil {
+		return err
+	}
+	g.stage = message.NewStage(dir, int64(memory))
+	return nil
+}
+
+// CheckStageDir writes a file where large messages will be written, so that a mistake
+// is reported at start and not as 451 to the first large message.
+func CheckStageDir(dir string) error {
+	f, err := os.CreateTemp(dir, "postern-check-*")
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("server.stage_dir: cannot write large messages: %w; name a folder that %s may write to",
+			err, process.CurrentAccount().Name)
+	}
+	if err != nil {
+		return fmt.Errorf("server.stage_dir: cannot write large messages: %w", err)
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
+// hops are what one section [relay] opens.
+type hops struct {
+	router         *relay.Router
+	chain, reports *relay.Chain
+}
+
+// openHops opens the way to the next hops of each section: the decorators in the order
+// in which a message meets them, and the router with its pools at the end. Messages in
+// the spool are signed already. Reports of the spool are signed, and not spooled again.
+func (a *App) openHops(g *Generation) error {
+	var all sectionParts[config.Relay, hops]
+	for _, s := range g.cfg.RelaySections() {
+		signer, err := sign.New(s.DKIM, sign.NewLog(a.log.Logger))
+		if err != nil {
+			return process.ExplainUnreadable(err)
+		}
+		router, err := relay.New(s.Config, relay.NewLog(a.log.Logger))
+		if err != nil {
+			return process.ExplainUnreadable(err)
+		}
+		h := hops{
+			router:  router,
+			chain:   relay.NewChain(router, signer.Before, a.spool.Before),
+			reports: relay.NewChain(router, signer.Before),
+		}
+		g.opened("next hops", h.chain)
+		all.add(s, h)
+	}
+	var probes sync.WaitGroup
+	for _, h := range all {
+		probes.Go(func() { probe(h.part.router) })
+	}
+	probes.Wait()
+	for _, l := range g.listeners {
+		h, _ := all.of(l.settings.Relay)
+		l.hop, l.route, l.reports = h.chain, h.router, h.reports
+	}
+	if h, ok := all.of(g.cfg.Relay); ok {
+		g.fallback.hop, g.fallback.route, g.fallback.reports = h.chain, h.router, h.reports
+	}
+	return nil
+}
+
+// probeTime bounds the wait for next hops that do not reply.
+const probeTime = 2 * time.Second
+
+// probe asks the hops for their extensions, so that EHLO lists DSN and SMTPUTF8 for the
+// first client already. A hop that is down does not prevent the start: the machine may
+// be booting.
+func probe(router *relay.Router) {
+	ctx, cancel := context.WithTimeout(context.Background(), probeTime)
+	defer cancel()
+	router.Probe(ctx)
+}
+
+// unconfigured refuses logins and messages temporarily. It serves a listener that the
+// configuration does not have any more, if no other listener uses the shared section.
+type unconfigured struct{}
+
+var errUnconfigured = errors.New("the listener was removed from the configuration; restart postern to close it")
+
+func (unconfigured) Mechanisms(*auth.Peer) []string { return nil }
+
+func (unconfigured) Start(context.Context, *auth.Peer, string) (auth.Exchange, error) {
+	return nil, errUnconfigured
+}
+
+func (unconfigured) Caps() relay.Caps { return relay.Caps{} }
+
+func (unconfigured) Begin(context.Context, *relay.Envelope) (relay.Transaction, error) {
+	return nil, errUnconfigured
+}

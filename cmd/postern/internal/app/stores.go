@@ -1,0 +1,204 @@
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+
+	"postern/cmd/postern/internal/config"
+	"postern/cmd/postern/internal/process"
+	"postern/server/auth"
+	"postern/server/auth/dovecot"
+)
+
+// Stores are the open stores of one section [auth].
+type Stores struct {
+	auth.Chain
+	dovecot *dovecot.Store // if it is the only one, and runs the whole exchange
+}
+
+// A storeKey is what has to be equal for sections to share a store.
+type storeKey struct {
+	table config.Store
+	realm string
+}
+
+// An openStore is a store and what it asks.
+type openStore struct {
+	*auth.Store
+	backend auth.Backend
+}
+
+// openStores opens the stores of all sections, each store once.
+func (a *App) openStores(g *Generation) error {
+	var all sectionParts[config.Auth, auth.Provider]
+	var stores sectionParts[storeKey, openStore]
+	for path, s := range g.cfg.AuthSections() {
+		section, err := a.openSection(g, s, &stores)
+		if err != nil {
+			if path != "auth" {
+				err = fmt.Errorf("%s: %w", path, err)
+			}
+			return err
+		}
+		all.add(s, a.provider(s, section))
+	}
+	for _, l := range g.listeners {
+		l.auth, _ = all.of(l.settings.Auth)
+	}
+	if p, ok := all.of(g.cfg.Auth); ok {
+		g.fallback.auth = p
+	}
+	return nil
+}
+
+func (a *App) openSection(g *Generation, cfg config.Auth, open *sectionParts[storeKey, openStore]) (*Stores, error) {
+	stores := new(Stores)
+	for _, table := range cfg.Stores {
+		key := storeKey{table, cfg.Realm}
+		s, ok := open.of(key)
+		if !ok {
+			var err error
+			if s, err = a.openStore(cfg, table); err != nil {
+				return nil, err
+			}
+			g.opened("stores", s.Store)
+			open.add(key, s)
+		}
+		stores.Chain = append(stores.Chain, s.Store)
+		a.warnOfMissingKeys(cfg, table, s.backend)
+		if d, ok := s.backend.(*dovecot.Store); ok && cfg.Stores.DovecotOnly() {
+			stores.dovecot = d
+			return stores, nil
+		}
+	}
+	if err := a.local(cfg, stores.Chain).Check(); err != nil {
+		return nil, process.WithStatus(process.ExitConfig, err)
+	}
+	return stores, nil
+}
+
+func (a *App) openStore(cfg config.Auth, table config.Store) (openStore, error) {
+	backend, err := table.Backend.Open(a.storeEnv())
+	if err != nil {
+		return openStore{}, fmt.Errorf("store %s: %w", table, process.ExplainUnreadable(err))
+	}
+	s := auth.NewStore(auth.StoreSpec{
+		Kind: table.Kind, Config: table.StoreConfig, Cache: table.Cache, Realm: cfg.Realm,
+		Backend: backend.(auth.PasswordVerifier), Events: auth.NewLog(a.log.Logger),
+	})
+	return openStore{s, backend}, nil
+}
+
+// storeEnv returns what the backends share.
+func (a *App) storeEnv() *auth.Env {
+	env := &auth.Env{Checker: a.checker, Events: auth.NewLog(a.log.Logger)}
+	if a.pamHelper == nil {
+		return env
+	}
+	env.PAM = func(service string) (func(context.Context) (net.Conn, error), error) {
+		if !slices.Contains(a.pamServices, service) {
+			return nil, fmt.Errorf("the PAM helper does not serve %q, and only root can start another one; restart postern", service)
+		}
+		return a.pamHelper.Dial, nil
+	}
+	return env
+}
+
+// provider returns what runs the mechanisms over the stores: Dovecot itself if it is the
+// only store.
+func (a *App) provider(cfg config.Auth, stores *Stores) auth.Provider {
+	if stores.dovecot != nil {
+		return a.proxy(cfg, stores.dovecot)
+	}
+	return a.local(cfg, stores.Chain)
+}
+
+func (a *App) proxy(cfg config.Auth, d *dovecot.Store) dovecot.Proxy {
+	return dovecot.Proxy{Store: d, Throttle: a.throttle, Options: cfg.SecurityOptions, Timeout: cfg.Stores[0].Timeout}
+}
+
+func (a *App) local(cfg config.Auth, stores auth.Chain) auth.Local {
+	return auth.Local{
+		Passwords: auth.Throttled(a.throttle, auth.WithPRECIS(stores)),
+		Keys:      stores.Keys(),
+		Scram:     a.scram,
+		Only:      cfg.Mechanisms,
+		Security:  cfg.SecurityOptions,
+	}
+}
+
+// OpenStores opens the stores of one section for a command. The caller must close them.
+func (a *App) OpenStores(cfg config.Auth) (*Stores, error) {
+	g := &Generation{unwatch: func() {}} // collects what is open after an error
+	stores, err := a.openSection(g, cfg, new(sectionParts[storeKey, openStore]))
+	if err != nil {
+		return nil, errors.Join(err, g.Close())
+	}
+	return stores, nil
+}
+
+// CheckStore opens a store, calls its Check, if it has one, within the time for a login,
+// and closes it. It returns the users of the store that have a problem with SCRAM.
+func (a *App) CheckStore(ctx context.Context, cfg config.Auth, s config.Store) (ScramUsers, error) {
+	backend, err := s.Backend.Open(a.storeEnv())
+	if err != nil {
+		return ScramUsers{}, process.ExplainUnreadable(err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
+	defer cancel()
+	if c, ok := backend.(interface{ Check(context.Context) error }); ok {
+		err = c.Check(ctx)
+	}
+	if c, ok := backend.(io.Closer); ok {
+		err = errors.Join(err, c.Close())
+	}
+	return scramUsers(cfg, backend), err
+}
+
+// CheckMechanisms returns the mechanisms that clients are offered, or an error if they
+// are not those of the configuration.
+func (a *App) CheckMechanisms(ctx context.Context, cfg config.Auth) ([]string, error) {
+	stores, err := a.OpenStores(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer stores.Close()
+	if stores.dovecot != nil {
+		return a.proxy(cfg, stores.dovecot).Probe(ctx)
+	}
+	peer := &auth.Peer{TLS: &tls.ConnectionState{Version: tls.VersionTLS13, HandshakeComplete: true}}
+	return a.local(cfg, stores.Chain).Mechanisms(peer), nil
+}
+
+// ScramUsers are the users of a store that cannot log in by SCRAM with every client.
+type ScramUsers struct {
+	WithoutKeys []string
+	Costly      []string // have keys with more iterations than Cyrus SASL computes
+}
+
+// scramUsers asks a backend that knows all of its users. Without SCRAM in
+// auth.mechanisms there is no problem.
+func scramUsers(cfg config.Auth, backend auth.Backend) (users ScramUsers) {
+	if !slices.ContainsFunc(cfg.Mechanisms, auth.MechanismName.NeedsKeys) {
+		return users
+	}
+	if k, ok := backend.(interface{ WithoutScramKeys() []string }); ok {
+		users.WithoutKeys = k.WithoutScramKeys()
+	}
+	if k, ok := backend.(interface{ WithTooManyIterations() []string }); ok {
+		users.Costly = k.WithTooManyIterations()
+	}
+	return users
+}
+
+func (a *App) warnOfMissingKeys(cfg config.Auth, s config.Store, backend auth.Backend) {
+	if n := len(scramUsers(cfg, backend).WithoutKeys); n > 0 {
+		a.log.Warn("users without keys for SCRAM, which auth.mechanisms offers, cannot log in with clients that prefer it; "+
+			"give them a new password with postern passwd --scheme scram-sha-256", "store", s.LogName(), "users", n)
+	}
+}
