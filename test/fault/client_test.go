@@ -9,10 +9,10 @@ import (
 	"postern/test/kit"
 )
 
-// A client is a mail program in the hands of a drill.
+// A client is a mail client of a test.
 type client struct{ *kit.Client }
 
-// connect goes as far as EHLO.
+// connect connects, with TLS, and sends EHLO.
 func (s *server) connect() (*client, error) {
 	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: kit.Patience}, "tcp", s.addr, s.tls())
 	if err != nil {
@@ -47,27 +47,27 @@ func (c *client) authWith(user, secret string) (kit.Reply, error) {
 	return c.Ask("AUTH PLAIN " + kit.Plain(user, secret))
 }
 
-// submit sends one message. The reply is that to the end of data, or else the
-// first refusal. ended says that the final dot has gone out.
+// submit sends one message. It returns the reply to the end of data, or the first
+// reply that refuses a command. ended reports that the final dot was sent.
 func (c *client) submit(mark, user string, size int) (r kit.Reply, ended bool, err error) {
 	for _, line := range []string{"MAIL FROM:<" + user + "@example.org>", "RCPT TO:<carol@example.net>", "DATA"} {
 		if r, err = c.Ask(line); err != nil || r.Code >= 400 {
-			_, _ = c.Ask("RSET") // ready for the next one, if anybody is there
+			_, _ = c.Ask("RSET") // for the next message; fails if the connection is closed
 			return r, false, err
 		}
 	}
 	return c.Finish(letter(mark, size))
 }
 
-// letter is a message of about size bytes that the hop can tell from others.
+// letter returns a message of about size bytes. The mark identifies it.
 func letter(mark string, size int) string {
-	const line = "All work and no play makes Jack a dull boy, as the saying goes.\r\n"
+	const line = "All work and no play makes Jack a dull boy, and Jill a dull girl.\r\n"
 	return "From: alice@example.org\r\nTo: carol@example.net\r\nSubject: " + mark +
 		"\r\nDate: Sun, 01 Nov 2026 12:00:00 +0000\r\nMessage-ID: <" + mark + "@example.org>\r\n\r\n" +
 		strings.Repeat(line, 1+size/len(line))
 }
 
-// markOf is the mark of a message as the hop has it.
+// markOf returns the mark of a message that the hop has received.
 func markOf(data []byte) string {
 	_, rest, _ := strings.Cut(string(data[:min(len(data), 4096)]), "\nMessage-ID: <")
 	mark, _, _ := strings.Cut(rest, "@")

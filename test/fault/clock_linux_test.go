@@ -11,29 +11,28 @@ import (
 
 const year = 365 * 24 * time.Hour
 
-// jumps are clocks relative to ours, one after the other.
+// jumps are differences from the real clock, one after the other.
 var jumps = []struct {
 	name string
 	to   time.Duration
 }{
 	{"an hour ahead", time.Hour},
-	{"a day behind", -24 * time.Hour},
+	{"a day back", -24 * time.Hour},
 	{"two days ahead", 48 * time.Hour},
 	{"ten years ahead", 10 * year},
-	{"twenty years behind", -20 * year},
-	{"right again", 0},
+	{"twenty years back", -20 * year},
+	{"correct again", 0},
 }
 
-// The clock of the machine jumps. Sessions and connections go on, new logins
-// succeed, nothing spins, and what is in the spool arrives, whenever it thinks
-// that it came. It may do so for longer than the clock jumps: a message that is
-// overdue has one attempt, which a test that stands still for a second would
-// leave with the hop down.
+// When the clock of the machine jumps, sessions and connections continue, new logins
+// succeed, no loop spins, and spooled messages arrive, whatever their arrival time
+// is then. spool_lifetime is longer than the jumps: a message that is overdue gets one
+// attempt, which could fall into the time when the hop is down if the machine is slow.
 func TestClockJumps(t *testing.T) {
 	t.Parallel()
 	hop := relaytest.New(t, relaytest.Options{})
 	s := newServer(t, hop.URL(), map[string]string{"relay": fmt.Sprintf("spool = %q\nspool_lifetime = \"200000h\"\npatience = \"200ms\"\n", folder(t))})
-	d := &clockDrill{server: s, hop: hop, book: newLedger(), clock: new(steppedClock)}
+	d := &clockTest{server: s, hop: hop, book: newLedger(), clock: new(steppedClock)}
 	s.run = d.clock.run
 	s.start(t)
 	var err error
@@ -48,18 +47,18 @@ func TestClockJumps(t *testing.T) {
 		d.work(t, fmt.Sprint(i))
 		d.rest(t, j.name)
 		if s.logged(stamp) == 0 {
-			t.Errorf("%s: no line of the log begins with %s: the clock has not jumped", j.name, stamp)
+			t.Errorf("%s: no log line starts with %s: the clock did not jump", j.name, stamp)
 		}
 	}
 	d.guess(t)
-	kit.Eventually(t, "all that was spooled", func() bool {
+	kit.Eventually(t, "all spooled messages to arrive", func() bool {
 		b := d.book.balance(hop)
 		return b.lost+b.unconfirmed == 0
 	})
 	d.book.settle(t, hop, 0)
 }
 
-type clockDrill struct {
+type clockTest struct {
 	server *server
 	hop    *relaytest.Hop
 	book   *ledger
@@ -67,43 +66,43 @@ type clockDrill struct {
 	idle   *client // logged in since before the first jump
 }
 
-// spool sends while there is no hop.
-func (d *clockDrill) spool(t *testing.T, mark string) {
+// spool sends a message while the hop is down.
+func (d *clockTest) spool(t *testing.T, mark string) {
 	t.Helper()
 	d.hop.Stop()
-	d.mustSend(t, d.idle, mark)
+	d.book.mustSubmit(t, d.idle, mark)
 	d.hop.Start()
 }
 
-// work has the old session and a new one send.
-func (d *clockDrill) work(t *testing.T, mark string) {
+// work sends a message from the old session and one from a new session.
+func (d *clockTest) work(t *testing.T, mark string) {
 	t.Helper()
-	d.mustSend(t, d.idle, "old-"+mark)
+	d.book.mustSubmit(t, d.idle, "old-"+mark)
 	c, err := d.server.login("bob")
 	if err != nil {
-		t.Errorf("a login: %v", err)
+		t.Errorf("login: %v", err)
 		return
 	}
 	defer c.Close()
-	d.mustSend(t, c, "new-"+mark)
+	d.book.mustSubmit(t, c, "new-"+mark)
 }
 
-// rest wants a server without work to be quiet.
-func (d *clockDrill) rest(t *testing.T, name string) {
+// rest checks that a server without work does nothing.
+func (d *clockTest) rest(t *testing.T, name string) {
 	t.Helper()
-	const most = 500 // readings of the clock; a loop that waits for a time makes far more of them
+	const limit = 500 // readings of the clock; a loop that polls makes far more
 	before := d.clock.reads.Load()
 	time.Sleep(500 * time.Millisecond)
 	n := d.clock.reads.Load() - before
-	t.Logf("%s: read %d times in half a second at rest", name, n)
-	if n > most {
-		t.Errorf("%s: it spins", name)
+	t.Logf("%s: the idle server read the clock %d times in half a second", name, n)
+	if n > limit {
+		t.Errorf("%s: a loop spins", name)
 	}
 }
 
-// guess has somebody pay for a wrong password by a few seconds, and not by the
-// day that the clock is set back meanwhile.
-func (d *clockDrill) guess(t *testing.T) {
+// guess sends a wrong password and sets the clock back by a day. The penalty for the
+// next login must be some seconds, not a day.
+func (d *clockTest) guess(t *testing.T) {
 	t.Helper()
 	d.server.write(t, "users", users+"carol:"+kit.Hash+"\n")
 	c, err := d.server.connect()
@@ -112,17 +111,10 @@ func (d *clockDrill) guess(t *testing.T) {
 	}
 	defer c.Close()
 	if r, err := c.authWith("carol", "wrong"); err != nil || r.Code != 535 {
-		t.Errorf("a wrong password: %v, %v", r, err)
+		t.Errorf("wrong password: got %v, %v, want 535", r, err)
 	}
 	d.clock.set(-24 * time.Hour)
 	if r, err := c.auth("carol"); err != nil || r.Code != 235 {
-		t.Errorf("the right one: %v, %v", r, err)
-	}
-}
-
-func (d *clockDrill) mustSend(t *testing.T, c *client, mark string) {
-	t.Helper()
-	if r, err := d.book.submit(c, mark, "alice", 0); err != nil || r.Code != 250 {
-		t.Errorf("%s: %v, %v", mark, r, err)
+		t.Errorf("right password: got %v, %v, want 235", r, err)
 	}
 }

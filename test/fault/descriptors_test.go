@@ -14,9 +14,9 @@ import (
 	"postern/test/kit"
 )
 
-// Clients take every file descriptor that postern may have. Nothing crashes or
-// spins, the log says it, a session that is there works on as far as it needs
-// no more descriptors, and when the clients leave all is well.
+// Clients use up all file descriptors of postern. It does not crash or spin, it logs the
+// reason, an open session works as far as it needs no further descriptor, and after the
+// clients have left everything works again.
 func TestNoDescriptorsLeft(t *testing.T) {
 	t.Parallel()
 	hop := relaytest.New(t, relaytest.Options{})
@@ -30,32 +30,32 @@ func TestNoDescriptorsLeft(t *testing.T) {
 	want := func(c *client, mark string, size, class int) {
 		t.Helper()
 		if r, err := book.submit(c, mark, "alice", size); err != nil || r.Code/100 != class {
-			t.Errorf("%s: %v, %v, want %d", mark, r, err, class)
+			t.Errorf("%s: got %v, %v, want %dxx", mark, r, err, class)
 		}
 	}
 	want(c, "before", 0, 2)
 
 	const spare = 10
 	s.limit(t, fmt.Sprintf("--nofile=%d:", s.descriptors(t)+spare))
-	crowd := dialMany(t, s.addr, spare+30)
-	kit.Eventually(t, "a word about it in the log", func() bool { return s.logged("cannot accept connections") > 0 })
+	idle := dialMany(t, s.addr, spare+30)
+	kit.Eventually(t, "the line about it in the log", func() bool { return s.logged("cannot accept connections") > 0 })
 	for n := range 20 {
-		want(c, fmt.Sprintf("small-%d", n), 0, 2) // over the connection to the hop that there is
+		want(c, fmt.Sprintf("small-%d", n), 0, 2) // over the open connection to the hop
 	}
-	want(c, "large", mebibyte, 4) // wants a file
+	want(c, "large", mebibyte, 4) // needs a temporary file
 	const rest = 2 * time.Second
 	spent, logged := s.cpu(t), s.logged("cannot accept connections")
 	time.Sleep(rest)
 	busy := s.cpu(t) - spent
-	t.Logf("without descriptors and work for %v: %v of CPU, %d lines in the log", rest, busy, s.logged("cannot accept connections")-logged)
+	t.Logf("%v without descriptors and work: %v of CPU, %d log lines", rest, busy, s.logged("cannot accept connections")-logged)
 	if busy > rest/2 {
-		t.Errorf("%v of CPU in %v: it spins", busy, rest)
+		t.Errorf("%v of CPU in %v: a loop spins", busy, rest)
 	}
 
-	for _, conn := range crowd {
+	for _, conn := range idle {
 		conn.Close()
 	}
-	kit.Eventually(t, "a new client to get in", func() bool {
+	kit.Eventually(t, "a new client to log in", func() bool {
 		c, err := s.login("bob")
 		if err != nil {
 			return false
@@ -82,8 +82,8 @@ func dialMany(t *testing.T, addr string, n int) []net.Conn {
 	return conns
 }
 
-// limit sets a resource limit of the running server, in the words of prlimit(1).
-// The user of the server may do that, and root only where it has all its
+// limit sets a resource limit of the running server, given as an option of prlimit(1).
+// It runs as the user of the server, since root may do this only with all its
 // capabilities.
 func (s *server) limit(t *testing.T, limit string) {
 	t.Helper()
@@ -94,7 +94,7 @@ func (s *server) limit(t *testing.T, limit string) {
 	}
 }
 
-// descriptors is how many the server has open.
+// descriptors returns the number of open file descriptors of the server.
 func (s *server) descriptors(t *testing.T) int {
 	t.Helper()
 	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.cmd.Process.Pid))
@@ -104,7 +104,7 @@ func (s *server) descriptors(t *testing.T) int {
 	return len(open)
 }
 
-// cpu is the time that the server has computed so far.
+// cpu returns the CPU time that the server has used so far.
 func (s *server) cpu(t *testing.T) time.Duration {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
@@ -112,7 +112,7 @@ func (s *server) cpu(t *testing.T) time.Duration {
 		t.Fatal(err)
 	}
 	_, rest, _ := strings.Cut(string(text), ") ")
-	fields := strings.Fields(rest) // from the third, the state
+	fields := strings.Fields(rest) // from the third field, the state
 	total := 0
 	for _, field := range fields[11:13] { // user and system
 		n, err := strconv.Atoi(field)

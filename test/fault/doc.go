@@ -1,35 +1,33 @@
-// Package fault breaks whatever postern stands on while mail goes through it,
-// and counts what became of each message.
+// Package fault tests what happens to each message when something that postern needs
+// breaks while mail goes through it.
 //
-// Every drill runs the real "postern serve" (built with the race detector) in
-// a folder and on ports of its own. In front of it are clients that speak
-// TLS and write down what they were told about every message; behind it is a
-// next hop (package relaytest) that keeps every message it was given. A drill
-// ends in a [ledger], one line in the log of the test:
+// Each test runs the real "postern serve" (built with the race detector), with its own
+// folder and ports. Clients connect to it with TLS and record each reply; its next hop
+// (package relaytest) keeps every message. A test ends with a [ledger], one line in the
+// log of the test:
 //
 //	sent        different messages
-//	attempts    how often they were submitted: a client tries again until 250
-//	told 250    messages that postern has taken responsibility for
+//	attempts    submissions: a client repeats a message until it gets 250
+//	got 250     messages for which postern has taken responsibility
 //	arrived     messages that the hop has in full
-//	lost        told 250 and not arrived: must be 0
-//	duplicates  copies beyond the first at the hop, with the reason for each;
-//	            one without a reason fails the drill
-//	refused     attempts answered with 4xx and with 5xx
-//	unanswered  attempts whose connection ended without an answer
+//	lost        got 250 and did not arrive: must be 0
+//	duplicates  copies at the hop after the first, with the reason for each; one without
+//	            a reason fails the test
+//	refused     attempts that got 4xx and 5xx
+//	unanswered  attempts whose connection ended without a reply
 //
-// The drills:
+// The tests:
 //
 //	hop          a next hop that misbehaves in each way at each stage
-//	storage      a staging folder that is full, limited, closed or gone
+//	storage      a staging folder that is full, limited, closed or missing
 //	descriptors  no file descriptors left
-//	stores       user databases that accept and never answer
-//	signals      SIGHUP and SIGTERM under load
-//	kill         kill -9 under load, with the spool and without it
+//	stores       user databases that accept connections and never reply
+//	load         SIGHUP, SIGTERM and kill -9 under load, with and without a spool
 //	clock        a clock that jumps
 //
-// What a store or the spool has to survive by itself is drilled beside the
-// real servers in package test, and in relay/spool.
+// Faults that concern only a store or the spool are tested with the real servers in
+// package test, and in relay/spool.
 //
-// All of it runs with "go test ./..."; what was counted stands in README.md.
-// To add a way for a hop to misbehave, add a line to the table in hop_test.go.
+// "go test ./..." runs all of it; README.md has the results of one run. To add a way in
+// which a hop misbehaves, add a line to the table in hop_test.go.
 package fault

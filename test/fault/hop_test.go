@@ -11,27 +11,27 @@ import (
 	"postern/test/kit"
 )
 
-// What a hop can be asked, in the order of a transaction. BODY is between its
-// 354 and the end of the data, "." is its answer to that.
+// The stages at which a hop can misbehave, in the order of a transaction. BODY is between
+// its reply 354 and the end of the data; "." is its reply to that.
 const (
-	early = "CONNECT EHLO "   // concerns the connection: whoever needs one waits with us
-	late  = "MAIL RCPT DATA " // concerns a transaction: nobody else's
+	early = "CONNECT EHLO "   // affects everything that needs a new connection
+	late  = "MAIL RCPT DATA " // affects one transaction
 	body  = "BODY "
 	dot   = ". "
 )
 
-// A way is one in which a hop misbehaves.
-type way struct {
+// A misbehaviour is a way in which a hop misbehaves.
+type misbehaviour struct {
 	name   string
 	at     string           // the stages
 	answer relaytest.Answer // instead of the usual one
-	want   string           // what the client may be told: classes of codes
+	want   string           // the classes of codes that the client may get
 	size   int              // of the message
 }
 
 const mebibyte = 1 << 20
 
-var ways = []way{
+var misbehaviours = []misbehaviour{
 	{"hangs", early + late + body + dot, relaytest.Stall(), "4", 0},
 	{"answers late", early + late + dot, relaytest.Usual.After(300 * time.Millisecond), "2", 0},
 	{"answers byte by byte", early + late + dot, relaytest.Usual.Trickling(time.Millisecond), "2", 0},
@@ -57,8 +57,8 @@ var ways = []way{
 	{"code 421", early + late + dot, relaytest.Say("421 4.3.2 Closing").AndHangUp(), "4", 0},
 	{"code 450", early + late + dot, relaytest.Say("450 4.2.0 Later"), "4", 0},
 	{"code 550", late + dot, relaytest.Say("550 5.7.1 Never"), "5", 0},
-	{"code 550", "CONNECT", relaytest.Say("550 5.7.1 Never"), "4", 0}, // it is about us, not about the message
-	{"code 550", "EHLO", relaytest.Say("550 5.7.1 Never"), "24", 0},   // HELO may do
+	{"code 550", "CONNECT", relaytest.Say("550 5.7.1 Never"), "4", 0}, // concerns postern, not the message
+	{"code 550", "EHLO", relaytest.Say("550 5.7.1 Never"), "24", 0},   // HELO may succeed
 
 	{"hangs up in a large message", body, relaytest.HangUp(), "4", mebibyte},
 	{"stops reading", body, relaytest.Usual.After(12 * time.Second), "4", 8 * mebibyte},
@@ -66,16 +66,16 @@ var ways = []way{
 	{"552 in a large message", body, relaytest.Say("552 5.3.4 Too big").AndHangUp(), "45", mebibyte},
 }
 
-// A hop that misbehaves at one stage, in all ways: nobody is told 250 for
-// nothing, everybody else is served, and the next attempt after its recovery
-// succeeds in the same session.
+// A hop misbehaves at one stage, in all ways. The client gets 250 only if the hop has
+// taken the message, other clients are served, and after the hop has recovered the next
+// attempt in the same session succeeds.
 func TestHop(t *testing.T) {
 	t.Parallel()
 	for _, stage := range strings.Fields(early + late + body + dot) {
 		t.Run(stage, func(t *testing.T) {
 			t.Parallel()
-			d := newHopDrill(t, stage)
-			for _, w := range ways {
+			d := newHopTest(t, stage)
+			for _, w := range misbehaviours {
 				if strings.Contains(" "+w.at, " "+stage) {
 					d.try(t, w)
 				}
@@ -88,22 +88,22 @@ func TestHop(t *testing.T) {
 	}
 }
 
-// A hopDrill is a server before a hop that misbehaves at one stage, with two
-// users whose sessions last for the whole drill.
-type hopDrill struct {
+// A hopTest is a server whose next hop misbehaves at one stage, with two users whose
+// sessions last for the whole test.
+type hopTest struct {
 	stage      string
 	hop        *relaytest.Hop
 	ledger     *ledger
-	alice, bob *client // the hop has something against alice
+	alice, bob *client // the hop misbehaves only for alice
 	count      int
 }
 
-func newHopDrill(t *testing.T, stage string) *hopDrill {
+func newHopTest(t *testing.T, stage string) *hopTest {
 	t.Helper()
-	d := &hopDrill{stage: stage, hop: relaytest.New(t, relaytest.Options{}), ledger: newLedger()}
+	d := &hopTest{stage: stage, hop: relaytest.New(t, relaytest.Options{}), ledger: newLedger()}
 	sections := map[string]string{"relay": quick, "server": "limits.refused_commands = 1000\n"}
 	if d.early() {
-		sections["relay"] += "pool.messages = 1\n" // a new connection for each
+		sections["relay"] += "pool.messages = 1\n" // a new connection for each message
 	}
 	s := startServer(t, d.hop.URL(), sections)
 	for user, c := range map[string]**client{"alice": &d.alice, "bob": &d.bob} {
@@ -116,31 +116,31 @@ func newHopDrill(t *testing.T, stage string) *hopDrill {
 	return d
 }
 
-func (d *hopDrill) early() bool { return strings.Contains(early, d.stage) }
+func (d *hopTest) early() bool { return strings.Contains(early, d.stage) }
 
-func (d *hopDrill) mark() string {
+func (d *hopTest) mark() string {
 	d.count++
 	return fmt.Sprintf("hop-%d", d.count)
 }
 
-// try has alice send to a hop that misbehaves, with bob beside her.
-func (d *hopDrill) try(t *testing.T, w way) {
+// try sends a message of alice while the hop misbehaves, and one of bob at the same time.
+func (d *hopTest) try(t *testing.T, w misbehaviour) {
 	t.Helper()
 	if d.early() {
 		d.useUp(t)
 	}
 	d.hop.Handle(d.misbehave(w.answer))
 	mark := d.mark()
-	beside := d.beside()
+	waitForBob := d.sendAsBob()
 	r, err := d.ledger.submit(d.alice, mark, "alice", w.size)
 	if err != nil {
-		t.Fatalf("%s: no answer: %v", w.name, err)
+		t.Fatalf("%s: no reply: %v", w.name, err)
 	}
 	if !strings.Contains(w.want, fmt.Sprint(r.Code/100)) {
-		t.Errorf("%s: told %v, want %s", w.name, r, w.want)
+		t.Errorf("%s: got %v, want one of the classes %s", w.name, r, w.want)
 	}
-	if err := beside(); err != nil {
-		t.Errorf("%s: the user beside: %v", w.name, err)
+	if err := waitForBob(); err != nil {
+		t.Errorf("%s: the other user: %v", w.name, err)
 	}
 	d.hop.Handle(nil)
 	if r.Code/100 == 4 {
@@ -148,11 +148,11 @@ func (d *hopDrill) try(t *testing.T, w way) {
 	}
 }
 
-// useUp leaves postern without a connection to the hop: there may be one that
-// it has opened to ask what the hop can do.
-func (d *hopDrill) useUp(t *testing.T) {
+// useUp leaves postern without a connection to the hop: it may have opened one to read
+// the extensions of the hop.
+func (d *hopTest) useUp(t *testing.T) {
 	t.Helper()
-	kit.Eventually(t, "the end of all connections to the hop", func() bool {
+	kit.Eventually(t, "all connections to the hop to be closed", func() bool {
 		if d.hop.Open() == 0 {
 			return true
 		}
@@ -161,17 +161,17 @@ func (d *hopDrill) useUp(t *testing.T) {
 	})
 }
 
-// again is the client's second attempt, with the hop as it should be. What the hop
-// cannot take in time on a busy machine is not asked of it.
-func (d *hopDrill) again(t *testing.T, name, mark string, size int) {
+// again is the second attempt of the client, after the hop has recovered. Its size is
+// limited, so that the hop has enough time on a busy machine.
+func (d *hopTest) again(t *testing.T, name, mark string, size int) {
 	t.Helper()
 	if r, err := d.ledger.submit(d.alice, mark, "alice", min(size, mebibyte)); err != nil || r.Code != 250 {
-		t.Errorf("%s, and after the recovery: %v, %v", name, r, err)
+		t.Errorf("%s, after the recovery: got %v, %v, want 250", name, r, err)
 	}
 }
 
-// misbehave answers alice at the stage of the drill.
-func (d *hopDrill) misbehave(a relaytest.Answer) func(relaytest.Command) relaytest.Answer {
+// misbehave gives the answer a to alice at the stage of the test.
+func (d *hopTest) misbehave(a relaytest.Answer) func(relaytest.Command) relaytest.Answer {
 	var mu sync.Mutex
 	alices := map[int]bool{} // connections
 	return func(c relaytest.Command) relaytest.Answer {
@@ -187,8 +187,9 @@ func (d *hopDrill) misbehave(a relaytest.Answer) func(relaytest.Command) relayte
 	}
 }
 
-// beside has bob at work at the same time, as far as the hop lets anybody.
-func (d *hopDrill) beside() (wait func() error) {
+// sendAsBob sends a message of bob at the same time, or, if the hop misbehaves at an
+// early stage, a NOOP. The function that it returns waits for the reply.
+func (d *hopTest) sendAsBob() (wait func() error) {
 	mark := d.mark()
 	done := make(chan error, 1)
 	go func() {
@@ -199,19 +200,19 @@ func (d *hopDrill) beside() (wait func() error) {
 			r, err = d.ledger.submit(d.bob, mark, "bob", 0)
 		}
 		if err == nil && r.Code != 250 {
-			err = fmt.Errorf("told %v", r)
+			err = fmt.Errorf("got %v, want 250", r)
 		}
 		done <- err
 	}()
 	return func() error { return <-done }
 }
 
-func (d *hopDrill) refuseConnections(t *testing.T) {
+func (d *hopTest) refuseConnections(t *testing.T) {
 	t.Helper()
 	d.hop.Stop()
 	mark := d.mark()
 	if r, err := d.ledger.submit(d.alice, mark, "alice", 0); err != nil || r.Code/100 != 4 {
-		t.Errorf("refused connections: %v, %v", r, err)
+		t.Errorf("refused connections: got %v, %v, want 4xx", r, err)
 	}
 	d.hop.Start()
 	d.again(t, "refused connections", mark, 0)

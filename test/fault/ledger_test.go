@@ -9,18 +9,16 @@ import (
 	"postern/test/kit"
 )
 
-// An attempt is one submission of a message, and what its client was told.
+// An attempt is one submission of a message and its outcome.
 type attempt struct {
-	code  int  // 0: the connection ended without an answer
-	ended bool // the client has sent the final dot
+	code  int  // of the reply; 0: the connection ended without one
+	ended bool // the client sent the final dot
 }
 
-// inDoubt is an attempt after which the client cannot know: it may have led to
-// a copy at the hop all the same.
+// inDoubt reports whether the hop may have a copy although the client did not get 250.
 func (a attempt) inDoubt() bool { return a.ended && (a.code == 0 || a.code/100 == 4) }
 
-// A ledger is what the clients of a drill were told. It may be used by many
-// goroutines.
+// A ledger records the replies to all clients of a test. Any goroutine may use it.
 type ledger struct {
 	mu       sync.Mutex
 	messages map[string][]attempt
@@ -28,7 +26,7 @@ type ledger struct {
 
 func newLedger() *ledger { return &ledger{messages: map[string][]attempt{}} }
 
-// submit has c send the message once, and writes down the outcome.
+// submit sends a message once and records the outcome.
 func (l *ledger) submit(c *client, mark, user string, size int) (kit.Reply, error) {
 	r, ended, err := c.submit(mark, user, size)
 	a := attempt{code: r.Code, ended: ended}
@@ -41,7 +39,15 @@ func (l *ledger) submit(c *client, mark, user string, size int) (kit.Reply, erro
 	return r, err
 }
 
-// accepted is how many messages were told 250.
+// mustSubmit submits a small message, which must get 250.
+func (l *ledger) mustSubmit(t *testing.T, c *client, mark string) {
+	t.Helper()
+	if r, err := l.submit(c, mark, "alice", 0); err != nil || r.Code != 250 {
+		t.Errorf("%s: got %v, %v, want 250", mark, r, err)
+	}
+}
+
+// accepted returns the number of messages that got 250.
 func (l *ledger) accepted() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -54,20 +60,20 @@ func (l *ledger) accepted() int {
 	return n
 }
 
-// A balance is a ledger compared with what the hop has.
+// A balance is the comparison of a ledger with the messages that the hop has.
 type balance struct {
-	sent, attempts, told, arrived, lost, refused4, refused5, unanswered int
+	sent, attempts, got250, arrived, lost, refused4, refused5, unanswered int
 
-	copies      int // beyond the first
-	after451    int // of copies: the client was told 451, since the hop had not confirmed
-	afterDeath  int // of copies: the client got no answer
-	fromSpool   int // of copies: more than the client has attempted
-	strangers   int // messages at the hop that nobody sent
-	unconfirmed int // told 250 while the hop has said 250 to no copy of it
+	copies      int // after the first
+	after451    int // of copies: the client got 451 because the hop had not confirmed
+	afterDeath  int // of copies: the client got no reply
+	fromSpool   int // of copies: more than the client sent
+	unknown     int // messages at the hop that no client sent
+	unconfirmed int // got 250 although the hop replied 250 to no copy
 }
 
-// balance compares. A message is at the hop when its final dot was, unless the
-// hop then refused it.
+// balance compares the ledger with the messages of the hop. The hop has a message whose
+// final dot it has read, unless it refused it then.
 func (l *ledger) balance(hop *relaytest.Hop) balance {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -85,18 +91,18 @@ func (l *ledger) balance(hop *relaytest.Hop) balance {
 		b.count(attempts, copies[mark], confirmed[mark])
 		delete(copies, mark)
 	}
-	b.strangers = len(copies)
+	b.unknown = len(copies)
 	return b
 }
 
 func (b *balance) count(attempts []attempt, copies int, confirmed bool) {
-	told, after451, afterDeath := false, 0, 0
+	got250, after451, afterDeath := false, 0, 0
 	for _, a := range attempts {
 		b.attempts++
 		switch {
 		case a.code == 250:
-			told = true
-			b.told++
+			got250 = true
+			b.got250++
 		case a.code == 0:
 			b.unanswered++
 		case a.code/100 == 4:
@@ -114,10 +120,10 @@ func (b *balance) count(attempts []attempt, copies int, confirmed bool) {
 	if copies > 0 {
 		b.arrived++
 	}
-	if told && copies == 0 {
+	if got250 && copies == 0 {
 		b.lost++
 	}
-	if told && !confirmed {
+	if got250 && !confirmed {
 		b.unconfirmed++
 	}
 	extra := max(0, copies-1)
@@ -129,26 +135,26 @@ func (b *balance) count(attempts []attempt, copies int, confirmed bool) {
 }
 
 func (b balance) String() string {
-	return fmt.Sprintf("ledger: sent %d, attempts %d, told 250 %d, arrived %d, lost %d, duplicates %d "+
-		"(after 451: %d, after no answer: %d, by the spool: %d), refused 4xx %d, 5xx %d, unanswered %d",
-		b.sent, b.attempts, b.told, b.arrived, b.lost, b.copies,
+	return fmt.Sprintf("ledger: sent %d, attempts %d, got 250 %d, arrived %d, lost %d, duplicates %d "+
+		"(after 451: %d, after no reply: %d, by the spool: %d), refused 4xx %d, 5xx %d, unanswered %d",
+		b.sent, b.attempts, b.got250, b.arrived, b.lost, b.copies,
 		b.after451, b.afterDeath, b.fromSpool, b.refused4, b.refused5, b.unanswered)
 }
 
-// settle prints the line of a drill and fails it for what must not be. fromSpool
-// is how many duplicates the spool may have made.
+// settle prints the line of a test, and fails the test for lost, unknown and unexplained
+// messages. fromSpool is the number of duplicates that the spool may have made.
 func (l *ledger) settle(t *testing.T, hop *relaytest.Hop, fromSpool int) balance {
 	t.Helper()
 	b := l.balance(hop)
 	t.Log(b)
 	if b.lost > 0 || b.unconfirmed > 0 {
-		t.Errorf("%d messages are lost, and %d were told 250 without the hop's", b.lost, b.unconfirmed)
+		t.Errorf("%d messages are lost, and %d got 250 without a 250 of the hop", b.lost, b.unconfirmed)
 	}
 	if b.fromSpool > fromSpool {
-		t.Errorf("%d duplicates that no client has asked for", b.fromSpool)
+		t.Errorf("%d duplicates that no client sent", b.fromSpool)
 	}
-	if b.strangers > 0 {
-		t.Errorf("%d messages that nobody sent", b.strangers)
+	if b.unknown > 0 {
+		t.Errorf("%d messages that no client sent", b.unknown)
 	}
 	return b
 }

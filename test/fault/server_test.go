@@ -16,31 +16,41 @@ import (
 	"postern/test/kit"
 )
 
+// program builds postern once for all tests.
+var program = kit.Program("postern", "-race")
+
+func TestMain(m *testing.M) {
+	kit.AtOnce(8)
+	status := m.Run()
+	kit.RemovePrograms()
+	os.Exit(status)
+}
+
 const users = "alice:" + kit.Hash + "\nbob:" + kit.Hash + "\n"
 
-// quick are the keys of [relay] that make a drill short: a silent hop costs
-// six seconds instead of a minute. One that answers has them on a busy machine.
+// quick are the keys of [relay] that make a test short: a silent hop costs six seconds
+// instead of a minute. Six seconds are enough for a hop that replies on a busy machine.
 const quick = `patience = "500ms"
 connect_timeout = "6s"
 command_timeout = "6s"
 data_timeout = "6s"
 `
 
-// exempt keeps the penalties for wrong passwords out of a drill.
+// exempt switches off the penalties for wrong passwords.
 const exempt = `penalty_exempt = ["127.0.0.0/8"]` + "\n"
 
-// A server is the postern under test. Its folder and its port outlive its
-// process, which may be started again.
+// A server is the postern under test. Its folder and its port remain when its process
+// ends, so that it can be started again.
 type server struct {
 	dir, addr string
 	ca        *kit.CA
-	run       func(*exec.Cmd, chan<- error) error // starts a process and says how it ended
+	run       func(*exec.Cmd, chan<- error) error // starts a process and sends its result
 	cmd       *exec.Cmd
 	ended     chan error
 }
 
-// newServer writes what a postern with this next hop needs, and does not start
-// it. sections are lines to add to sections of the configuration.
+// newServer writes the files of a postern with this next hop, and does not start it.
+// sections has lines to add to sections of the configuration.
 func newServer(t *testing.T, hop string, sections map[string]string) *server {
 	t.Helper()
 	s := &server{dir: folder(t), addr: kit.Addr(t), run: run}
@@ -76,7 +86,7 @@ func startServer(t *testing.T, hop string, sections map[string]string) *server {
 	return s
 }
 
-// folder makes one that belongs to the user of the server.
+// folder makes a folder that belongs to the user of the server.
 func folder(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "postern-fault-")
@@ -105,7 +115,7 @@ func (s *server) write(t *testing.T, name, text string) {
 	kit.Own(t, s.file(name))
 }
 
-// start runs the server and waits until a client can talk to it.
+// start runs the server and waits until it accepts clients.
 func (s *server) start(t *testing.T) {
 	t.Helper()
 	s.launch(t)
@@ -136,14 +146,14 @@ func run(cmd *exec.Cmd, ended chan<- error) error {
 	return nil
 }
 
-// await waits for the greeting. A server that has ended never says it.
+// await waits for the reply to EHLO, or for the end of the server, which fails the test.
 func (s *server) await(t *testing.T) {
 	t.Helper()
 	kit.Eventually(t, "postern at "+s.addr, func() bool {
 		select {
 		case err := <-s.ended:
 			s.cmd = nil
-			t.Fatalf("postern has ended: %v\n%s", err, s.log())
+			t.Fatalf("postern ended: %v\n%s", err, s.log())
 		default:
 		}
 		c, err := s.connect()
@@ -154,7 +164,7 @@ func (s *server) await(t *testing.T) {
 	})
 }
 
-// command is postern with a subcommand, as the user who owns its files.
+// command returns a subcommand of postern, as the user that owns its files.
 func (s *server) command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	file, err := program()
@@ -173,7 +183,7 @@ func (s *server) signal(t *testing.T, sig syscall.Signal) {
 	}
 }
 
-// kill ends the server as a power cut would.
+// kill ends the server by SIGKILL.
 func (s *server) kill(t *testing.T) {
 	t.Helper()
 	s.signal(t, syscall.SIGKILL)
@@ -181,7 +191,7 @@ func (s *server) kill(t *testing.T) {
 	s.cmd = nil
 }
 
-// stop ends it as an administrator would: status 0, and not too late.
+// stop ends the server by SIGTERM. It must end with status 0 within a minute.
 func (s *server) stop(t *testing.T) {
 	t.Helper()
 	if s.cmd == nil {

@@ -14,25 +14,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A steppedClock runs a process whose real-time clock can be stepped, as
-// settimeofday(2) would do for the whole machine. Go reads the clock in the
-// vDSO, where neither faketime nor seccomp sees it; so the process is traced,
-// its vDSO hidden from it when it starts, and the time that the kernel answers
-// then is changed on its way back. The monotonic clock and the times of files
-// stay as they are.
+// A steppedClock runs a process whose real-time clock can be stepped, as settimeofday(2)
+// does for the whole machine. Go reads the clock in the vDSO, where neither faketime nor
+// seccomp can intercept it. Therefore the process is traced: its vDSO is hidden when it
+// starts, so that it asks the kernel, and the time that the kernel returns is changed.
+// The monotonic clock and the timestamps of files do not change.
 type steppedClock struct {
 	step  atomic.Int64 // seconds
 	reads atomic.Int64 // of the real-time clock
 }
 
-// set makes the clock differ from ours.
+// set sets the difference from the real clock.
 func (k *steppedClock) set(to time.Duration) { k.step.Store(int64(to / time.Second)) }
 
-// run starts cmd and serves it until it ends. Its status goes to ended.
+// run starts cmd and traces it until it ends. It sends the result to ended.
 func (k *steppedClock) run(cmd *exec.Cmd, ended chan<- error) error {
 	started := make(chan error)
 	go func() {
-		runtime.LockOSThread() // only the thread that started it may trace it
+		runtime.LockOSThread() // only the thread that started a process may trace it
 		defer runtime.UnlockOSThread()
 		if cmd.SysProcAttr == nil {
 			cmd.SysProcAttr = &syscall.SysProcAttr{}
@@ -48,12 +47,12 @@ func (k *steppedClock) run(cmd *exec.Cmd, ended chan<- error) error {
 	return <-started
 }
 
-// trace stops at each system call of each thread. The first stop is that after
-// execve. It waits for the group of leader, not for any child: this thread may
-// be the parent of other processes, whose status belongs to their own Wait.
+// trace stops the process at each system call of each thread. The first stop is after
+// execve. It waits for the process group of leader only: this thread may be the parent
+// of other processes, whose status their Wait needs.
 func (k *steppedClock) trace(leader int) error {
 	const options = unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_EXITKILL
-	timespec := map[int]uintptr{} // by thread: where its clock_gettime will write
+	timespec := map[int]uintptr{} // by thread: the address that its clock_gettime writes to
 	known := false
 	for {
 		var status unix.WaitStatus
@@ -121,11 +120,11 @@ func infoOf(tid int) (callInfo, error) {
 	return info, nil
 }
 
-// systemCall adds the step to what clock_gettime(CLOCK_REALTIME) has written.
+// systemCall adds the step to the result of clock_gettime(CLOCK_REALTIME).
 func (k *steppedClock) systemCall(tid int, timespec map[int]uintptr) {
 	info, err := infoOf(tid)
 	if err != nil {
-		return // it has ended
+		return // the thread has ended
 	}
 	if info.op == 1 {
 		delete(timespec, tid)
@@ -159,15 +158,15 @@ func poke(tid int, at uintptr, value uint64) error {
 	return err
 }
 
-// hideVDSO finds the auxiliary vector behind the arguments and the environment
-// on the first stack, and takes the vDSO out of it.
+// hideVDSO removes the vDSO from the auxiliary vector, which follows the arguments and
+// the environment on the first stack.
 func hideVDSO(tid int) error {
 	const ignore, vdso = 1, 33 // AT_IGNORE, AT_SYSINFO_EHDR
 	info, err := infoOf(tid)
 	if err != nil {
 		return err
 	}
-	at := uintptr(info.stack) + 8 // behind argc
+	at := uintptr(info.stack) + 8 // after argc
 	for ends := 0; ends < 2; at += 8 {
 		word, err := peek(tid, at)
 		if err != nil {

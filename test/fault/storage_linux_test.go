@@ -13,8 +13,7 @@ import (
 	"postern/test/kit"
 )
 
-// storageFaults take the staging folder away from a running server, and give
-// it back.
+// storageFaults make the staging folder of a running server unusable, and usable again.
 var storageFaults = []struct {
 	name    string
 	size    int // of the message that does not fit
@@ -28,14 +27,14 @@ var storageFaults = []struct {
 	{"not writable", mebibyte,
 		func(t *testing.T, _ *server, stage string) { chmod(t, stage, 0o500) },
 		func(t *testing.T, _ *server, stage string) { chmod(t, stage, 0o700) }},
-	{"gone", mebibyte,
+	{"missing", mebibyte,
 		func(t *testing.T, _ *server, stage string) { rename(t, stage, stage+".away") },
 		func(t *testing.T, _ *server, stage string) { rename(t, stage+".away", stage) }},
 }
 
-// Messages that do not fit into memory cannot be staged: 452 4.3.1, in a
-// session that goes on. Small ones need no file. When the folder is well
-// again, so is everything.
+// A message that does not fit into memory cannot be staged and gets 452 4.3.1; the
+// session continues. Small messages need no file. When the folder is usable again,
+// everything works.
 func TestStagingFolder(t *testing.T) {
 	t.Parallel()
 	for _, f := range storageFaults {
@@ -57,7 +56,7 @@ func TestStagingFolder(t *testing.T) {
 				t.Helper()
 				r, err := book.submit(c, mark, "alice", size)
 				if err != nil || r.Code != code || code == 452 && !strings.HasPrefix(r.Text, "4.3.1 ") {
-					t.Errorf("%s: %v, %v, want %d", mark, r, err, code)
+					t.Errorf("%s: got %v, %v, want %d", mark, r, err, code)
 				}
 			}
 			want(250, "before", mebibyte)
