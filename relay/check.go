@@ -13,8 +13,8 @@ import (
 	"syscall"
 )
 
-// Check connects to the hop once and does everything that precedes MAIL. The
-// error has the cause and what to do about it.
+// Check connects to the hop once and does everything that precedes MAIL. The error
+// contains the cause and what to do about it.
 func (h *Hop) Check(ctx context.Context) error {
 	c, err := h.pool.peer.open(ctx)
 	if err != nil {
@@ -34,9 +34,9 @@ func (r *Router) Check(ctx context.Context) error {
 	return errors.Join(all...)
 }
 
-// OnThisMachine reports whether the hop is a Unix socket or has an address of
-// this machine. It resolves host names; a name that does not resolve before ctx
-// is done counts as another machine.
+// OnThisMachine reports whether the hop is a Unix socket or has an address of this
+// machine. It resolves host names; a name that does not resolve before ctx ends counts as
+// another machine.
 func (h *Hop) OnThisMachine(ctx context.Context) bool {
 	u := h.pool.peer.url
 	if u.IsLocal() {
@@ -58,36 +58,36 @@ func (h *Hop) OnThisMachine(ctx context.Context) bool {
 	})
 }
 
-// advice returns what to do about an error of open.
+// advice returns the next step for the administrator after an error of open.
 func (p *peer) advice(err error) string {
 	var dns *net.DNSError
 	var record tls.RecordHeaderError
 	var timeout net.Error
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return "nothing listens there: is the mail server running, and is this its port? (for Postfix: postfix status; postconf -M)"
+		return "nothing listens there: check that the mail server is running and that this is its port (for Postfix: postfix status; postconf -M)"
 	case errors.As(err, &dns):
-		return "the name cannot be resolved: is it spelled right in relay.next_hops?"
+		return "the name cannot be resolved: check its spelling in relay.next_hops"
 	case errors.Is(err, fs.ErrNotExist):
-		return "there is no such socket: is the mail server running, and is this its path?"
+		return "there is no such socket: check that the mail server is running and that this is the path of its socket"
 	case errors.Is(err, fs.ErrPermission):
-		return "we may not open the socket: give the user that postern runs as the right to write to it"
+		return "permission denied for the socket: give write access to the user that postern runs as"
 	case errors.Is(err, errNoSTARTTLS):
-		return "set up TLS there, or, if the hop is on this machine, write smtp:// in relay.next_hops"
+		return "set up TLS at the hop, or, if it is on this machine, write smtp:// in relay.next_hops"
 	case errors.Is(err, errAuth):
-		return "look into the file relay.credentials"
+		return "correct the user and the password in the file relay.credentials"
 	case errors.Is(err, errMechanism):
-		return "we know PLAIN and LOGIN: switch one of them on there, over TLS"
+		return "postern supports PLAIN and LOGIN: enable one of them at the hop, over TLS"
 	case errors.Is(err, errGreeting):
-		return "the hop must allow our address (for Postfix: mynetworks, smtpd_client_restrictions)"
+		return "allow the address of this machine at the hop (for Postfix: mynetworks, smtpd_client_restrictions)"
 	case errors.As(err, &record):
 		return "the hop does not speak TLS on this port: write smtp:// or smtp+starttls:// in relay.next_hops"
 	case isCertificate(err):
 		return p.certificateAdvice()
 	case errors.As(err, &timeout) && timeout.Timeout():
-		return "the hop does not answer in time: is a firewall in between, is the hop overloaded, does this port want TLS from the first byte (smtps://)?"
+		return "the hop does not reply in time: check for a firewall in between, for overload of the hop, and whether this port expects TLS from the first byte (smtps://)"
 	}
-	return "is it an SMTP server, and is the port right?"
+	return "check that this is the port of an SMTP server"
 }
 
 func isCertificate(err error) bool {
@@ -99,7 +99,7 @@ func isCertificate(err error) bool {
 
 func (p *peer) certificateAdvice() string {
 	if p.url.IsLocal() {
-		return "name the CA in relay.ca_file, or write relay.verify = false, which is all right on loopback"
+		return "set relay.ca_file to the CA of the hop, or relay.verify = false, which is safe on loopback"
 	}
-	return "use the name in the certificate in relay.next_hops, and if its CA is your own, name it in relay.ca_file"
+	return "write the host name of the certificate in relay.next_hops, and set relay.ca_file if its CA is private"
 }

@@ -19,21 +19,21 @@ import (
 // counters. A connection that comes near is replaced, so that one user's mistakes do
 // not delay another user.
 const (
-	maxRefusals  = 8
-	maxGiveBacks = 50
+	maxRefusals = 8
+	maxReleases = 50
 )
 
 const (
-	resetTimeout = 5 * time.Second // RSET takes a hop no time
-	quitTimeout  = 2 * time.Second // the reply to QUIT does not matter
+	resetTimeout = 5 * time.Second
+	quitTimeout  = 2 * time.Second // the reply does not matter
 	blockSize    = 32 << 10
 )
 
 // A conn is one connection to a hop. It is used by one goroutine at a time.
 // After an error that is not a *smtp.SMTPError it cannot be used any more.
 type conn struct {
+	*replyReader
 	peer       *peer
-	wire       *wire
 	caps       Caps
 	offers     extensions
 	pipelining bool // RFC 2920
@@ -44,16 +44,16 @@ type conn struct {
 	mailPending bool   // MAIL is sent together with the next RCPT; its reply is still to come
 	smtputf8    bool   // the last MAIL had SMTPUTF8
 	refusals    int    // since the last delivered message
-	giveBacks   int    // likewise
+	releases    int    // likewise: RSET after a transaction that was not finished
 	delivered   int
 	overdue     bool // the whole message has been sent, and nothing of the reply has come in time
 	idleSince   time.Time
 
-	in *bufio.Reader // a block of the message, allocated for the first one
+	body *bufio.Reader // a block of the message, allocated for the first one
 }
 
 // nearErrorLimit reports that the hop will soon delay or close this connection.
-func (c *conn) nearErrorLimit() bool { return c.refusals >= maxRefusals || c.giveBacks >= maxGiveBacks }
+func (c *conn) nearErrorLimit() bool { return c.refusals >= maxRefusals || c.releases >= maxReleases }
 
 // result returns nil for a reply that is a success for its command, and otherwise the
 // reply as an error, as count does.
@@ -64,9 +64,9 @@ func (c *conn) result(r reply, success bool) error {
 	return c.count(r.smtpError())
 }
 
-// count is verdict, and counts the errors that the hop counts.
+// count classifies err, and counts the errors that the hop counts.
 func (c *conn) count(err error) error {
-	err = verdict(err)
+	err = classify(err)
 	if isRefusal(err) {
 		c.refusals++
 	}
@@ -83,17 +83,17 @@ func isRefusal(err error) bool {
 func (c *conn) mail(ctx context.Context, from string, opts *smtp.MailOptions) error {
 	// RFC 6531, section 3.2: a message must not go on without SMTPUTF8 if it has it.
 	if opts.UTF8 && !c.caps.SMTPUTF8 {
-		return &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 6, 7}, Message: "The next hop does not take internationalized mail"}
+		return &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 6, 7}, Message: "The next hop does not support internationalized mail"}
 	}
-	defer c.wire.within(ctx, c.peer.command).end()
+	defer c.within(ctx, c.peer.command).end()
 	c.smtputf8 = opts.UTF8
 	line := mailCommand(from, opts, c.offers)
 	if c.pipelining {
-		err := c.wire.queue(line)
+		err := c.queue(line)
 		c.mailPending, c.open = err == nil, err == nil
 		return err
 	}
-	r, err := c.wire.exchange(line)
+	r, err := c.exchange(line)
 	if err == nil {
 		err = c.result(r, r.code == 250)
 	}
@@ -103,13 +103,13 @@ func (c *conn) mail(ctx context.Context, from string, opts *smtp.MailOptions) er
 
 // rcpt sends RCPT. If c.open is false afterwards, the error is about the sender.
 func (c *conn) rcpt(ctx context.Context, to recipient) error {
-	defer c.wire.within(ctx, c.peer.command).end()
-	if err := c.wire.queue(rcptCommand(to, c.smtputf8, c.offers)); err != nil {
+	defer c.within(ctx, c.peer.command).end()
+	if err := c.queue(rcptCommand(to, c.smtputf8, c.offers)); err != nil {
 		return err
 	}
 	if c.mailPending {
 		c.mailPending = false
-		r, err := c.wire.reply()
+		r, err := c.reply()
 		if err == nil {
 			err = c.result(r, r.code == 250)
 		}
@@ -121,7 +121,7 @@ func (c *conn) rcpt(ctx context.Context, to recipient) error {
 			return err
 		}
 	}
-	r, err := c.wire.reply()
+	r, err := c.reply()
 	if err != nil {
 		return err
 	}
@@ -133,7 +133,7 @@ func (c *conn) rcpt(ctx context.Context, to recipient) error {
 // sender. It must be a refusal, too, which the hop counts. After any other reply the
 // connection is not used again.
 func (c *conn) skipReply() {
-	r, err := c.wire.reply()
+	r, err := c.reply()
 	if err != nil || r.code < 400 || r.code == 421 {
 		c.refusals = maxRefusals
 	}
@@ -149,10 +149,10 @@ func (c *conn) data(ctx context.Context, m *message.Message) (string, error) {
 	// RFC 6152, section 3: a relay that cannot convert 8-bit data returns the message.
 	// RFC 3463: X.6.3, conversion required but not supported.
 	if m.EightBit() && !c.caps.EightBit {
-		return "", &smtp.SMTPError{Code: 554, EnhancedCode: smtp.EnhancedCode{5, 6, 3}, Message: "The next hop takes 7-bit mail only, and this message has 8-bit characters"}
+		return "", &smtp.SMTPError{Code: 554, EnhancedCode: smtp.EnhancedCode{5, 6, 3}, Message: "The next hop supports 7-bit mail only, and this message has 8-bit characters"}
 	}
-	bound := c.wire.within(ctx, c.peer.command)
-	r, err := c.wire.exchange("DATA")
+	bound := c.within(ctx, c.peer.command)
+	r, err := c.exchange("DATA")
 	bound.end()
 	if err == nil {
 		err = c.result(r, r.code == 354)
@@ -160,41 +160,41 @@ func (c *conn) data(ctx context.Context, m *message.Message) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if c.in == nil {
-		c.in = bufio.NewReaderSize(nil, blockSize)
+	if c.body == nil {
+		c.body = bufio.NewReaderSize(nil, blockSize)
 	}
-	c.in.Reset(m.Reader())
-	bound = c.wire.within(ctx, c.peer.data)
+	c.body.Reset(m.Reader())
+	bound = c.within(ctx, c.peer.data)
 	text := ""
-	if err = writeBody(c.wire.out, c.in); err == nil {
+	if err = writeBody(c.out, c.body); err == nil {
 		text, err = c.endData()
 	}
-	c.in.Reset(nil) // an idle connection must not keep the message in memory
-	if bound.settle() && !c.overdue {
-		c.drop()
+	c.body.Reset(nil) // an idle connection must not keep the message in memory
+	if bound.release() && !c.overdue {
+		c.raw.Close()
 	}
 	return text, err
 }
 
 // endData sends the CRLF "." CRLF and reads the reply.
 func (c *conn) endData() (string, error) {
-	r, err := c.wire.exchange("\r\n.")
+	r, err := c.exchange("\r\n.")
 	switch {
 	case err == nil && r.code == 250:
-		c.open, c.refusals, c.giveBacks = false, 0, 0
+		c.open, c.refusals, c.releases = false, 0, 0
 		c.delivered++
 		return r.receiptText(), nil
 	case err == nil:
 		err = r.smtpError()
 	}
-	err = c.endVerdict(err)
+	err = c.classifyEnd(err)
 	c.open = false // RFC 5321, section 4.1.1.4: a refusal, too, ends the transaction
 	return "", err
 }
 
-// endVerdict is count for the reply to the end of the data, after which the message is
+// classifyEnd is count for the reply to the end of the data, after which the message is
 // never sent again.
-func (c *conn) endVerdict(err error) error {
+func (c *conn) classifyEnd(err error) error {
 	if e, ok := errors.AsType[*smtp.SMTPError](err); ok && e.Code == 421 {
 		// The message is refused for certain. To the client, 421 would mean that
 		// this server closes the connection, and not the hop.
@@ -206,29 +206,26 @@ func (c *conn) endVerdict(err error) error {
 	// If the final dot was not sent completely, the data has no end, and the hop
 	// discards it (RFC 5321, section 4.1.1.4). This holds over TLS, too: an incomplete
 	// record cannot be decrypted.
-	if err = c.count(err); isRefusal(err) || c.wire.unsent {
+	if err = c.count(err); isRefusal(err) || c.unsent {
 		return err
 	}
-	c.overdue = errors.Is(err, os.ErrDeadlineExceeded) && !c.wire.partial
+	c.overdue = errors.Is(err, os.ErrDeadlineExceeded) && !c.partial
 	return fmt.Errorf("%w: %w", errUncertain, err)
 }
 
-// reset makes the hop forget sender and recipients.
+// reset discards sender and recipients at the hop (RSET).
 func (c *conn) reset(ctx context.Context) error {
-	defer c.wire.within(ctx, resetTimeout).end()
-	_, err := c.wire.command("RSET", 250)
+	defer c.within(ctx, resetTimeout).end()
+	_, err := c.command("RSET", 250)
 	c.open = false
-	c.giveBacks++
+	c.releases++
 	return err
 }
 
-// quit ends the connection as RFC 5321, section 4.1.1.10, asks for.
+// quit ends the connection (RFC 5321, section 4.1.1.10).
 func (c *conn) quit() {
-	b := c.wire.within(context.Background(), quitTimeout)
-	_, _ = c.wire.command("QUIT", 221) // the connection is closed in any case
+	b := c.within(context.Background(), quitTimeout)
+	_, _ = c.command("QUIT", 221) // the connection is closed in any case
 	b.end()
-	c.drop()
+	c.raw.Close()
 }
-
-// drop closes the connection. In the middle of a message it is the only way to abandon it.
-func (c *conn) drop() { c.wire.raw.Close() }

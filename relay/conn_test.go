@@ -53,9 +53,9 @@ func openConn(t testing.TB, hop *relaytest.Hop) (*conn, *tap) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(c.drop)
-	tapped := &tap{Conn: c.wire.Conn}
-	c.wire.Conn = tapped
+	t.Cleanup(func() { c.raw.Close() })
+	tapped := &tap{Conn: c.Conn}
+	c.Conn = tapped
 	return c, tapped
 }
 
@@ -123,7 +123,7 @@ func TestBrokenEndOfData(t *testing.T) {
 					t.Fatal(err)
 				}
 				_, err := c.data(t.Context(), newMessage(t, testMail+body))
-				c.drop()
+				c.raw.Close()
 				if err == nil || isRefusal(err) || errors.Is(err, errUncertain) != (arrived > 0) {
 					t.Errorf("got %v", err)
 				}
@@ -148,7 +148,7 @@ func TestUnreadableMessage(t *testing.T) {
 			}
 			clean := "Subject: test\r\n\r\n" + strings.Repeat("x", length) + "\r\n"
 			_, err := c.data(t.Context(), reopened(t, clean+"a\rb\r\n"))
-			c.drop()
+			c.raw.Close()
 			if !errors.Is(err, errUnclean) {
 				t.Errorf("got %v", err)
 			}

@@ -125,13 +125,13 @@ func TestGiveBacksWearAConnectionOut(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{Limits: relaytest.PostfixLimits()})
 	r := newRouter(t, func(c *Config) { c.Pool.Connections = 1 }, hop)
 	before, _ := hop.Connections()
-	for range 2*maxGiveBacks + 1 {
+	for range 2*maxReleases + 1 {
 		tx := begin(t, r)
 		rcpt(t, tx, "bob@example.com")
 		tx.Close()
 	}
 	if after, _ := hop.Connections(); after < before+2 {
-		t.Errorf("%d connections for %d give-backs", after-before+1, 2*maxGiveBacks+1)
+		t.Errorf("%d connections for %d give-backs", after-before+1, 2*maxReleases+1)
 	}
 }
 

@@ -42,16 +42,16 @@ func (t *transaction) leaveBehind() bool {
 // lateAnswer waits for the reply, of which nothing has been read yet, and ends the
 // connection with QUIT.
 func (c *conn) lateAnswer(ctx context.Context) (text string, err error) {
-	defer c.drop()
-	bound := c.wire.within(ctx, maxLate)
-	r, err := c.wire.reply()
+	defer c.raw.Close()
+	bound := c.within(ctx, maxLate)
+	r, err := c.reply()
 	bound.end()
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", errUncertain, err)
 	}
 	text = r.receiptText() // before the next reply takes its place
-	bound = c.wire.within(ctx, quitTimeout)
-	_, _ = c.wire.command("QUIT", 221) // the connection is closed in any case
+	bound = c.within(ctx, quitTimeout)
+	_, _ = c.command("QUIT", 221) // the connection is closed in any case
 	bound.end()
 	if r.code != 250 {
 		return "", fmt.Errorf("the hop has refused the message at last: %d %s", r.code, text)

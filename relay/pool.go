@@ -12,22 +12,21 @@ var (
 	errClosed = errors.New("relay: the router is closed")
 )
 
-// A pool holds the connections to one hop. It may be used by many goroutines
-// at once.
+// A pool holds the connections to one hop. It may be used by many goroutines at once.
 //
-// Each connection in use has a seat of the queue, and a user without one waits for it.
-// A connection is opened only when none is idle, so the connections in use and the idle
-// ones together are never more than the seats.
+// Each connection in use has a slot, and a user without one waits for it. A connection
+// is opened only if none is idle, so the connections in use and the idle ones together
+// are never more than the slots.
 type pool struct {
 	peer   *peer
 	cfg    PoolConfig
 	events Events
-	seats  *queue
+	slots  *slots
 
 	mu      sync.Mutex
 	idle    []*conn                // the one used last at the end
 	held    map[*idleHold]struct{} // see hold
-	waiting int                    // transactions without a seat
+	waiting int                    // transactions without a slot
 	closed  bool
 	work    sync.WaitGroup // of background
 }
@@ -37,7 +36,7 @@ func newPool(p *peer, cfg PoolConfig, events Events) *pool {
 		peer:   p,
 		cfg:    cfg,
 		events: events,
-		seats:  newQueue(cfg.Connections),
+		slots:  newSlots(cfg.Connections),
 		held:   map[*idleHold]struct{}{},
 	}
 }
@@ -47,7 +46,7 @@ func newPool(p *peer, cfg PoolConfig, events Events) *pool {
 // fresh means a new connection, after an idle one turned out to be closed by the hop:
 // the other idle ones are closed, too, since the same is likely for them.
 func (p *pool) get(ctx context.Context, user string, fresh bool) (*conn, error) {
-	if err := p.admit(ctx, user); err != nil {
+	if err := p.acquireSlot(ctx, user); err != nil {
 		return nil, err
 	}
 	var c *conn
@@ -59,7 +58,7 @@ func (p *pool) get(ctx context.Context, user string, fresh bool) (*conn, error) 
 	if c == nil {
 		var err error
 		if c, err = p.peer.open(ctx); err != nil {
-			p.seats.leave(user)
+			p.slots.release(user)
 			return nil, err
 		}
 	}
@@ -67,21 +66,21 @@ func (p *pool) get(ctx context.Context, user string, fresh bool) (*conn, error) 
 	return c, nil
 }
 
-// admit waits for a seat, as long as a connection may take to be made.
-func (p *pool) admit(ctx context.Context, user string) error {
-	if !p.seats.try(user) {
+// acquireSlot waits for a slot, at most as long as connecting may take.
+func (p *pool) acquireSlot(ctx context.Context, user string) error {
+	if !p.slots.try(user) {
 		p.shortenHolds(+1)
 		defer p.shortenHolds(-1)
 		ctx, cancel := context.WithTimeout(ctx, p.peer.connect)
 		defer cancel()
-		if err := p.seats.wait(ctx, user); err != nil {
+		if err := p.slots.acquire(ctx, user); err != nil {
 			return err
 		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		p.seats.leave(user)
+		p.slots.release(user)
 		return errClosed
 	}
 	return nil
@@ -102,8 +101,8 @@ func (p *pool) pop() *conn {
 	return c
 }
 
-// put takes back a connection. If a transaction is open on it, the connection is reset
-// in the background first.
+// put returns a connection to the pool. If a transaction is open on it, the connection
+// is reset in the background first.
 func (p *pool) put(c *conn) {
 	if reason := p.retireReason(c); reason != "" {
 		p.retire(c, reason)
@@ -126,19 +125,19 @@ func (p *pool) put(c *conn) {
 		p.retire(c, "shutdown")
 		return
 	}
-	user := c.user // of the next one, once it is idle
+	user := c.user // before another transaction gets the connection
 	c.idleSince = time.Now()
 	p.idle = append(p.idle, c)
 	p.mu.Unlock()
-	p.seats.leave(user)
+	p.slots.release(user)
 }
 
-// retireReason returns the reason not to use a connection again, or "".
+// retireReason returns why a connection is to be replaced, or "".
 func (p *pool) retireReason(c *conn) string {
 	switch {
 	case c.refusals >= maxRefusals:
 		return "refusals"
-	case c.giveBacks >= maxGiveBacks:
+	case c.releases >= maxReleases:
 		return "give-backs"
 	case c.delivered >= p.cfg.Messages:
 		return "messages"
@@ -148,9 +147,9 @@ func (p *pool) retireReason(c *conn) string {
 
 // retire ends a connection with QUIT, in the background.
 func (p *pool) retire(c *conn, reason string) {
-	p.events.ConnectionRetired(p.peer.url.String(), Retired{reason, c.delivered, c.refusals, c.giveBacks})
+	p.events.ConnectionRetired(p.peer.url.String(), Retired{reason, c.delivered, c.refusals, c.releases})
 	p.background(c.quit)
-	p.seats.leave(c.user)
+	p.slots.release(c.user)
 }
 
 // background runs do in a goroutine that close waits for. After close it runs do at
@@ -169,12 +168,12 @@ func (p *pool) background(do func()) {
 
 // discard closes a connection that is broken or in the middle of a message.
 func (p *pool) discard(c *conn) {
-	c.drop()
-	p.seats.leave(c.user)
+	c.raw.Close()
+	p.slots.release(c.user)
 }
 
-// detach releases the seat of a connection that is used outside the pool from now on.
-func (p *pool) detach(c *conn) { p.seats.leave(c.user) }
+// detach releases the slot of a connection that is used outside the pool from now on.
+func (p *pool) detach(c *conn) { p.slots.release(c.user) }
 
 // sweep closes the connections that have been idle for d or longer, in the background.
 func (p *pool) sweep(d time.Duration) {
@@ -191,7 +190,7 @@ func (p *pool) sweep(d time.Duration) {
 	}
 }
 
-// close ends the idle connections; those in use end when they come back.
+// close ends the idle connections; those in use end when they are returned.
 func (p *pool) close() {
 	p.mu.Lock()
 	p.closed = true
@@ -207,8 +206,8 @@ const (
 	// not be repeated on another connection.
 	holdTime = time.Second
 
-	// The hold while others wait for a connection. It outlasts the time between two
-	// recipients of a client that uses PIPELINING.
+	// The hold while other transactions wait for a connection. It is longer than the
+	// time between two recipients of a client that uses PIPELINING.
 	crowdedHold = 10 * time.Millisecond
 )
 
@@ -220,7 +219,7 @@ type idleHold struct {
 }
 
 // hold begins an idleHold. At its end, yield is called, in a goroutine of the timer, to
-// give the connection back.
+// return the connection.
 func (p *pool) hold(yield func(*idleHold)) *idleHold {
 	k := &idleHold{since: time.Now()}
 	p.mu.Lock()
@@ -244,7 +243,7 @@ func (p *pool) endHold(k *idleHold) {
 
 // shortenHolds adds waiters to the number of transactions that wait for a connection,
 // and shortens all holds if there are more of them now. A yield may be called twice by
-// that, which does no harm: a transaction gives up one connection only once.
+// that, which does no harm: a transaction releases one connection only once.
 func (p *pool) shortenHolds(waiters int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -1,42 +1,42 @@
-// Package relay sends messages to the next hop, usually the Postfix on the
-// same machine.
+// Package relay sends messages to the next hop, usually the Postfix on the same machine.
 //
-// The server sees a [NextHop] and the [Transaction] that it begins. A NextHop may be
-// one SMTP server, a pool of connections, a router over several hops, a DKIM signer,
-// a milter or a spool. Decorators hold another NextHop; their order is milter, sign,
-// spool, route, pool, hop.
+// The server sees a [NextHop] and the [Transaction] that it begins. The NextHop of the
+// server is a [Chain]: decorators in the order duplicate suppression, DKIM signature,
+// spool, and at the end the [Router] that [New] makes.
 //
-// Nothing is lost: a Receipt is returned only after the hop has replied 250
-// to the end of data. In doubt, the error is temporary.
+// Nothing is lost: a Receipt is returned only after the hop has replied 250 to the end of
+// the data. In doubt, the error is temporary.
 //
-// This package itself holds the innermost NextHop, the [Router] that [New]
-// makes:
+// The files of the package, from the outside to the network:
 //
-//	route        which of several hops, whether it is up, and what all of them can do
-//	transaction  the sender and recipients so far, to be repeated on another connection
-//	attempt      another connection, another hop, patience
-//	late         a reply that comes after Send has given up
-//	pool         few connections for many clients; queue shares them out
-//	hop, conn    one SMTP server (RFC 5321, STARTTLS RFC 3207, AUTH RFC 4954)
-//	envelope     which addresses and parameters may go to a hop
-//	command      MAIL and RCPT with their parameters, and the body: clean, dot-stuffed
-//	wire, reply  the form and bounds of a reply, and what a client sees of it
+//	relay        the interfaces, Chain and Events
+//	config       the section [relay] and the URLs of hops
+//	route        selects a hop, tracks which hops are up and what all of them can do
+//	transaction  sender and recipients, repeated on other connections and hops if necessary
+//	pool, slots  few connections for many clients, and their fair division among users
+//	peer         connects: TLS (RFC 3207), EHLO, AUTH (RFC 4954)
+//	conn         MAIL, RCPT, DATA, RSET and QUIT on one connection (RFC 5321)
+//	command      validates addresses and parameters; writes commands and bodies
+//	replyreader  reads replies within bounds; reply turns them into errors and receipts
+//	check        tests the connection to a hop for "postern check"
 //
-// go-smtp's client sends EHLO and authenticates; the wire, which is stricter than the
-// client is, does everything else. What the relay leaves out: it looks up no MX
-// records, keeps no queue (package spool does), and never sends a message to only
-// some of its recipients.
+// go-smtp's client sends EHLO and AUTH; replyReader, which is stricter than the client,
+// does everything else. The package does not look up MX records and keeps no queue
+// (package spool does), and it never sends a message to only some of its recipients.
 //
-// To add a next hop of another kind, write a package below this one with a
-// type that holds a NextHop (or is one), begins a transaction of the inner
-// one in Begin, and passes on what it does not change. A new way to reach an
-// SMTP peer is a scheme of [HopURL] and a case in peer.greet.
+// To add a step for all messages, such as a milter, write a package below this one with a
+// [Decorator], and add it to the list in cmd/postern/internal/app that makes the Chain.
+// To add a way to connect, add a scheme of [HopURL] and a case in peer.greet. A command
+// before each message, such as XCLIENT, is a function in command.go, a field of
+// extensions, and a call in transaction.mail. A reason to replace a connection is a case
+// in pool.retireReason, and another division among users is another type like slots.
 package relay
 
 import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net/netip"
 	"slices"
 
@@ -47,8 +47,8 @@ import (
 
 // A NextHop takes messages. Its methods are called by many sessions at once.
 type NextHop interface {
-	// Begin starts a transaction. It does not connect yet, and fails only for
-	// reasons such as the NextHop having been closed.
+	// Begin starts a transaction. It does not connect yet. It fails only if the NextHop
+	// has been closed, and for similar reasons.
 	Begin(ctx context.Context, e *Envelope) (Transaction, error)
 
 	// Caps returns what all hops that a message may go to can do, as far as is known.
@@ -58,15 +58,14 @@ type NextHop interface {
 // A Transaction carries one message. It is used by one goroutine at a time.
 // Each ctx bounds its call only.
 //
-// An error that is a *smtp.SMTPError (errors.As) is the hop's own refusal and
-// may be shown to the client. Its Message may have several lines, separated by "\n"; the
-// enhanced code is in EnhancedCode only and in none of them, so that the server can put
-// it on each (RFC 2034, section 4). Any other error means that the hop could not be
-// asked: temporary, with the cause for the log.
+// An error that is a *smtp.SMTPError (errors.As) is a refusal by the hop and may be shown
+// to the client. Its Message may have several lines, separated by "\n"; the enhanced code
+// is in EnhancedCode only and in none of them, so that the server can put it on each (RFC
+// 2034, section 4). Any other error means that the hop could not be asked: it is
+// temporary, and its text is for the log.
 type Transaction interface {
 	// Rcpt asks the hop about one recipient; the first call sends MAIL, too. to is in
-	// the form that goes into the command, at most MaxAddress octets, and quoted where
-	// it must be.
+	// the form for the command, at most MaxAddress octets, and quoted where it must be.
 	//
 	// opts may be nil. Of its fields, Notify, OriginalRecipientType and
 	// OriginalRecipient are passed on. The latter two are the parts of ORCPT as the
@@ -84,8 +83,8 @@ type Transaction interface {
 	// The caller still has to close m.
 	Send(ctx context.Context, m *message.Message) (Receipt, error)
 
-	// Close ends the transaction and cancels it if nothing was sent. It is
-	// idempotent.
+	// Close ends the transaction and cancels it if nothing was sent. It may be called
+	// more than once.
 	Close() error
 }
 
@@ -113,7 +112,7 @@ type Caps struct {
 // change. If it has a Close method, the chain calls it.
 type Decorator func(next NextHop) NextHop
 
-// A Chain is a NextHop that takes each message through several steps to the last hop.
+// A Chain is a NextHop that passes each message through several steps to the last hop.
 type Chain struct {
 	NextHop
 	steps []NextHop // in the order in which a message meets them
@@ -172,4 +171,49 @@ type Envelope struct {
 	// fate of the message stays unknown. A decorator that makes another Envelope
 	// passes Late on.
 	Late func(await Await) bool
+}
+
+// Events receives everything that the log and the metrics need to know of the next hops.
+// Its methods are called by many goroutines at once and must not block. [NewLog] makes
+// one that writes the log; docs/log.md lists the events.
+type Events interface {
+	HopDown(hop string, err error)
+	HopUp(hop string)
+
+	// DSNDropped reports that parameters of a message are lost, once per transaction.
+	DSNDropped(session, hop, reason string)
+
+	ConnectionLost(hop, command string, err error) // after the command, while the pool resets it
+	ConnectionRetired(hop string, c Retired)
+}
+
+// Retired is a connection that is not used again, though it works.
+type Retired struct {
+	Reason    string
+	Delivered int // messages
+	Refusals  int // since the last delivered message
+	Releases  int // likewise: returned to the pool with a transaction open
+}
+
+// An eventLog writes the events to a log, one line each.
+type eventLog struct{ *slog.Logger }
+
+// NewLog returns Events that are written to l.
+func NewLog(l *slog.Logger) Events { return eventLog{l} }
+
+func (l eventLog) HopDown(hop string, err error) { l.Warn("next hop down", "hop", hop, "err", err) }
+
+func (l eventLog) HopUp(hop string) { l.Info("next hop up", "hop", hop) }
+
+func (l eventLog) DSNDropped(session, hop, reason string) {
+	l.Info("DSN parameters dropped", "session", session, "hop", hop, "reason", reason)
+}
+
+func (l eventLog) ConnectionLost(hop, command string, err error) {
+	l.Debug("connection lost", "hop", hop, "at", command, "err", err)
+}
+
+func (l eventLog) ConnectionRetired(hop string, c Retired) {
+	l.Debug("connection retired", "hop", hop, "reason", c.Reason,
+		"delivered", c.Delivered, "refusals", c.Refusals, "give_backs", c.Releases)
 }

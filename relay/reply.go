@@ -11,8 +11,8 @@ import (
 	"postern/internal/text"
 )
 
-// errUncertain means that the hop may or may not have the message. Whether to try
-// again is the client's decision, as the message could arrive twice.
+// errUncertain means that the hop may or may not have the message. Whether to send it
+// again is the client's decision, as it could arrive twice.
 var errUncertain = errors.New("the hop did not confirm the message")
 
 // IsUncertain reports that err occurred after the end of the data had been sent: the
@@ -56,15 +56,15 @@ func (r reply) receiptText() string {
 	code, lines := r.text()
 	line := strings.Join(lines, " ")
 	if code != smtp.EnhancedCodeNotSet {
-		line = spellCode(code) + " " + line
+		line = fmt.Sprintf("%d.%d.%d %s", code[0], code[1], code[2], line)
 	}
 	return cleanLine(line)
 }
 
-// text separates the enhanced code from the text. A hop puts the code on each line,
-// as it should, or on some lines, or on none; if the codes differ, the first one
-// that fits the reply code counts. All are removed. Unprintable characters
-// become spaces first, so that none can hide a code.
+// text separates the enhanced code from the text. Hops put the code on each line, as
+// they should, or on some lines, or on none; if the codes differ, the first one that
+// fits the reply code counts. All are removed. Unprintable characters become spaces
+// first, so that none can hide a code.
 func (r reply) text() (code smtp.EnhancedCode, lines []string) {
 	for _, line := range r.lines() {
 		line = text.Printable(line, ' ')
@@ -111,14 +111,9 @@ func fits(code smtp.EnhancedCode, replyCode int) bool {
 	return code[0] == replyCode/100 && min(code[1], code[2]) >= 0 && max(code[1], code[2]) <= 999
 }
 
-func spellCode(code smtp.EnhancedCode) string {
-	return fmt.Sprintf("%d.%d.%d", code[0], code[1], code[2])
-}
-
-// verdict classifies the error of a command: nil, the hop's own refusal as a
-// *smtp.SMTPError that may be shown to the client, or any other error, after which
-// the connection cannot be used any more.
-func verdict(err error) error {
+// classify returns nil, or a *smtp.SMTPError for a refusal by the hop, which may be shown
+// to the client, or any other error, after which the connection cannot be used any more.
+func classify(err error) error {
 	e, ok := errors.AsType[*smtp.SMTPError](err)
 	if !ok {
 		return err
@@ -140,10 +135,11 @@ func verdict(err error) error {
 
 // quote returns the hop's reply as one line for the log.
 func quote(e *smtp.SMTPError) string {
-	if e.EnhancedCode == smtp.EnhancedCodeNotSet {
-		return fmt.Sprintf("%d %s", e.Code, cleanLine(e.Message))
+	code, text := e.EnhancedCode, cleanLine(e.Message)
+	if code == smtp.EnhancedCodeNotSet {
+		return fmt.Sprintf("%d %s", e.Code, text)
 	}
-	return fmt.Sprintf("%d %s %s", e.Code, spellCode(e.EnhancedCode), cleanLine(e.Message))
+	return fmt.Sprintf("%d %d.%d.%d %s", e.Code, code[0], code[1], code[2], text)
 }
 
 // refusal bounds and cleans the hop's reply so that it may be shown to the client. An

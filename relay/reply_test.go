@@ -35,14 +35,14 @@ func TestVerdict(t *testing.T) {
 		{said(535, smtp.EnhancedCode{5, 7, 8}, "Bad password"), ""},
 	}
 	for _, tt := range tests {
-		err := verdict(tt.in)
+		err := classify(tt.in)
 		if tt.want == "" {
 			wantTemporary(t, err)
 			continue
 		}
 		wantRefusal(t, err, tt.want)
 	}
-	if broken := errors.New("broken"); verdict(broken) != broken || verdict(nil) != nil {
+	if broken := errors.New("broken"); classify(broken) != broken || classify(nil) != nil {
 		t.Error("other errors are changed")
 	}
 }

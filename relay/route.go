@@ -8,12 +8,12 @@ import (
 )
 
 const (
-	// tick is how often hops that are down are tried, so that no message has
-	// to, and how often idle connections are looked through.
+	// tick is how often hops that are down are probed, so that no message has to wait
+	// for them, and how often idle connections are checked for their age.
 	tick = 5 * time.Second
 
-	// oldCaps is when a hop that has had no new connection is asked again
-	// what it can do.
+	// oldCaps is the age at which the extensions of a hop are asked for again, if no new
+	// connection has been made.
 	oldCaps = 5 * time.Minute
 )
 
@@ -28,9 +28,9 @@ type Router struct {
 	done chan struct{}
 }
 
-// New makes the router for cfg, which must have passed Validate, and reads
-// the files that it names. The hops are asked in the background what they can
-// do; call Probe to wait for it. Close ends the router.
+// New makes the router for cfg, which must have passed Validate, and reads the files that
+// cfg names. The hops are probed in the background; call Probe to wait for the result.
+// Close ends the router.
 func New(cfg Config, events Events) (*Router, error) {
 	r := &Router{cfg: cfg, events: events, done: make(chan struct{})}
 	for _, u := range cfg.NextHops {
@@ -46,8 +46,8 @@ func New(cfg Config, events Events) (*Router, error) {
 	return r, nil
 }
 
-// Close ends what runs in the background and the idle connections. It is for
-// after the last transaction; one that is still open may end by an error.
+// Close ends the background work and the idle connections. Call it after the last
+// transaction; a transaction that is still open may fail.
 func (r *Router) Close() error {
 	r.stop()
 	<-r.done
@@ -67,8 +67,8 @@ func (r *Router) Begin(_ context.Context, e *Envelope) (Transaction, error) {
 	return &transaction{router: r, env: e, patience: r.cfg.Patience}, nil
 }
 
-// Caps implements NextHop: what every hop that has been reached so far
-// offers. A hop that is down counts with what it offered last.
+// Caps implements NextHop: what every hop that has been reached so far offers. For a hop
+// that is down, this is what it offered last.
 func (r *Router) Caps() Caps {
 	all := Caps{}
 	for _, h := range r.hops {
@@ -77,7 +77,7 @@ func (r *Router) Caps() Caps {
 	return all
 }
 
-// and is what both can do; one that is not known does not count.
+// and returns what both hops can do. A hop that is not known does not count.
 func (c Caps) and(d Caps) Caps {
 	if !c.Known {
 		return d
@@ -94,19 +94,21 @@ func (c Caps) and(d Caps) Caps {
 	return c
 }
 
-// Hops are the hops in the order of the configuration.
+// Hops returns the hops in the order of the configuration.
 func (r *Router) Hops() []*Hop { return append([]*Hop(nil), r.hops...) }
 
-// choose returns the next hop to try for a transaction in which the hops have failed as
-// often as failures has it: the hop with the fewest failures, where being down counts as
-// one; among equals the first in the configuration.
+// choose returns the next hop to try for a transaction in which the hops have failed this
+// often: the hop with the fewest failures, where being down counts as one failure; among
+// equals the first in the configuration.
 func (r *Router) choose(failures map[*Hop]int) *Hop {
 	best, least := r.hops[0], -1
 	for _, h := range r.hops {
 		score := failures[h]
-		if h.isDown() {
+		h.mu.Lock()
+		if h.down {
 			score++
 		}
+		h.mu.Unlock()
 		if least < 0 || score < least {
 			best, least = h, score
 		}
@@ -134,8 +136,8 @@ func (r *Router) maintain(ctx context.Context) {
 	}
 }
 
-// Probe asks every hop now what it can do, and returns when all have answered or failed,
-// or ctx is over. The result is in Caps and in the log.
+// Probe connects to every hop and asks for its extensions. It returns when all have
+// replied or failed, or when ctx ends. The result is in Caps and in the events.
 func (r *Router) Probe(ctx context.Context) {
 	r.each(func(h *Hop) { h.probe(ctx) })
 }
@@ -148,7 +150,7 @@ func (r *Router) each(do func(*Hop)) {
 	all.Wait()
 }
 
-// probeUser is the user of a probe. It is no login.
+// probeUser is the user of a probe. No login can be equal to it.
 const probeUser = "\x00probe"
 
 // A Hop is one next hop with its connections, and whether it is up. It may be used by
@@ -160,7 +162,7 @@ type Hop struct {
 
 	mu    sync.Mutex
 	caps  Caps
-	asked time.Time // when caps were learned
+	asked time.Time // when caps were received
 	down  bool      // the last attempt to connect failed
 }
 
@@ -178,19 +180,13 @@ func (h *Hop) Caps() Caps {
 	return h.caps
 }
 
-func (h *Hop) isDown() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.down
-}
-
 func (h *Hop) wantsProbe() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.down || time.Since(h.asked) > oldCaps
 }
 
-// connect gets a connection from the pool, and records whether the hop is up.
+// connect returns a connection of the pool, and records whether the hop is up.
 func (h *Hop) connect(ctx context.Context, user string, fresh bool) (*conn, error) {
 	c, err := h.pool.get(ctx, user, fresh)
 	switch {
@@ -202,7 +198,8 @@ func (h *Hop) connect(ctx context.Context, user string, fresh bool) (*conn, erro
 	return c, err
 }
 
-// probe asks the hop what it can do. If another probe is running, it waits for that.
+// probe asks the hop for its extensions. If another probe is running, it waits for that
+// one instead.
 func (h *Hop) probe(ctx context.Context) {
 	start := time.Now()
 	select {
@@ -211,7 +208,10 @@ func (h *Hop) probe(ctx context.Context) {
 	case <-ctx.Done():
 		return
 	}
-	if h.askedSince(start) {
+	h.mu.Lock()
+	done := h.asked.After(start)
+	h.mu.Unlock()
+	if done {
 		return
 	}
 	if c, err := h.connect(ctx, probeUser, true); err == nil {
@@ -219,14 +219,8 @@ func (h *Hop) probe(ctx context.Context) {
 	}
 }
 
-func (h *Hop) askedSince(t time.Time) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.asked.After(t)
-}
-
-// failed records that the hop could not be reached. All connections being in use, or
-// the caller having given up, does not count against the hop.
+// failed records that the hop could not be reached. It is not the hop's failure if all
+// connections are in use or if the caller has given up.
 func (h *Hop) failed(ctx context.Context, err error) {
 	if errors.Is(err, errBusy) || errors.Is(err, errClosed) || errors.Is(ctx.Err(), context.Canceled) {
 		return

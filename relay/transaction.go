@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"time"
@@ -12,10 +13,25 @@ import (
 	"postern/relay/message"
 )
 
-// maxNamed is the number of recipients that one refusal lists.
-const maxNamed = maxRefusals
+// The waiting time between two attempts when all hops have failed; it doubles from the
+// first to the last.
+const (
+	firstBackOff = 50 * time.Millisecond
+	lastBackOff  = time.Second
+)
 
-var errOver = errors.New("relay: the transaction is over")
+// brokenPerHop is how many new connections to each hop may break in the middle of one
+// transaction before the transaction fails. Hops that cannot be reached at all are
+// tried until patience runs out.
+const brokenPerHop = 2
+
+var (
+	// errStale means that a connection from the pool broke. The hop may have closed it
+	// while it was idle, which does not count against the hop.
+	errStale = errors.New("the connection had been in use before")
+
+	errOver = errors.New("relay: the transaction is over")
+)
 
 // A transaction asks a hop about each recipient and later sends the message. It may
 // lose its connection in between, because the body is slow and the connection goes
@@ -35,11 +51,11 @@ type transaction struct {
 	sent int       // how many of accepted have been sent on conn
 	hold *idleHold // while conn waits for the next call
 
-	patience time.Duration // what is left of it
-	failures map[*Hop]int  // nil while there are none
-	broken   int           // new connections that broke
-	stale    bool          // an idle connection turned out to be closed: use no idle one
-	noted    bool          // the loss of DSN parameters has been logged
+	patience   time.Duration // what is left of it
+	failures   map[*Hop]int  // nil while there are none
+	broken     int           // new connections that broke
+	stale      bool          // an idle connection turned out to be closed: use no idle one
+	dsnDropped bool          // the loss of DSN parameters has been reported
 }
 
 // Rcpt implements Transaction.
@@ -50,7 +66,11 @@ func (t *transaction) Rcpt(ctx context.Context, to string, opts *smtp.RcptOption
 		return errOver
 	}
 	t.endHold()
-	defer t.beginHold()
+	defer func() {
+		if t.conn != nil {
+			t.hold = t.hop.pool.hold(t.yield)
+		}
+	}()
 	if err := checkSender(t.env); err != nil {
 		return err
 	}
@@ -77,33 +97,6 @@ func (t *transaction) Rcpt(ctx context.Context, to string, opts *smtp.RcptOption
 		t.sent++
 	}
 	return err
-}
-
-// mail passes on only options that were validated, and never the client's AUTH=
-// (see mailCommand).
-func (t *transaction) mail(ctx context.Context, c *conn, size int64) error {
-	given := t.env.Options
-	opts := &smtp.MailOptions{Size: max(0, size), UTF8: given.UTF8, Return: given.Return, EnvelopeID: given.EnvelopeID}
-	if !c.caps.DSN && (opts.Return != "" || opts.EnvelopeID != "") {
-		t.noteDSN()
-	}
-	return c.mail(ctx, t.env.Sender, opts)
-}
-
-func (t *transaction) rcpt(ctx context.Context, c *conn, r recipient) error {
-	if !c.caps.DSN && r.wantsDSN() {
-		t.noteDSN()
-	}
-	return c.rcpt(ctx, r)
-}
-
-// noteDSN logs, once, that DSN parameters are lost because the hop does not offer DSN.
-func (t *transaction) noteDSN() {
-	if t.noted {
-		return
-	}
-	t.noted = true
-	t.router.events.DSNDropped(t.env.Session, t.hop.String(), "the hop does not offer DSN any more")
 }
 
 // Send implements Transaction.
@@ -151,10 +144,6 @@ func (t *transaction) ensureEnvelope(ctx context.Context, c *conn, m *message.Me
 	if err := t.mail(ctx, c, m.Size()); err != nil {
 		return err
 	}
-	return t.replay(ctx, c)
-}
-
-func (t *transaction) replay(ctx context.Context, c *conn) error {
 	var refused refusals
 	for _, r := range t.accepted {
 		err := t.rcpt(ctx, c, r)
@@ -162,14 +151,37 @@ func (t *transaction) replay(ctx context.Context, c *conn) error {
 		if err != nil && (!c.open || !refused.add(r.address, err)) {
 			return err
 		}
-		if len(refused.names) == maxNamed {
+		if len(refused.names) == maxRefusals {
 			break
 		}
 	}
 	return refused.err()
 }
 
-// refusals are the recipients that a hop accepted at first and not again.
+// mail passes on only options that were validated, and never the client's AUTH=
+// (see mailCommand).
+func (t *transaction) mail(ctx context.Context, c *conn, size int64) error {
+	given := t.env.Options
+	opts := &smtp.MailOptions{Size: max(0, size), UTF8: given.UTF8, Return: given.Return, EnvelopeID: given.EnvelopeID}
+	t.checkDSN(c, opts.Return != "" || opts.EnvelopeID != "")
+	return c.mail(ctx, t.env.Sender, opts)
+}
+
+func (t *transaction) rcpt(ctx context.Context, c *conn, r recipient) error {
+	t.checkDSN(c, r.wantsDSN())
+	return c.rcpt(ctx, r)
+}
+
+// checkDSN reports, once, that DSN parameters are lost because the hop does not offer
+// DSN.
+func (t *transaction) checkDSN(c *conn, wanted bool) {
+	if wanted && !c.caps.DSN && !t.dsnDropped {
+		t.dsnDropped = true
+		t.router.events.DSNDropped(t.env.Session, t.hop.String(), "the hop does not offer DSN any more")
+	}
+}
+
+// refusals are the recipients that a hop accepted at first and then refused.
 type refusals struct {
 	names []string
 	first *smtp.SMTPError
@@ -177,12 +189,12 @@ type refusals struct {
 
 // add reports whether err was a refusal.
 func (l *refusals) add(address string, err error) bool {
-	var e *smtp.SMTPError
-	if !errors.As(err, &e) {
+	e, ok := errors.AsType[*smtp.SMTPError](err)
+	if !ok {
 		return false
 	}
 	l.names = append(l.names, "<"+address+">")
-	// A temporary refusal wins: at the next attempt all are asked again.
+	// A temporary refusal takes precedence: at the next attempt all are asked again.
 	if l.first == nil || e.Temporary() && !l.first.Temporary() {
 		l.first = e
 	}
@@ -198,6 +210,109 @@ func (l *refusals) err() error {
 	return &e
 }
 
+// try calls do with a connection, with another one if that breaks, and with connections
+// to other hops, until a hop has replied or patience has run out. The context of do
+// ends when it is not worth asking any longer.
+func (t *transaction) try(ctx context.Context, do func(context.Context, *conn) error) error {
+	start := time.Now()
+	asking, cancel := context.WithTimeout(ctx, max(0, t.patience)+t.router.cfg.CommandTimeout)
+	defer cancel()
+	for wait := firstBackOff; ; wait = min(2*wait, lastBackOff) {
+		begun := time.Now()
+		err := t.attempt(asking, do)
+		if isFinal(err) {
+			t.patience -= begun.Sub(start)
+			return err
+		}
+		left := t.patience - time.Since(start)
+		if !t.worthAnother(err, left-wait) || !sleep(asking, t.pause(err, wait)) {
+			t.patience = left
+			return fmt.Errorf("no next hop accepted it: %w", err)
+		}
+	}
+}
+
+// isFinal reports whether err ends the attempts: success, a refusal by the hop, or an
+// end of data without a reply.
+func isFinal(err error) bool {
+	return err == nil || isRefusal(err) || errors.Is(err, errUncertain) || errors.Is(err, errClosed)
+}
+
+// worthAnother reports whether to make another attempt when left remains of the
+// patience.
+func (t *transaction) worthAnother(err error, left time.Duration) bool {
+	switch {
+	case errors.Is(err, errStale):
+		return true
+	case t.broken >= brokenPerHop*len(t.router.hops):
+		return false
+	}
+	return left >= 0 || t.nextHasNotFailed()
+}
+
+// pause returns how long to wait before the next attempt: not at all, if it uses a new
+// connection or a hop that has not failed yet.
+func (t *transaction) pause(err error, wait time.Duration) time.Duration {
+	if errors.Is(err, errStale) || t.nextHasNotFailed() {
+		return 0
+	}
+	return wait
+}
+
+func (t *transaction) nextHasNotFailed() bool { return t.failures[t.router.choose(t.failures)] == 0 }
+
+// sleep reports whether ctx is still good after d.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return ctx.Err() == nil
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// attempt calls do once, with the current connection, or with a new one if there is
+// none.
+func (t *transaction) attempt(ctx context.Context, do func(context.Context, *conn) error) error {
+	if t.conn == nil {
+		t.hop, t.sent = t.router.choose(t.failures), 0
+		c, err := t.hop.connect(ctx, t.env.user(), t.stale)
+		if err != nil {
+			t.countFailure()
+			return fmt.Errorf("%s: %w", t.hop, err)
+		}
+		t.conn = c
+	}
+	err := do(ctx, t.conn)
+	switch {
+	case errors.Is(err, errUncertain):
+		if !t.leaveBehind() {
+			t.discard()
+		}
+	case isFinal(err):
+	case t.conn.reused:
+		// This happens only once in a transaction: it uses new connections from now on.
+		t.stale = true
+		t.discard()
+		return fmt.Errorf("%s: %w: %w", t.hop, errStale, err)
+	default:
+		t.countFailure()
+		t.broken++
+		t.discard()
+		return fmt.Errorf("%s: %w", t.hop, err)
+	}
+	return err
+}
+
+func (t *transaction) countFailure() {
+	if t.failures == nil {
+		t.failures = map[*Hop]int{}
+	}
+	t.failures[t.hop]++
+}
+
 // Close implements Transaction.
 func (t *transaction) Close() error {
 	t.mu.Lock()
@@ -211,11 +326,11 @@ func (t *transaction) end() {
 	t.over = true
 	t.endHold()
 	if t.conn != nil {
-		t.giveBack()
+		t.release()
 	}
 }
 
-func (t *transaction) giveBack() {
+func (t *transaction) release() {
 	t.hop.pool.put(t.conn)
 	t.conn, t.sent = nil, 0
 }
@@ -230,12 +345,6 @@ func (t *transaction) discard() {
 	t.conn, t.sent = nil, 0
 }
 
-func (t *transaction) beginHold() {
-	if t.conn != nil {
-		t.hold = t.hop.pool.hold(t.yield)
-	}
-}
-
 func (t *transaction) endHold() {
 	if t.hold != nil {
 		t.hop.pool.endHold(t.hold)
@@ -243,13 +352,23 @@ func (t *transaction) endHold() {
 	}
 }
 
-// yield gives the connection back because the body is slow. If the caller has come
-// back at the same moment, k is not current any more, and the connection stays.
+// yield returns the connection to the pool because the body is slow. If the caller has
+// used the transaction at the same moment, k is not current any more, and the
+// connection stays.
 func (t *transaction) yield(k *idleHold) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.hold == k {
 		t.endHold()
-		t.giveBack()
+		t.release()
 	}
+}
+
+// user returns the key by which connections are shared among users: the login, or, for
+// a client without one, its IP address.
+func (e *Envelope) user() string {
+	if e.Login != "" {
+		return e.Login
+	}
+	return "\x00" + e.Remote.Addr().String()
 }

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -68,7 +69,7 @@ func TestCheck(t *testing.T) {
 		{"refused before TLS", relaytest.Options{TLS: config}, greet(relaytest.Say("554 5.7.1 Go away")), nil, "mynetworks"},
 		{"EHLO refused", relaytest.Options{}, on("EHLO", relaytest.Say("550 5.7.1 Bad name")), nil, "550 5.7.1 Bad name"},
 		{"silent", relaytest.Options{}, greet(relaytest.Stall()), nil, "smtps://"},
-		{"no SMTP server", relaytest.Options{}, greet(relaytest.Say("HTTP/1.1 400 Bad Request")), nil, "is it an SMTP server"},
+		{"no SMTP server", relaytest.Options{}, greet(relaytest.Say("HTTP/1.1 400 Bad Request")), nil, "port of an SMTP server"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -97,12 +98,12 @@ func TestCheckUnreachable(t *testing.T) {
 	for address, hint := range map[string]string{
 		"smtp://" + kit.Addr(t):          "nothing listens there",
 		"smtp+unix:///nowhere/at/all":    "no such socket",
-		"smtp://no-such-host.invalid":    "spelled right",
-		"smtp+unix://" + lockedSocket(t): "the right to write",
+		"smtp://no-such-host.invalid":    "check its spelling",
+		"smtp+unix://" + lockedSocket(t): "give write access",
 	} {
 		r := newRouter(t, func(c *Config) { c.NextHops, c.Patience = []HopURL{mustURL(t, address)}, 0 })
 		err := r.Check(t.Context())
-		if os.Getuid() == 0 && strings.Contains(hint, "right to write") {
+		if os.Getuid() == 0 && strings.Contains(hint, "give write access") {
 			continue // root may open every socket
 		}
 		if err == nil || !strings.Contains(err.Error(), hint) {
@@ -172,5 +173,53 @@ func TestOnThisMachine(t *testing.T) {
 		if got := h.OnThisMachine(t.Context()); got != want {
 			t.Errorf("%s: %v, want %v", u, got, want)
 		}
+	}
+}
+
+func TestCredentials(t *testing.T) {
+	for in, want := range map[string][2]string{
+		"alice:topsecret\n":      {"alice", "topsecret"},
+		"alice:topsecret":        {"alice", "topsecret"},
+		"alice:top:secret\r\n":   {"alice", "top:secret"},
+		"alice\ntopsecret\n":     {"alice", "topsecret"},
+		"alice\r\ntopsecret\r\n": {"alice", "topsecret"},
+		"a:b\ntop:secret\n":      {"a:b", "top:secret"},
+		"alice: topsecret \n":    {"alice", " topsecret "},
+	} {
+		c, err := readCredentials(writeFile(t, in, 0o640))
+		if err != nil || c.user != want[0] || c.password != want[1] {
+			t.Errorf("%q: %v, %v", in, c, err)
+		}
+	}
+	for _, in := range []string{"", "\n", "topsecret", ":topsecret", "alice:", "alice\n", "a\ntopsecret\nc", "a\x00:topsecret", strings.Repeat("topsecret", 1000)} {
+		_, err := readCredentials(writeFile(t, in, 0o600))
+		if err == nil || strings.Contains(err.Error(), "topsecret") {
+			t.Errorf("%q: %v", in, err)
+		}
+	}
+}
+
+func TestCredentialsFile(t *testing.T) {
+	for mode, ok := range map[uint32]bool{0o600: true, 0o640: true, 0o400: true, 0o644: false, 0o604: false, 0o602: false} {
+		name := writeFile(t, "alice:topsecret", 0o600)
+		chmod(t, name, mode)
+		_, err := readCredentials(name)
+		if ok != (err == nil) || err != nil && !strings.Contains(err.Error(), "chmod o= "+name) {
+			t.Errorf("mode %o: %v", mode, err)
+		}
+	}
+	if _, err := readCredentials("/nowhere/at/all"); err == nil || !strings.Contains(err.Error(), "/nowhere/at/all") {
+		t.Errorf("missing: %v", err)
+	}
+}
+
+func TestSecretIsNotPrinted(t *testing.T) {
+	c := &credentials{"alice", "topsecret"}
+	p := &peer{credentials: c}
+	var log kit.LogBuffer
+	log.Logger().Info("m", "c", c, "d", *c, "p", p)
+	printed := fmt.Sprintf("%v %+v %#v %s %+v %+v %#v", c, c, c, *c, *c, p, p) + log.String()
+	if strings.Contains(printed, "topsecret") {
+		t.Error(printed)
 	}
 }

@@ -24,17 +24,17 @@ const (
 // After a malformed reply the connection is closed, as there is no way to know where
 // the next reply begins.
 var (
-	errReplyForm  = errors.New("the hop's answer is not an SMTP reply")
-	errReplyLong  = errors.New("the hop's answer is too long")
-	errOutOfStep  = errors.New("the hop answered more than it was asked")
-	errReplyLevel = errors.New("the hop's answer does not fit the question")
+	errReplyForm  = errors.New("the response of the hop is not an SMTP reply")
+	errReplyLong  = errors.New("the reply of the hop is too long")
+	errOutOfStep  = errors.New("the hop sent a reply without a command")
+	errReplyLevel = errors.New("the reply of the hop does not fit the command")
 )
 
-// A wire is the connection to a hop, with commands as lines and replies as a whole.
-// While the connection is made, go-smtp's client uses it as a net.Conn (EHLO, AUTH);
-// it gets complete, well-formed replies only, one after each Write, and the bounds set
-// by within replace the client's. A wire is used by one goroutine at a time.
-type wire struct {
+// A replyReader sends commands to a hop and reads its replies, each as a whole. While
+// the connection is made, go-smtp's client uses it as a net.Conn (EHLO, AUTH); the
+// client gets complete, well-formed replies only, one after each Write, and the bounds
+// set by within replace the client's. It is used by one goroutine at a time.
+type replyReader struct {
 	net.Conn          // raw, or TLS over it
 	raw      net.Conn // for deadlines and for closing
 	in       *bufio.Reader
@@ -48,127 +48,127 @@ type wire struct {
 	expiring sync.WaitGroup // for calls of expire
 }
 
-func newWire(raw net.Conn) *wire {
-	w := &wire{Conn: raw, raw: raw, in: bufio.NewReaderSize(raw, maxReplyLine)}
-	w.out = bufio.NewWriterSize((*outgoing)(w), blockSize)
-	w.expire = func() {
-		defer w.expiring.Done()
+func newReplyReader(raw net.Conn) *replyReader {
+	r := &replyReader{Conn: raw, raw: raw, in: bufio.NewReaderSize(raw, maxReplyLine)}
+	r.out = bufio.NewWriterSize((*outgoing)(r), blockSize)
+	r.expire = func() {
+		defer r.expiring.Done()
 		raw.SetDeadline(time.Unix(1, 0))
 	}
-	return w
+	return r
 }
 
 // A bound limits the time of all operations until its end is called.
 type bound struct {
-	wire *wire
-	stop func() bool
+	reader *replyReader
+	stop   func() bool
 }
 
 // within limits all reading and writing by ctx, and to d from now. If ctx ends before
 // the bound does, the connection is closed, even if the operation has just succeeded.
-func (w *wire) within(ctx context.Context, d time.Duration) bound {
+func (r *replyReader) within(ctx context.Context, d time.Duration) bound {
 	until := time.Now().Add(d)
 	if t, ok := ctx.Deadline(); ok && t.Before(until) {
 		until = t
 	}
-	w.raw.SetDeadline(until)
-	w.expiring.Add(1)
-	return bound{w, context.AfterFunc(ctx, w.expire)}
+	r.raw.SetDeadline(until)
+	r.expiring.Add(1)
+	return bound{r, context.AfterFunc(ctx, r.expire)}
 }
 
 func (b bound) end() {
-	if b.settle() {
-		b.wire.raw.Close()
+	if b.release() {
+		b.reader.raw.Close()
 	}
 }
 
-// settle is end, except that it leaves it to the caller to close the connection, and
+// release is end, except that it leaves it to the caller to close the connection, and
 // reports whether ctx has ended. After it has returned, no deadline is set any more.
-func (b bound) settle() (ended bool) {
+func (b bound) release() (ended bool) {
 	if b.stop() {
-		b.wire.expiring.Done()
+		b.reader.expiring.Done()
 		return false
 	}
-	b.wire.expiring.Wait()
+	b.reader.expiring.Wait()
 	return true
 }
 
 // The deadlines that go-smtp's client sets would replace those of within.
-func (w *wire) SetDeadline(time.Time) error      { return nil }
-func (w *wire) SetReadDeadline(time.Time) error  { return nil }
-func (w *wire) SetWriteDeadline(time.Time) error { return nil }
+func (r *replyReader) SetDeadline(time.Time) error      { return nil }
+func (r *replyReader) SetReadDeadline(time.Time) error  { return nil }
+func (r *replyReader) SetWriteDeadline(time.Time) error { return nil }
 
 // Read is for go-smtp's client. It reads from the current reply, or waits for the next.
-func (w *wire) Read(p []byte) (int, error) {
-	if len(w.unread) == 0 {
-		r, err := w.reply()
+func (r *replyReader) Read(p []byte) (int, error) {
+	if len(r.unread) == 0 {
+		next, err := r.reply()
 		if err != nil {
 			return 0, err
 		}
-		w.unread = r.raw
+		r.unread = next.raw
 	}
-	n := copy(p, w.unread)
-	w.unread = w.unread[n:]
+	n := copy(p, r.unread)
+	r.unread = r.unread[n:]
 	return n, nil
 }
 
 // Write is for go-smtp's client.
-func (w *wire) Write(p []byte) (int, error) {
-	n, err := w.out.Write(p)
+func (r *replyReader) Write(p []byte) (int, error) {
+	n, err := r.out.Write(p)
 	if err == nil {
-		err = w.out.Flush()
+		err = r.out.Flush()
 	}
 	return n, err
 }
 
 // queue keeps a command until reply is called, so that several commands are sent
 // together (RFC 2920).
-func (w *wire) queue(line string) error {
-	_, err := w.out.WriteString(line + "\r\n")
+func (r *replyReader) queue(line string) error {
+	_, err := r.out.WriteString(line + "\r\n")
 	return err
 }
 
 // exchange sends one command and returns the reply.
-func (w *wire) exchange(line string) (reply, error) {
-	if err := w.queue(line); err != nil {
+func (r *replyReader) exchange(line string) (reply, error) {
+	if err := r.queue(line); err != nil {
 		return reply{}, err
 	}
-	return w.reply()
+	return r.reply()
 }
 
 // command sends one command. A reply with another code than want is an error.
-func (w *wire) command(line string, want int) (reply, error) {
-	r, err := w.exchange(line)
-	if err == nil && r.code != want {
-		err = fmt.Errorf("%w: %s: %s", errReplyLevel, line, cleanLine(string(r.raw)))
+func (r *replyReader) command(line string, want int) (reply, error) {
+	answer, err := r.exchange(line)
+	if err == nil && answer.code != want {
+		err = fmt.Errorf("%w: %s: %s", errReplyLevel, line, cleanLine(string(answer.raw)))
 	}
-	return r, err
+	return answer, err
 }
 
-// outgoing is the wire as its buffer out writes to it.
-type outgoing wire
+// outgoing is the replyReader as its buffer out writes to it.
+type outgoing replyReader
 
 // Write sends p. Anything that the hop has sent beyond its last reply would be taken
 // for the reply to p, so that is an error.
-func (w *outgoing) Write(p []byte) (int, error) {
-	if len(w.unread) > 0 || w.in.Buffered() > 0 {
-		w.unsent = true
+func (o *outgoing) Write(p []byte) (int, error) {
+	if len(o.unread) > 0 || o.in.Buffered() > 0 {
+		o.unsent = true
 		return 0, errOutOfStep
 	}
-	n, err := w.Conn.Write(p)
-	w.unsent = w.unsent || err != nil
+	n, err := o.Conn.Write(p)
+	o.unsent = o.unsent || err != nil
 	return n, err
 }
 
 // reply sends the queued commands, if there are any, and reads one reply. Its form must
 // be that of RFC 5321, section 4.2.1, and it must keep to the bounds.
-func (w *wire) reply() (reply, error) {
-	if err := w.out.Flush(); err != nil {
+func (r *replyReader) reply() (reply, error) {
+	if err := r.out.Flush(); err != nil {
 		return reply{}, err
 	}
-	r := reply{raw: w.last[:0]}
+	all := reply{raw: r.last[:0]}
 	for range maxReplyLines {
-		line, err := w.in.ReadSlice('\n')
+		line, err := r.in.ReadSlice('\n')
 		if errors.Is(err, bufio.ErrBufferFull) {
 			return reply{}, fmt.Errorf("%w: a line of more than %d bytes", errReplyLong, maxReplyLine)
 		}
@@ -176,25 +176,25 @@ func (w *wire) reply() (reply, error) {
 			err = io.ErrUnexpectedEOF
 		}
 		if err != nil {
-			w.partial = w.partial || len(line) > 0 || r.code != 0
+			r.partial = r.partial || len(line) > 0 || all.code != 0
 			return reply{}, err
 		}
-		code, more, ok := replyLine(line)
-		if !ok || r.code != 0 && code != r.code {
+		code, more, ok := parseReplyLine(line)
+		if !ok || all.code != 0 && code != all.code {
 			return reply{}, fmt.Errorf("%w: %q", errReplyForm, line[:min(len(line), 80)])
 		}
-		r.code, r.raw = code, append(r.raw, line...)
+		all.code, all.raw = code, append(all.raw, line...)
 		if !more {
-			w.last = r.raw
-			return r, nil
+			r.last = all.raw
+			return all, nil
 		}
 	}
 	return reply{}, fmt.Errorf("%w: more than %d lines", errReplyLong, maxReplyLines)
 }
 
-// replyLine parses one line of a reply; more is whether another one follows.
-func replyLine(line []byte) (code int, more, ok bool) {
-	text, ok := bytes.CutSuffix(line, []byte("\r\n"))
+// parseReplyLine parses one line of a reply; more is whether another one follows.
+func parseReplyLine(line []byte) (code int, more, ok bool) {
+	text, ok := bytes.CutSuffix(line, crlf)
 	if !ok || len(text) < 3 || bytes.IndexByte(text, '\r') >= 0 {
 		return 0, false, false
 	}
@@ -214,17 +214,17 @@ func replyLine(line []byte) (code int, more, ok bool) {
 	return code, text[3] == '-', text[3] == '-' || text[3] == ' '
 }
 
-// upgrade puts TLS between the wire and the raw connection.
-func (w *wire) upgrade(ctx context.Context, config *tls.Config) error {
-	// Anyone on the path may have written clear text after the reply to STARTTLS.
-	if w.in.Buffered() > 0 {
+// upgrade puts TLS between the replyReader and the raw connection.
+func (r *replyReader) upgrade(ctx context.Context, config *tls.Config) error {
+	// Clear text after the reply to STARTTLS may have been injected on the way.
+	if r.in.Buffered() > 0 {
 		return errOutOfStep
 	}
-	secured := tls.Client(w.raw, config)
+	secured := tls.Client(r.raw, config)
 	if err := secured.HandshakeContext(ctx); err != nil {
 		return fmt.Errorf("TLS: %w", err)
 	}
-	w.Conn = secured
-	w.in.Reset(secured)
+	r.Conn = secured
+	r.in.Reset(secured)
 	return nil
 }

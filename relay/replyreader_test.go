@@ -12,8 +12,8 @@ import (
 	"github.com/emersion/go-smtp"
 )
 
-// wirePair is a wire and the hop's end of it.
-func wirePair(t testing.TB) (*wire, net.Conn) {
+// readerPair is a replyReader and the hop's end of it.
+func readerPair(t testing.TB) (*replyReader, net.Conn) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -29,7 +29,7 @@ func wirePair(t testing.TB) (*wire, net.Conn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ours.Close(); theirs.Close() })
-	return newWire(ours), theirs
+	return newReplyReader(ours), theirs
 }
 
 func TestReply(t *testing.T) {
@@ -67,7 +67,7 @@ func TestReply(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			w, hop := wirePair(t)
+			w, hop := readerPair(t)
 			io.WriteString(hop, tt.in)
 			hop.Close()
 			r, err := w.reply()
@@ -83,7 +83,7 @@ func TestReply(t *testing.T) {
 
 // What the hop sends after a reply would be taken for the reply to the next command.
 func TestOutOfStep(t *testing.T) {
-	w, hop := wirePair(t)
+	w, hop := readerPair(t)
 	io.WriteString(hop, "250 ok\r\n250 ok again\r\n")
 	if _, err := w.reply(); err != nil {
 		t.Fatal(err)
@@ -97,8 +97,8 @@ func TestOutOfStep(t *testing.T) {
 }
 
 // The client reads a reply in small pieces and gets no byte of another one.
-func TestWireRead(t *testing.T) {
-	w, hop := wirePair(t)
+func TestReplyReaderRead(t *testing.T) {
+	w, hop := readerPair(t)
 	io.WriteString(hop, "250-a\r\n250 b\r\n")
 	got, p := "", make([]byte, 4)
 	for len(got) < 14 {
@@ -137,8 +137,8 @@ func TestPendingMail(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			w, hop := wirePair(t)
-			c := &conn{wire: w, peer: &peer{command: time.Minute}, pipelining: true}
+			w, hop := readerPair(t)
+			c := &conn{replyReader: w, peer: &peer{command: time.Minute}, pipelining: true}
 			if err := c.mail(t.Context(), "a@example.org", &smtp.MailOptions{}); err != nil || !c.open {
 				t.Fatalf("%v, open %v", err, c.open)
 			}
@@ -173,7 +173,7 @@ func TestPendingMail(t *testing.T) {
 
 // Anything that the hop has sent before it was asked is no reply to what is queued.
 func TestQueueOutOfStep(t *testing.T) {
-	w, hop := wirePair(t)
+	w, hop := readerPair(t)
 	io.WriteString(hop, "250 ok\r\n250 ok again\r\n")
 	if _, err := w.reply(); err != nil {
 		t.Fatal(err)
@@ -188,20 +188,20 @@ func TestQueueOutOfStep(t *testing.T) {
 
 func TestWithin(t *testing.T) {
 	t.Run("time", func(t *testing.T) {
-		w, _ := wirePair(t)
+		w, _ := readerPair(t)
 		defer w.within(t.Context(), 20*time.Millisecond).end()
 		w.SetDeadline(time.Time{}) // as go-smtp's client does
 		wantTimeout(t, w)
 	})
 	t.Run("deadline of ctx", func(t *testing.T) {
-		w, _ := wirePair(t)
+		w, _ := readerPair(t)
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 		defer cancel()
 		defer w.within(ctx, time.Hour).end()
 		wantTimeout(t, w)
 	})
 	t.Run("cancelled", func(t *testing.T) {
-		w, hop := wirePair(t)
+		w, hop := readerPair(t)
 		ctx, cancel := context.WithCancel(t.Context())
 		b := w.within(ctx, time.Hour)
 		time.AfterFunc(20*time.Millisecond, cancel)
@@ -214,7 +214,7 @@ func TestWithin(t *testing.T) {
 	})
 }
 
-func wantTimeout(t *testing.T, w *wire) {
+func wantTimeout(t *testing.T, w *replyReader) {
 	t.Helper()
 	_, err := w.reply()
 	var e net.Error
@@ -230,7 +230,7 @@ func FuzzReplyLine(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, line []byte) {
-		code, more, ok := replyLine(line)
+		code, more, ok := parseReplyLine(line)
 		if !ok {
 			return
 		}

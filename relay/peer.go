@@ -1,0 +1,257 @@
+package relay
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/emersion/go-sasl"
+	"github.com/emersion/go-smtp"
+)
+
+// Why a hop that can be reached cannot be used. Check adds what to do about it.
+var (
+	errAuth       = errors.New("the hop rejects the user or the password")
+	errMechanism  = errors.New("the hop offers no supported AUTH mechanism")
+	errNoSTARTTLS = errors.New("the hop does not offer STARTTLS")
+	errGreeting   = errors.New("the hop refuses the connection")
+)
+
+// A peer is one SMTP server and what is needed to connect to it.
+type peer struct {
+	url         HopURL
+	helo        string
+	tls         *tls.Config
+	credentials *credentials // nil: no AUTH
+	connect     time.Duration
+	command     time.Duration
+	data        time.Duration
+}
+
+func newPeer(u HopURL, cfg *Config) (*peer, error) {
+	p := &peer{url: u, helo: cfg.HeloName, connect: cfg.ConnectTimeout, command: cfg.CommandTimeout, data: cfg.DataTimeout}
+	if p.helo == "" {
+		var err error
+		if p.helo, err = os.Hostname(); err != nil || p.helo == "" || !validHelo(p.helo) {
+			p.helo = "localhost"
+		}
+	}
+	var err error
+	if cfg.Credentials != "" {
+		if p.credentials, err = readCredentials(cfg.Credentials); err != nil {
+			return nil, fmt.Errorf("relay.credentials: %w", err)
+		}
+	}
+	p.tls = &tls.Config{
+		ServerName:         u.Host,
+		MinVersion:         tls.VersionTLS12,
+		InsecureSkipVerify: !cfg.Verify && u.IsLocal(),
+		ClientSessionCache: tls.NewLRUClientSessionCache(1),
+	}
+	if cfg.CAFile != "" {
+		pem, err := os.ReadFile(cfg.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("relay.ca_file: %w", err)
+		}
+		p.tls.RootCAs = x509.NewCertPool()
+		if !p.tls.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("relay.ca_file: %s contains no certificate in PEM form", cfg.CAFile)
+		}
+	}
+	return p, nil
+}
+
+// open connects and prepares the connection for MAIL.
+func (p *peer) open(ctx context.Context) (*conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, p.connect)
+	defer cancel()
+	raw, err := new(net.Dialer).DialContext(ctx, p.url.Network(), p.url.Address)
+	if err != nil {
+		return nil, err
+	}
+	r := newReplyReader(raw)
+	bound := r.within(ctx, p.connect)
+	c, err := p.greet(ctx, r)
+	bound.end()
+	if err != nil {
+		raw.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// greet does everything between connecting and the first MAIL: TLS, EHLO, AUTH. A
+// refusal of this server must not be taken for a refusal of a message, so it is
+// no *smtp.SMTPError.
+func (p *peer) greet(ctx context.Context, r *replyReader) (*conn, error) {
+	var err error
+	switch p.url.Scheme {
+	case schemeTLS:
+		err = r.upgrade(ctx, p.tls)
+	case schemeStartTLS:
+		err = p.startTLS(ctx, r)
+	}
+	if err != nil {
+		return nil, err
+	}
+	client := smtp.NewClient(r)
+	err = client.Hello(p.helo)
+	if e, ok := errors.AsType[*smtp.SMTPError](err); ok {
+		return nil, fmt.Errorf("%w: %s", errGreeting, quote(e))
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := p.authenticate(client); err != nil {
+		return nil, err
+	}
+	c := &conn{peer: p, replyReader: r, caps: capsOf(client)}
+	c.offers = extensions{eightBit: c.caps.EightBit, utf8: c.caps.SMTPUTF8, dsn: c.caps.DSN}
+	c.offers.size, _ = client.Extension("SIZE")
+	c.pipelining, _ = client.Extension("PIPELINING")
+	return c, nil
+}
+
+// startTLS is done without go-smtp's client, which has STARTTLS only together with the
+// EHLO name "localhost" and does not return the TLS connection. The client expects the
+// greeting, so it gets the hop's once more.
+func (p *peer) startTLS(ctx context.Context, r *replyReader) error {
+	greeting, err := r.reply()
+	if err != nil {
+		return err
+	}
+	if greeting.code != 220 {
+		return fmt.Errorf("%w: %s", errGreeting, cleanLine(string(greeting.raw)))
+	}
+	first := bytes.Clone(greeting.raw)
+	hello, err := r.command("EHLO "+p.helo, 250)
+	if err != nil {
+		return err
+	}
+	offered := false
+	for _, line := range hello.lines()[1:] {
+		word, _, _ := strings.Cut(line, " ")
+		offered = offered || strings.EqualFold(word, "STARTTLS")
+	}
+	if !offered {
+		return errNoSTARTTLS
+	}
+	// RFC 3207, section 4.2: everything learned before TLS is discarded; the client
+	// sends EHLO again.
+	if _, err := r.command("STARTTLS", 220); err != nil {
+		return err
+	}
+	if err := r.upgrade(ctx, p.tls); err != nil {
+		return err
+	}
+	r.unread = first
+	return nil
+}
+
+// authenticate sends AUTH if there are credentials and the hop offers it. A Postfix on
+// the same machine often does not, since it trusts the address.
+func (p *peer) authenticate(client *smtp.Client) error {
+	ok, offered := client.Extension("AUTH")
+	if p.credentials == nil || !ok {
+		return nil
+	}
+	mechanism := p.credentials.mechanism(offered)
+	if mechanism == nil {
+		return fmt.Errorf("%w: %s", errMechanism, cleanLine(offered))
+	}
+	err := client.Auth(mechanism)
+	if e, ok := errors.AsType[*smtp.SMTPError](err); ok {
+		return fmt.Errorf("%w: %s", errAuth, quote(e))
+	}
+	return err
+}
+
+func capsOf(client *smtp.Client) Caps {
+	caps := Caps{Known: true}
+	caps.DSN, _ = client.Extension("DSN")
+	caps.EightBit, _ = client.Extension("8BITMIME")
+	caps.SMTPUTF8, _ = client.Extension("SMTPUTF8")
+	// RFC 6531, section 3.1: SMTPUTF8 cannot be used without 8BITMIME.
+	caps.SMTPUTF8 = caps.SMTPUTF8 && caps.EightBit
+	// RFC 1870, section 4: no number, or 0, means no fixed limit.
+	_, size := client.Extension("SIZE")
+	if n, err := strconv.ParseInt(strings.TrimSpace(size), 10, 64); err == nil && n > 0 {
+		caps.Size = n
+	}
+	return caps
+}
+
+// credentials are the login at a hop that offers AUTH. They cannot be printed or logged
+// by accident.
+type credentials struct{ user, password string }
+
+func (credentials) String() string   { return "(hidden)" }
+func (credentials) GoString() string { return "(hidden)" }
+
+// maxCredentials is the largest file that is read, in bytes.
+const maxCredentials = 4 << 10
+
+// readCredentials reads the file. Its errors never contain what is in the file.
+func readCredentials(name string) (*credentials, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if mode := info.Mode().Perm(); mode&0o007 != 0 {
+		return nil, fmt.Errorf("%s has mode %04o, so every user of this machine can read the password or change it: run chmod o= %s", name, mode, name)
+	}
+	content, err := io.ReadAll(io.LimitReader(f, maxCredentials+1))
+	if err != nil {
+		return nil, err
+	}
+	c, err := parseCredentials(content)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return c, nil
+}
+
+func parseCredentials(content []byte) (*credentials, error) {
+	if len(content) > maxCredentials {
+		return nil, fmt.Errorf("the file is longer than %d bytes, too long for a user and a password", maxCredentials)
+	}
+	lines := strings.Split(strings.TrimRight(string(content), "\r\n"), "\n")
+	user, password, ok := strings.Cut(strings.TrimSuffix(lines[0], "\r"), ":")
+	if len(lines) == 2 {
+		user, password, ok = strings.TrimSuffix(lines[0], "\r"), lines[1], true
+	}
+	// NUL separates the fields of PLAIN.
+	if len(lines) > 2 || !ok || user == "" || password == "" || strings.ContainsRune(user+password, 0) {
+		return nil, errors.New(`write "user:password" on one line, or the user on the first line and the password on the second`)
+	}
+	return &credentials{user, password}, nil
+}
+
+// mechanism returns the mechanism to use of those that the hop offers, or nil.
+func (c *credentials) mechanism(offered string) sasl.Client {
+	has := map[string]bool{}
+	for name := range strings.FieldsSeq(strings.ToUpper(offered)) {
+		has[name] = true
+	}
+	switch {
+	case has[sasl.Plain]:
+		return sasl.NewPlainClient("", c.user, c.password)
+	case has[sasl.Login]:
+		return sasl.NewLoginClient(c.user, c.password)
+	}
+	return nil
+}
