@@ -1,7 +1,6 @@
 package auth
 
 import (
-	"context"
 	"crypto/subtle"
 	"slices"
 	"sync"
@@ -11,51 +10,48 @@ import (
 	"postern/server/auth/hash"
 )
 
-// CacheConfig is the table "cache" of a store that can only be asked: PAM,
-// saslauthd, LDAP. What a cache answers, the store is not asked: within TTL of a
-// login that has succeeded, the same login with the same password succeeds again,
-// although the account may be closed by then, and wherever the client comes from.
-// Both times are zero, and nothing is remembered, unless the configuration says
-// otherwise.
+// CacheConfig is the table "cache" of a store that cannot show its hashes: PAM,
+// saslauthd, LDAP. Within TTL of a login that has succeeded, the same login with the same
+// password succeeds again without the store being asked, although the account may have
+// been closed since, and from every client address. Both times are zero by default, and
+// nothing is remembered.
 type CacheConfig struct {
-	// TTL is how long a right password is right without asking again.
+	// TTL is how long a password that the store has accepted is accepted without
+	// asking the store.
 	TTL time.Duration `toml:"ttl"`
 
-	// StaleWhileDown is how long ago a login may have succeeded to do so again
-	// while the store cannot tell. A store that answers is always believed.
+	// StaleWhileDown is how long a password that the store has accepted is accepted
+	// while the store cannot answer. An answer of the store always has precedence.
 	StaleWhileDown time.Duration `toml:"stale_while_down"`
 }
 
-// Validate reports each value that makes no sense, with its key relative to the
+// Validate calls bad for each value that is not valid, with its key relative to the
 // table.
 func (c *CacheConfig) Validate(bad func(key, why string)) {
-	const most = 24 * time.Hour
-	if c.TTL < 0 || c.TTL > most {
+	const maxTTL = 24 * time.Hour
+	if c.TTL < 0 || c.TTL > maxTTL {
 		bad("ttl", `must be between "0s" (off) and "24h"; it is how long a closed account goes on working`)
 	}
 	switch {
-	case c.StaleWhileDown < 0 || c.StaleWhileDown > 7*most:
+	case c.StaleWhileDown < 0 || c.StaleWhileDown > 7*maxTTL:
 		bad("stale_while_down", `must be between "0s" (off) and "168h"`)
 	case c.StaleWhileDown > 0 && c.StaleWhileDown <= c.TTL:
 		bad("stale_while_down", "must be longer than ttl, or it changes nothing")
 	}
 }
 
-func (c CacheConfig) on() bool { return c.TTL > 0 || c.StaleWhileDown > 0 }
-
 const (
 	cacheLogins   = 1 << 14 // remembered at once; at the worst some 20 MiB
-	cachePerLogin = 4       // passwords of one login, which a directory may allow
+	cachePerLogin = 4       // passwords of one login; some directories allow several
 )
 
-// cached remembers which passwords a store has accepted. Each store has its own,
-// with a key of its own, and each login its own entries in it: neither two stores
-// nor two users can be taken for each other. Only what was right is remembered, as
-// HMAC; another password is always a question to the store, and whenever the store
-// refuses a login, all of its entries go.
-type cached struct {
+// A cache remembers which passwords a store has accepted. Each store has a separate one,
+// with a separate key, and each login has separate entries: neither two stores nor two
+// users can be confused. Only accepted passwords are remembered, as MACs; any other
+// password is passed to the store, and whenever the store refuses a login, all entries of
+// that login are removed.
+type cache struct {
 	config CacheConfig
-	store  PasswordVerifier
 	key    hash.Key
 
 	mu     sync.Mutex
@@ -66,39 +62,48 @@ type cached struct {
 type success struct {
 	mac  [16]byte
 	id   Identity
-	when time.Time // it was asked
+	when time.Time // the store was asked
 }
 
-func newCached(config CacheConfig, store PasswordVerifier) *cached {
-	return &cached{config: config, store: store, key: hash.NewKey(), logins: lru.New[string, []success](cacheLogins)}
+// newCache returns a cache, or nil if the configuration wants none.
+func newCache(config CacheConfig) *cache {
+	if config.TTL <= 0 && config.StaleWhileDown <= 0 {
+		return nil
+	}
+	return &cache{config: config, key: hash.NewKey(), logins: lru.New[string, []success](cacheLogins)}
 }
 
-// VerifyPassword implements PasswordVerifier.
-func (c *cached) VerifyPassword(ctx context.Context, p *Peer, login, password string) (Identity, error) {
+// verify returns a remembered success, or what call returns, which asks the store. A nil
+// cache always asks the store.
+func (c *cache) verify(login, password string, call func() (Identity, error)) (Identity, error) {
+	if c == nil {
+		return call()
+	}
 	mac := c.key.MAC(login, password)
 	if id, ok := c.recall(login, mac, c.config.TTL); ok {
 		return id, nil
 	}
 	asked := time.Now()
-	id, err := c.store.VerifyPassword(ctx, p, login, password)
+	id, err := call()
 	switch {
 	case err == nil:
 		c.remember(login, success{mac, id, asked})
 		return id, nil
 	case asFailure(err) != nil:
-		c.forget(login)
-	default:
-		// Looked up after the question, since another login may have been refused
-		// meanwhile.
-		if id, ok := c.recall(login, mac, c.config.StaleWhileDown); ok {
-			return id, nil
-		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.logins.Remove(login)
+		return Identity{}, err
+	}
+	// Only now, since the store may have refused another attempt meanwhile.
+	if id, ok := c.recall(login, mac, c.config.StaleWhileDown); ok {
+		return id, nil
 	}
 	return Identity{}, err
 }
 
-// recall finds a success that is younger than age.
-func (c *cached) recall(login string, mac [16]byte, age time.Duration) (Identity, bool) {
+// recall returns a success that is younger than age.
+func (c *cache) recall(login string, mac [16]byte, age time.Duration) (Identity, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	known, _ := c.logins.Get(login)
@@ -110,9 +115,8 @@ func (c *cached) recall(login string, mac [16]byte, age time.Duration) (Identity
 	return Identity{}, false
 }
 
-// remember keeps a success, in place of the oldest of its login if there is no
-// room.
-func (c *cached) remember(login string, now success) {
+// remember keeps a success. If there is no room, it replaces the oldest of the login.
+func (c *cache) remember(login string, now success) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	known, _ := c.logins.Get(login)
@@ -121,10 +125,4 @@ func (c *cached) remember(login string, now success) {
 		kept = kept[1:]
 	}
 	c.logins.Put(login, append(kept, now))
-}
-
-func (c *cached) forget(login string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.logins.Remove(login)
 }

@@ -161,7 +161,7 @@ func TestTwoStoresShareNoAnswer(t *testing.T) {
 		newTestStore("pam", second, cachedFor(time.Hour, 0)),
 	}
 	for _, password := range []string{"secret", "secret", "other", "other"} {
-		if _, err := c.VerifyPassword(t.Context(), tlsPeer(), "alice", password); err != nil {
+		if _, err := c.Passwords().VerifyPassword(t.Context(), tlsPeer(), "alice", password); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -209,19 +209,19 @@ func TestCacheNeedsNoPlace(t *testing.T) {
 }
 
 func TestCacheIsBounded(t *testing.T) {
-	store := verifierFunc(func(_ context.Context, _ *Peer, login, _ string) (Identity, error) {
-		return Identity{User: login}, nil
-	})
-	c := newCached(CacheConfig{TTL: time.Hour}, store)
-	for i := range cacheLogins + 100 {
-		if _, err := c.VerifyPassword(t.Context(), tlsPeer(), fmt.Sprint(i), "secret"); err != nil {
+	c := newCache(CacheConfig{TTL: time.Hour})
+	logIn := func(login, password string) {
+		t.Helper()
+		_, err := c.verify(login, password, func() (Identity, error) { return Identity{User: login}, nil })
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
+	for i := range cacheLogins + 100 {
+		logIn(fmt.Sprint(i), "secret")
+	}
 	for i := range 20 {
-		if _, err := c.VerifyPassword(t.Context(), tlsPeer(), "alice", fmt.Sprint(i)); err != nil {
-			t.Fatal(err)
-		}
+		logIn("alice", fmt.Sprint(i))
 	}
 	known, _ := c.logins.Get("alice")
 	if c.logins.Len() != cacheLogins || len(known) != cachePerLogin {

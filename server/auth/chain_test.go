@@ -29,7 +29,7 @@ func says(answer any) verifierFunc {
 }
 
 // newTestStore is a store as most tests want it.
-func newTestStore(name string, backend PasswordVerifier, change ...func(*StoreSpec)) *Store {
+func newTestStore(name string, backend Backend, change ...func(*StoreSpec)) *Store {
 	spec := StoreSpec{Kind: name, Config: StoreDefaults(), Backend: backend, Events: NewLog(slog.New(slog.DiscardHandler))}
 	for _, c := range change {
 		c(&spec)
@@ -109,7 +109,7 @@ func TestChain(t *testing.T) {
 				return says(tt.second)(ctx, p, login, password)
 			})
 			c := Chain{newTestStore("one", says(tt.first), onFailure(tt.on)), newTestStore("two", second)}
-			if got := result(c.VerifyPassword(t.Context(), tlsPeer(), "alice", "secret")); got != tt.want {
+			if got := result(c.Passwords().VerifyPassword(t.Context(), tlsPeer(), "alice", "secret")); got != tt.want {
 				t.Errorf("got  %s\nwant %s", got, tt.want)
 			}
 			if asked != tt.secondHere {
@@ -120,30 +120,12 @@ func TestChain(t *testing.T) {
 }
 
 func TestChainOfNoStores(t *testing.T) {
-	if got := result(Chain{}.VerifyPassword(t.Context(), tlsPeer(), "alice", "secret")); got != "later ()" {
+	if (Chain{}).Passwords() != nil || (Chain{}).Keys() != nil {
+		t.Error("has abilities")
+	}
+	if got := result(passwordChain{}.VerifyPassword(t.Context(), tlsPeer(), "alice", "secret")); got != "later ()" {
 		t.Errorf("got %s", got)
 	}
-}
-
-func TestChainEndsInTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		hangs := verifierFunc(func(ctx context.Context, _ *Peer, _, _ string) (Identity, error) {
-			<-ctx.Done()
-			return Identity{}, ctx.Err()
-		})
-		var c Chain
-		for range 5 {
-			c = append(c, newTestStore("hangs", hangs))
-		}
-		begun := time.Now()
-		_, err := c.VerifyPassword(t.Context(), tlsPeer(), "alice", "secret")
-		if took := time.Since(begun); took != chainTime {
-			t.Errorf("took %v, want %v", took, chainTime)
-		}
-		if _, ok := errors.AsType[*Unavailable](err); !ok || !errors.Is(err, errSlow) {
-			t.Errorf("got %v", err)
-		}
-	})
 }
 
 // A store whose template the login does not fit is not asked, and says nothing.
@@ -156,10 +138,10 @@ func TestChainPassesOverWhomTheTemplateDoesNotFit(t *testing.T) {
 		s.Config.Login, s.Realm, s.Config.OnFailure = localPart, "example.org", OnFailureStop
 	}
 	c := Chain{newTestStore("pam", fail, local), newTestStore("file", says("alice@example.net"))}
-	if got := result(c.VerifyPassword(t.Context(), tlsPeer(), "alice@example.net", "secret")); got != "yes: alice@example.net (file)" {
+	if got := result(c.Passwords().VerifyPassword(t.Context(), tlsPeer(), "alice@example.net", "secret")); got != "yes: alice@example.net (file)" {
 		t.Errorf("got %s", got)
 	}
-	if got := result(c[:1].VerifyPassword(t.Context(), tlsPeer(), "alice@example.net", "secret")); got != "no such user (pam)" {
+	if got := result(c[:1].Passwords().VerifyPassword(t.Context(), tlsPeer(), "alice@example.net", "secret")); got != "no such user (pam)" {
 		t.Errorf("alone: %s", got)
 	}
 }
@@ -186,14 +168,14 @@ func TestTrace(t *testing.T) {
 		},
 	} {
 		var got []string
-		ctx := WithTrace(t.Context(), func(q Question) {
-			line := fmt.Sprintf("%s %q: %s", q.Store, q.Login, q.User)
-			if q.Err != nil {
-				line += q.Err.Error()
+		ctx := WithTrace(t.Context(), func(c StoreCall) {
+			line := fmt.Sprintf("%s %q: %s", c.Store, c.Login, c.User)
+			if c.Err != nil {
+				line += c.Err.Error()
 			}
 			got = append(got, line)
 		})
-		l := Local{Passwords: Throttled(newThrottle(), WithPRECIS(c))}
+		l := Local{Passwords: Throttled(newThrottle(), WithPRECIS(c.Passwords()))}
 		x, err := l.Start(t.Context(), tlsPeer(), "PLAIN")
 		if err != nil {
 			t.Fatal(err)
@@ -220,7 +202,7 @@ func TestThrottleCountsWhatAnotherStoreRefuses(t *testing.T) {
 	for _, tt := range tests {
 		synctest.Test(t, func(t *testing.T) {
 			c := Chain{newTestStore("down", says(errDown)), newTestStore("up", says(tt.second))}
-			v := Throttled(newThrottle(), c)
+			v := Throttled(newThrottle(), c.Passwords())
 			begun := time.Now()
 			for i := range 2 {
 				_, err := v.VerifyPassword(t.Context(), tlsPeer(), "alice", fmt.Sprint("guess ", i))
@@ -235,19 +217,27 @@ func TestThrottleCountsWhatAnotherStoreRefuses(t *testing.T) {
 	}
 }
 
-// addOns is a backend with all abilities that are optional.
-type addOns struct {
+// optional is a backend with the methods that backends may have.
+type optional struct {
 	verifierFunc
-	heard *[]string
+	calls *[]string
 }
 
-func (a addOns) Check(context.Context) error  { *a.heard = append(*a.heard, "check"); return errDown }
-func (a addOns) Reload(context.Context) error { *a.heard = append(*a.heard, "reload"); return errDown }
-func (a addOns) Close() error                 { *a.heard = append(*a.heard, "close"); return errDown }
+func (o optional) Check(context.Context) error  { return o.call("check") }
+func (o optional) Reload(context.Context) error { return o.call("reload") }
+func (o optional) Close() error                 { return o.call("close") }
 
-func TestStoresPassAddOnsThrough(t *testing.T) {
-	var heard []string
-	c := Chain{newTestStore("plain", says("alice")), newTestStore("rich", addOns{says("alice"), &heard})}
+func (o optional) WithoutScramKeys() []string      { return []string{"alice"} }
+func (o optional) WithTooManyIterations() []string { return []string{"bob"} }
+
+func (o optional) call(name string) error {
+	*o.calls = append(*o.calls, name)
+	return errDown
+}
+
+func TestStoresCallOptionalMethods(t *testing.T) {
+	var calls []string
+	c := Chain{newTestStore("plain", says("alice")), newTestStore("rich", optional{says("alice"), &calls})}
 	if err := c[0].Check(t.Context()); err != nil {
 		t.Errorf("check: %v", err)
 	}
@@ -256,7 +246,62 @@ func TestStoresPassAddOnsThrough(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	}
-	if got := strings.Join(heard, " "); got != "check reload close" {
-		t.Errorf("heard %s", got)
+	if got := strings.Join(calls, " "); got != "check reload close" {
+		t.Errorf("calls: %s", got)
+	}
+	without, many := c[0].LockedOutOfScram()
+	if len(without)+len(many) != 0 {
+		t.Errorf("the plain store lists %v and %v", without, many)
+	}
+	if without, many = c[1].LockedOutOfScram(); len(without) != 1 || len(many) != 1 {
+		t.Errorf("the other store lists %v and %v", without, many)
+	}
+}
+
+// onlyKeys is a backend that keeps SCRAM keys and does not verify passwords.
+type onlyKeys struct{ KeyStore }
+
+func TestStoresWithOneAbility(t *testing.T) {
+	keys := func() *Store { return newTestStore("keys", onlyKeys{users()}) }
+	passwords := func() *Store { return newTestStore("passwords", says("alice")) }
+	tests := []struct {
+		name       string
+		chain      Chain
+		mechanisms string
+		password   string // the result of VerifyPassword
+		keys       string // the store that has the keys of Alice
+	}{
+		{"keys", Chain{keys()}, "SCRAM-SHA-256-PLUS SCRAM-SHA-256", "", "keys"},
+		{"passwords", Chain{passwords()}, "PLAIN LOGIN", "yes: alice (passwords)", ""},
+		{"keys first", Chain{keys(), passwords()}, "SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN", "yes: alice (passwords)", "keys"},
+		{"passwords first", Chain{passwords(), keys()}, "PLAIN LOGIN", "yes: alice (passwords)", ""},
+		{"no ability", Chain{newTestStore("none", struct{}{})}, "", "", ""},
+	}
+	for _, tt := range tests {
+		slow := newThrottle()
+		l := Local{Passwords: Throttled(slow, WithPRECIS(tt.chain.Passwords())), Keys: tt.chain.Keys(), Scram: NewScram(slow)}
+		if got := strings.Join(l.Mechanisms(tlsPeer()), " "); got != tt.mechanisms {
+			t.Errorf("%s: offers %q, want %q", tt.name, got, tt.mechanisms)
+		}
+		if l.Passwords != nil {
+			if got := result(l.Passwords.VerifyPassword(t.Context(), tlsPeer(), "Alice", "secret")); got != tt.password {
+				t.Errorf("%s: %s, want %s", tt.name, got, tt.password)
+			}
+		}
+		if l.Keys != nil {
+			if k, err := l.Keys.ScramKeys(t.Context(), "Alice"); err != nil || k.Store != tt.keys || k.User != "alice" {
+				t.Errorf("%s: keys of %q at %q, %v", tt.name, k.User, k.Store, err)
+			}
+			if d := l.Keys.ScramDecoy("Eve"); d.Login != "eve" {
+				t.Errorf("%s: decoy %+v", tt.name, d)
+			}
+		}
+	}
+	// A store that is called for an ability that it does not have is no refusal.
+	if got := result(keys().VerifyPassword(t.Context(), tlsPeer(), "Alice", "secret")); got != "later (keys)" {
+		t.Errorf("password at a store of keys: %s", got)
+	}
+	if _, err := passwords().ScramKeys(t.Context(), "Alice"); !errors.Is(err, errNoAbility) || asFailure(err) != nil {
+		t.Errorf("keys at a store of passwords: %v", err)
 	}
 }

@@ -3,6 +3,7 @@ package auth
 import (
 	"fmt"
 	"net/netip"
+	"regexp"
 	"strings"
 	"time"
 	"unicode"
@@ -63,10 +64,20 @@ func Defaults() Config {
 		FailuresPerConnection: 3,
 		HashWait:              10 * time.Second,
 		PenaltyWait:           30 * time.Second,
-		Mechanisms:            []MechanismName{mechPlain, mechLogin},
+		Mechanisms:            defaultMechanisms(),
 		SecurityOptions:       DefaultSecurityOptions(),
 	}
 }
+
+// The longest waits that the configuration may allow. A wait for a penalty and two for a
+// store, one for other logins and one for the answer, fit into the 110 seconds that the
+// server has for a reply (RFC 6409, section 5.3: a client waits for two minutes). The
+// deadline of the context is that limit itself: a login that reaches it gets a temporary
+// error, whatever it waits for.
+const (
+	maxPenaltyWait  = time.Minute
+	maxStoreTimeout = 25 * time.Second
+)
 
 // Validate reports each value that makes no sense, with its key relative to the
 // section.
@@ -79,7 +90,7 @@ func (c *Config) Validate(bad func(key, why string)) {
 	if c.HashWait < time.Second || c.HashWait > 30*time.Second {
 		bad("hash_wait", `must be between "1s" and "30s", so that a client is still there when it is its turn`)
 	}
-	if c.PenaltyWait < 15*time.Second || c.PenaltyWait > time.Minute {
+	if c.PenaltyWait < 15*time.Second || c.PenaltyWait > maxPenaltyWait {
 		bad("penalty_wait", `must be between "15s" (the longest penalty) and "1m", so that a client is still there when it is its turn`)
 	}
 	if strings.ContainsFunc(c.Realm, notInRealm) || len(c.Realm) > 255 {
@@ -91,6 +102,70 @@ func (c *Config) Validate(bad func(key, why string)) {
 }
 
 func notInRealm(r rune) bool { return r == '@' || !unicode.IsGraphic(r) || unicode.IsSpace(r) }
+
+// StoreConfig is what every table [[auth.stores]] takes, whatever its kind.
+type StoreConfig struct {
+	// Name is the name of the store in the log. The default is the kind; several
+	// stores of one kind need different names.
+	Name string `toml:"name"`
+
+	// Login makes the login for this store from the login of the client.
+	Login LoginTemplate `toml:"login"`
+
+	// Timeout is how long the store has to answer; where it hashes the password
+	// itself, Config.HashWait included. Before that, a login waits at most as long for
+	// other logins at the store.
+	Timeout time.Duration `toml:"timeout"`
+
+	// Concurrency is how many logins the store verifies at once.
+	Concurrency int `toml:"concurrency"`
+
+	// OnFailure decides whether the next stores are asked when this one has refused
+	// a login; see Chain.
+	OnFailure OnFailure `toml:"on_failure"`
+}
+
+// StoreDefaults returns the values of keys that the table leaves out.
+func StoreDefaults() StoreConfig {
+	return StoreConfig{Login: wholeLogin, Timeout: 10 * time.Second, Concurrency: 20}
+}
+
+var storeName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$`)
+
+// Validate calls bad for each value that is not valid, with its key relative to the
+// table.
+func (c *StoreConfig) Validate(bad func(key, why string)) {
+	if c.Name != "" && !storeName.MatchString(c.Name) {
+		bad("name", "must be up to 32 letters, digits, dots, dashes and underscores; the log shows it")
+	}
+	if c.Timeout < 100*time.Millisecond || c.Timeout > maxStoreTimeout {
+		bad("timeout", fmt.Sprintf(`must be between "100ms" and "%v": a client gets its reply within 110 seconds, `+
+			"in which a login may wait for a penalty, then for other logins, then for the store", maxStoreTimeout))
+	}
+	if c.Concurrency < 1 || c.Concurrency > 1000 {
+		bad("concurrency", "must be between 1 and 1000")
+	}
+}
+
+// OnFailure decides whether a store that has refused a login ends the search.
+type OnFailure string
+
+// The values of on_failure; see Chain.
+const (
+	OnFailureByKind OnFailure = ""
+	OnFailureNext   OnFailure = "next"
+	OnFailureStop   OnFailure = "stop"
+)
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (o *OnFailure) UnmarshalText(text []byte) error {
+	switch v := OnFailure(text); v {
+	case OnFailureNext, OnFailureStop:
+		*o = v
+		return nil
+	}
+	return fmt.Errorf(`%q is not known; write "next" (always ask the next store), "stop" (never), or leave the key out`, text)
+}
 
 // A Network is an address ("192.0.2.1") or a block of them ("192.0.2.0/24",
 // "2001:db8::/32") in the configuration.

@@ -7,33 +7,33 @@ import (
 	"strings"
 )
 
-// Local is the Provider made of stores: it runs the mechanisms itself and asks
-// each field for what its mechanisms need. A nil field is a mechanism that is
-// not offered. Its methods may be called by many sessions at once; its fields
-// are not changed once it is in use.
+// Local is the Provider that runs the mechanisms itself and gets from stores what each
+// mechanism needs. A nil field is an ability that no store has; the mechanisms that need
+// it are not offered. The methods may be called by many sessions at once; the fields
+// are not changed once the Local is in use.
 //
-// What wraps a store goes into the field, in the order that an attempt meets it:
+// The wrappers of a store are nested in the order in which an attempt passes them:
 //
 //	auth.Local{
-//		Passwords: throttle.Guard(auth.Prepared(chain)),
+//		Passwords: auth.Throttled(throttle, auth.WithPRECIS(chain.Passwords())),
 //		Keys:      chain.Keys(),
-//		Scram:     scram, // auth.NewScram(throttle)
+//		Scram:     auth.NewScram(throttle),
 //	}
 type Local struct {
 	Passwords PasswordVerifier // PLAIN and LOGIN
 	Keys      KeyStore         // SCRAM-SHA-256 and SCRAM-SHA-256-PLUS
-	Scram     *Scram           // goes with Keys
+	Scram     *Scram           // set together with Keys
 
-	// Only are the mechanisms that may be offered (Config.Mechanisms); nil is
-	// all that the other fields serve.
+	// Only lists the mechanisms that may be offered (Config.Mechanisms); nil allows all.
 	Only     []MechanismName
 	Security SecurityOptions
 }
 
-// A MechanismName is one of the mechanisms that Local runs.
+// A MechanismName is the name of a mechanism that Local runs, in upper case.
 type MechanismName string
 
-// The names as RFC 4616, a draft that expired, and RFC 7677 write them.
+// The spellings of RFC 4616, of an expired draft (draft-murchison-sasl-login), and of
+// RFC 7677.
 const (
 	mechPlain     MechanismName = "PLAIN"
 	mechLogin     MechanismName = "LOGIN"
@@ -41,41 +41,81 @@ const (
 	mechScramPlus MechanismName = "SCRAM-SHA-256-PLUS"
 )
 
-// NeedsKeys reports whether the mechanism asks a KeyStore.
-func (m MechanismName) NeedsKeys() bool { return m == mechScram || m == mechScramPlus }
+// A mechanism is one row of the table of mechanisms, which is the only list of them. To
+// add a mechanism, write its exchange in a new file and a row here. If it needs an
+// ability that no other mechanism needs, add that, too, with a field of Local.
+type mechanism struct {
+	name       MechanismName
+	properties MechanismProperties // as Dovecot lists them
+	byDefault  bool                // one of the defaults of Config.Mechanisms
+	needs      *ability
+	usable     func(*Peer) bool // on this connection; nil: on every one with TLS
+	start      func(Local, *Peer, MechanismName) Exchange
+}
+
+// The most desirable mechanism comes first: clients take the first that they know.
+var mechanisms = []mechanism{
+	{mechScramPlus, scramProperties, false, &keepsKeys, canBind, startScram},
+	{mechScram, scramProperties, false, &keepsKeys, nil, startScram},
+	{mechPlain, MechanismPlaintext, true, &verifiesPasswords, nil, startPlain},
+	{mechLogin, MechanismPlaintext, true, &verifiesPasswords, nil, startLogin},
+}
+
+// An ability is what a mechanism needs of the stores.
+type ability struct {
+	available func(Local) bool
+	missing   string // why it is not available, and the next step
+}
+
+var (
+	verifiesPasswords = ability{
+		func(l Local) bool { return l.Passwords != nil },
+		"no store of auth.stores verifies passwords: add a store that does, or remove the mechanism",
+	}
+	keepsKeys = ability{
+		func(l Local) bool { return l.Keys != nil && l.Scram != nil },
+		"the first of auth.stores keeps no keys for it: put a store that does (userfile, sql) first, or remove the mechanism",
+	}
+)
+
+// defaultMechanisms returns the defaults of Config.Mechanisms.
+func defaultMechanisms() (names []MechanismName) {
+	for _, m := range mechanisms {
+		if m.byDefault {
+			names = append(names, m.name)
+		}
+	}
+	return names
+}
+
+// row returns the row of the mechanism, or false if there is none.
+func (m MechanismName) row() (mechanism, bool) {
+	i := slices.IndexFunc(mechanisms, func(row mechanism) bool { return row.name == m })
+	if i < 0 {
+		return mechanism{}, false
+	}
+	return mechanisms[i], true
+}
+
+// NeedsKeys reports whether the mechanism gets keys from a [KeyStore].
+func (m MechanismName) NeedsKeys() bool {
+	row, _ := m.row()
+	return row.needs == &keepsKeys
+}
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (m *MechanismName) UnmarshalText(text []byte) error {
-	switch name := MechanismName(strings.ToUpper(string(text))); name {
-	case mechPlain, mechLogin, mechScram, mechScramPlus:
-		*m = name
-		return nil
+	name := MechanismName(strings.ToUpper(string(text)))
+	if _, ok := name.row(); !ok {
+		var names []string
+		for _, row := range mechanisms {
+			names = append(names, string(row.name))
+		}
+		return fmt.Errorf("unknown mechanism %q; the known ones are %s", text, strings.Join(names, ", "))
 	}
-	return fmt.Errorf("%q is not a mechanism of ours; these are PLAIN, LOGIN, SCRAM-SHA-256 and SCRAM-SHA-256-PLUS", text)
+	*m = name
+	return nil
 }
-
-// A mechanism is one row of the table. To add one, write its exchange in a
-// separate file, and a row here.
-type mechanism struct {
-	name       MechanismName
-	properties MechanismProperties // as Dovecot states them
-	served     func(Local, *Peer) bool
-	start      func(Local, *Peer) Exchange
-}
-
-// Most wanted first: clients take the first that they know.
-var mechanisms = []mechanism{
-	{mechScramPlus, scramProperties, Local.binds, startScramPlus},
-	{mechScram, scramProperties, Local.keeps, startScram},
-	{mechPlain, MechanismPlaintext, Local.verifies, startPlain},
-	{mechLogin, MechanismPlaintext, Local.verifies, startLogin},
-}
-
-func (l Local) verifies(*Peer) bool { return l.Passwords != nil }
-
-func (l Local) keeps(*Peer) bool { return l.Keys != nil && l.Scram != nil }
-
-func (l Local) binds(p *Peer) bool { return l.keeps(p) && canBind(p) }
 
 // Mechanisms implements Provider.
 func (l Local) Mechanisms(p *Peer) []string {
@@ -88,36 +128,40 @@ func (l Local) Mechanisms(p *Peer) []string {
 	return names
 }
 
-// Start implements Provider. It waits for nothing.
+// Start implements Provider. It does not wait.
 func (l Local) Start(_ context.Context, p *Peer, mech string) (Exchange, error) {
-	i := slices.IndexFunc(mechanisms, func(m mechanism) bool { return string(m.name) == mech })
-	if i < 0 || !l.offers(mechanisms[i], p) {
+	m, ok := MechanismName(mech).row()
+	if !ok || !l.offers(m, p) {
 		return nil, ErrMechanism
 	}
-	return mechanisms[i].start(l, p), nil
+	return m.start(l, p, m.name), nil
 }
 
-// RFC 4954, section 4: there must be a configuration in which no password crosses
-// the network readable. Here there is no other.
+// offers reports whether a client is offered the mechanism. RFC 4954, section 4: there
+// must be a configuration in which no password crosses the network readable. Here there
+// is no other.
 func (l Local) offers(m mechanism, p *Peer) bool {
-	return p.TLS != nil && l.permits(m.name, m.properties) && m.served(l, p)
+	return p.TLS != nil && l.permits(m.name, m.properties) && m.needs.available(l) && (m.usable == nil || m.usable(p))
 }
 
+// permits reports whether the configuration allows the mechanism.
 func (l Local) permits(name MechanismName, properties MechanismProperties) bool {
 	return (l.Only == nil || slices.Contains(l.Only, name)) && l.Security.Allow(properties)
 }
 
-// Check reports what the configuration asks for and the stores cannot serve, and
-// what to do about it.
+// Check returns an error if the configuration names a mechanism that the stores cannot
+// serve, or if its security options rule out every mechanism that it names.
 func (l Local) Check() error {
-	for _, name := range []MechanismName{mechScram, mechScramPlus} {
-		if l.Keys == nil && slices.Contains(l.Only, name) {
-			return fmt.Errorf("auth.mechanisms names %s, but the first of auth.stores keeps no keys for it: "+
-				"put a store that does (userfile, sql) first, or take the mechanism out", name)
+	permitted := false
+	for _, m := range mechanisms {
+		if slices.Contains(l.Only, m.name) && !m.needs.available(l) {
+			return fmt.Errorf("auth.mechanisms names %s, but %s", m.name, m.needs.missing)
 		}
+		permitted = permitted || l.permits(m.name, m.properties)
 	}
-	if !slices.ContainsFunc(mechanisms, func(m mechanism) bool { return l.permits(m.name, m.properties) }) {
-		return fmt.Errorf("auth.security_options %q leave no mechanism of auth.mechanisms %q: nobody could log in", l.Security, l.Only)
+	if !permitted {
+		return fmt.Errorf("auth.security_options %q rule out every mechanism of auth.mechanisms %q, so that no user could log in: "+
+			"remove an option, or add a mechanism", l.Security, l.Only)
 	}
 	return nil
 }

@@ -2,16 +2,20 @@ package auth
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/base64"
 	"errors"
+	stdhash "hash"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/xdg-go/scram"
 
+	"postern/server/auth/hash"
 	"postern/server/auth/throttle"
 )
 
@@ -24,58 +28,68 @@ const (
 	maxNonce = 512  // bytes, of the client's part
 )
 
-// Scram is what the mechanisms SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802,
-// RFC 7677) have beside their keys: the Throttle, and the secret of which the fake
-// keys of unknown users are made. Make one for the life of the process: otherwise a
-// client that asks before and after a reload can distinguish real users from
-// others, whose keys change. It may be
-// used by many sessions at once.
+// Scram is the state of the mechanisms SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802, RFC
+// 7677) that is common to all exchanges: the throttle, and the secret from which the fake
+// keys of unknown users are derived. Make one for the life of the process: with a new
+// secret the fake keys change, so a client that asks before and after a reload could
+// distinguish them from real ones. It may be used by many sessions at once.
 type Scram struct {
 	throttle *throttle.Throttle
 	secret   []byte
 }
 
-// NewScram returns a Scram whose proofs are checked when t gives them their turn.
+// NewScram returns a Scram that checks proofs when t allows it.
 func NewScram(t *throttle.Throttle) *Scram {
 	s := &Scram{throttle: t, secret: make([]byte, 32)}
 	rand.Read(s.secret) // never fails: crypto/rand ends the process instead
 	return s
 }
 
-// scramExchange is one conversation. The messages are read and the proof is
-// checked by xdg-go/scram; what that leaves open is closed here: which mechanism
-// goes with which channel binding, strict base64, nonces, the authorization
-// identity; and responses for unknown and known users are indistinguishable.
+// fakeKeys returns keys for an unknown user: always the same for the same login, and
+// indistinguishable from real ones. No password matches them. They change with a restart
+// of the process, which shows a client that asks before and after it that a login is
+// unknown.
+func (s *Scram) fakeKeys(d ScramDecoy) ScramKeys {
+	derive := func(with func() stdhash.Hash, what string) []byte {
+		h := hmac.New(with, s.secret)
+		h.Write([]byte(what + "\x00" + d.Login))
+		return h.Sum(nil)
+	}
+	salt := derive(sha512.New, "salt")
+	return ScramKeys{ScramKeys: hash.ScramKeys{
+		Salt:       salt[:min(d.SaltLength, len(salt))],
+		Iterations: d.Iterations,
+		StoredKey:  derive(sha256.New, "stored key"),
+		ServerKey:  derive(sha256.New, "server key"),
+	}}
+}
+
+// scramExchange is one exchange. xdg-go/scram parses the messages and checks the proof.
+// This type checks what the library does not: that the channel binding matches the
+// mechanism, strict base64, nonces, the authorization identity. It also makes the
+// responses for unknown and known users indistinguishable.
 type scramExchange struct {
 	peer  *Peer
 	scram *Scram
 	keys  KeyStore
 	mech  MechanismName
-	plus  bool // -PLUS was offered to this client
+	plus  bool // SCRAM-SHA-256-PLUS was offered to this client
 
 	next         func(*scramExchange, context.Context, []byte) ([]byte, error)
 	conversation *scram.ServerConversation
 	login        string
 	account      ScramKeys
 	refused      *Failure // why the keys are fake
-	failed       error    // why there are none
+	failed       error    // why there are no keys
 	proved       Identity
 	id           Identity
 }
 
-func startScram(l Local, p *Peer) Exchange {
-	return newScramExchange(l, p, mechScram)
-}
-
-func startScramPlus(l Local, p *Peer) Exchange {
-	return newScramExchange(l, p, mechScramPlus)
-}
-
-func newScramExchange(l Local, p *Peer, mech MechanismName) *scramExchange {
+func startScram(l Local, p *Peer, name MechanismName) Exchange {
 	return &scramExchange{
-		peer: p, scram: l.Scram, keys: l.Keys, mech: mech,
+		peer: p, scram: l.Scram, keys: l.Keys, mech: name,
 		plus: l.permits(mechScramPlus, scramProperties) && canBind(p),
-		next: (*scramExchange).begin,
+		next: (*scramExchange).first,
 	}
 }
 
@@ -85,8 +99,8 @@ func (x *scramExchange) Identity() Identity { return x.id }
 // Close implements Exchange. There is nothing to release.
 func (x *scramExchange) Close() error { return nil }
 
-// Next implements Exchange. Each step names the one that follows; one that
-// fails has none.
+// Next implements Exchange. Each step sets the one that follows; after an error there is
+// none.
 func (x *scramExchange) Next(ctx context.Context, response []byte) (challenge []byte, done bool, err error) {
 	step := x.next
 	x.next = nil
@@ -98,24 +112,24 @@ func (x *scramExchange) Next(ctx context.Context, response []byte) (challenge []
 	case errors.Is(err, ErrMalformed):
 		return nil, false, ErrMalformed
 	case err != nil:
-		return nil, false, withLogin(err, x.login)
+		return nil, false, WithLogin(err, x.login)
 	}
 	return challenge, x.id != Identity{}, nil
 }
 
-// RFC 4954, section 4: a client that sent no initial response gets an empty
-// challenge and one chance.
-func (x *scramExchange) begin(ctx context.Context, response []byte) ([]byte, error) {
-	if response != nil {
-		return x.first(ctx, response)
+// first handles the initial response, which is the client-first-message. RFC 4954,
+// section 4: a client that sent none gets an empty challenge, once.
+func (x *scramExchange) first(ctx context.Context, message []byte) ([]byte, error) {
+	if message == nil {
+		x.next = (*scramExchange).clientFirst
+		return []byte{}, nil
 	}
-	x.next = (*scramExchange).first
-	return []byte{}, nil
+	return x.clientFirst(ctx, message)
 }
 
-// first takes the client-first-message, and answers with salt and iterations.
-func (x *scramExchange) first(ctx context.Context, message []byte) ([]byte, error) {
-	binding, err := x.bindingFor(message)
+// clientFirst returns the server-first-message, with the salt and the iterations.
+func (x *scramExchange) clientFirst(ctx context.Context, message []byte) ([]byte, error) {
+	binding, err := x.channelBinding(message)
 	if err != nil {
 		return nil, err
 	}
@@ -134,31 +148,32 @@ func (x *scramExchange) first(ctx context.Context, message []byte) ([]byte, erro
 	case x.failed != nil:
 		return nil, x.failed
 	case err != nil:
-		return nil, ErrMalformed // the library's own text repeats the message
+		return nil, ErrMalformed // the library's text repeats the message
 	}
 	if f := precheckName("authorization identity", x.conversation.AuthzID()); f != nil {
 		return nil, f
 	}
-	x.next = (*scramExchange).final
+	x.next = (*scramExchange).clientFinal
 	return []byte(answer), nil
 }
 
-// bindingFor reads what the library is indifferent to: the gs2 header in the light
-// of the mechanism, and the client's nonce.
-func (x *scramExchange) bindingFor(message []byte) (none scram.ChannelBinding, err error) {
+// channelBinding checks what the library does not: that the gs2 header matches the
+// mechanism, and the client's nonce. It returns the binding that the client demands.
+func (x *scramExchange) channelBinding(message []byte) (none scram.ChannelBinding, err error) {
 	fields := strings.Split(string(message), ",")
 	if !isScram(message) || len(fields) < 4 || !isNonce(strings.TrimPrefix(fields[3], "r=")) {
 		return none, ErrMalformed
 	}
 	name, named := strings.CutPrefix(fields[0], "p=")
-	// RFC 5802, section 6: "p" goes with -PLUS, and -PLUS with "p".
+	// RFC 5802, section 6: "p" requires -PLUS, and -PLUS requires "p".
 	if named != (x.mech == mechScramPlus) {
 		return none, ErrMalformed
 	}
-	// RFC 5802, section 6: the client could bind and has not seen that we can.
-	// Somebody in between has changed the list of mechanisms.
+	// RFC 5802, section 6: the client supports channel binding, but has not seen -PLUS
+	// in the list of mechanisms. An attacker may have removed it.
 	if fields[0] == "y" && x.plus {
-		return none, &Failure{Kind: Unknowable, Reason: "the client has not seen the offer of SCRAM-SHA-256-PLUS: somebody may sit in between"}
+		return none, &Failure{Kind: Unknowable, Reason: "the client has not seen the offer of SCRAM-SHA-256-PLUS: " +
+			"an attacker between client and server may have removed it"}
 	}
 	if !named {
 		return none, nil
@@ -170,17 +185,17 @@ func (x *scramExchange) bindingFor(message []byte) (none scram.ChannelBinding, e
 	return binding, nil
 }
 
-// lookUp finds the keys of a user, real or fake. The fake ones are made in any
-// case, so that both take the same time.
-func (x *scramExchange) lookUp(ctx context.Context, login string) (scram.StoredCredentials, error) {
+// lookUp returns the keys of a user, real or fake. The fake ones are derived in any case,
+// so that both take the same time.
+func (x *scramExchange) lookUp(ctx context.Context, login string) (none scram.StoredCredentials, _ error) {
 	x.login = login
-	switch f := precheckName("name", login); {
-	case login == "":
+	if login == "" {
 		x.failed = ErrMalformed
-		return scram.StoredCredentials{}, x.failed
-	case f != nil:
+		return none, x.failed
+	}
+	if f := precheckName("name", login); f != nil {
 		x.failed = f
-		return scram.StoredCredentials{}, x.failed
+		return none, x.failed
 	}
 	fake := x.scram.fakeKeys(x.keys.ScramDecoy(login))
 	keys, err := x.keys.ScramKeys(ctx, login)
@@ -189,10 +204,10 @@ func (x *scramExchange) lookUp(ctx context.Context, login string) (scram.StoredC
 		keys, x.refused = fake, f
 	case err != nil:
 		x.failed = err
-		return scram.StoredCredentials{}, x.failed
+		return none, x.failed
 	case keys.User == "":
 		x.failed = &Unavailable{Store: keys.Store, Err: errNoUser}
-		return scram.StoredCredentials{}, x.failed
+		return none, x.failed
 	}
 	x.account = keys
 	return scram.StoredCredentials{
@@ -202,13 +217,24 @@ func (x *scramExchange) lookUp(ctx context.Context, login string) (scram.StoredC
 	}, nil
 }
 
-// final takes the client-final-message, and answers with our own proof. The
-// client is in only when it has agreed to that.
-func (x *scramExchange) final(ctx context.Context, message []byte) ([]byte, error) {
+// clientFinal checks the client-final-message, and returns the server-final-message with
+// the server's proof. The client is logged in only after it has accepted that proof.
+//
+// The turn at the throttle ends with the check: while the client computes, other logins
+// from its address do not wait for it. Proofs do not show whether a wrong password is
+// repeated, so each wrong one counts as a new one.
+func (x *scramExchange) clientFinal(ctx context.Context, message []byte) ([]byte, error) {
 	if !isScram(message) || !isFinal(string(message)) {
 		return nil, ErrMalformed
 	}
-	answer, err := x.whenItsTurn(ctx, func() (string, error) { return x.prove(string(message)) })
+	attempt, err := x.scram.throttle.Acquire(ctx, x.peer.Remote.Addr(), x.login)
+	if err != nil {
+		return nil, err
+	}
+	var outcome throttle.Outcome // undecided, if checkProof panics
+	defer func() { attempt.Done(outcome) }()
+	answer, err := x.checkProof(string(message))
+	outcome = OutcomeOf(err, x.account.User, "")
 	if err != nil {
 		return nil, err
 	}
@@ -220,24 +246,9 @@ func (x *scramExchange) final(ctx context.Context, message []byte) ([]byte, erro
 	return []byte(answer), nil
 }
 
-// whenItsTurn calls check when the throttle gives the login its turn. The turn ends
-// with the check: while the client computes, other logins from its address do not
-// wait for it. Proofs do not show whether a wrong password is repeated, so each
-// wrong one counts as a new one.
-func (x *scramExchange) whenItsTurn(ctx context.Context, check func() (string, error)) (answer string, err error) {
-	attempt, err := x.scram.throttle.Acquire(ctx, x.peer.Remote.Addr(), x.login)
-	if err != nil {
-		return "", err
-	}
-	var outcome throttle.Outcome // undecided, if check panics
-	defer func() { attempt.Done(outcome) }()
-	answer, err = check()
-	outcome = OutcomeOf(err, x.account.User, "")
-	return answer, err
-}
-
-// prove checks the proof. For fake keys nothing is proof.
-func (x *scramExchange) prove(message string) (string, error) {
+// checkProof returns the server-final-message if the proof is right. No proof is right
+// for fake keys.
+func (x *scramExchange) checkProof(message string) (string, error) {
 	answer, err := x.conversation.Step(message)
 	switch {
 	case err != nil && answer == "":
@@ -250,14 +261,15 @@ func (x *scramExchange) prove(message string) (string, error) {
 	f := &Failure{Kind: BadPassword, Store: x.account.Store}
 	switch answer {
 	case scram.ErrChannelBindingsDontMatch:
-		f.Kind, f.Reason = Unknowable, "the channel binding is that of another connection: somebody may sit in between"
+		f.Kind, f.Reason = Unknowable, "the channel binding is that of another connection: "+
+			"an attacker may relay between client and server"
 	case scram.ErrOtherError:
 		f.Kind, f.Reason = Unknowable, "the nonce is that of another exchange"
 	}
 	return "", f
 }
 
-// confirm takes the client's empty answer: it has found our proof to be right
+// confirm handles the client's empty response, with which it accepts the server's proof
 // (RFC 5802, section 3).
 func (x *scramExchange) confirm(_ context.Context, message []byte) ([]byte, error) {
 	if len(message) > 0 {
@@ -271,17 +283,18 @@ func isScram(message []byte) bool {
 	return len(message) <= maxScram && utf8.Valid(message) && !strings.ContainsFunc(string(message), unicode.IsControl)
 }
 
-// RFC 5802, section 7: printable ASCII. The comma ends it.
+// isNonce checks the form of RFC 5802, section 7: printable ASCII without comma, which
+// ends the nonce.
 func isNonce(nonce string) bool {
 	return nonce != "" && len(nonce) <= maxNonce &&
 		!strings.ContainsFunc(nonce, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
-// RFC 5802, section 7:
+// isFinal checks the form of RFC 5802, section 7:
 //
 //	client-final-message = "c=" base64 ",r=" nonce ["," extensions] ",p=" base64
 //
-// where each base64 is the only one of its bytes, and the proof as long as a key.
+// where the base64 is in canonical form, and the proof as long as a key.
 func isFinal(message string) bool {
 	fields := strings.Split(message, ",")
 	binding, bound := strings.CutPrefix(fields[0], "c=")

@@ -218,7 +218,7 @@ func TestScramVectorOfRFC7677(t *testing.T) {
 	if got, err := x.conversation.Step(first); got != serverFirst || err != nil {
 		t.Fatalf("%s, %v", got, err)
 	}
-	x.next = (*scramExchange).final
+	x.next = (*scramExchange).clientFinal
 	got, done, err := x.Next(t.Context(), []byte(final))
 	if string(got) != serverFinal || done || err != nil {
 		t.Fatalf("%s, done %v, %v", got, done, err)

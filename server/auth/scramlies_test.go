@@ -451,9 +451,10 @@ func TestLocalCheck(t *testing.T) {
 		why   string
 	}{
 		{"the defaults", Local{Passwords: passwords, Only: Defaults().Mechanisms, Security: Defaults().SecurityOptions}, ""},
-		{"SCRAM with keys", Local{Passwords: passwords, Keys: users(), Only: []MechanismName{mechScram, mechPlain}}, ""},
+		{"SCRAM with keys", Local{Passwords: passwords, Keys: users(), Scram: NewScram(newThrottle()), Only: []MechanismName{mechScram, mechPlain}}, ""},
 		{"SCRAM without keys", Local{Passwords: passwords, Only: []MechanismName{mechPlain, mechScram}}, "names SCRAM-SHA-256, but"},
-		{"nothing left", Local{Passwords: passwords, Only: Defaults().Mechanisms, Security: SecurityOptions{NoPlaintext}}, "nobody could log in"},
+		{"PLAIN without passwords", Local{Keys: users(), Scram: NewScram(newThrottle()), Only: Defaults().Mechanisms}, "names PLAIN, but"},
+		{"nothing left", Local{Passwords: passwords, Only: Defaults().Mechanisms, Security: SecurityOptions{NoPlaintext}}, "rule out every mechanism"},
 	}
 	for _, tt := range tests {
 		err := tt.local.Check()

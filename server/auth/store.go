@@ -1,168 +1,176 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
+	"runtime"
+	"runtime/debug"
 	"time"
 
 	"postern/server/auth/semaphore"
 )
 
-// StoreConfig is what every table [[auth.stores]] takes, whatever its kind.
-type StoreConfig struct {
-	// Name is the name of the store in the log. The default is the kind; several
-	// stores of one kind need names.
-	Name string `toml:"name"`
-
-	// Login is the template of the login that the store is asked about.
-	Login LoginTemplate `toml:"login"`
-
-	// Timeout is how long the store has to answer; where it hashes the password
-	// itself, Config.HashWait included. A login waits as long once more, at the
-	// most, for its turn to be asked about.
-	Timeout time.Duration `toml:"timeout"`
-
-	// Concurrency is the number of logins that the store is asked about at once.
-	Concurrency int `toml:"concurrency"`
-
-	// OnFailure is whether the stores after this one are asked when it has refused a
-	// login; see Chain.
-	OnFailure OnFailure `toml:"on_failure"`
-}
-
-// StoreDefaults returns the values of keys that the table leaves out.
-func StoreDefaults() StoreConfig {
-	return StoreConfig{Login: wholeLogin, Timeout: 10 * time.Second, Concurrency: 20}
-}
-
-var storeName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$`)
-
-// Validate reports each value that makes no sense, with its key relative to the
-// table.
-func (c *StoreConfig) Validate(bad func(key, why string)) {
-	if c.Name != "" && !storeName.MatchString(c.Name) {
-		bad("name", "must be up to 32 letters, digits, dots, dashes and underscores; it stands in the log")
-	}
-	if c.Timeout < 100*time.Millisecond || c.Timeout > chainTime {
-		bad("timeout", fmt.Sprintf(`must be between "100ms" and "%v", so that a client is still there when the answer comes`, chainTime))
-	}
-	if c.Concurrency < 1 || c.Concurrency > 1000 {
-		bad("concurrency", "must be between 1 and 1000")
-	}
-}
-
-// OnFailure is when a store that has refused a login ends the search.
-type OnFailure string
-
-// The values of on_failure; see Chain.
-const (
-	OnFailureByKind OnFailure = ""
-	OnFailureNext   OnFailure = "next"
-	OnFailureStop   OnFailure = "stop"
-)
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (o *OnFailure) UnmarshalText(text []byte) error {
-	switch v := OnFailure(text); v {
-	case OnFailureNext, OnFailureStop:
-		*o = v
-		return nil
-	}
-	return fmt.Errorf(`%q is not known; write "next" (always ask the next store), "stop" (never), or leave the key out`, text)
-}
-
 // StoreSpec is what a Store is made of.
 type StoreSpec struct {
 	Kind    string // the name, unless Config has one
 	Config  StoreConfig
-	Cache   CacheConfig // its zero value for stores that need none
+	Cache   CacheConfig // the zero value for no cache
 	Realm   string      // Config.Realm
-	Backend PasswordVerifier
+	Backend Backend
 	Events  Events
 }
 
-// A Store is a backend as the configuration wants it to be asked: which login, by
-// how many at once, for how long. It answers under its own name. It may be used
-// by many goroutines at once.
+// A Store adds to a backend what the configuration says of it: which login it is asked
+// for, by how many at once, for how long, and whether answers are cached. It has the
+// abilities of the backend, and answers under the name of the store. A backend that
+// panics has no answer. A Store may be used by many goroutines at once.
 type Store struct {
-	name     string
-	config   StoreConfig
-	realm    string
-	bounded  *bounded
-	verifier PasswordVerifier // bounded, or the cache over it
+	name   string
+	config StoreConfig
+	realm  string
+	slots  *semaphore.Priority
+	cache  *cache // nil: every login is passed to the backend
+	events Events
+
+	// The abilities of the backend; nil: it does not have this one.
+	passwords PasswordVerifier
+	keys      KeyStore
+	checks    interface{ Check(context.Context) error }
+	reloads   interface{ Reload(context.Context) error }
+	closes    io.Closer
+	lists     interface {
+		WithoutScramKeys() []string
+		WithTooManyIterations() []string
+	}
 }
 
-var _ PasswordVerifier = (*Store)(nil)
-
-// NewStore wraps a backend, which belongs to the store from now on.
+// NewStore returns a Store with the abilities of s.Backend, which belongs to the store
+// from now on.
 func NewStore(s StoreSpec) *Store {
-	name := s.Config.Name
-	if name == "" {
-		name = s.Kind
+	store := &Store{
+		name: cmp.Or(s.Config.Name, s.Kind), config: s.Config, realm: s.Realm,
+		slots: semaphore.New(s.Config.Concurrency), cache: newCache(s.Cache), events: s.Events,
 	}
-	b := &bounded{
-		name: name, timeout: s.Config.Timeout, slots: semaphore.New(s.Config.Concurrency),
-		events: s.Events, backend: s.Backend,
-	}
-	store := &Store{name: name, config: s.Config, realm: s.Realm, bounded: b, verifier: b}
-	if s.Cache.on() {
-		store.verifier = newCached(s.Cache, b)
-	}
+	store.passwords, _ = s.Backend.(PasswordVerifier)
+	store.keys, _ = s.Backend.(KeyStore)
+	store.checks, _ = s.Backend.(interface{ Check(context.Context) error })
+	store.reloads, _ = s.Backend.(interface{ Reload(context.Context) error })
+	store.closes, _ = s.Backend.(io.Closer)
+	store.lists, _ = s.Backend.(interface {
+		WithoutScramKeys() []string
+		WithTooManyIterations() []string
+	})
 	return store
 }
 
 // Name returns the name of the store in the log.
 func (s *Store) Name() string { return s.name }
 
+// Check returns what prevents logins, if the backend can check itself.
+func (s *Store) Check(ctx context.Context) error {
+	if s.checks == nil {
+		return nil
+	}
+	return s.checks.Check(ctx)
+}
+
+// Reload makes the backend read its files again, if it has any.
+func (s *Store) Reload(ctx context.Context) error {
+	if s.reloads == nil {
+		return nil
+	}
+	return s.reloads.Reload(ctx)
+}
+
+// Close closes the backend, if there is anything to close.
+func (s *Store) Close() error {
+	if s.closes == nil {
+		return nil
+	}
+	return s.closes.Close()
+}
+
+// LockedOutOfScram returns the users that cannot log in by SCRAM with every client, if the
+// backend knows all of its users: those without keys, and those whose keys have more
+// iterations than the clients that use Cyrus SASL compute.
+func (s *Store) LockedOutOfScram() (withoutKeys, tooManyIterations []string) {
+	if s.lists == nil {
+		return nil, nil
+	}
+	return s.lists.WithoutScramKeys(), s.lists.WithTooManyIterations()
+}
+
+var (
+	// ErrBusy is the cause of a temporary error: as many logins as the store's
+	// concurrency allows are being verified, and none of them has ended in time.
+	ErrBusy = errors.New("auth: too many logins are waiting for this store")
+
+	errSlow      = errors.New("no answer within its timeout")
+	errNoUser    = errors.New("the store accepted the login, but did not name the user")
+	errNoAbility = errors.New("the store does not have this ability")
+)
+
 // VerifyPassword implements PasswordVerifier.
 func (s *Store) VerifyPassword(ctx context.Context, p *Peer, login, password string) (Identity, error) {
-	var id Identity
-	err := s.ask(ctx, login, func(asked string) (user string, err error) {
-		id, err = s.verifier.VerifyPassword(ctx, p, asked, password)
-		return id.User, err
+	if s.passwords == nil {
+		return Identity{}, &Unavailable{Store: s.name, Err: errNoAbility}
+	}
+	return ask(ctx, s, login, func(expanded string) (Identity, error) {
+		return s.cache.verify(expanded, password, func() (Identity, error) {
+			return bounded(ctx, s, p.Known, func(ctx context.Context) (Identity, error) {
+				return s.passwords.VerifyPassword(ctx, p, expanded, password)
+			})
+		})
 	})
-	if err != nil {
-		return Identity{}, err
+}
+
+// ScramKeys implements KeyStore.
+func (s *Store) ScramKeys(ctx context.Context, login string) (ScramKeys, error) {
+	if s.keys == nil {
+		return ScramKeys{}, &Unavailable{Store: s.name, Err: errNoAbility}
 	}
-	id.Store = s.name
-	return id, nil
-}
-
-// keeper returns the backend as one that keeps keys, if it does.
-func (s *Store) keeper() (KeyStore, bool) {
-	k, ok := s.bounded.backend.(KeyStore)
-	return k, ok
-}
-
-// scramKeys asks a backend that keeps keys.
-func (s *Store) scramKeys(ctx context.Context, k KeyStore, login string) (ScramKeys, error) {
-	var keys ScramKeys
-	err := s.ask(ctx, login, func(asked string) (user string, err error) {
-		keys, err = s.bounded.scramKeys(ctx, k, asked)
-		return keys.User, err
+	return ask(ctx, s, login, func(expanded string) (ScramKeys, error) {
+		return bounded(ctx, s, false, func(ctx context.Context) (ScramKeys, error) {
+			return s.keys.ScramKeys(ctx, expanded)
+		})
 	})
-	if err != nil {
-		return ScramKeys{}, err
-	}
-	keys.Store = s.name
-	return keys, nil
 }
 
-// scramDecoy asks a backend for the decoy of an unknown user.
-func (s *Store) scramDecoy(k KeyStore, login string) ScramDecoy {
-	if asked, why := s.config.Login.expand(login, s.realm); why == "" {
-		login = asked
+// ScramDecoy implements KeyStore. The backend must keep keys.
+func (s *Store) ScramDecoy(login string) ScramDecoy {
+	if expanded, why := s.config.Login.expand(login, s.realm); why == "" {
+		login = expanded
 	}
-	return k.ScramDecoy(login)
+	return s.keys.ScramDecoy(login)
 }
 
-// A Question is one request to one store for one login, and the answer.
-type Question struct {
+// An answer is what one ability of a backend returns for a login that it accepts.
+type answer[T any] interface {
+	user() string        // the canonical name
+	from(store string) T // the same answer in the name of the store
+}
+
+func (id Identity) user() string { return id.User }
+
+func (id Identity) from(store string) Identity {
+	id.Store = store
+	return id
+}
+
+func (k ScramKeys) user() string { return k.User }
+
+func (k ScramKeys) from(store string) ScramKeys {
+	k.Store = store
+	return k
+}
+
+// A StoreCall is one call of one store for one login, and the answer.
+type StoreCall struct {
 	Store string
-	Login string        // as the store got it; empty if it was not asked
+	Login string        // as the backend got it; empty if the backend was not called
 	Took  time.Duration // includes the wait for other logins
 	User  string        // the canonical name after a success
 	Err   error         // otherwise a *Failure or an *Unavailable
@@ -170,72 +178,103 @@ type Question struct {
 
 type traceKey struct{}
 
-// WithTrace returns a context for [Exchange.Next] in which trace is called for every
-// question to a store of a [Chain], as soon as it is answered, by the goroutine
-// that runs the exchange. The login in a question is the client's input and is not safe
-// to print.
-func WithTrace(ctx context.Context, trace func(Question)) context.Context {
-	return context.WithValue(ctx, traceKey{}, trace)
+// WithTrace returns a context for [Exchange.Next] in which record is called for every
+// call of a store of a [Chain], as soon as it has returned, by the goroutine that runs
+// the exchange. The login in a StoreCall is the client's input and is not safe to print.
+func WithTrace(ctx context.Context, record func(StoreCall)) context.Context {
+	return context.WithValue(ctx, traceKey{}, record)
 }
 
-// ask passes the login, in the form that the template makes of it, to question, and the
-// answer to the trace function of ctx. An error is a *Failure or an *Unavailable with
-// the store's name.
-func (s *Store) ask(ctx context.Context, login string, question func(asked string) (user string, err error)) error {
-	q := Question{Store: s.name}
-	if asked, why := s.config.Login.expand(login, s.realm); why != "" {
-		q.Err = &Failure{Kind: NoSuchUser, Store: s.name, Reason: why, Err: errNotAsked}
+// ask calls call with the login in the form that the template gives it, and records the
+// call if ctx has a trace. An error is a *Failure or an *Unavailable with the name of the
+// store.
+func ask[T answer[T]](ctx context.Context, s *Store, login string, call func(expanded string) (T, error)) (accepted T, err error) {
+	c := StoreCall{Store: s.name}
+	if expanded, why := s.config.Login.expand(login, s.realm); why != "" {
+		c.Err = &Failure{Kind: NoSuchUser, Store: s.name, Reason: why, Err: errNotAsked}
 	} else {
 		begun := time.Now()
-		q.Login = asked
-		q.User, q.Err = question(asked)
-		q.Took = time.Since(begun)
-		if q.Err != nil {
-			q.Err = s.sign(q.Err)
+		c.Login = expanded
+		accepted, err = call(expanded)
+		c.Took = time.Since(begun)
+		if err == nil {
+			c.User, accepted = accepted.user(), accepted.from(s.name)
+		} else {
+			c.Err = s.named(err)
 		}
 	}
-	if trace, ok := ctx.Value(traceKey{}).(func(Question)); ok {
-		trace(q)
+	if record, ok := ctx.Value(traceKey{}).(func(StoreCall)); ok {
+		record(c)
 	}
-	return q.Err
+	return accepted, c.Err
 }
 
-// sign returns err as a *Failure or an *Unavailable with the store's name. The backend's
-// value is not changed, as it may be shared.
-func (s *Store) sign(err error) error {
+// named returns err as a *Failure or an *Unavailable with the name of the store. The
+// backend's value is not changed, as it may be shared.
+func (s *Store) named(err error) error {
 	if f := asFailure(err); f != nil {
-		signed := *f
-		signed.Store = s.name
-		return &signed
+		named := *f
+		named.Store = s.name
+		return &named
 	}
+	named := Unavailable{Err: err}
 	if u, ok := errors.AsType[*Unavailable](err); ok {
-		signed := *u
-		signed.Store = s.name
-		return &signed
+		named = *u
 	}
-	return &Unavailable{Store: s.name, Err: err}
+	named.Store = s.name
+	return &named
 }
 
-// Check returns what is wrong with the backend, if the backend can check itself.
-func (s *Store) Check(ctx context.Context) error {
-	if c, ok := s.bounded.backend.(interface{ Check(context.Context) error }); ok {
-		return c.Check(ctx)
+// bounded makes one call of the backend, whatever the ability. It waits for a slot, at
+// most for the timeout of the store; clients that have logged in before (first) get
+// theirs first. The call may take as long again. The deadline of ctx, that of the reply
+// to the client, ends both waits earlier.
+func bounded[T answer[T]](ctx context.Context, s *Store, first bool, call func(context.Context) (T, error)) (none T, err error) {
+	waiting, cancel := context.WithTimeoutCause(ctx, s.config.Timeout, ErrBusy)
+	err = s.slots.Acquire(waiting, first)
+	cancel()
+	if err != nil {
+		return none, outOfTime(ctx, "while the login waited for other logins at this store", err)
 	}
-	return nil
+	defer s.slots.Release()
+	calling, cancel := context.WithTimeoutCause(ctx, s.config.Timeout, errSlow)
+	defer cancel()
+	accepted, err := recovered(calling, s, call)
+	switch {
+	case err == nil && accepted.user() == "":
+		return none, errNoUser
+	case err == nil:
+		return accepted, nil
+	case asFailure(err) != nil:
+		return none, err
+	case errors.Is(context.Cause(calling), errSlow):
+		err = fmt.Errorf("%w of %v: %w", errSlow, s.config.Timeout, err)
+	}
+	return none, outOfTime(ctx, "before the store answered", err)
 }
 
-// Reload makes the backend read its files again, if it has any.
-func (s *Store) Reload(ctx context.Context) error {
-	if r, ok := s.bounded.backend.(interface{ Reload(context.Context) error }); ok {
-		return r.Reload(ctx)
+// outOfTime adds to err where the login was when the deadline of ctx ended it.
+func outOfTime(ctx context.Context, where string, err error) error {
+	if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return err
 	}
-	return nil
+	return fmt.Errorf("the time for the reply was over %s: %w", where, err)
 }
 
-// Close closes the backend, if it has something to close.
-func (s *Store) Close() error {
-	if c, ok := s.bounded.backend.(io.Closer); ok {
-		return c.Close()
-	}
-	return nil
+// recovered makes the call, and turns a panic into an error: a broken backend must not
+// end the process. The value of the panic may contain a password, so only its type is
+// kept, or the text of an error of the runtime, which contains no data.
+func recovered[T any](ctx context.Context, s *Store, call func(context.Context) (T, error)) (accepted T, err error) {
+	defer func() {
+		switch value := recover().(type) {
+		case nil:
+			return
+		case runtime.Error:
+			err = fmt.Errorf("panic: %v", value)
+		default:
+			err = fmt.Errorf("panic with a %T", value)
+		}
+		s.events.StorePanicked(s.name, err, debug.Stack())
+	}()
+	return call(ctx)
 }

@@ -13,8 +13,11 @@ import (
 )
 
 // Throttled returns a verifier that passes each login to v after the delay that t
-// gives it, with Peer.Known set.
+// gives it, with Peer.Known set. For a nil v it returns nil.
 func Throttled(t *throttle.Throttle, v PasswordVerifier) PasswordVerifier {
+	if v == nil {
+		return nil
+	}
 	return throttled{t, v}
 }
 
@@ -67,8 +70,13 @@ func isGuess(err error) bool {
 // WithPRECIS returns a verifier that passes the prepared form of the password to v and,
 // if that is refused and the client sent other bytes, those: hashes made by tools without
 // such a preparation keep working. Whether there is a second verification depends on the
-// password alone, not on whether the user exists.
-func WithPRECIS(v PasswordVerifier) PasswordVerifier { return withPRECIS{v} }
+// password alone, not on whether the user exists. For a nil v it returns nil.
+func WithPRECIS(v PasswordVerifier) PasswordVerifier {
+	if v == nil {
+		return nil
+	}
+	return withPRECIS{v}
+}
 
 type withPRECIS struct{ PasswordVerifier }
 

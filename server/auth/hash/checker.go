@@ -3,6 +3,7 @@ package hash
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"sync/atomic"
 	"time"
@@ -84,13 +85,22 @@ func (c *Checker) whenItsTurn(ctx context.Context, stored string, known bool, co
 	defer cancel()
 	if h.large {
 		if err := c.large.Acquire(ctx, known); err != nil {
-			return false, err
+			return false, busy(err)
 		}
 		defer c.large.Release()
 	}
 	if err := c.slots.Acquire(ctx, known); err != nil {
-		return false, err
+		return false, busy(err)
 	}
 	defer c.slots.Release()
 	return compare(h)
+}
+
+// busy adds ErrBusy to the reason why a caller waits no longer: the deadline of its
+// context may come before the end of the wait that the configuration allows.
+func busy(err error) error {
+	if errors.Is(err, ErrBusy) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrBusy, err)
 }

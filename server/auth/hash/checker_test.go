@@ -1,6 +1,7 @@
 package hash
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -97,6 +98,21 @@ func TestMemoNeedsNoPlace(t *testing.T) {
 	if err := c.Decoy(t.Context(), bcrypt05, password, false); !errors.Is(err, ErrBusy) {
 		t.Errorf("decoy: %v, want ErrBusy", err)
 	}
+}
+
+// The deadline of the context may be earlier than the end of the wait.
+func TestDeadlineEndsTheWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := NewChecker(time.Minute)
+		c.slots = semaphore.New(0)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		begun := time.Now()
+		_, err := c.Check(ctx, bcrypt05, password, false)
+		if took := time.Since(begun); took != time.Second || !errors.Is(err, ErrBusy) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("after %v: %v", took, err)
+		}
+	})
 }
 
 // Who has waited for a place while another connection of the same user was
