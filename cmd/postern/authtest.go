@@ -20,8 +20,8 @@ import (
 	"postern/server/auth"
 )
 
-// authTestTime bounds the question to the stores.
-const authTestTime = time.Minute
+// authTestTime bounds the calls of the stores as the server does.
+const authTestTime = 110 * time.Second
 
 func authCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -108,7 +108,7 @@ func (t authTest) ask(ctx context.Context, cfg *config.Config, section config.Au
 	defer stores.Close()
 	ctx, cancel := context.WithTimeout(ctx, authTestTime)
 	defer cancel()
-	id, err := plainLogin(auth.WithTrace(ctx, func(q auth.Question) { tellQuestion(out, q) }), stores, t.user, password)
+	id, err := plainLogin(auth.WithTrace(ctx, func(q auth.StoreCall) { tellQuestion(out, q) }), stores.Passwords(), t.user, password)
 	return verdict(out, t.user, id, err)
 }
 
@@ -151,7 +151,7 @@ func plainLogin(ctx context.Context, stores auth.PasswordVerifier, user, passwor
 }
 
 // tellQuestion prints what one store was asked and its answer.
-func tellQuestion(out io.Writer, q auth.Question) {
+func tellQuestion(out io.Writer, q auth.StoreCall) {
 	answer := "yes"
 	var no *auth.Failure
 	switch {

@@ -107,7 +107,7 @@ func TestOneLineServesScramAndPlain(t *testing.T) {
 	slow := throttle.New(throttle.Config{MaxWait: 30 * time.Second})
 	chain := auth.Chain{store}
 	local := auth.Local{
-		Passwords: auth.Throttled(slow, auth.WithPRECIS(chain)),
+		Passwords: auth.Throttled(slow, auth.WithPRECIS(chain.Passwords())),
 		Keys:      chain.Keys(),
 		Scram:     auth.NewScram(slow),
 	}

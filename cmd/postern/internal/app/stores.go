@@ -89,7 +89,7 @@ func (a *App) openStore(cfg config.Auth, table config.Store) (openStore, error) 
 	}
 	s := auth.NewStore(auth.StoreSpec{
 		Kind: table.Kind, Config: table.StoreConfig, Cache: table.Cache, Realm: cfg.Realm,
-		Backend: backend.(auth.PasswordVerifier), Events: auth.NewLog(a.log.Logger),
+		Backend: backend, Events: auth.NewLog(a.log.Logger),
 	})
 	return openStore{s, backend}, nil
 }
@@ -124,7 +124,7 @@ func (a *App) proxy(cfg config.Auth, d *dovecot.Store) dovecot.Proxy {
 
 func (a *App) local(cfg config.Auth, stores auth.Chain) auth.Local {
 	return auth.Local{
-		Passwords: auth.Throttled(a.throttle, auth.WithPRECIS(stores)),
+		Passwords: auth.Throttled(a.throttle, auth.WithPRECIS(stores.Passwords())),
 		Keys:      stores.Keys(),
 		Scram:     a.scram,
 		Only:      cfg.Mechanisms,
