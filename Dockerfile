@@ -30,7 +30,7 @@ COPY . .
 FROM source AS build-pam
 RUN apt-get update \
  && apt-get install -y --no-install-recommends gcc libc6-dev libpam0g-dev
-ARG VERSION=dev
+ARG VERSION=
 RUN CGO_ENABLED=1 go build -tags pam -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /out/usr/bin/postern-pam ./cmd/postern \
  && ln -s postern-pam /out/usr/bin/postern \
  && install -d -m 0755 /out/etc/postern \
@@ -51,7 +51,7 @@ ENTRYPOINT ["/usr/bin/postern-pam"]
 CMD ["serve"]
 
 FROM source AS build
-ARG VERSION=dev
+ARG VERSION=
 RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /out/usr/bin/postern ./cmd/postern \
  && install -d -m 1777 /out/tmp \
  && install -d -m 0755 /out/etc/postern \

@@ -31,7 +31,7 @@ key = "`+s.file("missing.pem")+`"
 recipient = "permit_sasl_authenticated"
 mynetworks = "127.0.0.0/8"
 `)
-	s.mailbox.close()
+	s.mailbox.Close()
 	must(t, os.WriteFile(s.file("cert.pem"), []byte("broken"), 0o600))
 	must(t, os.Remove(s.file("users")))
 	status, stdout, _ := command(t, "", "check", "--config", s.config())
@@ -51,16 +51,16 @@ func TestCheckOfHeaderRewriting(t *testing.T) {
 		return stdout
 	}
 	out := check()
-	wantLines(t, out, "note  relay          on this machine: "+s.mailbox.url()+";", "postconf -e 'local_header_rewrite_clients ='", setting)
+	wantLines(t, out, "note  relay          on this machine: "+s.mailbox.URL()+";", "postconf -e 'local_header_rewrite_clients ='", setting)
 	if strings.Contains(out, signatures) {
 		t.Errorf("there are no signatures:\n%s", out)
 	}
 	s.configure(t, "[[relay.dkim]]\ndomain = \"example.org\"\nselector = \"s1\"\nkey = \"key.pem\"\n")
-	hop := fmt.Sprintf("%q", s.mailbox.url())
+	hop := fmt.Sprintf("%q", s.mailbox.URL())
 	text := readFile(t, s.config())
 	writeFile(t, s.config(), strings.Replace(text, hop, hop+`, "smtp://127.0.0.2:9"`, 1))
 	out = check()
-	wantLines(t, out, s.mailbox.url()+", smtp://127.0.0.2:9;", signatures)
+	wantLines(t, out, s.mailbox.URL()+", smtp://127.0.0.2:9;", signatures)
 	if n := strings.Count(out, setting); n != 1 {
 		t.Errorf("%d notes, want 1:\n%s", n, out)
 	}

@@ -3,6 +3,8 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"regexp"
+	"runtime/debug"
 	"strings"
 	"testing"
 
@@ -143,7 +145,7 @@ func TestDKIMKeygen(t *testing.T) {
 			t.Errorf("%s has mode %04o, want 0600", key, info.Mode().Perm())
 		}
 	}
-	if status, _, stderr := command(t, "", args...); status != process.ExitFailure || !strings.Contains(stderr, "there already") {
+	if status, _, stderr := command(t, "", args...); status != process.ExitFailure || !strings.Contains(stderr, "exists already") {
 		t.Errorf("a second time: status %d: %s", status, stderr)
 	}
 }
@@ -155,5 +157,29 @@ func TestDefaultGateways(t *testing.T) {
 	got := defaultGateways(routes)
 	if len(got) != 1 || got[0].String() != "172.17.0.1/32" {
 		t.Errorf("got %v, want 172.17.0.1/32", got)
+	}
+}
+
+func TestVersion(t *testing.T) {
+	module := func(version string) *debug.BuildInfo { return &debug.BuildInfo{Main: debug.Module{Version: version}} }
+	for _, tt := range []struct {
+		name    string
+		stamped string
+		info    *debug.BuildInfo
+		want    string
+	}{
+		{"stamped", "1.2.3", module("v1.2.4"), "1.2.3"},
+		{"go install", "", module("v0.2.0"), "v0.2.0"},
+		{"git", "", module("v0.1.1-0.20261130120000-0123456789ab+dirty"), "v0.1.1-0.20261130120000-0123456789ab+dirty"},
+		{"tarball", "", module("(devel)"), release},
+		{"without module", "", module(""), release},
+		{"without build information", "", nil, release},
+	} {
+		if got := chooseVersion(tt.stamped, tt.info); got != tt.want {
+			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
+		}
+	}
+	if !regexp.MustCompile(`^\d+\.\d+\.\d+$`).MatchString(release) {
+		t.Errorf("release is %q", release)
 	}
 }

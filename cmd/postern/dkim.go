@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto"
 	"errors"
 	"fmt"
 	"io"
@@ -19,7 +18,7 @@ import (
 func dkimCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dkim",
-		Short: "Make keys for DKIM signatures",
+		Short: "Generate keys for DKIM signatures",
 		Args:  knownCommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -31,10 +30,10 @@ func keygenCommand() *cobra.Command {
 	var k keygen
 	cmd := &cobra.Command{
 		Use:   "keygen DOMAIN",
-		Short: "Make a signing key and its TXT record",
+		Short: "Generate a signing key and its TXT record",
 		Long: `Writes a private key (mode 0600) and prints the TXT record that publishes it, and
-the lines for the configuration. "both" makes an RSA key, which every verifier
-knows, and an Ed25519 key (RFC 8463) beside it.`,
+the lines for the configuration. "both" generates an RSA key, which every
+verifier supports, and an Ed25519 key (RFC 8463).`,
 		Example: "  postern dkim keygen example.org\n  postern dkim keygen example.org --type both --selector 2027",
 		Args:    operands("DOMAIN"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -48,7 +47,7 @@ knows, and an Ed25519 key (RFC 8463) beside it.`,
 	return cmd
 }
 
-// A keygen makes the keys of one domain.
+// A keygen generates the keys of one domain.
 type keygen struct{ domain, selector, kind, dir string }
 
 func (k keygen) run(out io.Writer) error {
@@ -57,20 +56,21 @@ func (k keygen) run(out io.Writer) error {
 		return err
 	}
 	for _, key := range keys {
-		if err := key.make(out); err != nil {
+		if err := key.generate(out); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// A plannedKey is a key as the configuration will name it.
+// A plannedKey is a key as it will be in the configuration.
 type plannedKey struct {
 	sign.Key
 	algorithm sign.Algorithm
 }
 
-// plan names the keys, and finds bad names before anything is written.
+// plan chooses the names of the keys. It reports invalid names before a file is
+// written.
 func (k keygen) plan() ([]plannedKey, error) {
 	dir, err := filepath.Abs(k.dir)
 	if err != nil {
@@ -84,7 +84,7 @@ func (k keygen) plan() ([]plannedKey, error) {
 	var wrong []string
 	for _, a := range algorithms {
 		if a != sign.RSA && a != sign.Ed25519 {
-			return nil, usageError("--type is rsa, ed25519 or both, not %q", k.kind)
+			return nil, usageError("--type must be rsa, ed25519 or both, not %q", k.kind)
 		}
 		selector := k.selector
 		if len(algorithms) > 1 {
@@ -101,20 +101,16 @@ func (k keygen) plan() ([]plannedKey, error) {
 	return keys, nil
 }
 
-func (k plannedKey) make(out io.Writer) error {
+// generate writes the private key. It prints what to do with it as lines of a zone
+// file and of the configuration, which can be copied as they are.
+func (k plannedKey) generate(out io.Writer) error {
 	public, err := sign.GenerateKey(k.File, k.algorithm)
 	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("%s is there already, and DNS may name it: choose another --selector, or move it away", k.File)
+		return fmt.Errorf("%s exists already, and its record may be published: choose another --selector, or move the file away", k.File)
 	}
 	if err != nil {
 		return process.ExplainUnreadable(err)
 	}
-	return k.explain(out, public)
-}
-
-// explain prints what is to be done with the key, as comments of a zone file
-// and of the configuration, so that both can be pasted as they are.
-func (k plannedKey) explain(out io.Writer, public crypto.PublicKey) error {
 	record, err := sign.TXTRecord(k.Domain, k.Selector, public)
 	if err != nil {
 		return errors.Join(err, os.Remove(k.File))
@@ -122,8 +118,8 @@ func (k plannedKey) explain(out io.Writer, public crypto.PublicKey) error {
 	_, err = fmt.Fprintf(out, `; for the zone of %[1]s
 %[2]s
 
-# for the configuration, once the record can be looked up
-# (%[4]s has mode 0600: give it to the user that postern runs as)
+# for the configuration, after the record has been published
+# (%[4]s has mode 0600: make the user that postern runs as its owner)
 [[relay.dkim]]
 domain = %[1]q
 selector = %[3]q

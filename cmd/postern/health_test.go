@@ -49,7 +49,7 @@ func TestHealthOfNoServer(t *testing.T) {
 	for name, address := range map[string]string{"nobody there": kit.Addr(t), "silence": l.Addr().String()} {
 		begin := time.Now()
 		status, _, stderr := command(t, "", "health", "--address", address)
-		if status != process.ExitFailure || !strings.Contains(stderr, "not well") {
+		if status != process.ExitFailure || !strings.Contains(stderr, "not healthy") {
 			t.Errorf("%s: status %d: %s", name, status, stderr)
 		}
 		if took := time.Since(begin); took > 10*healthTime {

@@ -20,29 +20,30 @@ func passwdCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "passwd FILE USER",
 		Short: "Set a password in a user file",
-		Long: `Asks twice for the password of USER and writes its hash into FILE, which is in
-the format of Apache's htpasswd. The running server notices the change.`,
+		Long: `Asks twice for the new password of USER and writes its hash into FILE, which has
+the format of Apache's htpasswd. A running server reads the change within a
+second.`,
 		Example: "  postern passwd /etc/postern/users alice@example.org\n" +
 			"  pwgen 20 1 | tee /dev/tty | postern passwd --stdin /etc/postern/users alice",
 		Args: operands("FILE", "USER"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p.file, p.user = args[0], args[1]
-			return p.run(cmd.InOrStdin(), cmd.ErrOrStderr())
+			return p.set(cmd.InOrStdin(), cmd.ErrOrStderr())
 		},
 	}
-	cmd.Flags().BoolVar(&p.stdin, "stdin", false, "read the password from standard input: one line, asked for once")
-	cmd.Flags().StringVar(&p.scheme, "scheme", hash.Schemes()[0], "how to hash it: "+strings.Join(hash.Schemes(), ", "))
+	cmd.Flags().BoolVar(&p.stdin, "stdin", false, "read the password from standard input, once: its first line")
+	cmd.Flags().StringVar(&p.scheme, "scheme", hash.Schemes()[0], "hash scheme: "+strings.Join(hash.Schemes(), ", "))
 	_ = cmd.RegisterFlagCompletionFunc("scheme", cobra.FixedCompletions(hash.Schemes(), cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
-// A newPassword is for one user of one file.
+// A newPassword is the password of one user in one file.
 type newPassword struct {
 	file, user, scheme string
 	stdin              bool
 }
 
-func (p newPassword) run(in io.Reader, questions io.Writer) error {
+func (p newPassword) set(in io.Reader, questions io.Writer) error {
 	if !slices.Contains(hash.Schemes(), p.scheme) {
 		return usageError("there is no scheme %q; choose one of %s", p.scheme, strings.Join(hash.Schemes(), ", "))
 	}
@@ -51,16 +52,13 @@ func (p newPassword) run(in io.Reader, questions io.Writer) error {
 		return err
 	}
 	if password == "" {
-		return errors.New("the password is empty, and an empty one lets nobody in; nothing was changed")
+		return errors.New("the password is empty, and no login with an empty password succeeds; nothing was changed")
 	}
 	hashed, err := hash.New(p.scheme, auth.PreparePassword(password))
 	if err != nil {
 		return err
 	}
-	if err := userfile.SetPassword(p.file, p.user, hashed); err != nil {
-		return process.ExplainUnreadable(err)
-	}
-	return nil
+	return process.ExplainUnreadable(userfile.SetPassword(p.file, p.user, hashed))
 }
 
 func (p newPassword) read(in io.Reader, questions io.Writer) (string, error) {
@@ -71,5 +69,5 @@ func (p newPassword) read(in io.Reader, questions io.Writer) (string, error) {
 	if err != nil {
 		return "", usageError("%w; use --stdin to read the password from it", err)
 	}
-	return ask.askTwice(fmt.Sprintf("New password for %s: ", p.user), "The same again: ")
+	return ask.askTwice(fmt.Sprintf("New password for %s: ", p.user), "Repeat it: ")
 }

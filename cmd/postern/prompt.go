@@ -13,9 +13,9 @@ import (
 	"golang.org/x/term"
 )
 
-// maxPassword bounds what is read as a password, in bytes. It is more than any
-// client can send (RFC 4954, section 4) and any hash scheme accepts, so that the
-// error about a long password is the scheme's or the store's.
+// maxPassword is the largest password that is read, in bytes. It is more than a
+// client can send (RFC 4954, section 4) and more than any hash scheme accepts, so
+// that the scheme or the store reports a password that is too long.
 const maxPassword = 12288
 
 var (
@@ -25,13 +25,13 @@ var (
 	errLongPassword = fmt.Errorf("the password has more than %d bytes", maxPassword)
 )
 
-// A prompter asks a person for a password, without echo.
+// A prompter asks for passwords on a terminal, without echo.
 type prompter struct {
 	terminal *os.File
 	out      io.Writer // for the questions; not standard output, which may be a pipe
 }
 
-// newPrompter needs in to be a terminal.
+// newPrompter returns an error if in is not a terminal.
 func newPrompter(in io.Reader, out io.Writer) (*prompter, error) {
 	f, ok := in.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
@@ -47,7 +47,7 @@ func (p *prompter) ask(question string) (string, error) {
 	return password, err
 }
 
-// askTwice asks for a new password, without echo.
+// askTwice asks for a new password. Both answers must be equal.
 func (p *prompter) askTwice(question, again string) (string, error) {
 	first, err := p.ask(question)
 	if err != nil {
@@ -63,9 +63,9 @@ func (p *prompter) askTwice(question, again string) (string, error) {
 	return first, nil
 }
 
-// readHidden reads a line without echo. An interrupt would leave the terminal
-// mute, so it is caught. The reading goroutine is then abandoned for the
-// short rest of the process, since a read from a terminal cannot be called off.
+// readHidden reads a line without echo. It catches signals, because an interrupt
+// would leave the terminal without echo. A read from a terminal cannot be aborted, so
+// after an interrupt the goroutine that reads is left until the process ends.
 func (p *prompter) readHidden() (string, error) {
 	fd := int(p.terminal.Fd())
 	before, err := term.GetState(fd)
@@ -93,8 +93,8 @@ func (p *prompter) readHidden() (string, error) {
 	}
 }
 
-// readPasswordLine reads a password from a pipe or file: the first line,
-// without its end.
+// readPasswordLine reads a password from a pipe or a file: the first line without its
+// line end.
 func readPasswordLine(in io.Reader) (string, error) {
 	line, err := bufio.NewReader(io.LimitReader(in, maxPassword+2)).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {

@@ -336,7 +336,7 @@ func TestReloadBeyondTheSandboxIsRefused(t *testing.T) {
 	for name, test := range map[string]struct{ old, new, says string }{
 		"file":   {c.file("users"), filepath.Join(elsewhere, "users"), "auth.stores[0].path: reading " + elsewhere},
 		"folder": {c.file("stage"), elsewhere, "server.stage_dir: writing to " + elsewhere},
-		"port":   {c.mailbox.url(), other.url(), "relay.next_hops: connecting to TCP port"},
+		"port":   {c.mailbox.URL(), other.URL(), "relay.next_hops: connecting to TCP port"},
 	} {
 		if name == "port" && landlockOf(t, c) < process.LandlockTCP {
 			continue

@@ -27,9 +27,9 @@ func TestReloadBringsNewUsersAndHops(t *testing.T) {
 	other := startMailbox(t, s.file("other"))
 	must(t, os.Rename(s.file("users"), s.file("users2")))
 	s.user(t, "bob", "bobs")
-	writeFile(t, s.config(), strings.Replace(readFile(t, s.config()), s.mailbox.url(), other.url(), 1))
+	writeFile(t, s.config(), strings.Replace(readFile(t, s.config()), s.mailbox.URL(), other.URL(), 1))
 	s.reload(t, "msg=reloaded")
-	if err := s.submit(t, "bob", "bobs"); err == nil || !strings.Contains(err.Error(), "no sign of it") {
+	if err := s.submit(t, "bob", "bobs"); err == nil || !strings.Contains(err.Error(), "it is not in") {
 		t.Errorf("the new user's message: got %v, want it in the other mailbox", err)
 	}
 	files, err := os.ReadDir(s.file("other"))
@@ -84,14 +84,10 @@ func TestReloadSaysWhatNeedsARestart(t *testing.T) {
 // waits for it, the second does not.
 func TestSecondSignalEndsAtOnce(t *testing.T) {
 	s := startServing(t)
-	conn, err := net.Dial("tcp", s.address)
+	d, err := s.trial(t, "alice", "right").Begin(t.Context())
 	must(t, err)
-	d, err := newDialogue(conn, time.Now().Add(time.Minute), t.Output())
-	must(t, err)
-	defer d.close()
-	stuck := trial{address: s.address, folder: demoFolder{Dir: s.dir}, user: "alice", password: "right", out: t.Output()}
-	must(t, stuck.begin(d))
-	if _, err := d.ask(354, "DATA"); err != nil {
+	defer d.Close()
+	if _, err := d.Command(354, "DATA"); err != nil {
 		t.Fatal(err)
 	}
 	s.signals <- syscall.SIGTERM

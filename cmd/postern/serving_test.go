@@ -15,6 +15,7 @@ import (
 	"postern/certs"
 	"postern/cmd/postern/internal/app"
 	"postern/cmd/postern/internal/config"
+	"postern/cmd/postern/internal/demo"
 	"postern/server/auth/userfile"
 	"postern/test/kit"
 )
@@ -24,7 +25,7 @@ import (
 type serving struct {
 	dir     string
 	address string // STARTTLS
-	mailbox *mailbox
+	mailbox *demo.Mailbox
 	signals chan os.Signal
 	log     kit.LogBuffer
 	ended   chan error
@@ -56,14 +57,14 @@ func certify(t *testing.T, certFile, keyFile string) {
 }
 
 // startMailbox serves a mailbox until the end of the test.
-func startMailbox(t *testing.T, dir string) *mailbox {
+func startMailbox(t *testing.T, dir string) *demo.Mailbox {
 	t.Helper()
-	m, err := openMailbox(dir)
+	m, err := demo.OpenMailbox(dir)
 	must(t, err)
 	served := make(chan error, 1)
-	go func() { served <- m.serve() }()
+	go func() { served <- m.Serve() }()
 	t.Cleanup(func() {
-		m.close()
+		m.Close()
 		<-served
 	})
 	return m
@@ -100,7 +101,7 @@ certificates = [{ cert = %q, key = %q }]
 stores = [{ kind = "userfile", path = %q }]
 [relay]
 next_hops = [%q]
-%s`, s.address, s.file("cert.pem"), s.file("key.pem"), s.file("users"), s.mailbox.url(), more)
+%s`, s.address, s.file("cert.pem"), s.file("key.pem"), s.file("users"), s.mailbox.URL(), more)
 	must(t, os.WriteFile(s.config(), []byte(text), 0o600))
 }
 
@@ -155,6 +156,9 @@ func (s *serving) waitFor(t *testing.T, before int, says string) {
 // submit sends a message as alice, or as whoever is named.
 func (s *serving) submit(t *testing.T, user, password string) error {
 	t.Helper()
-	demo := demoFolder{Dir: s.dir}
-	return trial{address: s.address, folder: demo, user: user, password: password, out: t.Output()}.run(t.Context())
+	return s.trial(t, user, password).Run(t.Context(), s.mailbox)
+}
+
+func (s *serving) trial(t *testing.T, user, password string) demo.Trial {
+	return demo.Trial{Address: s.address, Cert: s.file("cert.pem"), User: user, Password: password, Out: t.Output()}
 }

@@ -22,7 +22,7 @@ func spooling(t *testing.T) (*serving, *relaytest.Hop) {
 	hop := relaytest.New(t, relaytest.Options{})
 	s := newServing(t)
 	s.configure(t, "patience = \"50ms\"\nspool = \""+s.file("spool")+"\"\n")
-	writeFile(t, s.config(), strings.Replace(readFile(t, s.config()), s.mailbox.url(), hop.URL(), 1))
+	writeFile(t, s.config(), strings.Replace(readFile(t, s.config()), s.mailbox.URL(), hop.URL(), 1))
 	s.start(t)
 	hop.Stop()
 	return s, hop
@@ -31,8 +31,7 @@ func spooling(t *testing.T) (*serving, *relaytest.Hop) {
 // send submits a message as alice and wants 250.
 func (s *serving) send(t *testing.T) {
 	t.Helper()
-	alice := trial{address: s.address, folder: demoFolder{Dir: s.dir}, user: "alice", password: "right", out: t.Output()}
-	if err := alice.send(t.Context(), "token"); err != nil {
+	if err := s.trial(t, "alice", "right").Send(t.Context(), "token"); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -9,13 +8,17 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// version is set by a release build: -ldflags "-X main.version=v1.2.3".
+// release is the version of this source.
+const release = "0.1.0"
+
+// version replaces release in a build with -ldflags "-X main.version=1.2.3", as the
+// Dockerfile and packages do.
 var version string
 
 func versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
-		Short: "Say which postern this is",
+		Short: "Print the version",
 		Args:  operands(),
 		Run: func(cmd *cobra.Command, _ []string) {
 			fmt.Fprintf(cmd.OutOrStdout(), "postern %s (%s, %s/%s)\n",
@@ -24,11 +27,20 @@ func versionCommand() *cobra.Command {
 	}
 }
 
-// versionString is the release stamp, or else what the go command has stamped.
 func versionString() string {
-	info, ok := debug.ReadBuildInfo()
-	if version != "" || !ok {
-		return cmp.Or(version, "unknown")
+	info, _ := debug.ReadBuildInfo()
+	return chooseVersion(version, info)
+}
+
+// chooseVersion returns the stamped version, or that of the module: "go install
+// postern/cmd/postern@v0.1.0" sets it to the tag, and a build in a git repository to
+// a tag or a commit. A build without either, such as from a tarball, has release.
+func chooseVersion(stamped string, info *debug.BuildInfo) string {
+	switch {
+	case stamped != "":
+		return stamped
+	case info != nil && info.Main.Version != "" && info.Main.Version != "(devel)":
+		return info.Main.Version
 	}
-	return cmp.Or(info.Main.Version, "(devel)")
+	return release
 }

@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"context"
@@ -9,80 +9,97 @@ import (
 	"strings"
 	"testing"
 
-	"postern/cmd/postern/internal/process"
+	"postern/cmd/postern/internal/config"
 	"postern/test/kit"
 )
 
-func TestDemoOnce(t *testing.T) {
+func TestMain(m *testing.M) { os.Exit(kit.Main(m)) }
+
+func TestOnce(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for round := 1; round <= 2; round++ {
-		status, stdout, stderr := command(t, "", "demo", "--once")
-		if status != process.ExitOK {
-			t.Fatalf("round %d: status %d\n%s\n%s", round, status, stdout, stderr)
+		var out, errs kit.LogBuffer
+		d := Demo{Once: true, Out: &out, Errs: &errs}
+		if err := d.Run(t.Context()); err != nil {
+			t.Fatalf("round %d: %v\n%s\n%s", round, err, out.String(), errs.String())
 		}
 		mail, err := filepath.Glob("postern-demo/mail/*.eml")
-		must(t, err)
+		kit.Must(t, err)
 		if len(mail) != round {
 			t.Fatalf("round %d: %d messages, want one for each round", round, len(mail))
 		}
 		password := strings.TrimSpace(readFile(t, "postern-demo/password.txt"))
-		if strings.Contains(stdout+stderr, password) || strings.Contains(stdout, "AUTH PLAIN A") {
+		if strings.Contains(out.String()+errs.String(), password) || strings.Contains(out.String(), "AUTH PLAIN A") {
 			t.Error("the dialogue shows the password")
 		}
 		for _, want := range []string{"S: 220 ", "C: STARTTLS", "C: AUTH PLAIN ********", "S: 235 ", "C: .", "arrived: "} {
-			if !strings.Contains(stdout, want) {
-				t.Errorf("the dialogue lacks %q:\n%s", want, stdout)
+			if !strings.Contains(out.String(), want) {
+				t.Errorf("the dialogue lacks %q:\n%s", want, out.String())
 			}
 		}
 	}
 }
 
-func TestDemoHandsItToAnotherHop(t *testing.T) {
+func TestRelay(t *testing.T) {
 	t.Chdir(t.TempDir())
-	hop := startMailbox(t, t.TempDir())
+	hop := startMailbox(t)
 	var out kit.LogBuffer
 	ctx, stop := context.WithCancel(t.Context())
-	d := demo{relay: hop.url(), out: &out, errs: t.Output()}
+	d := Demo{Relay: hop.URL(), Out: &out, Errs: t.Output()}
 	ended := make(chan error, 1)
-	go func() { ended <- d.run(ctx) }()
+	go func() { ended <- d.Run(ctx) }()
 	kit.Eventually(t, "the demo", func() bool { return strings.Contains(out.String(), "Ctrl-C") })
 	password, err := d.folder.password()
-	must(t, err)
-	client := trial{address: d.ports.submissionAddresses()[0], folder: d.folder, user: demoUser, password: password, out: t.Output()}
-	must(t, client.send(t.Context(), "relayed"))
-	if _, err := findMessage(hop.dir, "relayed"); err != nil {
+	kit.Must(t, err)
+	client := Trial{Address: d.ports.submissionAddresses()[0], Cert: d.folder.cert(), User: user, Password: password, Out: t.Output()}
+	kit.Must(t, client.Send(t.Context(), "relayed"))
+	if _, err := hop.Find("relayed"); err != nil {
 		t.Error(err)
 	}
 	stop()
-	must(t, <-ended)
+	kit.Must(t, <-ended)
 }
 
-func TestDemoFolderIsPrivateAndKept(t *testing.T) {
+// startMailbox serves a mailbox until the end of the test.
+func startMailbox(t *testing.T) *Mailbox {
+	t.Helper()
+	m, err := OpenMailbox(t.TempDir())
+	kit.Must(t, err)
+	served := make(chan error, 1)
+	go func() { served <- m.Serve() }()
+	t.Cleanup(func() {
+		m.Close()
+		kit.Must(t, <-served)
+	})
+	return m
+}
+
+func TestFolderIsPrivateAndKept(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "postern-demo")
-	ports := demoPorts{Submission: 1587, Submissions: 1465}
-	f, err := openDemoFolder(dir, ports)
-	must(t, err)
-	must(t, os.WriteFile(f.config(), []byte("# mine\n"), 0o600))
+	p := ports{Submission: 1587, Submissions: 1465}
+	f, err := openFolder(dir, p)
+	kit.Must(t, err)
+	kit.Must(t, os.WriteFile(f.config(), []byte("# mine\n"), 0o600))
 	cert, secret := readFile(t, f.cert()), readFile(t, f.secret())
-	must(t, filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
+	kit.Must(t, filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
 		if info, _ := e.Info(); info.Mode().Perm()&0o077 != 0 {
-			t.Errorf("%s has mode %v; others could look into it", path, info.Mode())
+			t.Errorf("%s has mode %v; other users have access", path, info.Mode())
 		}
 		return err
 	}))
-	_, err = openDemoFolder(dir, ports)
-	must(t, err)
+	_, err = openFolder(dir, p)
+	kit.Must(t, err)
 	if readFile(t, f.config()) != "# mine\n" || readFile(t, f.cert()) != cert || readFile(t, f.secret()) != secret {
-		t.Error("the second run has changed the folder")
+		t.Error("the second run changed the folder")
 	}
 }
 
-// The configuration of the demo is one that serve takes.
-func TestDemoConfigIsValid(t *testing.T) {
-	f, err := openDemoFolder(filepath.Join(t.TempDir(), `a "b" ü`), demoPorts{Submission: 1587, Submissions: 1465})
-	must(t, err)
-	cfg, err := loadConfig(f.config())
-	must(t, err)
+// serve accepts the configuration of the demo, too.
+func TestConfigIsValid(t *testing.T) {
+	f, err := openFolder(filepath.Join(t.TempDir(), `a "b" ü`), ports{Submission: 1587, Submissions: 1465})
+	kit.Must(t, err)
+	cfg, err := config.Load(f.config())
+	kit.Must(t, err)
 	if got := cfg.TLS.Certificates[0].Cert; got != f.cert() {
 		t.Errorf("certificate %q, want %q", got, f.cert())
 	}
@@ -94,11 +111,11 @@ func TestDemoConfigIsValid(t *testing.T) {
 func TestHowtoCanBePasted(t *testing.T) {
 	var out strings.Builder
 	h := howto{
-		Folder: demoFolder{Dir: "/home/me/postern-demo"}, Mail: "/home/me/postern-demo/mail",
-		Ports: demoPorts{Submission: 1587, Submissions: 1465, Why: "(why)"},
+		Folder: "/home/me/postern-demo", Mail: "/home/me/postern-demo/mail",
+		Ports: ports{Submission: 1587, Submissions: 1465, Why: "(why)"},
 		User:  "demo", Password: "SECRET", Cert: "/home/me/postern-demo/cert.pem", Config: "/home/me/postern-demo/config.toml",
 	}
-	must(t, h.print(&out))
+	kit.Must(t, h.print(&out))
 	for _, want := range []string{
 		"port 1587 (STARTTLS) and 1465 (TLS).\n(why)\n",
 		"swaks --server localhost:1587 --tls --auth PLAIN --auth-user demo --auth-password SECRET",
@@ -112,41 +129,37 @@ func TestHowtoCanBePasted(t *testing.T) {
 	}
 }
 
-func TestPortsThatAreTaken(t *testing.T) {
+func TestChoosePortsWhenUsed(t *testing.T) {
 	if l, err := net.Listen("tcp", "127.0.0.1:587"); err == nil {
 		defer l.Close()
-	} // else somebody else has it, or we may not
+	} // else another process has it, or this user may not bind it
 	p, err := choosePorts()
-	must(t, err)
+	kit.Must(t, err)
 	if p.Submission%1000 != 587 || p.Submission == 587 || p.Submissions != p.Submission-587+465 {
 		t.Errorf("chose %d and %d", p.Submission, p.Submissions)
 	}
 	if p.Why == "" {
-		t.Error("does not say why")
+		t.Error("no reason is given")
 	}
 }
 
-// A program that watches the folder never sees half of a message, and one that
-// is aborted leaves nothing behind.
-func TestDeliveryIsWholeOrNotThere(t *testing.T) {
-	m, err := openMailbox(t.TempDir())
-	must(t, err)
-	served := make(chan error, 1)
-	go func() { served <- m.serve() }()
-	defer func() { m.close(); must(t, <-served) }()
+// A program that watches the folder reads only whole messages, and an aborted
+// message leaves no file.
+func TestMailboxWritesWholeMessages(t *testing.T) {
+	m := startMailbox(t)
 	whole := func() (names []string) {
 		all, err := filepath.Glob(filepath.Join(m.dir, "*.eml"))
-		must(t, err)
+		kit.Must(t, err)
 		return all
 	}
-	c, err := net.Dial("tcp", m.listen.Addr().String())
-	must(t, err)
+	c, err := net.Dial("tcp", m.listener.Addr().String())
+	kit.Must(t, err)
 	in := textproto.NewConn(c)
 	defer in.Close()
 	send := func(line string, code int) {
 		t.Helper()
 		if line != "" {
-			must(t, in.PrintfLine("%s", line))
+			kit.Must(t, in.PrintfLine("%s", line))
 		}
 		if _, _, err := in.ReadResponse(code); err != nil {
 			t.Fatalf("%s: %v", line, err)
@@ -158,29 +171,24 @@ func TestDeliveryIsWholeOrNotThere(t *testing.T) {
 	send("RCPT TO:<b@example.org>", 250)
 	send("BDAT 3\r\nx", 250)
 	if got := whole(); len(got) != 0 {
-		t.Errorf("%q is there before the message is whole", got)
+		t.Errorf("%q exists before the message is complete", got)
 	}
 	send("RSET", 250)
 	if left, err := os.ReadDir(m.dir); err != nil || len(left) != 0 {
-		t.Errorf("%v is left of a message that was aborted (%v)", left, err)
+		t.Errorf("an aborted message leaves %v (%v)", left, err)
 	}
 	send("MAIL FROM:<a@example.org>", 250)
 	send("RCPT TO:<b@example.org>", 250)
 	send("BDAT 9 LAST\r\n\r\nwhole", 250)
 	got := whole()
 	if len(got) != 1 || readFile(t, got[0]) != "Return-Path: <a@example.org>\r\nDelivered-To: b@example.org\r\n\r\nwhole\r\n" {
-		t.Errorf("kept %q", got)
+		t.Errorf("got %q", got)
 	}
 }
 
 func readFile(t *testing.T, path string) string {
 	t.Helper()
 	text, err := os.ReadFile(path)
-	must(t, err)
+	kit.Must(t, err)
 	return string(text)
-}
-
-func writeFile(t *testing.T, path, text string) {
-	t.Helper()
-	must(t, os.WriteFile(path, []byte(text), 0o600))
 }
