@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"slices"
 
@@ -64,13 +63,13 @@ func (a *App) openSection(g *Generation, cfg config.Auth, open *sectionParts[sto
 		if !ok {
 			var err error
 			if s, err = a.openStore(cfg, table); err != nil {
-				return nil, err
+				return nil, fmt.Errorf("store %s: %w", table, err)
 			}
 			g.opened("stores", s.Store)
 			open.add(key, s)
 		}
 		stores.Chain = append(stores.Chain, s.Store)
-		a.warnOfMissingKeys(cfg, table, s.backend)
+		a.warnOfMissingKeys(cfg, s.Store)
 		if d, ok := s.backend.(*dovecot.Store); ok && cfg.Stores.DovecotOnly() {
 			stores.dovecot = d
 			return stores, nil
@@ -85,7 +84,7 @@ func (a *App) openSection(g *Generation, cfg config.Auth, open *sectionParts[sto
 func (a *App) openStore(cfg config.Auth, table config.Store) (openStore, error) {
 	backend, err := table.Backend.Open(a.storeEnv())
 	if err != nil {
-		return openStore{}, fmt.Errorf("store %s: %w", table, process.ExplainUnreadable(err))
+		return openStore{}, process.ExplainUnreadable(err)
 	}
 	s := auth.NewStore(auth.StoreSpec{
 		Kind: table.Kind, Config: table.StoreConfig, Cache: table.Cache, Realm: cfg.Realm,
@@ -145,19 +144,14 @@ func (a *App) OpenStores(cfg config.Auth) (*Stores, error) {
 // CheckStore opens a store, calls its Check, if it has one, within the time for a login,
 // and closes it. It returns the users of the store that have a problem with SCRAM.
 func (a *App) CheckStore(ctx context.Context, cfg config.Auth, s config.Store) (ScramUsers, error) {
-	backend, err := s.Backend.Open(a.storeEnv())
+	open, err := a.openStore(cfg, s)
 	if err != nil {
-		return ScramUsers{}, process.ExplainUnreadable(err)
+		return ScramUsers{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
 	defer cancel()
-	if c, ok := backend.(interface{ Check(context.Context) error }); ok {
-		err = c.Check(ctx)
-	}
-	if c, ok := backend.(io.Closer); ok {
-		err = errors.Join(err, c.Close())
-	}
-	return scramUsers(cfg, backend), err
+	err = errors.Join(open.Check(ctx), open.Close())
+	return scramUsers(cfg, open.Store), err
 }
 
 // CheckMechanisms returns the mechanisms that clients are offered, or an error if they
@@ -181,24 +175,18 @@ type ScramUsers struct {
 	Costly      []string // have keys with more iterations than Cyrus SASL computes
 }
 
-// scramUsers asks a backend that knows all of its users. Without SCRAM in
+// scramUsers returns the users of a store that knows all of its users. Without SCRAM in
 // auth.mechanisms there is no problem.
-func scramUsers(cfg config.Auth, backend auth.Backend) (users ScramUsers) {
-	if !slices.ContainsFunc(cfg.Mechanisms, auth.MechanismName.NeedsKeys) {
-		return users
-	}
-	if k, ok := backend.(interface{ WithoutScramKeys() []string }); ok {
-		users.WithoutKeys = k.WithoutScramKeys()
-	}
-	if k, ok := backend.(interface{ WithTooManyIterations() []string }); ok {
-		users.Costly = k.WithTooManyIterations()
+func scramUsers(cfg config.Auth, s *auth.Store) (users ScramUsers) {
+	if slices.ContainsFunc(cfg.Mechanisms, auth.MechanismName.NeedsKeys) {
+		users.WithoutKeys, users.Costly = s.LockedOutOfScram()
 	}
 	return users
 }
 
-func (a *App) warnOfMissingKeys(cfg config.Auth, s config.Store, backend auth.Backend) {
-	if n := len(scramUsers(cfg, backend).WithoutKeys); n > 0 {
+func (a *App) warnOfMissingKeys(cfg config.Auth, s *auth.Store) {
+	if n := len(scramUsers(cfg, s).WithoutKeys); n > 0 {
 		a.log.Warn("users without keys for SCRAM, which auth.mechanisms offers, cannot log in with clients that prefer it; "+
-			"give them a new password with postern passwd --scheme scram-sha-256", "store", s.LogName(), "users", n)
+			"give them a new password with postern passwd --scheme scram-sha-256", "store", s.Name(), "users", n)
 	}
 }
