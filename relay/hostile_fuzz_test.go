@@ -195,6 +195,7 @@ func (s *hostileStand) transact(t *testing.T, r *Router, i int, plan uint16) {
 		return
 	}
 	receipt, err := tx.Send(ctx, s.messages[i])
+	Abandon(err)
 	fitForClient(t, err)
 	s.judge(t, i, accepted, receipt, err)
 }

@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -12,34 +13,19 @@ import (
 	"postern/test/kit"
 )
 
-// A latecomer takes what Envelope.Late offers.
-type latecomer struct {
-	takes  bool
-	awaits chan Await
-	offers atomic.Int32
-}
-
-func newLatecomer(takes bool) *latecomer {
-	return &latecomer{takes: takes, awaits: make(chan Await, 1)}
-}
-
-func (l *latecomer) late(await Await) bool {
-	l.offers.Add(1)
-	if l.takes {
-		l.awaits <- await
-	}
-	return l.takes
-}
-
-// sendLate sends a message that gets no answer in time.
-func sendLate(t *testing.T, ctx context.Context, r *Router, l *latecomer) {
+// sendLate sends a message whose end gets no usable reply in time. overdue is nil if the
+// error is not an OverdueError.
+func sendLate(t *testing.T, ctx context.Context, r *Router) (overdue *OverdueError) {
 	t.Helper()
-	tx := beginWith(t, r, &Envelope{Session: "s1", Login: "alice", Sender: "alice@example.org", Late: l.late})
+	tx := beginWith(t, r, &Envelope{Session: "s1", Login: "alice", Sender: "alice@example.org"})
 	defer tx.Close()
 	rcpt(t, tx, "bob@example.com")
-	if _, err := tx.Send(ctx, newMessage(t, testMail)); !IsUncertain(err) {
+	_, err := tx.Send(ctx, newMessage(t, testMail))
+	if !IsUncertain(err) {
 		t.Fatalf("got %v, want uncertainty", err)
 	}
+	errors.As(err, &overdue)
+	return overdue
 }
 
 // firstEnd gives one answer to the end of the first message, once it is let
@@ -60,7 +46,7 @@ func firstEnd(t *testing.T, a relaytest.Answer) (handle func(relaytest.Command) 
 
 func impatient(c *Config) { c.DataTimeout = soon }
 
-func TestLateAnswer(t *testing.T) {
+func TestLateReply(t *testing.T) {
 	t.Parallel()
 	config, ca := certificate(t)
 	for name, c := range map[string]struct {
@@ -81,10 +67,9 @@ func TestLateAnswer(t *testing.T) {
 			r := newRouter(t, func(cfg *Config) { impatient(cfg); cfg.CAFile = ca }, hop)
 			handle, letGo := firstEnd(t, relaytest.Say(c.say))
 			hop.Handle(handle)
-			l := newLatecomer(true)
-			sendLate(t, t.Context(), r, l)
+			overdue := sendLate(t, t.Context(), r)
 			time.AfterFunc(soon/10, letGo)
-			receipt, err := (<-l.awaits)(t.Context())
+			receipt, err := overdue.Await(t.Context())
 			if (err == nil) != (c.want != "") || receipt.Text != c.want {
 				t.Errorf("got %q, %v", receipt.Text, err)
 			}
@@ -99,58 +84,56 @@ func TestLateAnswer(t *testing.T) {
 	}
 }
 
-// It is the caller's time that is over, not that of the hop.
-func TestLateAnswerAfterTheCaller(t *testing.T) {
+// TestLateReplyAfterTheCaller: the time of the caller is over, not that of the hop.
+func TestLateReplyAfterTheCaller(t *testing.T) {
 	t.Parallel()
 	hop := relaytest.New(t, relaytest.Options{})
 	r := newRouter(t, nil, hop)
 	handle, letGo := firstEnd(t, relaytest.Say("250 2.0.0 Ok: queued as LATE"))
 	hop.Handle(handle)
-	l := newLatecomer(true)
 	ctx, cancel := context.WithTimeout(t.Context(), soon)
 	defer cancel()
-	sendLate(t, ctx, r, l)
+	overdue := sendLate(t, ctx, r)
 	letGo()
-	if receipt, err := (<-l.awaits)(t.Context()); err != nil || receipt.Text != "2.0.0 Ok: queued as LATE" {
+	if receipt, err := overdue.Await(t.Context()); err != nil || receipt.Text != "2.0.0 Ok: queued as LATE" {
 		t.Errorf("got %v, %v", receipt, err)
 	}
 }
 
-// While one answer is awaited, its place in the pool is free, the router may
-// be closed, and who waits may give up.
-func TestLateAnswerHoldsNobodyUp(t *testing.T) {
+// TestLateReplyDelaysNoOther: while a reply is awaited, its slot in the pool is free, the
+// router can be closed, and the caller can give up.
+func TestLateReplyDelaysNoOther(t *testing.T) {
 	t.Parallel()
 	hop := relaytest.New(t, relaytest.Options{})
 	r := newRouter(t, func(c *Config) { c.Pool.Connections = 1 }, hop)
 	handle, _ := firstEnd(t, relaytest.Usual)
 	hop.Handle(handle)
-	l := newLatecomer(true)
 	ctx, cancel := context.WithTimeout(t.Context(), soon)
 	defer cancel()
-	sendLate(t, ctx, r, l)
+	overdue := sendLate(t, ctx, r)
 	deliver(t, r, newMessage(t, testMail))
 	if err := r.Close(); err != nil {
 		t.Error(err)
 	}
-	if _, err := (<-l.awaits)(ctx); !errors.Is(err, errUncertain) {
+	if _, err := overdue.Await(ctx); !errors.Is(err, errUncertain) {
 		t.Errorf("got %v, want uncertainty", err)
 	}
 }
 
-// Only silence is worth the wait, and only if somebody wants to wait. Of half
-// an answer, the other half could be taken for a whole one.
-func TestLateAnswerIsNotAwaited(t *testing.T) {
+// TestLateReplyIsNotAwaited: only after complete silence is there a reply to wait for. The
+// other half of half a reply could be taken for a whole one. A connection on which nothing
+// is awaited is closed.
+func TestLateReplyIsNotAwaited(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		answer relaytest.Answer
-		takes  bool
-		offers int32
+		answer  relaytest.Answer
+		overdue bool
 	}{
-		"nobody wants it":      {relaytest.Stall(), false, 1},
-		"the hop hangs up":     {relaytest.HangUp(), true, 0},
-		"nonsense":             {relaytest.Raw("hello\r\n"), true, 0},
-		"half a line":          {relaytest.Raw("550 5.7.1 no "), true, 0},
-		"half of several ones": {relaytest.Raw("250-2.0.0 so\r\n"), true, 0},
+		"silence":              {relaytest.Stall(), true},
+		"the hop hangs up":     {relaytest.HangUp(), false},
+		"nonsense":             {relaytest.Raw("hello\r\n"), false},
+		"half a line":          {relaytest.Raw("550 5.7.1 no "), false},
+		"half of several ones": {relaytest.Raw("250-2.0.0 so\r\n"), false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -159,10 +142,15 @@ func TestLateAnswerIsNotAwaited(t *testing.T) {
 			handle, letGo := firstEnd(t, c.answer)
 			letGo()
 			hop.Handle(handle)
-			l := newLatecomer(c.takes)
-			sendLate(t, t.Context(), r, l)
-			if n := l.offers.Load(); n != c.offers {
-				t.Errorf("offered %d times, want %d", n, c.offers)
+			overdue := sendLate(t, t.Context(), r)
+			if (overdue != nil) != c.overdue {
+				t.Errorf("got %v", overdue)
+			}
+			if overdue != nil {
+				if hop.Open() != 1 {
+					t.Error("the connection is closed already")
+				}
+				Abandon(fmt.Errorf("wrapped: %w", overdue))
 			}
 			kit.Eventually(t, "the connection is closed", func() bool { return hop.Open() == 0 })
 		})

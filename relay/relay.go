@@ -34,11 +34,14 @@ package relay
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/emersion/go-smtp"
 
@@ -79,8 +82,9 @@ type Transaction interface {
 	// the hop. So are the sender and the options of the Envelope.
 	Rcpt(ctx context.Context, to string, opts *smtp.RcptOptions) error
 
-	// Send sends the message to all recipients that Rcpt accepted: all or nothing.
-	// The caller still has to close m.
+	// Send sends the message to all recipients that Rcpt accepted: all or nothing. The
+	// caller still has to close m. If the error is an *OverdueError, the caller must do
+	// what is asked for there.
 	Send(ctx context.Context, m *message.Message) (Receipt, error)
 
 	// Close ends the transaction and cancels it if nothing was sent. It may be called
@@ -95,6 +99,21 @@ type Receipt struct {
 	// Text is one line of at most 400 octets: the enhanced code, once, if there is one,
 	// and the hop's text, with its queue id.
 	Text string
+
+	// First is the id of the message that was sent to the hop, if the client has sent the
+	// same message again; otherwise it is empty.
+	First string
+
+	// Seen, if it is not nil, must be called once, as soon as it is known whether the
+	// client has seen the 250. Any goroutine may call it.
+	Seen func(seen bool)
+}
+
+// QueueID is the id in a text such as "2.0.0 Ok: queued as 4ZxY1b2c3d", or "".
+func (r *Receipt) QueueID() string {
+	_, id, _ := strings.Cut(r.Text, "queued as ")
+	id, _, _ = strings.Cut(id, " ")
+	return id
 }
 
 // Caps is what the next hop can do. The zero value is that of a hop that has not been
@@ -146,9 +165,11 @@ func (c *Chain) Close() error {
 }
 
 // An Envelope is everything but the recipients that the relay needs to know about a
-// message. The server fills it; it is not changed after Begin.
+// message. The server fills it; nothing but Digest is changed after Begin.
 type Envelope struct {
 	Session   string // session id, for the log
+	Message   string // id of the message, for the log
+	Begun     time.Time
 	Listener  string
 	Remote    netip.AddrPort
 	Helo      string
@@ -163,14 +184,9 @@ type Envelope struct {
 	// must be empty. It goes to the hop unchanged.
 	Options smtp.MailOptions
 
-	// Late, if it is not nil, takes over waiting for a reply that is overdue. Send calls
-	// it, at most once, before it returns an error for which IsUncertain is true, if
-	// the time was over and the hop had sent nothing in reply to the end of the data.
-	// If Late returns true, it must call await, in another goroutine: Send waits until
-	// Late returns. If it returns false, or is nil, the connection is closed and the
-	// fate of the message stays unknown. A decorator that makes another Envelope
-	// passes Late on.
-	Late func(await Await) bool
+	// Digest is SHA-256 of the message as the client sent it. It is zero where nothing
+	// needs it; otherwise the server sets it before Send.
+	Digest [sha256.Size]byte
 }
 
 // Events receives everything that the log and the metrics need to know of the next hops.

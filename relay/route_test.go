@@ -194,3 +194,16 @@ func TestChain(t *testing.T) {
 		t.Errorf("got %q, want %q", log, want)
 	}
 }
+
+func TestQueueID(t *testing.T) {
+	for text, want := range map[string]string{
+		"2.0.0 Ok: queued as 4ZxY1b2c3d":  "4ZxY1b2c3d",
+		"Ok: queued as 4ZxY (from alice)": "4ZxY",
+		"OK id=1abc-0001":                 "",
+		"":                                "",
+	} {
+		if got := (&Receipt{Text: text}).QueueID(); got != want {
+			t.Errorf("%q has the id %q", text, got)
+		}
+	}
+}

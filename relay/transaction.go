@@ -288,9 +288,10 @@ func (t *transaction) attempt(ctx context.Context, do func(context.Context, *con
 	err := do(ctx, t.conn)
 	switch {
 	case errors.Is(err, errUncertain):
-		if !t.leaveBehind() {
-			t.discard()
+		if t.conn.overdue {
+			return t.overdue(err)
 		}
+		t.discard()
 	case isFinal(err):
 	case t.conn.reused:
 		// This happens only once in a transaction: it uses new connections from now on.

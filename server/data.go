@@ -20,8 +20,8 @@ func (s *session) Data(ctx context.Context, _ bool) (smtpd.Body, *smtpd.Reply) {
 		return nil, refused
 	}
 	b := &body{session: s, staged: s.stage.New(message.Options{BareNewlines: s.config.BareNewline, Size: t.envelope.Options.Size})}
-	if s.receipts != nil {
-		b.content = sha256.New()
+	if s.config.SuppressDuplicates {
+		b.digest = sha256.New()
 	}
 	return b, nil
 }
@@ -30,13 +30,13 @@ func (s *session) Data(ctx context.Context, _ bool) (smtpd.Body, *smtpd.Reply) {
 type body struct {
 	session *session
 	staged  *message.Writer
-	content hash.Hash // of the message as it was sent; nil unless duplicates are suppressed
+	digest  hash.Hash // for Envelope.Digest; nil unless duplicates are suppressed
 }
 
 // Write implements smtpd.Body.
 func (b *body) Write(p []byte) (int, error) {
-	if b.content != nil {
-		_, _ = b.content.Write(p) // never fails (hash.Hash)
+	if b.digest != nil {
+		_, _ = b.digest.Write(p) // never fails (hash.Hash)
 	}
 	return b.staged.Write(p)
 }
@@ -56,39 +56,48 @@ func (b *body) Commit(ctx context.Context) *smtpd.Reply {
 	}
 	defer func() { _ = m.Close() }()
 	s, t := b.session, b.session.mail
-	t.fingerprint.content = b.content
 	size := b.staged.Received()
 	r := s.request(t, size)
 	if refused := s.judge(r, s.parts.Policy.AtEndOfData(ctx, r)); refused != nil {
 		return refused
 	}
-	if s.receipts != nil {
-		return s.sendOnce(ctx, t, m, size)
+	if b.digest != nil {
+		t.envelope.Digest = [sha256.Size]byte(b.digest.Sum(nil))
 	}
-	receipt, refused := s.send(ctx, t, m, size)
-	if refused != nil {
-		return refused
-	}
-	return acceptedReply(receipt.Text)
-}
-
-// send puts the header in order and hands the message to the next hop.
-func (s *session) send(ctx context.Context, t *transaction, m *message.Message, size int64) (relay.Receipt, *smtpd.Reply) {
 	ready, err := fixHeader(m, s.fixUps(t))
 	if err != nil {
-		return relay.Receipt{}, headerReply(err)
+		return headerReply(err)
 	}
 	receipt, err := t.hop.Send(ctx, ready)
 	if err != nil {
-		return relay.Receipt{}, relayReply(err)
+		relay.Abandon(err)
+		return relayReply(err)
 	}
-	s.events.Accepted(t.event(size), receipt, time.Since(t.begun))
-	return receipt, nil
+	return s.accepted(t, size, receipt)
+}
+
+// accepted logs a message that the next hop has, and returns the reply.
+func (s *session) accepted(t *transaction, size int64, receipt relay.Receipt) *smtpd.Reply {
+	r := acceptedReply(receipt.Text)
+	r.OnSeen = receipt.Seen
+	logged := false
+	defer func() {
+		if !logged && r.OnSeen != nil { // after a panic the client receives 421
+			r.OnSeen(false)
+		}
+	}()
+	if receipt.First != "" {
+		s.events.Duplicate(t.event(size), receipt)
+	} else {
+		s.events.Accepted(t.event(size), receipt, time.Since(t.envelope.Begun))
+	}
+	logged = true
+	return r
 }
 
 // event is the message for the log.
 func (t *transaction) event(size int64) MessageEvent {
-	return MessageEvent{ID: t.id, User: t.envelope.Login, From: t.envelope.Sender, To: t.recipients, Size: size}
+	return MessageEvent{ID: t.envelope.Message, User: t.envelope.Login, From: t.envelope.Sender, To: t.recipients, Size: size}
 }
 
 // fixUps is how the header of t's message is put in order.
@@ -107,7 +116,7 @@ func (s *session) fixUps(t *transaction) fixUps {
 			TLS:      s.tlsFacts,
 			Login:    s.loggedIn,
 			Hostname: s.config.hostname(),
-			ID:       t.id,
+			ID:       t.envelope.Message,
 			Now:      time.Now(),
 		},
 	}

@@ -24,8 +24,7 @@ type Events interface {
 	ForSession(id, listener string, client netip.Addr) SessionEvents
 }
 
-// SessionEvents receives what happens in one connection. Its methods may be called
-// after Disconnected, for a late answer of the next hop.
+// SessionEvents receives what happens in one connection.
 type SessionEvents interface {
 	Connected()
 	Disconnected(after time.Duration, messages int)
@@ -43,9 +42,7 @@ type SessionEvents interface {
 	RejectWarning(r *policy.Request, warning string) // of warn_if_reject
 
 	Accepted(m MessageEvent, receipt relay.Receipt, took time.Duration)
-	Duplicate(m MessageEvent, first string, receipt relay.Receipt) // first is the id of the message that was sent
-	AcceptedLate(m MessageEvent, receipt relay.Receipt, took time.Duration)
-	NoLateAnswer(m MessageEvent, err error)
+	Duplicate(m MessageEvent, receipt relay.Receipt) // it was sent before, as receipt.First
 }
 
 // A MessageEvent describes a message.

@@ -166,33 +166,17 @@ func (l *eventLog) RejectWarning(r *policy.Request, warning string) {
 func (l *eventLog) Accepted(m MessageEvent, receipt relay.Receipt, took time.Duration) {
 	l.Info("accepted", "message", m.ID, "user", m.User, "from", m.From,
 		"to", strings.Join(m.To[:min(len(m.To), loggedRecipients)], ","), "nrcpt", len(m.To),
-		"size", m.Size, "hop", receipt.Hop, "queue_id", queueID(receipt.Text), "reply", receipt.Text,
+		"size", m.Size, "hop", receipt.Hop, "queue_id", receipt.QueueID(), "reply", receipt.Text,
 		"took_ms", took.Milliseconds())
 }
 
-func (l *eventLog) Duplicate(m MessageEvent, first string, receipt relay.Receipt) {
+func (l *eventLog) Duplicate(m MessageEvent, receipt relay.Receipt) {
 	l.Info("duplicate", "message", m.ID, "user", m.User, "from", m.From, "nrcpt", len(m.To),
-		"size", m.Size, "first", first, "hop", receipt.Hop, "queue_id", queueID(receipt.Text), "reply", receipt.Text)
-}
-
-func (l *eventLog) AcceptedLate(m MessageEvent, receipt relay.Receipt, took time.Duration) {
-	l.Info("accepted late", "message", m.ID, "user", m.User, "from", m.From, "nrcpt", len(m.To),
-		"hop", receipt.Hop, "queue_id", queueID(receipt.Text), "reply", receipt.Text, "took_ms", took.Milliseconds())
-}
-
-func (l *eventLog) NoLateAnswer(m MessageEvent, err error) {
-	l.Info("no late answer", "message", m.ID, "user", m.User, "from", m.From, "err", err)
+		"size", m.Size, "first", receipt.First, "hop", receipt.Hop, "queue_id", receipt.QueueID(), "reply", receipt.Text)
 }
 
 // loggedRecipients is how many recipients the line of a message names.
 const loggedRecipients = 20
-
-// queueID finds the id in "2.0.0 Ok: queued as 4ZxY1b2c3d".
-func queueID(text string) string {
-	_, id, _ := strings.Cut(text, "queued as ")
-	id, _, _ = strings.Cut(id, " ")
-	return id
-}
 
 func tlsVersion(state *tls.ConnectionState) string {
 	if state == nil {

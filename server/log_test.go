@@ -15,6 +15,7 @@ import (
 
 	"postern/policy"
 	"postern/relay"
+	"postern/relay/dedup"
 	"postern/server/auth"
 	"postern/server/auth/throttle"
 	"postern/server/smtpd"
@@ -31,7 +32,7 @@ func TestLogFormat(t *testing.T) {
 		slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: withoutTime}),
 	} {
 		before := bytes.Count(out.Bytes(), []byte("\n"))
-		events := logAllEvents(NewLog(slog.New(format)))
+		events := logAllEvents(slog.New(format))
 		if lines := bytes.Count(out.Bytes(), []byte("\n")) - before; lines != events {
 			t.Errorf("%d events are %d lines", events, lines)
 		}
@@ -73,11 +74,12 @@ const hostile = "x\" level=INFO msg=accepted\r\nlevel=INFO msg=\"auth ok\" user=
 
 // logAllEvents logs each event with usual values, and each one that has values from a
 // client with hostile ones, too. It returns the number of events.
-func logAllEvents(l Events) (events int) {
+func logAllEvents(log *slog.Logger) (events int) {
+	l := NewLog(log)
 	client := netip.MustParseAddr("192.0.2.7")
 	session := l.ForSession("3xk7q2m5ab1c", "submission", client)
 	for _, list := range [][]func(){
-		connectionEvents(l, session, client), refusedEvents(session), messageEvents(session), otherEvents(l, session),
+		connectionEvents(l, session, client), refusedEvents(session), messageEvents(session, dedup.NewLog(log)), otherEvents(l, session),
 	} {
 		for _, event := range list {
 			event()
@@ -152,7 +154,7 @@ func refusedEvents(session SessionEvents) []func() {
 	}
 }
 
-func messageEvents(session SessionEvents) []func() {
+func messageEvents(session SessionEvents, late dedup.Events) []func() {
 	m := MessageEvent{
 		ID: "3xk7q2m5ab1c.1", User: "alice", From: "alice@example.org",
 		To: []string{"bob@example.org", "carol@example.org"}, Size: 5120,
@@ -160,6 +162,12 @@ func messageEvents(session SessionEvents) []func() {
 	null := MessageEvent{User: "alice", To: strings.Fields(strings.Repeat("b@example.org ", 100)), Size: 1}
 	evil := MessageEvent{User: "alice", From: hostile, To: []string{hostile}, Size: 1}
 	receipt := relay.Receipt{Hop: "smtp://localhost:25", Text: "2.0.0 Ok: queued as 4ZxY1b2c3d"}
+	envelope := relay.Envelope{
+		Session: "3xk7q2m5ab1c", Message: m.ID, Listener: "submission", Remote: netip.MustParseAddrPort("192.0.2.7:4000"),
+		Login: m.User, Sender: m.From,
+	}
+	evilEnvelope := envelope
+	evilEnvelope.Message, evilEnvelope.Sender = "", hostile
 	return []func(){
 		func() {
 			session.RejectWarning(&policy.Request{Sender: "alice@localhost", Recipient: "bob@example.org", Login: "alice"},
@@ -172,14 +180,16 @@ func messageEvents(session SessionEvents) []func() {
 		func() {
 			session.Accepted(evil, relay.Receipt{Hop: "smtp://localhost:25", Text: hostile}, time.Second)
 		},
-		func() { session.Duplicate(m, "a2b3c4d5e6f7.1", receipt) },
-		func() { session.Duplicate(evil, "", relay.Receipt{Text: hostile}) },
-		func() { session.AcceptedLate(m, receipt, 90*time.Second) },
-		func() { session.AcceptedLate(evil, relay.Receipt{Text: hostile}, time.Second) },
 		func() {
-			session.NoLateAnswer(m, errors.New("smtp://localhost:25: the hop has refused the message at last: 550 5.7.1 Spam"))
+			session.Duplicate(m, relay.Receipt{Hop: receipt.Hop, Text: receipt.Text, First: "a2b3c4d5e6f7.1"})
 		},
-		func() { session.NoLateAnswer(evil, errors.New(hostile)) },
+		func() { session.Duplicate(evil, relay.Receipt{Text: hostile}) },
+		func() { late.AcceptedLate(&envelope, len(m.To), receipt, 90*time.Second) },
+		func() { late.AcceptedLate(&evilEnvelope, 1, relay.Receipt{Text: hostile}, time.Second) },
+		func() {
+			late.NoLateAnswer(&envelope, errors.New("smtp://localhost:25: the hop has refused the message at last: 550 5.7.1 Spam"))
+		},
+		func() { late.NoLateAnswer(&evilEnvelope, errors.New(hostile)) },
 	}
 }
 
@@ -218,19 +228,6 @@ func TestLogCountsRepetitions(t *testing.T) {
 	} {
 		if got := strings.Count(out.String(), "msg="+msg); got != want {
 			t.Errorf("%d lines of %s, want %d", got, msg, want)
-		}
-	}
-}
-
-func TestQueueID(t *testing.T) {
-	for text, want := range map[string]string{
-		"2.0.0 Ok: queued as 4ZxY1b2c3d":  "4ZxY1b2c3d",
-		"Ok: queued as 4ZxY (from alice)": "4ZxY",
-		"OK id=1abc-0001":                 "",
-		"":                                "",
-	} {
-		if got := queueID(text); got != want {
-			t.Errorf("%q has the id %q", text, got)
 		}
 	}
 }

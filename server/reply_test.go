@@ -139,7 +139,7 @@ func TestReplies(t *testing.T) {
 	for _, r := range []*smtpd.Reply{
 		replyNeedAuth, replyTooLarge, replyAuthenticated, replyBadCredentials, replyMechanism,
 		replyMalformedAuth, replyAuthLater, replyDisabled, replyExpired, replyNoStorage, replyCut, replyBareNewline,
-		replyNUL, replyLongLine, replyLongHeader, replyNoHop, replyInHand, replyInternal, replyMailMax,
+		replyNUL, replyLongLine, replyLongHeader, replyNoHop, replyInternal, replyMailMax,
 		replyTooManyFailures, replyTooManyConnections, replyShuttingDown, replyOf(replyLoop, nil),
 	} {
 		text := r.Text()

@@ -12,7 +12,6 @@
 //	auth        AUTH, with package server/auth
 //	data        the message: staged, judged, its header put in order, relayed
 //	header      fix-ups of the header; received makes the Received field
-//	duplicates  receipts for messages that a client may send again (resend, fingerprint, late)
 //	reply       errors become replies
 //	events      what the log and the metrics need; log and loglimit write it
 //
@@ -77,9 +76,7 @@ type Server struct {
 	unannounced connLimiter // connections whose PROXY header has not come
 	refused     connLimiter // connections that are refused inside TLS
 
-	receipts *receipts // for all generations of the configuration
-	overdue  *lateAnswers
-	linger   *smtpd.Linger
+	linger *smtpd.Linger
 
 	accepting context.Context // ends when no more connections are wanted
 	stop      context.CancelFunc
@@ -96,7 +93,7 @@ type Server struct {
 // New makes a server of its parts. It opens nothing yet.
 func New(p Parts) (*Server, error) {
 	s := &Server{
-		events: p.Events, receipts: newReceipts(), overdue: newLateAnswers(), linger: smtpd.NewLinger(),
+		events: p.Events, linger: smtpd.NewLinger(),
 		sessions: make(map[*session]*list.Element), empty: make(chan struct{}),
 	}
 	s.accepting, s.stop = context.WithCancel(context.Background())
@@ -117,16 +114,12 @@ func (s *Server) newSnapshot(p *Parts, parts *ListenerParts, l *listener) (*snap
 		return nil, fmt.Errorf("server: listener %q has no policy", parts.Name)
 	}
 	limits := parts.Limits.over(p.Config.Limits)
-	made := &snapshot{
+	return &snapshot{
 		server: s, listener: l,
 		config: &p.Config, parts: parts, limits: limits,
 		protocol: protocolConfig(p, parts, &limits, s.linger),
 		stage:    p.Stage,
-	}
-	if p.Config.SuppressDuplicates {
-		made.receipts = s.receipts
-	}
-	return made, nil
+	}, nil
 }
 
 // Listen binds every address of the listeners that have no socket yet. It is apart
@@ -206,7 +199,6 @@ func (s *Server) Reload(p Parts) error {
 // transactions in flight until ctx ends; then it aborts what is left. The error is
 // ctx's if something had to be aborted.
 func (s *Server) Shutdown(ctx context.Context) error {
-	defer s.overdue.close()
 	s.stopAccepting()
 	s.forEach(func(n *session) { n.conn.CloseIdle(replyShuttingDown) })
 	select {

@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"postern/relay"
+	"postern/relay/relaytest"
 	"postern/server/auth"
+	"postern/test/kit"
 )
 
 func TestNewRequiresPolicies(t *testing.T) {
@@ -142,5 +144,41 @@ func TestShutdownTwice(t *testing.T) {
 	}
 	if _, err := dial(d.address(), STARTTLS); err == nil {
 		t.Error("the server still listens")
+	}
+}
+
+// TestOverdueIsAbandoned: where duplicates are not suppressed, the connection to a hop that
+// does not reply to the end of the data is closed.
+func TestOverdueIsAbandoned(t *testing.T) {
+	s := defaultSettings()
+	s.Relay.DataTimeout = 100 * time.Millisecond
+	d := newTestServer(t, s)
+	d.hop.Handle(func(c relaytest.Command) relaytest.Answer {
+		if c.Verb == "." {
+			return relaytest.Stall()
+		}
+		return relaytest.Usual
+	})
+	d.join().must(t, append(mailSteps, "DATA", "354", "\r\nx\r\n.", "451")...)
+	kit.Eventually(t, "the connection to the hop is closed", func() bool { return d.hop.Open() == 0 })
+}
+
+// A panickyEvents panics when a message has been accepted.
+type panickyEvents struct{ SessionEvents }
+
+func (panickyEvents) Accepted(MessageEvent, relay.Receipt, time.Duration) { panic("burst") }
+
+// TestPanicAfterSend: a client that receives 421 although the hop has its message has not
+// seen the 250.
+func TestPanicAfterSend(t *testing.T) {
+	var seen []bool
+	s := &session{events: panickyEvents{}}
+	func() {
+		defer func() { _ = recover() }()
+		receipt := relay.Receipt{Seen: func(yes bool) { seen = append(seen, yes) }}
+		s.accepted(&transaction{envelope: &relay.Envelope{}}, 1, receipt)
+	}()
+	if !slices.Equal(seen, []bool{false}) {
+		t.Errorf("the client has seen it: %v", seen)
 	}
 }

@@ -60,16 +60,10 @@ func (s *session) releaseServices() {
 
 // A transaction is one message, from MAIL on.
 type transaction struct {
-	id         string
-	begun      time.Time
 	envelope   *relay.Envelope
 	sender     string // as the client sent it; without a domain if it sent none
 	hop        relay.Transaction
 	recipients []string // accepted, as they went to the hop
-
-	fingerprint fingerprint // while duplicates are suppressed
-	receipt     *receipt    // likewise, from the end of data on
-	late        bool        // the answer of the hop is waited for
 }
 
 // Hello implements smtpd.Session.
@@ -135,12 +129,12 @@ func (s *session) Mail(_ context.Context, from smtpd.Path, p *smtp.MailOptions) 
 
 func (s *session) newTransaction(from smtpd.Path, p *smtp.MailOptions) *transaction {
 	helo, _ := s.conn.Hello()
-	t := &transaction{
-		id:     s.conn.ID() + "." + strconv.Itoa(s.messages),
-		begun:  time.Now(),
+	return &transaction{
 		sender: from.String(),
 		envelope: &relay.Envelope{
 			Session:   s.conn.ID(),
+			Message:   s.conn.ID() + "." + strconv.Itoa(s.messages),
+			Begun:     time.Now(),
 			Listener:  s.parts.Name,
 			Remote:    s.conn.Remote(),
 			Helo:      helo,
@@ -150,10 +144,6 @@ func (s *session) newTransaction(from smtpd.Path, p *smtp.MailOptions) *transact
 			Options:   *p,
 		},
 	}
-	if s.receipts != nil {
-		t.envelope.Late = func(await relay.Await) bool { return s.awaitLate(t, await) }
-	}
-	return t
 }
 
 // complete adds server.origin to an address without a domain (Postfix's
@@ -180,9 +170,6 @@ func (s *session) Rcpt(ctx context.Context, to smtpd.Path, p *smtp.RcptOptions) 
 	}
 	s.rcpt = ""
 	t.recipients = append(t.recipients, rcpt)
-	if s.receipts != nil {
-		t.fingerprint.addRecipient(rcpt, p)
-	}
 	return nil
 }
 

@@ -26,7 +26,6 @@ type snapshot struct {
 	limits   Limits // the listener's own over the server's
 	protocol smtpd.Config
 	stage    *message.Stage
-	receipts *receipts // nil: duplicates are not suppressed
 }
 
 // protocolConfig is what the protocol has to know of a listener.

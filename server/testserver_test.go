@@ -16,6 +16,7 @@ import (
 
 	"postern/policy"
 	"postern/relay"
+	"postern/relay/dedup"
 	"postern/relay/message"
 	"postern/relay/relaytest"
 	"postern/server/auth"
@@ -62,8 +63,10 @@ type testServer struct {
 	hop    *relaytest.Hop
 	router *relay.Router
 	users  *users
-	log    *kit.LogBuffer
-	served chan error
+
+	duplicates *dedup.Receipts
+	log        *kit.LogBuffer
+	served     chan error
 
 	services atomic.Pointer[Services] // the newest ones
 	held     heldServices
@@ -76,7 +79,9 @@ func newTestServer(t testing.TB, s settings) *testServer {
 	d := &testServer{t: t, users: newUsers(), log: new(kit.LogBuffer), served: make(chan error, 1)}
 	d.hop = relaytest.New(t, relaytest.Options{Extensions: s.Hop.Extensions})
 	d.router = d.route(s.Relay)
-	d.services.Store(&Services{Auth: auth.Local{Passwords: d.users}, Hop: d.router})
+	log := slog.New(slog.NewTextHandler(d.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	d.duplicates = dedup.NewReceipts(dedup.NewLog(log))
+	d.services.Store(&Services{Auth: auth.Local{Passwords: d.users}, Hop: d.duplicates.Before(d.router)})
 	d.parts = d.assemble(s)
 	server, err := New(d.parts)
 	if err != nil {
@@ -162,6 +167,7 @@ func (d *testServer) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
 	_ = d.server.Shutdown(ctx) // aborts the connections that the test has left open
+	d.duplicates.Close()
 	if err := <-d.served; err != nil {
 		d.t.Errorf("Serve: %v", err)
 	}

@@ -121,6 +121,7 @@ func (j *job) hand(ctx context.Context, next relay.NextHop, more bool) bool {
 		return true
 	}
 	receipt, err := j.send(ctx, t)
+	relay.Abandon(err)
 	var refusal *smtp.SMTPError
 	switch {
 	case err == nil:

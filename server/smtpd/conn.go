@@ -181,10 +181,6 @@ func (c *Conn) Hello() (name string, extended bool) { return c.hello, c.extended
 // Authenticated ends the limits of time that hold before authentication.
 func (c *Conn) Authenticated() { c.preAuthOver.Store(true) }
 
-// ReplySeen notes that the client has seen the replies so far, because a
-// command that it sent shows it.
-func (c *Conn) ReplySeen() { c.notify(true) }
-
 // notify calls the observers of the replies that were sent last.
 func (c *Conn) notify(seen bool) {
 	if len(c.observers) == 0 {

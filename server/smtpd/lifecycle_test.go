@@ -218,7 +218,7 @@ func TestOnSeen(t *testing.T) {
 	}{
 		{"another command", func(p *peer) { p.say("QUIT", "221") }, []bool{true}},
 		{"the end", func(p *peer) { _ = p.Close() }, []bool{false}},
-		{"ReplySeen", func(p *peer) { p.say("EHLO seen", "250"); _ = p.Close() }, []bool{true}},
+		{"another command and the end", func(p *peer) { p.say("EHLO seen", "250"); _ = p.Close() }, []bool{true}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var mu sync.Mutex

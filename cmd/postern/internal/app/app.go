@@ -14,7 +14,8 @@
 //
 // State of the process is in no generation: penalties and known logins (throttle), the
 // cache of verified passwords, the SCRAM secret, the keys of TLS session tickets, the
-// account of memory for messages, and the spool.
+// account of memory for messages, the receipts of messages whose 250 may be lost, and the
+// spool.
 package app
 
 import (
@@ -36,6 +37,7 @@ import (
 	"postern/cmd/postern/internal/logging"
 	"postern/cmd/postern/internal/process"
 	"postern/relay"
+	"postern/relay/dedup"
 	"postern/relay/spool"
 	"postern/server"
 	"postern/server/auth"
@@ -52,6 +54,7 @@ type App struct {
 	throttle *throttle.Throttle
 	checker  *hash.Checker
 	scram    *auth.Scram
+	receipts *dedup.Receipts
 	tls      map[string]*certs.Shared // "" is the shared section; else by listener name
 	spool    *spool.Spool             // nil: there is none
 
@@ -73,6 +76,7 @@ func New(cfg *config.Config, log *logging.Log) *App {
 		throttle: slow,
 		checker:  hash.NewChecker(cfg.Auth.HashWait),
 		scram:    auth.NewScram(slow),
+		receipts: dedup.NewReceipts(dedup.NewLog(log.Logger)),
 		tls:      make(map[string]*certs.Shared),
 	}
 }
@@ -116,6 +120,7 @@ func (a *App) Activate(g *Generation) server.Parts {
 // Close closes the newest generation, the spool and the PAM helper. The server has been
 // shut down.
 func (a *App) Close() {
+	a.receipts.Close()
 	if a.spool != nil {
 		a.logClose("the spool", a.spool.Close()) // deliveries have a few seconds to finish
 	}

@@ -233,6 +233,10 @@ type hops struct {
 // in which a message meets them, and the router with its pools at the end. Messages in
 // the spool are signed already. Reports of the spool are signed, and not spooled again.
 func (a *App) openHops(g *Generation) error {
+	var suppress relay.Decorator // nil: duplicates are not suppressed
+	if g.cfg.Server.SuppressDuplicates {
+		suppress = a.receipts.Before
+	}
 	var all sectionParts[config.Relay, hops]
 	for _, s := range g.cfg.RelaySections() {
 		signer, err := sign.New(s.DKIM, sign.NewLog(a.log.Logger))
@@ -245,7 +249,7 @@ func (a *App) openHops(g *Generation) error {
 		}
 		h := hops{
 			router:  router,
-			chain:   relay.NewChain(router, signer.Before, a.spool.Before),
+			chain:   relay.NewChain(router, suppress, signer.Before, a.spool.Before),
 			reports: relay.NewChain(router, signer.Before),
 		}
 		g.opened("next hops", h.chain)

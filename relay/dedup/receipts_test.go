@@ -1,4 +1,4 @@
-package server
+package dedup
 
 import (
 	"context"
@@ -14,23 +14,31 @@ import (
 
 // A receiptTable is a table of receipts with a clock that a test sets.
 type receiptTable struct {
-	*receipts
+	*Receipts
 	t     *testing.T
 	clock time.Time
 }
 
 func newReceiptTable(t *testing.T) *receiptTable {
-	s := &receiptTable{receipts: newReceipts(), t: t, clock: time.Unix(1_800_000_000, 0)}
+	s := &receiptTable{Receipts: NewReceipts(noEvents{}), t: t, clock: time.Unix(1_800_000_000, 0)}
 	s.now = func() time.Time { return s.clock }
 	return s
 }
 
-func keyOf(name string) messageKey { return messageKey([]byte(fmt.Sprintf("%-32s", name))) }
+func keyNamed(name string) key { return key([]byte(fmt.Sprintf("%-32s", name))) }
+
+// from is the envelope of a message of one session.
+func from(session, id string) *relay.Envelope { return &relay.Envelope{Session: session, Message: id} }
+
+type noEvents struct{}
+
+func (noEvents) AcceptedLate(*relay.Envelope, int, relay.Receipt, time.Duration) {}
+func (noEvents) NoLateAnswer(*relay.Envelope, error)                             {}
 
 // send claims a message that is to be sent.
-func (s *receiptTable) send(name string) *receipt {
+func (s *receiptTable) send(name string) *entry {
 	s.t.Helper()
-	e, again, _ := s.try(keyOf(name), "id of "+name)
+	e, again, _ := s.try(keyNamed(name), from("first", "id of "+name))
 	if e == nil || again {
 		s.t.Fatalf("%s must not be sent", name)
 	}
@@ -46,14 +54,14 @@ func (s *receiptTable) sendAndLose(name string) {
 }
 
 // again claims a message that has been sent, with its receipt.
-func (s *receiptTable) again(name string) *receipt {
+func (s *receiptTable) again(name string) *entry {
 	s.t.Helper()
-	e, again, _ := s.try(keyOf(name), "another id")
+	e, again, _ := s.try(keyNamed(name), from("another", "another id"))
 	if e == nil || !again {
 		s.t.Fatalf("%s is not known to have been sent", name)
 	}
-	if e.Text != "queued as "+name || e.message != "id of "+name {
-		s.t.Errorf("the receipt of %s is %q of %q", name, e.Text, e.message)
+	if e.text != "queued as "+name || e.message != "id of "+name {
+		s.t.Errorf("the receipt of %s is %q of %q", name, e.text, e.message)
 	}
 	return e
 }
@@ -61,7 +69,7 @@ func (s *receiptTable) again(name string) *receipt {
 // wait tries to claim a message that another session is sending.
 func (s *receiptTable) wait(name string) {
 	s.t.Helper()
-	if e, again, _ := s.try(keyOf(name), "another id"); e != nil {
+	if e, again, _ := s.try(keyNamed(name), from("third", "third id")); e != nil {
 		s.t.Fatalf("no session is sending %s (sent before: %v)", name, again)
 	}
 }
@@ -83,6 +91,26 @@ func TestReceipts(t *testing.T) {
 			s.wait("a")
 			s.seen(e, true)
 			s.holds(0)
+			s.send("a")
+		},
+		"answered, and its client goes on with the same": func(s *receiptTable) {
+			e := s.send("a")
+			s.answered(e, relay.Receipt{Text: "queued as a"})
+			second := s.send("a") // of the same session
+			s.wait("a")
+			s.seen(e, false) // nothing is known of it any more
+			s.wait("a")
+			s.answered(second, relay.Receipt{Text: "queued as a"})
+			s.seen(second, false)
+			s.seen(s.again("a"), true)
+			s.holds(0)
+		},
+		"not answered yet, and its client comes again": func(s *receiptTable) {
+			e := s.send("a") // its client has received 451, and a late reply is awaited
+			if again, _, _ := s.try(keyNamed("a"), from("first", "second id")); again != nil {
+				s.t.Error("the second does not wait")
+			}
+			s.forget(e)
 			s.send("a")
 		},
 		"a 250 that was lost": func(s *receiptTable) {
@@ -112,14 +140,14 @@ func TestReceipts(t *testing.T) {
 		},
 		"not sent again for ten minutes": func(s *receiptTable) {
 			s.sendAndLose("a")
-			s.clock = s.clock.Add(receiptLife - 1)
+			s.clock = s.clock.Add(lifetime - 1)
 			s.seen(s.again("a"), false)
 			s.clock = s.clock.Add(1) // counted from the first one
 			s.send("a")
 		},
 		"older than one that was lost later": func(s *receiptTable) {
 			s.sendAndLose("a")
-			s.clock = s.clock.Add(receiptLife - 1)
+			s.clock = s.clock.Add(lifetime - 1)
 			s.sendAndLose("b")
 			s.seen(s.again("a"), false)
 			s.clock = s.clock.Add(1)
@@ -128,7 +156,7 @@ func TestReceipts(t *testing.T) {
 		},
 		"expired when another comes": func(s *receiptTable) {
 			s.sendAndLose("a")
-			s.clock = s.clock.Add(receiptLife)
+			s.clock = s.clock.Add(lifetime)
 			s.send("b")
 			s.holds(1)
 		},
@@ -163,20 +191,20 @@ func TestReceipts(t *testing.T) {
 // TestReceiptsWait: a session waits while another one is sending the message, until its
 // context ends.
 func TestReceiptsWait(t *testing.T) {
-	r := newReceipts()
-	first, again, err := r.claim(t.Context(), keyOf("a"), "first")
+	r := NewReceipts(noEvents{})
+	first, again, err := r.claim(t.Context(), keyNamed("a"), from("first", "first"))
 	if again || err != nil {
 		t.Fatalf("got %v, %v", again, err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	if _, _, err := r.claim(ctx, keyOf("a"), "second"); !errors.Is(err, context.DeadlineExceeded) {
+	if _, _, err := r.claim(ctx, keyNamed("a"), from("second", "second")); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
 	done := make(chan bool)
 	go func() {
-		e, again, err := r.claim(t.Context(), keyOf("a"), "third")
-		done <- again && err == nil && e.message == "first" && e.Text == "Ok"
+		e, again, err := r.claim(t.Context(), keyNamed("a"), from("third", "third"))
+		done <- again && err == nil && e.message == "first" && e.text == "Ok"
 	}()
 	r.answered(first, relay.Receipt{Text: "Ok"})
 	r.seen(first, false)
@@ -188,7 +216,7 @@ func TestReceiptsWait(t *testing.T) {
 // TestReceiptsCrowd: many sessions send the same few messages again and again. None
 // sends one that another is sending, or whose 250 was lost.
 func TestReceiptsCrowd(t *testing.T) {
-	r := newReceipts()
+	r := NewReceipts(noEvents{})
 	r.limit = 8
 	var sending, lost [4]atomic.Int32
 	var crowd sync.WaitGroup
@@ -196,7 +224,7 @@ func TestReceiptsCrowd(t *testing.T) {
 		crowd.Go(func() {
 			for turn := range 200 {
 				n := (worker + turn) % len(sending)
-				e, again, err := r.claim(t.Context(), keyOf(fmt.Sprint(n)), "")
+				e, again, err := r.claim(t.Context(), keyNamed(fmt.Sprint(n)), from(fmt.Sprint("session ", worker), ""))
 				if err != nil {
 					t.Error(err)
 					return
