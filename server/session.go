@@ -192,7 +192,9 @@ func (s *session) judge(r *policy.Request, v policy.Verdict) *smtpd.Reply {
 	if v.Reply == nil {
 		return nil
 	}
-	return replyOf(v.Reply, v.Cause)
+	reply := replyOf(v.Reply, v.Cause)
+	reply.Close = reply.Code == 421 || reply.Code == 521 // from an access table; as in Postfix
+	return reply
 }
 
 // request is what the policy is asked about; size is in octets.

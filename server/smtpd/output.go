@@ -27,7 +27,7 @@ type Reply struct {
 	Enhanced smtp.EnhancedCode // on each line (RFC 2034, section 4); NoEnhancedCode: on none
 	Lines    []string          // at least one; control characters are replaced, and lines cut at 510 octets
 
-	Close      bool // the connection is closed after this reply, which should be 421 or 221
+	Close      bool // the connection is closed after this reply, which should be 221, 421 or 521 (RFC 7504)
 	NotAnError bool // does not count towards Config.MaxErrors
 
 	// OnSeen, if it is not nil, is called once: with true when the client has
