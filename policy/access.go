@@ -60,7 +60,7 @@ func newCheckAccess(name string, b base) (Restriction, error) {
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: entry %q (line or position %d): %w", t, first.Key, first.Number, err)
+		return nil, fmt.Errorf("%s: %s, key %q: %w", t, first.Place(), first.Key, err)
 	}
 	return c, nil
 }
@@ -159,7 +159,7 @@ func (u *rule) verdict(c *checkAccess, sent string) Verdict {
 	case u.list != nil:
 		return Verdict{sub: &sublist{list: u.list}}
 	case u.warn:
-		return Verdict{Warnings: []string{printable(c.String() + ": <" + sent + ">: " + c.reply.replyClass() + ": warn: " + u.text)}}
+		return Verdict{Warnings: []string{c.String() + ": WARN " + u.text}}
 	case u.action == Permit, u.action == Dunno:
 		return Verdict{Action: u.action}
 	}

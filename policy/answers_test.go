@@ -127,6 +127,11 @@ func (b *block) ask(t *testing.T, question string) {
 	}
 	v := verdicts[at](t.Context(), r)
 	b.asked, b.question = b.where, question
+	if at == "rcpt" && len(b.cfg.Data)+len(b.cfg.EndOfData) == 0 {
+		if _, e := set.Explain(t.Context(), r); spell(e) != spell(v) || e.Restriction != v.Restriction {
+			t.Errorf("%s: Explain returned %s by %q, AtRcpt %s by %q", b.where, spell(e), e.Restriction, spell(v), v.Restriction)
+		}
+	}
 	b.got = append(b.got, "S: "+spell(v))
 	for _, w := range v.Warnings {
 		b.got = append(b.got, "W: "+w)

@@ -32,7 +32,7 @@ func parseInline(name string) (*memory, error) {
 	case len(fields) > maxInline:
 		return nil, fmt.Errorf("%d entries, at most %d are allowed; move them to a texthash: file", len(fields), maxInline)
 	}
-	m := &memory{spelling: "inline:" + name, entries: make(map[string]record, len(fields))}
+	m := &memory{spelling: "inline:" + name, unit: "entry", entries: make(map[string]record, len(fields))}
 	for i, field := range fields {
 		if strings.HasPrefix(field, "{") && !braced(field) {
 			return nil, fmt.Errorf("%q has text after its \"}\"; put a comma between two entries", field)

@@ -16,7 +16,6 @@ package lookup
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -53,8 +52,12 @@ type Lister interface {
 // An Entry is one key of a [Lister] with its value.
 type Entry struct {
 	Key, Value string
-	Number     int // line of the file, or position in the list, from 1
+	Number     int    // from 1
+	Unit       string // what Number counts: "line" or "entry"
 }
+
+// Place is where the entry is in the table: "line 7".
+func (e Entry) Place() string { return fmt.Sprintf("%s %d", e.Unit, e.Number) }
 
 // A tableType is one row of the array types.
 type tableType struct {
@@ -156,6 +159,7 @@ func (s Spec) Access(key string, l *access.List) { s.kind.access(s.name, key, l)
 // memory is a table whose entries are in memory. It is immutable once it has been filled.
 type memory struct {
 	spelling string
+	unit     string            // what the numbers of the records count
 	entries  map[string]record // by folded key
 }
 
@@ -164,13 +168,10 @@ type record struct {
 	number int
 }
 
-// errDuplicate is returned for the second of two equal keys.
-var errDuplicate = errors.New("duplicate key")
-
 func (m *memory) add(key, value string, number int) error {
 	key = fold(key)
 	if first, ok := m.entries[key]; ok {
-		return fmt.Errorf("%w %q, first seen at %d; remove one of the two", errDuplicate, key, first.number)
+		return fmt.Errorf("duplicate key %q, which %s %d has too; remove one of the two", key, m.unit, first.number)
 	}
 	m.entries[key] = record{value, number}
 	return nil
@@ -186,7 +187,7 @@ func (m *memory) Lookup(_ context.Context, key string) (string, bool, error) {
 func (m *memory) Entries() iter.Seq[Entry] {
 	return func(yield func(Entry) bool) {
 		for key, r := range m.entries {
-			if !yield(Entry{key, r.value, r.number}) {
+			if !yield(Entry{key, r.value, r.number, m.unit}) {
 				return
 			}
 		}

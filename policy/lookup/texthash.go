@@ -47,7 +47,7 @@ func openTexthash(path string) (Table, error) {
 		return nil, err
 	}
 	defer f.Close()
-	m := &memory{spelling: "texthash:" + path, entries: make(map[string]record)}
+	m := &memory{spelling: "texthash:" + path, unit: "line", entries: make(map[string]record)}
 	r := texthashReader{table: m, path: path, values: make(map[string]string)}
 	if err := r.read(f); err != nil {
 		return nil, err
