@@ -57,18 +57,3 @@ func TestExampleHoldsEveryKey(t *testing.T) {
 		}
 	}
 }
-
-// Whoever looks for an option of main.cf finds it in the example, and whoever
-// writes it into the file is told the same.
-func TestPostfixNames(t *testing.T) {
-	text := readExample(t)
-	places := locate(wholeExample(t))
-	for name, key := range oursForPostfix {
-		if !strings.Contains(text, name) {
-			t.Errorf("%s is not in the example", name)
-		}
-		if _, ok := places[key]; !ok {
-			t.Errorf("%s stands for %s, which is no key", name, key)
-		}
-	}
-}

@@ -13,9 +13,8 @@ import (
 // hintForKey suggests what an unknown key may mean: an option of Postfix, a key of
 // the same section, or a key of another section.
 func hintForKey(path, key string, known []string) string {
-	if ours := oursForPostfix[key]; ours != "" {
-		at, name := cutLast(ours)
-		return fmt.Sprintf("that is Postfix's name; the key is %s in %s", name, section(at))
+	if hint := postfixHint(key); hint != "" {
+		return hint
 	}
 	if near := text.Nearest(key, known); near != "" {
 		return fmt.Sprintf("did you mean %q?", near)
