@@ -147,7 +147,7 @@ func (p *postern) wantOutage(t *testing.T, o outsider) {
 		p.wantLogin(t, nil, o.user, "wrong", 454)
 		p.wantLogin(t, nil, "nobody@example.org", o.password, 454)
 		status, said := p.authTest(t, o.user, o.password)
-		if status != 75 || !strings.Contains(said, "nobody could tell") {
+		if status != 75 || !strings.Contains(said, "no store could answer") {
 			t.Errorf("auth test while the store is away: %d\n%s", status, said)
 		}
 		o.up()

@@ -26,7 +26,7 @@ const authTestTime = 110 * time.Second
 func authCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "auth",
-		Short: "Try out logins",
+		Short: "Test logins",
 		Args:  knownCommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -38,35 +38,40 @@ func authTestCommand() *cobra.Command {
 	var t authTest
 	cmd := &cobra.Command{
 		Use:   "test -u USER",
-		Short: "Ask the stores whether a password is right",
-		Long: `Asks the stores of the configuration as the server would, and says which of them
-answered and what it said. The password is asked for, or read from standard
-input with "-p -"; it is never an argument, which others could see.
+		Short: "Check a password with the stores of the configuration",
+		Long: `Asks the stores of the configuration as the server does, and prints the answer of
+each. The command prompts for the password, or reads it from standard input with
+"-p -". It takes no password as an argument, since other users can see arguments.
 
-The exit status is 0 for yes, 1 for no, and 75 if nobody could tell.`,
+The exit status is 0 for yes, 1 for no, and 75 if no store could answer.`,
 		Example: "  postern auth test -u alice@example.org\n  postern auth test -u alice -p - < secret",
 		Args:    operands(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return t.run(cmd.Context(), cmd)
+			t.out, t.errs = cmd.OutOrStdout(), cmd.ErrOrStderr()
+			return t.run(cmd.Context(), cmd.InOrStdin())
 		},
 	}
-	configFlag(cmd, &t.config)
-	cmd.Flags().StringVarP(&t.user, "user", "u", "", "`login` as a mail client would give it")
+	configFlag(cmd, &t.file)
+	cmd.Flags().StringVarP(&t.user, "user", "u", "", "`login` as a mail client sends it")
 	cmd.Flags().StringVarP(&t.password, "password", "p", "", "\"-\" reads the password from standard input")
 	cmd.Flags().StringVar(&t.listener, "listener", "", "`name` of the listener, if they have different stores")
 	return cmd
 }
 
-type authTest struct{ config, user, password, listener string }
+// An authTest is one login.
+type authTest struct {
+	file, user, password, listener string
+	out, errs                      io.Writer
+}
 
-func (t authTest) run(ctx context.Context, cmd *cobra.Command) error {
+func (t authTest) run(ctx context.Context, in io.Reader) error {
 	if t.user == "" {
 		return usageError("-u USER is missing")
 	}
 	if t.password != "" && t.password != "-" {
-		return usageError(`a password on the command line can be seen by everybody on the machine: write "-p -" and give it on standard input`)
+		return usageError(`all users of this machine can see a password on the command line; write "-p -" and pass it on standard input`)
 	}
-	cfg, err := loadConfig(t.config)
+	cfg, err := config.Load(t.file)
 	if err != nil {
 		return process.WithStatus(process.ExitConfig, err)
 	}
@@ -74,28 +79,11 @@ func (t authTest) run(ctx context.Context, cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	password, err := t.read(cmd.InOrStdin(), cmd.ErrOrStderr())
+	password, err := t.readPassword(in)
 	if err != nil {
 		return err
 	}
-	return t.ask(ctx, cfg, section, password, cmd.OutOrStdout(), cmd.ErrOrStderr())
-}
-
-func (t authTest) read(in io.Reader, questions io.Writer) (string, error) {
-	if t.password == "-" {
-		return readPasswordLine(in)
-	}
-	ask, err := newPrompter(in, questions)
-	if err != nil {
-		return "", usageError(`%w; use "-p -" to read the password from it`, err)
-	}
-	return ask.ask(fmt.Sprintf("Password of %s: ", t.user))
-}
-
-// ask runs a whole AUTH PLAIN (RFC 4616) over the stores, so that the answer
-// is that of the server. There are no penalties in a separate process.
-func (t authTest) ask(ctx context.Context, cfg *config.Config, section config.Auth, password string, out, errs io.Writer) error {
-	log := slog.New(slog.NewTextHandler(errs, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	log := slog.New(slog.NewTextHandler(t.errs, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	a := app.New(cfg, logging.With(log))
 	defer a.Close()
 	if err := a.StartPAM(cfg); err != nil {
@@ -108,8 +96,7 @@ func (t authTest) ask(ctx context.Context, cfg *config.Config, section config.Au
 	defer stores.Close()
 	ctx, cancel := context.WithTimeout(ctx, authTestTime)
 	defer cancel()
-	id, err := plainLogin(auth.WithTrace(ctx, func(q auth.StoreCall) { tellQuestion(out, q) }), stores.Passwords(), t.user, password)
-	return verdict(out, t.user, id, err)
+	return t.printResult(t.login(auth.WithTrace(ctx, t.printCall), stores.Passwords(), password))
 }
 
 // section returns the section [auth] of the listener that --listener names, or the one
@@ -135,7 +122,20 @@ func (t authTest) section(cfg *config.Config) (config.Auth, error) {
 	return sections[0], nil
 }
 
-func plainLogin(ctx context.Context, stores auth.PasswordVerifier, user, password string) (auth.Identity, error) {
+func (t authTest) readPassword(in io.Reader) (string, error) {
+	if t.password == "-" {
+		return readPasswordLine(in)
+	}
+	ask, err := newPrompter(in, t.errs)
+	if err != nil {
+		return "", usageError(`%w; use "-p -" to read the password from it`, err)
+	}
+	return ask.ask(fmt.Sprintf("Password of %s: ", t.user))
+}
+
+// login runs a complete AUTH PLAIN (RFC 4616), so that the result is that of the
+// server. This process has no penalties and no cache.
+func (t authTest) login(ctx context.Context, stores auth.PasswordVerifier, password string) (auth.Identity, error) {
 	here := netip.AddrPortFrom(netip.IPv6Loopback(), 0)
 	peer := &auth.Peer{Remote: here, Local: here, TLS: new(tls.ConnectionState), Session: "auth-test"}
 	e, err := auth.Local{Passwords: auth.WithPRECIS(stores)}.Start(ctx, peer, "PLAIN")
@@ -143,57 +143,50 @@ func plainLogin(ctx context.Context, stores auth.PasswordVerifier, user, passwor
 		return auth.Identity{}, err
 	}
 	defer e.Close()
-	_, _, err = e.Next(ctx, []byte("\x00"+user+"\x00"+password))
-	if err != nil {
+	if _, _, err := e.Next(ctx, []byte("\x00"+t.user+"\x00"+password)); err != nil {
 		return auth.Identity{}, err
 	}
 	return e.Identity(), nil
 }
 
-// tellQuestion prints what one store was asked and its answer.
-func tellQuestion(out io.Writer, q auth.StoreCall) {
+// printCall prints the call of one store and its result.
+func (t authTest) printCall(call auth.StoreCall) {
 	answer := "yes"
-	var no *auth.Failure
-	switch {
-	case errors.As(q.Err, &no):
-		answer = no.Kind.String()
-		if no.Reason != "" {
-			answer += ": " + no.Reason
-		}
-	case q.Err != nil:
-		answer = q.Err.Error()
+	if no, ok := errors.AsType[*auth.Failure](call.Err); ok {
+		answer = reason(no)
+	} else if call.Err != nil {
+		answer = call.Err.Error()
 	}
-	if q.Login == "" {
-		fmt.Fprintf(out, "store %s was not asked: %s\n", q.Store, answer)
+	if call.Login == "" {
+		fmt.Fprintf(t.out, "store %s was not asked: %s\n", call.Store, answer)
 		return
 	}
-	fmt.Fprintf(out, "store %s was asked for %q: %s (%v)\n", q.Store, q.Login, answer, q.Took.Round(time.Millisecond))
+	fmt.Fprintf(t.out, "store %s was asked for %q: %s (%v)\n", call.Store, call.Login, answer, call.Took.Round(time.Millisecond))
 }
 
-// verdict prints the answer in one line and makes the exit status of it.
-func verdict(out io.Writer, user string, id auth.Identity, err error) error {
-	var no *auth.Failure
+// printResult prints the result of the login in one line. Its error has the exit
+// status.
+func (t authTest) printResult(id auth.Identity, err error) error {
+	no, refused := errors.AsType[*auth.Failure](err)
 	switch {
 	case err == nil:
-		fmt.Fprintf(out, "yes: store %s knows %q as %q\n", id.Store, user, id.User)
+		fmt.Fprintf(t.out, "yes: store %s accepts %q as user %q\n", id.Store, t.user, id.User)
 		return nil
-	case errors.As(err, &no):
-		fmt.Fprintf(out, "no: %s\n", refusal(user, no))
-		return process.Exit(process.ExitFailure)
+	case refused && no.Store == "":
+		fmt.Fprintf(t.out, "no: %q: %s\n", t.user, reason(no))
+	case refused:
+		fmt.Fprintf(t.out, "no: store %s refuses %q: %s\n", no.Store, t.user, reason(no))
 	case errors.Is(err, auth.ErrMalformed):
-		fmt.Fprintln(out, "no: no mechanism can send such a login or password (empty, with a NUL, or more than 12,288 octets)")
-		return process.Exit(process.ExitFailure)
+		fmt.Fprintln(t.out, "no: no mechanism can send such a login or password (empty, with a NUL, or more than 12,288 octets)")
+	default:
+		return process.WithStatus(process.ExitTempFail, fmt.Errorf("no store could answer: %w", err))
 	}
-	return process.WithStatus(process.ExitTempFail, fmt.Errorf("nobody could tell: %w", err))
+	return process.Exit(process.ExitFailure)
 }
 
-func refusal(user string, no *auth.Failure) string {
-	text := no.Kind.String()
-	if no.Reason != "" {
-		text += ": " + no.Reason
+func reason(no *auth.Failure) string {
+	if no.Reason == "" {
+		return no.Kind.String()
 	}
-	if no.Store == "" {
-		return fmt.Sprintf("%q: %s", user, text)
-	}
-	return fmt.Sprintf("store %s says of %q: %s", no.Store, user, text)
+	return no.Kind.String() + ": " + no.Reason
 }

@@ -119,11 +119,25 @@ func TestCheckOfTheSandbox(t *testing.T) {
 	wantLines(t, stdout, "warn  sandbox        none, as server.sandbox = false asks for")
 }
 
-func TestFew(t *testing.T) {
-	for most, want := range map[int]string{1: "x", 3: "x, x, x", 12: "x, x, x, x, x, x, x, x, x, x and 2 more"} {
-		if got := few(strings.Split(strings.Repeat("x", most), "")); got != want {
-			t.Errorf("%d: %s", most, got)
-		}
+// check distinguishes a free port, one of postern and one of another process.
+func TestCheckOfPorts(t *testing.T) {
+	s := newServing(t)
+	_, stdout, _ := command(t, "", "check", "--config", s.config())
+	wantLines(t, stdout, "ok    port           "+s.address+" (listener submission) is free\n")
+
+	l, err := net.Listen("tcp", s.address)
+	must(t, err)
+	defer l.Close()
+	status, stdout, _ := command(t, "", "check", "--config", s.config())
+	if status != process.ExitOK {
+		t.Errorf("status %d", status)
+	}
+	wantLines(t, stdout, "port           "+s.address+" (listener submission) is ")
+	if strings.Contains(stdout, "is free") {
+		t.Errorf("the output has a used port as free:\n%s", stdout)
+	}
+	if _, err := os.Stat("/proc/self/fd"); err == nil { // this test is the postern that listens
+		wantLines(t, stdout, "ok    port", "is in use by postern already: postern")
 	}
 }
 

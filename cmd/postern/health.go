@@ -15,6 +15,7 @@ import (
 	"github.com/pires/go-proxyproto"
 	"github.com/spf13/cobra"
 
+	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/dialogue"
 	"postern/cmd/postern/internal/process"
 	"postern/server"
@@ -113,7 +114,7 @@ func (p probe) run(ctx context.Context) error {
 
 // probesOf returns the probes for the first listener of a configuration.
 func probesOf(file string) ([]probe, error) {
-	cfg, err := loadConfig(file)
+	cfg, err := config.Load(file)
 	if err != nil {
 		return nil, process.WithStatus(process.ExitConfig, err)
 	}

@@ -21,9 +21,9 @@ import (
 	"postern/server/auth/pam"
 )
 
-// pamHelperOptions are the command line of the helper. child and inherited are
-// for the processes that postern starts itself.
-type pamHelperOptions struct {
+// A pamHelper is the command line of the helper. Only processes that postern starts
+// have child and inherited.
+type pamHelper struct {
 	socket       string
 	mode         string
 	group        string
@@ -38,18 +38,18 @@ type pamHelperOptions struct {
 }
 
 func pamHelperCommand() *cobra.Command {
-	var o pamHelperOptions
+	var o pamHelper
 	cmd := &cobra.Command{
 		Use:   "pam-helper",
-		Short: "Ask PAM for others, as root",
-		Long: `Answers on a Unix socket whether a password is right, in the protocol of
-saslauthd: for a postern that does not run as root, or in the place of saslauthd
-for anybody's Postfix. Each question is answered by a process of its own, which
-is killed when it takes too long.
+		Short: "Verify passwords with PAM, as root",
+		Long: `Verifies passwords for other processes, on a Unix socket and in the protocol of
+saslauthd: for a postern that does not run as root, or instead of saslauthd for
+Postfix. A new process verifies each password. It is killed after --timeout.
 
-Who may ask is told by the kernel: root, and the users of --allow-user.
+The helper accepts requests from root and from the users of --allow-user. The
+kernel reports the user of the other process.
 
-SIGTERM  (or SIGINT) ends it with all its processes`,
+SIGTERM  (or SIGINT) ends the helper with all its processes`,
 		Example: `  postern pam-helper --allow-user postern
   postern pam-helper --allow-user postfix --socket /var/spool/postfix/var/run/saslauthd/mux`,
 		Args: operands(),
@@ -59,31 +59,31 @@ SIGTERM  (or SIGINT) ends it with all its processes`,
 	return cmd
 }
 
-func (o *pamHelperOptions) flags(cmd *cobra.Command) {
+func (o *pamHelper) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.socket, "socket", pam.DefaultSocket, "`path` of the socket")
 	f.StringVar(&o.mode, "mode", "0660", "`mode` of the socket")
-	f.StringVar(&o.group, "group", "", "`group` of the socket (default: that of the first --allow-user, if he is in passwd)")
-	f.StringSliceVar(&o.users, "allow-user", nil, "`user` who may ask, by name or number; may be repeated")
-	f.StringSliceVar(&o.services, "service", []string{pam.Defaults().Service}, "PAM `service` that may be asked; may be repeated")
-	f.BoolVarP(&o.combineRealm, "combine-realm", "r", false, "make user@realm of a login with a realm, as saslauthd -r does")
-	f.IntVar(&o.processes, "processes", 16, "most `processes` at once")
-	f.DurationVar(&o.timeout, "timeout", 30*time.Second, "`time` for an answer, the waiting for a process included")
-	f.StringVar(&o.folder, "pam-dir", "", "`folder` of the PAM service files, to try out others than /etc/pam.d")
-	f.BoolVar(&o.child, "child", false, "answer one question of the helper")
-	f.BoolVar(&o.inherited, "inherited", false, "serve the postern that has started this process")
+	f.StringVar(&o.group, "group", "", "`group` of the socket (default: that of the first --allow-user that has a name)")
+	f.StringSliceVar(&o.users, "allow-user", nil, "`user` whose processes may send requests, by name or number; may be repeated")
+	f.StringSliceVar(&o.services, "service", []string{pam.Defaults().Service}, "PAM `service` that requests may name; may be repeated")
+	f.BoolVarP(&o.combineRealm, "combine-realm", "r", false, "send user@realm to PAM for a login with a realm, as saslauthd -r does")
+	f.IntVar(&o.processes, "processes", 16, "maximum number of `processes` at once")
+	f.DurationVar(&o.timeout, "timeout", 30*time.Second, "`time` for an answer, including the wait for a process")
+	f.StringVar(&o.folder, "pam-dir", "", "`folder` of the PAM service files instead of /etc/pam.d")
+	f.BoolVar(&o.child, "child", false, "verify one password for the helper")
+	f.BoolVar(&o.inherited, "inherited", false, "serve the postern that started this process")
 	for _, internal := range []string{"child", "inherited"} {
-		_ = f.MarkHidden(internal) // fails only for a flag that is not there
+		_ = f.MarkHidden(internal) // fails only for a flag that does not exist
 	}
 }
 
-func (o *pamHelperOptions) run(ctx context.Context, stderr io.Writer) error {
+func (o *pamHelper) run(ctx context.Context, stderr io.Writer) error {
 	if !pam.Available {
 		return process.WithStatus(process.ExitConfig, pam.ErrNotBuilt)
 	}
-	// A core dump would hold passwords.
+	// A core dump would contain passwords.
 	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
-		return fmt.Errorf("cannot switch core dumps off: %w", err)
+		return fmt.Errorf("cannot disable core dumps: %w", err)
 	}
 	if o.child {
 		return pam.Child(o.folder)
@@ -91,7 +91,7 @@ func (o *pamHelperOptions) run(ctx context.Context, stderr io.Writer) error {
 	return o.serve(ctx, stderr)
 }
 
-func (o *pamHelperOptions) serve(ctx context.Context, stderr io.Writer) error {
+func (o *pamHelper) serve(ctx context.Context, stderr io.Writer) error {
 	if o.processes < 1 || o.timeout < time.Second {
 		return usageError("--processes must be at least 1, and --timeout at least 1s")
 	}
@@ -116,21 +116,21 @@ func (o *pamHelperOptions) serve(ctx context.Context, stderr io.Writer) error {
 	return err
 }
 
-// until is the life of the helper: that of the postern that has started it, or
-// until a signal. The signals of a service manager reach both, and a login
-// that postern is still draining wants its answer. What is not to end the
-// helper is caught and not ignored, for its children would inherit that.
-func (o *pamHelperOptions) until(ctx context.Context) (context.Context, context.CancelFunc) {
-	unheard := make(chan os.Signal, 1)
-	signal.Notify(unheard, syscall.SIGPIPE) // a log that nobody reads any more
+// until returns a context that ends at a signal. A helper that postern has started
+// ends with that postern instead: a service manager sends signals to both, and logins
+// in progress need the helper until postern has drained. Signals that must not end
+// the helper are caught and not ignored, because its children would inherit that.
+func (o *pamHelper) until(ctx context.Context) (context.Context, context.CancelFunc) {
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, syscall.SIGPIPE) // the reader of the log has ended
 	if o.inherited {
-		signal.Notify(unheard, syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM)
+		signal.Notify(caught, syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM)
 		return context.WithCancel(ctx)
 	}
 	return signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 }
 
-func (o *pamHelperOptions) listen(log *logging.Log) (net.Listener, error) {
+func (o *pamHelper) listen(log *logging.Log) (net.Listener, error) {
 	if o.inherited {
 		return pam.Inherited()
 	}
@@ -151,11 +151,11 @@ func (o *pamHelperOptions) listen(log *logging.Log) (net.Listener, error) {
 	return pam.Listen(cfg)
 }
 
-// socketConfig looks up names.
-func (o *pamHelperOptions) socketConfig() (pam.SocketConfig, error) {
+// socketConfig looks up the users and the group.
+func (o *pamHelper) socketConfig() (pam.SocketConfig, error) {
 	mode, err := strconv.ParseUint(o.mode, 8, 9)
 	if err != nil {
-		return pam.SocketConfig{}, usageError("--mode %s: write it as chmod has it, such as 0660", o.mode)
+		return pam.SocketConfig{}, usageError("--mode %s is not an octal mode without special bits; write one such as 0660", o.mode)
 	}
 	cfg := pam.SocketConfig{Path: o.socket, Mode: fs.FileMode(mode), GID: os.Getegid()}
 	for i, name := range o.users {
@@ -174,8 +174,8 @@ func (o *pamHelperOptions) socketConfig() (pam.SocketConfig, error) {
 	return cfg, err
 }
 
-// allowed is a user who may ask, and his group. A number may be that of a user whom
-// only another container knows: then he has no group, which is -1.
+// allowed returns the IDs of a user of --allow-user. A number may belong to a user that
+// exists in another container only; its group is then unknown, which is -1.
 func allowed(name string) (uid, gid int, err error) {
 	a, err := process.LookupAccount(name)
 	if err == nil {
@@ -183,7 +183,7 @@ func allowed(name string) (uid, gid int, err error) {
 	}
 	number, notNumber := strconv.ParseUint(name, 10, 31)
 	if notNumber != nil {
-		return 0, -1, usageError("--allow-user %s: there is no such user on this machine", name)
+		return 0, -1, usageError("there is no user %q on this machine for --allow-user; write the number of a user of another container", name)
 	}
 	return int(number), -1, nil
 }
@@ -197,17 +197,15 @@ func lookupGroup(name string) (int, error) {
 		return int(number), nil
 	}
 	if err != nil {
-		return 0, usageError("--group %s: there is no such group on this machine", name)
+		return 0, usageError("there is no group %q on this machine for --group; write the number of a group of another container", name)
 	}
 	return strconv.Atoi(g.Gid)
 }
 
-// self is this very program, also when a newer one has its name by now.
-const self = "/proc/self/exe"
-
-// childCommand is the process that answers one question.
-func (o *pamHelperOptions) childCommand(ctx context.Context) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, self, "pam-helper", "--child")
+// childCommand returns the command that verifies one password. It is the running
+// program, even if a newer one has been installed under its name.
+func (o *pamHelper) childCommand(ctx context.Context) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", "pam-helper", "--child")
 	if o.folder != "" {
 		cmd.Args = append(cmd.Args, "--pam-dir", o.folder)
 	}

@@ -10,8 +10,8 @@ import (
 	"postern/server/auth/pam"
 )
 
-// pamHelper runs the command by itself.
-func pamHelper(args ...string) error {
+// runPAMHelper runs the command alone.
+func runPAMHelper(args ...string) error {
 	cmd := pamHelperCommand()
 	cmd.SilenceErrors, cmd.SilenceUsage = true, true
 	cmd.SetArgs(args)
@@ -20,9 +20,9 @@ func pamHelper(args ...string) error {
 	return cmd.Execute()
 }
 
-// A program without libpam names the one that has it.
+// A program without libpam names the program with it.
 func TestPAMHelperNotBuilt(t *testing.T) {
-	err := pamHelper("--timeout", "1ms") // which would be refused otherwise
+	err := runPAMHelper("--timeout", "1ms") // a program with libpam refuses it
 	if pam.Available {
 		if process.Status(err) != process.ExitUsage {
 			t.Errorf("%v", err)
@@ -37,17 +37,17 @@ func TestPAMHelperNotBuilt(t *testing.T) {
 func TestPAMHelperSocketConfig(t *testing.T) {
 	tests := []struct {
 		name string
-		o    pamHelperOptions
+		o    pamHelper
 		want string // in the error
 	}{
-		{"defaults", pamHelperOptions{mode: "0660"}, ""},
-		{"numbers", pamHelperOptions{mode: "600", users: []string{"0", "root"}, group: "0"}, ""},
-		{"numbers of nobody", pamHelperOptions{mode: "600", users: []string{"2000000123"}, group: "2000000124"}, ""},
-		{"no number", pamHelperOptions{mode: "600", users: []string{"-1"}}, "-1"},
-		{"mode", pamHelperOptions{mode: "rw-rw----"}, "--mode"},
-		{"set-user-id", pamHelperOptions{mode: "4755"}, "--mode"},
-		{"user", pamHelperOptions{mode: "0660", users: []string{"no-such-user"}}, "no-such-user"},
-		{"group", pamHelperOptions{mode: "0660", group: "no-such-group"}, "no-such-group"},
+		{"defaults", pamHelper{mode: "0660"}, ""},
+		{"numbers", pamHelper{mode: "600", users: []string{"0", "root"}, group: "0"}, ""},
+		{"numbers without a user or group", pamHelper{mode: "600", users: []string{"2000000123"}, group: "2000000124"}, ""},
+		{"no number", pamHelper{mode: "600", users: []string{"-1"}}, "-1"},
+		{"mode", pamHelper{mode: "rw-rw----"}, "--mode"},
+		{"set-user-id", pamHelper{mode: "4755"}, "--mode"},
+		{"user", pamHelper{mode: "0660", users: []string{"no-such-user"}}, "no-such-user"},
+		{"group", pamHelper{mode: "0660", group: "no-such-group"}, "no-such-group"},
 	}
 	for _, tt := range tests {
 		cfg, err := tt.o.socketConfig()
@@ -63,21 +63,21 @@ func TestPAMHelperSocketConfig(t *testing.T) {
 	}
 }
 
-// The socket gets the group of the first user who may ask.
+// The group of the socket is that of the first user of --allow-user.
 func TestPAMHelperGroup(t *testing.T) {
 	nobody, err := process.LookupAccount("nobody")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct {
-		o    pamHelperOptions
+		o    pamHelper
 		want int
 	}{
-		{pamHelperOptions{mode: "0660"}, os.Getegid()},
-		{pamHelperOptions{mode: "0660", users: []string{"nobody", "root"}}, nobody.GID},
-		{pamHelperOptions{mode: "0660", users: []string{"nobody"}, group: "root"}, 0},
-		{pamHelperOptions{mode: "0660", users: []string{"2000000123"}}, os.Getegid()},
-		{pamHelperOptions{mode: "0660", users: []string{"2000000123"}, group: "2000000124"}, 2000000124},
+		{pamHelper{mode: "0660"}, os.Getegid()},
+		{pamHelper{mode: "0660", users: []string{"nobody", "root"}}, nobody.GID},
+		{pamHelper{mode: "0660", users: []string{"nobody"}, group: "root"}, 0},
+		{pamHelper{mode: "0660", users: []string{"2000000123"}}, os.Getegid()},
+		{pamHelper{mode: "0660", users: []string{"2000000123"}, group: "2000000124"}, 2000000124},
 	} {
 		if cfg, err := tt.o.socketConfig(); err != nil || cfg.GID != tt.want {
 			t.Errorf("%+v: %+v, %v", tt.o, cfg, err)

@@ -11,53 +11,54 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/process"
 	"postern/relay/spool"
 )
 
-// allMessages stands for every message, as in postsuper and postqueue.
+// allMessages is the ID of all messages, as in postsuper.
 const allMessages = "ALL"
 
 func queueCommand() *cobra.Command {
-	q := &queueCommands{}
+	q := new(queue)
 	cmd := &cobra.Command{
 		Use:   "queue",
-		Short: "Look after the messages in the spool",
-		Long: `The spool (relay.spool) holds messages that no next hop has answered for. These
-commands work on its folder, as root or as the user of the server, whether the
-server runs or not; it notices within a few seconds. A message that is being
-handed on in that very moment goes its way.`,
+		Short: "Manage the messages in the spool",
+		Long: `The spool (relay.spool) has the messages that no next hop has accepted yet. These
+commands change its folder, as root or as the user of the server. A running
+server applies the change within a few seconds. A message that is being delivered
+at that time is not affected.`,
 		Args: knownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.PersistentFlags().StringVarP(&q.config, "config", "c", defaultConfig, "configuration `file`")
+	cmd.PersistentFlags().StringVarP(&q.file, "config", "c", defaultConfig, "configuration `file`")
 	cmd.AddCommand(
 		q.list(),
 		q.show(),
-		q.each("flush [ID...]", "Try messages now: those named, or all", spool.Queued, (*spool.Browser).Flush),
-		q.each("hold ID...", "Leave messages alone until they are released", spool.Queued, (*spool.Browser).Hold),
-		q.each("release ID...", "Undo hold, and try the messages", spool.Held, (*spool.Browser).Release),
-		q.each("remove ID...", "Throw messages away; nobody is told", "", (*spool.Browser).Remove),
+		q.each("flush [ID...]", "Deliver messages now; without an ID, all", spool.Queued, (*spool.Browser).Flush),
+		q.each("hold ID...", "Do not deliver messages until they are released", spool.Queued, (*spool.Browser).Hold),
+		q.each("release ID...", "Undo hold, and deliver the messages", spool.Held, (*spool.Browser).Release),
+		q.each("remove ID...", "Delete messages without a report to the sender", "", (*spool.Browser).Remove),
 	)
 	return cmd
 }
 
-type queueCommands struct{ config string }
+// A queue is the spool of a configuration file.
+type queue struct{ file string }
 
-// open finds the folder in the configuration.
-func (q *queueCommands) open() (*spool.Browser, error) {
-	cfg, err := loadConfig(q.config)
+func (q *queue) open() (*spool.Browser, error) {
+	cfg, err := config.Load(q.file)
 	if err != nil {
 		return nil, process.WithStatus(process.ExitConfig, err)
 	}
 	if cfg.Relay.Dir == "" {
-		return nil, errors.New(`there is no spool: relay.spool is not set`)
+		return nil, fmt.Errorf("%s has no spool; set relay.spool to have one", q.file)
 	}
 	b, err := spool.Browse(cfg.Relay.Dir)
 	return b, process.ExplainUnreadable(err)
 }
 
-func (q *queueCommands) list() *cobra.Command {
+func (q *queue) list() *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
 		Short: "List the messages, the oldest first",
@@ -86,7 +87,12 @@ func printItems(out io.Writer, items []spool.Item) error {
 		if !i.Arrived.IsZero() {
 			arrived = i.Arrived.Local().Format(time.DateTime)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%d\t<%s>\t%s\n", i.ID, stateName(i), i.Size, arrived, i.Tries, i.Sender, waiting(i.Pending))
+		const shown = 3
+		waiting := strings.Join(i.Pending[:min(shown, len(i.Pending))], " ")
+		if more := len(i.Pending) - shown; more > 0 {
+			waiting = fmt.Sprintf("%s and %d more", waiting, more)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%d\t<%s>\t%s\n", i.ID, stateName(i), i.Size, arrived, i.Tries, i.Sender, waiting)
 	}
 	return t.Flush()
 }
@@ -101,20 +107,11 @@ func stateName(i spool.Item) string {
 	return "queued"
 }
 
-// waiting names the first recipients.
-func waiting(to []string) string {
-	const most = 3
-	if len(to) <= most {
-		return strings.Join(to, " ")
-	}
-	return fmt.Sprintf("%s and %d more", strings.Join(to[:most], " "), len(to)-most)
-}
-
-func (q *queueCommands) show() *cobra.Command {
+func (q *queue) show() *cobra.Command {
 	var text bool
 	cmd := &cobra.Command{
 		Use:   "show ID",
-		Short: "Show one message and why it is still there",
+		Short: "Show a message and why it is in the spool",
 		Args:  operands("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			b, err := q.open()
@@ -144,20 +141,20 @@ func printItem(out io.Writer, i spool.Item) error {
 		next = i.Next.Local().Format(time.DateTime)
 	}
 	_, err := fmt.Fprintf(out, "id            %s\nstate         %s\nsize          %d\narrived       %s\nlogin         %s\nsender        <%s>\n"+
-		"tries         %d\nnext attempt  %s\nreason        %s\ndone with     %d recipients\nwaiting       %s\n",
+		"tries         %d\nnext attempt  %s\nreason        %s\ndone          %d recipients\nwaiting       %s\n",
 		i.ID, stateName(i), i.Size, i.Arrived.Local().Format(time.DateTime), cmp.Or(i.Login, "none"), i.Sender,
 		i.Tries, next, i.Reason, i.Done, strings.Join(i.Pending, "\n              "))
 	return err
 }
 
-// each is a command that does something to each message named, or, with ALL,
-// to all in the state that it applies to ("" is any).
-func (q *queueCommands) each(use, short string, in spool.State, do func(*spool.Browser, string) error) *cobra.Command {
+// each returns a command that changes every named message. With ALL it changes all
+// messages in the state in; "" is any state.
+func (q *queue) each(use, short string, in spool.State, do func(*spool.Browser, string) error) *cobra.Command {
 	optional := strings.Contains(use, "[")
 	return &cobra.Command{
 		Use:   use,
 		Short: short,
-		Long:  short + ". ALL in the place of an ID means all of them.",
+		Long:  short + ". The ID ALL means all messages.",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 && !optional {
 				return usageError("ID is missing; see \"postern queue list\"")
@@ -171,8 +168,15 @@ func (q *queueCommands) each(use, short string, in spool.State, do func(*spool.B
 			}
 			all := len(ids) == 0 || len(ids) == 1 && ids[0] == allMessages
 			if all {
-				if ids, err = idsIn(b, in); err != nil {
+				items, err := b.List()
+				if err != nil {
 					return process.ExplainUnreadable(err)
+				}
+				ids = nil
+				for _, i := range items {
+					if in == "" || i.State == in {
+						ids = append(ids, i.ID)
+					}
 				}
 			}
 			return doEach(cmd.OutOrStdout(), ids, all, func(id string) error { return do(b, id) })
@@ -180,18 +184,8 @@ func (q *queueCommands) each(use, short string, in spool.State, do func(*spool.B
 	}
 }
 
-func idsIn(b *spool.Browser, in spool.State) (ids []string, err error) {
-	items, err := b.List()
-	for _, i := range items {
-		if in == "" || i.State == in {
-			ids = append(ids, i.ID)
-		}
-	}
-	return ids, err
-}
-
-// doEach goes on after a failure, and reports them all. Of all that there were,
-// some may be delivered by the time that it is their turn.
+// doEach continues after an error, and returns all of them. With all, it is no error
+// that a message has been delivered since the list was read.
 func doEach(out io.Writer, ids []string, all bool, do func(string) error) error {
 	var failures []error
 	done := 0

@@ -136,7 +136,7 @@ func (c *confined) allows(t *testing.T, what, on string) {
 func sceneConfined() int {
 	file := os.Getenv("POSTERN_TEST_FILE")
 	signals := process.CatchSignals()
-	d, err := app.NewDaemon(func() (*config.Config, error) { return loadConfig(file) }, os.Stderr)
+	d, err := app.NewDaemon(func() (*config.Config, error) { return config.Load(file) }, os.Stderr)
 	if err != nil {
 		return complain(err)
 	}

@@ -34,7 +34,7 @@ SIGTERM  (or SIGINT) accepts no new connections, lets transactions in flight
 func serve(ctx context.Context, file string, stderr io.Writer) error {
 	signals := process.CatchSignals()
 	defer signal.Stop(signals)
-	d, err := app.NewDaemon(func() (*config.Config, error) { return loadConfig(file) }, stderr)
+	d, err := app.NewDaemon(func() (*config.Config, error) { return config.Load(file) }, stderr)
 	if err != nil {
 		return err
 	}

@@ -112,7 +112,7 @@ func TestPortInUseIsExplained(t *testing.T) {
 	l, err := net.Listen("tcp", s.address)
 	must(t, err)
 	defer l.Close()
-	d, err := app.NewDaemon(func() (*config.Config, error) { return loadConfig(s.config()) }, &s.log)
+	d, err := app.NewDaemon(func() (*config.Config, error) { return config.Load(s.config()) }, &s.log)
 	must(t, err)
 	defer d.Close()
 	err = d.Start(nil)

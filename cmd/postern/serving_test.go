@@ -109,7 +109,7 @@ next_hops = [%q]
 // these tests run as whoever runs them.
 func (s *serving) start(t *testing.T) {
 	t.Helper()
-	d, err := app.NewDaemon(func() (*config.Config, error) { return loadConfig(s.config()) }, &s.log)
+	d, err := app.NewDaemon(func() (*config.Config, error) { return config.Load(s.config()) }, &s.log)
 	must(t, err)
 	if err := d.Start(nil); err != nil {
 		d.Close()

@@ -136,7 +136,7 @@ func TestSpoolReportsAreSigned(t *testing.T) {
 func TestSpoolIsOpenedOnce(t *testing.T) {
 	s, hop := spooling(t)
 	writeFile(t, s.file("second.toml"), strings.Replace(readFile(t, s.config()), s.address, kit.Addr(t), 1))
-	d, err := app.NewDaemon(func() (*config.Config, error) { return loadConfig(s.file("second.toml")) }, t.Output())
+	d, err := app.NewDaemon(func() (*config.Config, error) { return config.Load(s.file("second.toml")) }, t.Output())
 	must(t, err)
 	defer d.Close()
 	if err := d.Start(nil); err == nil || !strings.Contains(err.Error(), "another process") {

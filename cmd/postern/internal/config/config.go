@@ -30,6 +30,7 @@ import (
 
 	"postern/certs"
 	"postern/cmd/postern/internal/logging"
+	"postern/cmd/postern/internal/process"
 	"postern/policy"
 	"postern/relay"
 	"postern/relay/sign"
@@ -88,8 +89,8 @@ func Default() *Config {
 // maxSize bounds the read if --config names a wrong file.
 const maxSize = 1 << 20 // bytes
 
-// Load reads a file. It returns an *Error if the file can be read and is not valid.
-// A file that permissions keep from being read is an error that wraps an *fs.PathError.
+// Load reads a file. It returns an *Error if the file can be read and is not valid. If
+// permissions prevent that it is read, the error has the command that changes them.
 func Load(path string) (*Config, error) {
 	text, err := read(path)
 	if err != nil {
@@ -115,7 +116,7 @@ func read(path string) (string, error) {
 			"(an empty file is valid and means the defaults), or name another file with --config", path)
 	}
 	if err != nil {
-		return "", err
+		return "", process.ExplainUnreadable(err)
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxSize+1))

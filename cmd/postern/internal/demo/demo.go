@@ -96,7 +96,7 @@ func (d *Demo) prepare() (err error) {
 func (d *Demo) load() (*config.Config, error) {
 	cfg, err := config.Load(d.folder.config())
 	if err != nil {
-		return nil, process.ExplainUnreadable(err)
+		return nil, err
 	}
 	cfg.Relay.NextHops = []relay.HopURL{d.next}
 	cfg.SetListeners(d.ports.listeners()...)
