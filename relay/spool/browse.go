@@ -11,11 +11,11 @@ import (
 	"time"
 )
 
-// ErrGone means that a message is not in the spool, or not any more: one that
-// the server works on may be delivered at any moment.
-var ErrGone = errors.New("it is not in the spool (any more)")
+// ErrGone means that there is no such message in the spool, or that it has been delivered
+// or removed meanwhile.
+var ErrGone = errors.New("not in the spool (any more)")
 
-// gone is err about the file of a message, with ErrGone for one that is missing.
+// gone replaces an error about a missing file by ErrGone.
 func gone(id string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s: %w", id, ErrGone)
@@ -23,17 +23,17 @@ func gone(id string, err error) error {
 	return err
 }
 
-// A Browser looks at a spool and interferes with it from outside, while a
-// server works on it or not. It only renames, removes and touches files; the
-// server notices within seconds. A message that is being handed on in that
-// moment goes its way.
+// A Browser lists and changes the messages of a spool from another process, while the
+// server is running or not. It only renames and removes files and sets their times; the
+// server detects that within seconds. A message that is being delivered at that moment is
+// delivered.
 type Browser struct{ folder folder }
 
-// Browse looks at the spool in dir, which must be there.
+// Browse returns a Browser for the spool in dir, which must exist.
 func Browse(dir string) (*Browser, error) {
 	b := &Browser{folder{dir: dir}}
 	if _, err := os.Stat(b.folder.path(queued)); err != nil {
-		return nil, fmt.Errorf("there is no spool in %s: %w", dir, err)
+		return nil, fmt.Errorf("%s is not the folder of a spool: %w", dir, err)
 	}
 	return b, nil
 }
@@ -43,22 +43,22 @@ type State string
 
 const (
 	Queued State = queued // to be delivered
-	Held   State = held   // left alone until it is released
-	Bad    State = broken // damaged, set aside
+	Held   State = held   // not tried until it is released
+	Bad    State = broken // damaged
 )
 
-// An Item is one message of the spool. Of a Bad one only ID, State, Size and
-// Reason are known.
+// An Item is one message of the spool. For a Bad one, only ID, State, Size and Reason are
+// set.
 type Item struct {
 	ID      string
 	State   State
 	Size    int64 // of the file
 	Arrived time.Time
-	Next    time.Time // attempt; past if it waits for the next hop only
+	Next    time.Time // attempt; in the past if no hop replies
 	Login   string
 	Sender  string
-	Pending []string // recipients who do not have it yet
-	Done    int      // recipients who do, or whose sender has a report
+	Pending []string // recipients that do not have it yet
+	Done    int      // recipients that have it, or that were reported to the sender
 	Tries   int
 	Reason  string // of the last failure
 }
@@ -96,7 +96,7 @@ func (b *Browser) item(id string, state State) (Item, error) {
 	}
 	i := Item{ID: id, State: state, Size: info.Size(), Next: info.ModTime()}
 	if !info.Mode().IsRegular() {
-		i.State, i.Reason = Bad, "it is no file"
+		i.State, i.Reason = Bad, "it is not a regular file"
 		return i, nil
 	}
 	file, err := os.Open(b.folder.path(string(state), id))
@@ -127,7 +127,7 @@ func (i *Item) describe(c *content) {
 	}
 }
 
-// Show finds one message, and writes it to out if that is not nil.
+// Show returns one message, and writes it to out if out is not nil.
 func (b *Browser) Show(id string, out io.Writer) (Item, error) {
 	state, err := b.find(id)
 	if err != nil {
@@ -152,7 +152,7 @@ func (b *Browser) Show(id string, out io.Writer) (Item, error) {
 
 func (b *Browser) find(id string) (State, error) {
 	if !validID(id) {
-		return "", fmt.Errorf("%q is no id of a spooled message; see \"postern queue list\"", id)
+		return "", fmt.Errorf("%q is not the id of a spooled message; run \"postern queue list\"", id)
 	}
 	for _, state := range []State{Queued, Held, Bad} {
 		if _, err := os.Lstat(b.folder.path(string(state), id)); !errors.Is(err, fs.ErrNotExist) {
@@ -162,7 +162,7 @@ func (b *Browser) find(id string) (State, error) {
 	return "", gone(id, fs.ErrNotExist)
 }
 
-// Flush has a message tried as soon as the hop can be tried.
+// Flush makes a message due now.
 func (b *Browser) Flush(id string) error {
 	state, err := b.find(id)
 	if err != nil {
@@ -177,7 +177,7 @@ func (b *Browser) Flush(id string) error {
 // Hold keeps a message from being tried.
 func (b *Browser) Hold(id string) error { return b.move(id, Queued, Held) }
 
-// Release undoes Hold, and has the message tried.
+// Release undoes Hold and makes the message due now.
 func (b *Browser) Release(id string) error {
 	if err := b.move(id, Held, Queued); err != nil {
 		return err
@@ -185,7 +185,7 @@ func (b *Browser) Release(id string) error {
 	if err := b.Flush(id); !errors.Is(err, ErrGone) {
 		return err
 	}
-	return nil // tried already, and delivered
+	return nil // delivered already
 }
 
 func (b *Browser) move(id string, from, to State) error {
@@ -199,7 +199,7 @@ func (b *Browser) move(id string, from, to State) error {
 	return gone(id, b.folder.move(id, string(from), string(to)))
 }
 
-// Remove throws a message away. Nobody is told.
+// Remove deletes a message without a report to its sender.
 func (b *Browser) Remove(id string) error {
 	state, err := b.find(id)
 	if err != nil {
@@ -211,8 +211,8 @@ func (b *Browser) Remove(id string) error {
 	return b.folder.syncDir(string(state))
 }
 
-// Check says whether the server can work in the folder dir, which may be at
-// work there now, and what to do if it cannot.
+// Check tests whether the server can use the folder dir. It may be running. The error
+// contains the next step.
 func Check(dir string) error {
 	f := folder{dir: dir}
 	place := dir
@@ -222,9 +222,9 @@ func Check(dir string) error {
 	file, err := os.CreateTemp(place, "check-*")
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("relay.spool: %w: make it: install -d -m 0700 -o USER %s, with the user that postern runs as", err, dir)
+		return fmt.Errorf("relay.spool: %w: run install -d -m 0700 -o USER %s, with the user that postern runs as", err, dir)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("relay.spool: %w: give it to the user that postern runs as: chown -R USER %s", err, dir)
+		return fmt.Errorf("relay.spool: %w: run chown -R USER %s, with the user that postern runs as", err, dir)
 	case err != nil:
 		return fmt.Errorf("relay.spool: %w", err)
 	}

@@ -10,7 +10,7 @@ import (
 	"postern/test/kit"
 )
 
-// later refuses for now whatever comes for bob.
+// later refuses recipients and messages of bob temporarily.
 func later(c relaytest.Command) relaytest.Answer {
 	if c.Address == "bob@example.com" {
 		return relaytest.Say("450 4.2.1 Later")
@@ -18,11 +18,11 @@ func later(c relaytest.Command) relaytest.Answer {
 	return relaytest.Usual
 }
 
-// What is done to the folder from outside, the running server notices.
+// A running server detects changes of the folder by another process.
 func TestBrowse(t *testing.T) {
 	dir := t.TempDir()
 	r := newRig(t, dir, nil)
-	r.spool.pace.first, r.spool.pace.last = time.Hour, time.Hour // only Flush brings it back
+	r.spool.pace.firstRetry, r.spool.pace.retryMax = time.Hour, time.Hour // only Flush makes it due
 	r.hop.Handle(later)
 	id, gone := r.spooled(toBob("x")), r.spooled(toBob("gone"))
 	r.deliver()
@@ -52,7 +52,7 @@ func TestBrowse(t *testing.T) {
 	}
 	do(b.Remove, gone)
 	do(b.Hold, id)
-	kit.Eventually(t, "nothing is left to do", func() bool { return len(r.spool.ledger.all()) == 0 })
+	kit.Eventually(t, "no message is queued", func() bool { return len(r.spool.index.idle()) == 0 })
 	if err := b.Flush(id); err == nil {
 		t.Error("a message on hold was flushed")
 	}
@@ -69,10 +69,10 @@ func TestBrowse(t *testing.T) {
 	}
 }
 
-// putOff says that so many attempts have been made and the next is far away.
+// putOff reports whether this many attempts have been made and the next is far away.
 func putOff(i Item, tries int) bool { return i.Tries == tries && time.Until(i.Next) > 30*time.Minute }
 
-// No id is a path.
+// An id is never used as a path.
 func TestBrowseWantsIDs(t *testing.T) {
 	dir := t.TempDir()
 	newRig(t, dir, nil)
@@ -88,7 +88,7 @@ func TestBrowseWantsIDs(t *testing.T) {
 		}
 	}
 	if _, err := Browse(t.TempDir()); err == nil {
-		t.Error("an empty folder is a spool")
+		t.Error("an empty folder is taken for a spool")
 	}
 }
 
@@ -102,6 +102,6 @@ func TestCheck(t *testing.T) {
 		t.Errorf("while it is in use: %v", err)
 	}
 	if err := Check(dir + "/missing"); err == nil {
-		t.Error("a missing folder will do")
+		t.Error("a missing folder is accepted")
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -18,16 +19,16 @@ import (
 	"postern/test/kit"
 )
 
-// What the child that kills itself is told.
+// Environment variables of the child process that kills itself.
 const (
 	crashDir  = "POSTERN_TEST_SPOOL"
 	crashHop  = "POSTERN_TEST_HOP"
-	crashStep = "POSTERN_TEST_STEP" // how many steps it lives
-	crashMail = "POSTERN_TEST_MAIL" // what it submits; empty to deliver what is there
+	crashStep = "POSTERN_TEST_STEP" // number of steps before the kill
+	crashMail = "POSTERN_TEST_MAIL" // subject to submit; empty to deliver what is spooled
 )
 
-// crashingChild works on a spool until its time has come. It prints a line
-// when it has said 250.
+// crashingChild uses a spool until it kills itself. It prints 250 when a client would get
+// it.
 func crashingChild() int {
 	route, err := openRoute(os.Getenv(crashHop))
 	if err != nil {
@@ -57,7 +58,7 @@ func crashingChild() int {
 		return 0
 	}
 	s.Deliver(always(route), always(route))
-	for len(s.ledger.all()) > 0 || len(mustRead(s.folder.path(queued))) > 0 {
+	for len(s.index.idle()) > 0 || len(mustRead(s.folder.path(queued))) > 0 {
 		time.Sleep(5 * time.Millisecond)
 	}
 	return 0
@@ -71,16 +72,16 @@ func mustRead(dir string) []os.DirEntry {
 	return all
 }
 
-// crashTest is a mail for which everything happens: one recipient takes it,
-// one refuses it, one wants it later.
+// crashTest is a mail with one recipient that accepts it, one that refuses it, and one that
+// refuses it temporarily.
 func crashTest(subject string) mail {
 	m := toBob(subject)
 	m.to = []string{"bob@example.com", "nobody@example.com", "later@example.com"}
 	return m
 }
 
-// runChild reports whether the child said 250, and whether it was killed.
-func runChild(t *testing.T, dir, hop, subject string, steps int) (said, killed bool) {
+// runChild reports whether the client would have got 250, and whether the child was killed.
+func runChild(t *testing.T, dir, hop, subject string, steps int) (accepted, killed bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), kit.Patience)
 	defer cancel()
@@ -97,15 +98,15 @@ func runChild(t *testing.T, dir, hop, subject string, steps int) (said, killed b
 	return strings.Contains(string(out), "250"), false
 }
 
-// Killed at any step of taking a message, it is there as a whole or not at
-// all, and it is there if the client was told so.
-func TestKillWhileTaking(t *testing.T) {
+// After a kill at any step of accepting a message, it is in the spool completely or not at
+// all, and it is there if the client got 250.
+func TestKillWhileAccepting(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{})
 	hop.Stop()
 	defer hop.Start()
 	for steps := 0; ; steps++ {
 		dir := t.TempDir()
-		said, killed := runChild(t, dir, hop.URL(), "x", steps)
+		accepted, killed := runChild(t, dir, hop.URL(), "x", steps)
 		b, err := Browse(dir)
 		if err != nil {
 			t.Fatal(err)
@@ -114,8 +115,8 @@ func TestKillWhileTaking(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if said && len(items) != 1 {
-			t.Errorf("killed after %d steps: 250 was said, and there are %d messages", steps, len(items))
+		if accepted && len(items) != 1 {
+			t.Errorf("killed after %d steps: 250 was sent, and there are %d messages", steps, len(items))
 		}
 		for _, i := range items {
 			if i.State != Queued || len(i.Pending) != 3 {
@@ -123,16 +124,16 @@ func TestKillWhileTaking(t *testing.T) {
 			}
 		}
 		if !killed {
-			if !said || steps != 5 {
-				t.Errorf("taking takes %d steps, 250: %v", steps, said)
+			if !accepted || steps != 5 {
+				t.Errorf("accepting takes %d steps, 250: %v", steps, accepted)
 			}
 			return
 		}
 	}
 }
 
-// Killed at any step of a delivery, nobody goes without, and the sender is
-// told of the refusal.
+// After a kill at any step of a delivery, each recipient gets the message, and the sender
+// the report on the refusal.
 func TestKillWhileDelivering(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{})
 	template := t.TempDir()
@@ -157,9 +158,9 @@ func TestKillWhileDelivering(t *testing.T) {
 				got[to.Address]++
 			}
 		}
-		for _, who := range []string{"bob@example.com", "later@example.com", "alice@example.org"} {
-			if got[who] < 1 || got[who] > 2 {
-				t.Errorf("killed after %d steps: %s has %d", steps, who, got[who])
+		for _, address := range []string{"bob@example.com", "later@example.com", "alice@example.org"} {
+			if got[address] < 1 || got[address] > 2 {
+				t.Errorf("killed after %d steps: %s has %d", steps, address, got[address])
 			}
 		}
 		if left, _ := filepath.Glob(filepath.Join(dir, "*", "*")); len(left) > 0 {
@@ -175,7 +176,7 @@ func TestKillWhileDelivering(t *testing.T) {
 	t.Error("it never ended")
 }
 
-// refuseSome refuses nobody for good, and later once.
+// refuseSome refuses one address permanently, and another one once.
 func refuseSome() func(relaytest.Command) relaytest.Answer {
 	asked := make(chan struct{}, 1)
 	return func(c relaytest.Command) relaytest.Answer {
@@ -192,4 +193,78 @@ func refuseSome() func(relaytest.Command) relaytest.Answer {
 		}
 		return relaytest.Usual
 	}
+}
+
+// While the hop goes down and up and the spool is closed and opened, every message that
+// got 250 arrives.
+func TestNothingIsLost(t *testing.T) {
+	dir := t.TempDir()
+	r := newRig(t, dir, nil)
+	accepted := map[string]bool{}
+	for round := range 3 {
+		if round > 0 {
+			r = rigFor(t, dir, nil, r.hop)
+		}
+		r.deliver()
+		flapping, stop := context.WithCancel(t.Context())
+		var flaps sync.WaitGroup
+		flaps.Go(func() {
+			for flapping.Err() == nil {
+				time.Sleep(40 * time.Millisecond)
+				r.hop.Stop()
+				time.Sleep(40 * time.Millisecond)
+				r.hop.Start()
+			}
+		})
+		for subject := range submitMany(r, round) {
+			accepted[subject] = true
+		}
+		stop()
+		flaps.Wait()
+		if round < 2 {
+			r.close()
+		}
+	}
+	r.empty()
+	got := map[string]int{}
+	for _, s := range subjects(r.hop.Delivered()) {
+		got[s]++
+	}
+	twice := 0
+	for subject := range accepted {
+		if got[subject] == 0 {
+			t.Errorf("%s is lost", subject)
+		}
+		if got[subject] > 1 {
+			twice++
+		}
+	}
+	t.Logf("%d messages got 250, %d arrived more than once", len(accepted), twice)
+	if len(accepted) < 60 {
+		t.Errorf("only %d messages were accepted", len(accepted))
+	}
+}
+
+// submitMany submits as several users at the same time and returns the subjects of the
+// messages that were accepted.
+func submitMany(r *rig, round int) map[string]bool {
+	var mu sync.Mutex
+	accepted := map[string]bool{}
+	var users sync.WaitGroup
+	for user := range 4 {
+		users.Go(func() {
+			for i := range 10 {
+				m := toBob(fmt.Sprintf("%d-%d-%d", round, user, i))
+				m.login = fmt.Sprint("user", user)
+				if _, err := submit(context.Background(), r.front, m); err == nil {
+					mu.Lock()
+					accepted[m.subject] = true
+					mu.Unlock()
+				}
+				time.Sleep(5 * time.Millisecond)
+			}
+		})
+	}
+	users.Wait()
+	return accepted
 }

@@ -3,6 +3,7 @@ package spool
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"time"
@@ -13,21 +14,23 @@ import (
 	"postern/relay/message"
 )
 
-// A job is the work on one message whose entry is busy.
+// A job is the work on one message, whose entry is busy.
 type job struct {
 	spool *Spool
 	entry *entry
 	file  *os.File
 	*content
 
-	// What comes of an attempt.
-	taken   []bool            // by recipients: the hop has the message for them
-	replies []*smtp.SMTPError // by recipients: the hop's refusals
-	heard   bool              // the hop has answered anything at all
-	silent  error             // the hop could not be asked further
-	damage  error
-	cut     bool // we are being closed; nobody is to blame
+	// The result of an attempt.
+	delivered []bool            // by recipients: the hop has the message for them
+	replies   []*smtp.SMTPError // by recipients: the refusals by the hop
+	replied   bool              // the hop has replied at all
+	hopDown   error             // why the hop could not be asked, or not for all recipients
+	damage    error
+	aborted   bool // by Close: the result is not about the message or the hop
 }
+
+var errStillDown = errors.New("no next hop replies")
 
 // deliver makes one attempt for one message.
 func (s *Spool) deliver(ctx context.Context, e *entry) {
@@ -39,43 +42,37 @@ func (s *Spool) deliver(ctx context.Context, e *entry) {
 		hop, release := acquire(j.Envelope.Listener)
 		defer release()
 		j.attempt(ctx, hop)
-		j.cut = ctx.Err() != nil
+		j.aborted = ctx.Err() != nil
 	})
-	if s.outage.wait(0) > 0 && ctx.Err() == nil {
-		s.reportOverdue(ctx)
+	if s.outage.wait(0) <= 0 || ctx.Err() != nil {
+		return
 	}
-}
-
-// reportOverdue tells the senders of what has waited for too long while the
-// hop is silent, without asking that for each message.
-func (s *Spool) reportOverdue(ctx context.Context) {
-	tried := map[*entry]bool{} // once: the disk may be full
+	// No hop replies. Messages that are too old, or delayed for too long, are reported
+	// without asking the hop for each of them.
+	tried := map[*entry]bool{} // once each: the disk may be full
 	overdue := func(e *entry) bool {
-		return !tried[e] && (s.expired(e.arrived) || e.alarm && time.Since(e.arrived) > s.pace.alarm)
+		return !tried[e] && (s.expired(e.arrived) || e.delayWarning && time.Since(e.arrived) > s.pace.delayWarning)
 	}
-	for e := s.ledger.claim(overdue); e != nil && ctx.Err() == nil; e = s.ledger.claim(overdue) {
+	for e := s.index.claim(overdue); e != nil && ctx.Err() == nil; e = s.index.claim(overdue) {
 		tried[e] = true
-		s.work(e, func(j *job) { j.silent = errStillSilent })
+		s.work(e, func(j *job) { j.hopDown = errStillDown })
 	}
 }
 
-var errStillSilent = errors.New("no next hop answers")
-
-// work opens the file of e, which is busy, does something about it, and takes
-// the consequences.
+// work opens the file of e, which is busy, calls do, and records the result.
 func (s *Spool) work(e *entry, do func(*job)) {
 	file, c, err := s.folder.open(e.id)
 	switch {
 	case err == nil:
 	case errors.Is(err, fs.ErrNotExist): // held or removed
-		s.ledger.forget(e)
+		s.index.remove(e)
 		return
 	case errors.Is(err, errDamaged):
 		s.discard(e, err)
 		return
 	default:
 		s.events.DiskError(ReadMessage, e.id, err)
-		s.ledger.release(e, e.mtime, time.Now().Add(s.pace.silence))
+		s.index.release(e, e.mtime, time.Now().Add(s.pace.hopDownMax))
 		return
 	}
 	for _, i := range e.done {
@@ -83,70 +80,74 @@ func (s *Spool) work(e *entry, do func(*job)) {
 	}
 	j := &job{
 		spool: s, entry: e, file: file, content: c,
-		taken: make([]bool, len(c.To)), replies: make([]*smtp.SMTPError, len(c.To)),
+		delivered: make([]bool, len(c.To)), replies: make([]*smtp.SMTPError, len(c.To)),
 	}
 	do(j)
-	j.settle()
-	_ = file.Close() // what matters has been synced
+	j.finish()
+	_ = file.Close() // everything that matters has been synced
 }
 
 func (s *Spool) discard(e *entry, reason error) {
 	s.setAside(e.id, reason)
-	s.ledger.forget(e)
+	s.index.remove(e)
 }
 
-// attempt hands the message on. A refusal of the whole message may be about
-// one recipient, which the hop was asked about again (see relay.Transaction):
-// then the second time tells which one.
+// attempt sends the message. A refusal of the whole message may be about one recipient,
+// if the hop was asked about it again (see relay.Transaction): then a second transaction
+// finds out which one it is.
 func (j *job) attempt(ctx context.Context, next relay.NextHop) {
 	if len(j.pending()) == 0 {
-		return // all is done, but the file was still there
+		return // all are done, but the file could not be removed
 	}
-	if !j.hand(ctx, next, true) {
-		j.hand(ctx, next, false)
+	if !j.transact(ctx, next, true) {
+		j.transact(ctx, next, false)
 	}
 }
 
-// hand reports whether its outcome is to stand. Unless it is the last time, a
-// refusal for several recipients is not.
-func (j *job) hand(ctx context.Context, next relay.NextHop, more bool) bool {
+// transact makes one transaction for the pending recipients. It returns false if another
+// one is needed, which it can be if again is true: the message was refused for several
+// recipients.
+func (j *job) transact(ctx context.Context, next relay.NextHop, again bool) bool {
 	t, err := next.Begin(ctx, j.Envelope.relay(j.Size))
 	if err != nil {
-		j.silent = err
+		j.hopDown = err
 		return true
 	}
 	defer t.Close()
-	asked := j.ask(ctx, t)
-	if j.silent != nil || len(asked) == 0 {
+	accepted := j.sendRecipients(ctx, t)
+	if j.hopDown != nil || len(accepted) == 0 {
 		return true
 	}
 	receipt, err := j.send(ctx, t)
 	relay.Abandon(err)
-	var refusal *smtp.SMTPError
+	refusal, refused := errors.AsType[*smtp.SMTPError](err)
 	switch {
 	case err == nil:
-		j.took(asked, receipt)
-	case errors.As(err, &refusal) && more && len(asked) > 1 && !refusal.Temporary():
+		for _, i := range accepted {
+			j.delivered[i] = true
+		}
+		j.spool.events.Delivered(j.event(), len(accepted), receipt, time.Since(j.Arrived))
+	case refused && again && len(accepted) > 1 && !refusal.Temporary():
 		return false
-	case errors.As(err, &refusal):
-		for _, i := range asked {
+	case refused:
+		for _, i := range accepted {
 			j.replies[i] = refusal
 		}
 	case errors.Is(err, errDamaged):
 		j.damage = err
 	default:
-		j.silent = err
+		j.hopDown = err
 	}
 	return true
 }
 
-// ask names the recipients to the hop and returns those whom it takes.
-func (j *job) ask(ctx context.Context, t relay.Transaction) (accepted []int) {
+// sendRecipients sends the pending recipients and returns those that the hop accepts.
+func (j *job) sendRecipients(ctx context.Context, t relay.Transaction) (accepted []int) {
 	for _, i := range j.pending() {
 		if j.replies[i] != nil {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(ctx, j.spool.pace.call)
+		ctx, cancel := context.WithTimeout(ctx, j.spool.pace.callTimeout)
 		err := t.Rcpt(ctx, j.To[i].Address, j.To[i].options())
 		cancel()
 		var refusal *smtp.SMTPError
@@ -156,10 +157,10 @@ func (j *job) ask(ctx context.Context, t relay.Transaction) (accepted []int) {
 		case errors.As(err, &refusal):
 			j.replies[i] = refusal
 		default:
-			j.silent = err
+			j.hopDown = err
 			return nil
 		}
-		j.heard = true
+		j.replied = true
 	}
 	return accepted
 }
@@ -170,12 +171,12 @@ func (j *job) send(ctx context.Context, t relay.Transaction) (relay.Receipt, err
 		return relay.Receipt{}, err
 	}
 	defer m.Close()
-	ctx, cancel := context.WithTimeout(ctx, j.spool.pace.call)
+	ctx, cancel := context.WithTimeout(ctx, j.spool.pace.callTimeout)
 	defer cancel()
 	return t.Send(ctx, m)
 }
 
-// message is the message as it was spooled. The caller closes it.
+// message returns the message as it was spooled. The caller closes it.
 func (j *job) message() (*message.Message, error) {
 	if err := j.verify(j.file); err != nil {
 		return nil, err
@@ -191,13 +192,150 @@ func (j *job) message() (*message.Message, error) {
 	return m, err
 }
 
-func (j *job) took(places []int, receipt relay.Receipt) {
-	for _, i := range places {
-		j.taken[i] = true
-	}
-	j.spool.events.Delivered(j.event(), len(places), receipt, time.Since(j.Arrived))
-}
-
 func (j *job) event() MessageEvent {
 	return MessageEvent{j.Envelope.Session, j.entry.id, j.Envelope.Sender}
+}
+
+// finish records the result of an attempt: reports first, then which recipients are done,
+// so that a crash in between repeats a report and does not lose one.
+func (j *job) finish() {
+	s := j.spool
+	if j.damage != nil {
+		s.discard(j.entry, j.damage)
+		return
+	}
+	switch {
+	case j.aborted:
+	case j.hopDown != nil && !j.replied:
+		s.outage.begin(&s.pace, s.events, j.hopDown)
+	case j.replied:
+		s.outage.end(s.events)
+	}
+	done := j.doneNow()
+	if len(done) < len(j.pending()) {
+		j.requeue(done)
+		return
+	}
+	if err := s.folder.remove(j.entry.id); err != nil {
+		s.events.DiskError(RemoveMessage, j.entry.id, err)
+		j.entry.done = append(j.entry.done, done...) // so that it is not sent again
+		s.index.release(j.entry, j.entry.mtime, time.Now().Add(s.pace.hopDownMax))
+		return
+	}
+	s.index.remove(j.entry)
+}
+
+// doneNow returns the pending recipients that need no further attempt: they have the
+// message, or the report about them is in the spool, or there must be none.
+func (j *job) doneNow() (done []int) {
+	expired := !j.aborted && j.spool.expired(j.Arrived)
+	var failures []failure
+	for _, i := range j.pending() {
+		reply := j.replies[i]
+		switch {
+		case j.delivered[i]:
+			done = append(done, i)
+		case reply != nil && !reply.Temporary():
+			failures = append(failures, failure{i, statusOf(reply), reply})
+		case expired:
+			// RFC 3463, section 3.5: X.4.7, delivery time expired.
+			failures = append(failures, failure{i, "4.4.7", reply})
+		}
+	}
+	for _, f := range failures {
+		j.spool.events.Failed(j.event(), j.To[f.place].Address, f.status, f.diagnostic())
+	}
+	if len(failures) == 0 || !j.report(failed, wanted(j.To, failures, smtp.DSNNotifyFailure)) {
+		return done
+	}
+	for _, f := range failures {
+		done = append(done, f.place)
+	}
+	return done
+}
+
+// wanted returns the failures of which the sender wants a report.
+func wanted(to []recipient, failures []failure, what smtp.DSNNotify) (some []failure) {
+	for _, f := range failures {
+		if to[f.place].wants(what) {
+			some = append(some, f)
+		}
+	}
+	return some
+}
+
+// requeue records what has been done and when the message is due again.
+func (j *job) requeue(done []int) {
+	s := j.spool
+	r := record{Time: time.Now(), Done: done, Tries: j.tries, Reason: j.reason}
+	r.Delayed = j.warnOfDelay(done)
+	refused := !j.aborted && (j.hopDown == nil || j.replied) // it was about this message
+	if refused {
+		r.Tries++
+		r.Reason = j.failureReason()
+	}
+	if refused || len(done) > 0 || r.Delayed {
+		if err := s.folder.append(j.file, j.content, &r); err != nil {
+			// The disk may be full. A recipient gets the message twice only if the process
+			// ends before it can be recorded.
+			s.events.DiskError(WriteRecord, j.entry.id, err)
+			j.entry.done = append(j.entry.done, r.Done...)
+		}
+	}
+	due := time.Now()
+	switch {
+	case j.aborted:
+	case refused:
+		due = due.Add(s.pace.afterRefusal(r.Tries))
+		s.events.Deferred(j.event(), r.Tries, time.Until(due), r.Reason)
+	default:
+		j.entry.hopDowns++
+		due = due.Add(s.pace.afterHopDown(j.entry.hopDowns))
+	}
+	mtime, err := s.folder.postpone(j.entry.id, due)
+	if err != nil {
+		mtime = j.entry.mtime // held or removed: the next scan finds out
+	}
+	s.index.release(j.entry, mtime, due)
+}
+
+// failureReason returns the reason why the attempt failed, on one line.
+func (j *job) failureReason() string {
+	if j.hopDown != nil {
+		return oneLine(j.hopDown.Error())
+	}
+	for _, i := range j.pending() {
+		if reply := j.replies[i]; reply != nil {
+			return oneLine(fmt.Sprintf("<%s>: %s", j.To[i].Address, failure{reply: reply}.diagnostic()))
+		}
+	}
+	return ""
+}
+
+// warnOfDelay reports the delay to the sender if it is time, and returns whether it has
+// done so.
+func (j *job) warnOfDelay(done []int) bool {
+	if !j.entry.delayWarning || j.aborted || time.Since(j.Arrived) < j.spool.pace.delayWarning || j.spool.expired(j.Arrived) {
+		return false
+	}
+	isDone := make(map[int]bool, len(done))
+	for _, i := range done {
+		isDone[i] = true
+	}
+	var late []failure
+	for _, i := range j.pending() {
+		if isDone[i] {
+			continue
+		}
+		status := "4.4.1" // RFC 3463, section 3.5: no answer from host
+		if j.replies[i] != nil {
+			status = statusOf(j.replies[i])
+		}
+		late = append(late, failure{i, status, j.replies[i]})
+	}
+	if !j.report(delayed, wanted(j.To, late, smtp.DSNNotifyDelayed)) {
+		return false
+	}
+	j.entry.delayWarning = false
+	return true
 }

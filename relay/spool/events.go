@@ -20,7 +20,7 @@ type Events interface {
 	// with the queue id about, which is sent to the sender of that message.
 	ReportSpooled(m MessageEvent, about, action, to string, nrcpt int)
 
-	HopDown(reason error) // no hop replies; one message at a time tries
+	HopDown(reason error) // no hop replies; one message at a time is tried
 	HopUp()
 
 	Damaged(queueID, file string, reason error) // file is where the message is now

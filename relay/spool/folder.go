@@ -14,19 +14,19 @@ import (
 
 // The folders of a spool.
 const (
-	incoming = "tmp"   // being written; nobody has been told 250 for these
+	incoming = "tmp"   // being written; no client has got 250 for these
 	queued   = "queue" // to be delivered
-	held     = "hold"  // to be left alone
-	broken   = "bad"   // damaged, set aside
+	held     = "hold"  // not tried until it is released
+	broken   = "bad"   // damaged
 )
 
-// A folder does what is done to the files of a spool, in the order that keeps
-// a message whole whenever the machine stops.
+// A folder changes the files of a spool, in the order that keeps a message complete
+// whenever the machine stops.
 type folder struct {
 	dir string
 
-	// at is called before each step that changes something, with its name.
-	// Tests stop there; an error is that of the step. Nil does nothing.
+	// at, if it is not nil, is called by tests before each step that changes something,
+	// with the name of the step, and may return the error of the step.
 	at func(step string) error
 }
 
@@ -43,8 +43,8 @@ func (f *folder) step(name string, do func() error) error {
 	return do()
 }
 
-// prepare makes the folders that are missing, and throws away what was never
-// finished: its client has not been told 250.
+// prepare makes the folders that are missing, and removes files that were never finished:
+// their clients have not got 250.
 func (f *folder) prepare() error {
 	for _, sub := range []string{"", incoming, queued, held, broken} {
 		if err := os.MkdirAll(f.path(sub), 0o700); err != nil {
@@ -63,13 +63,13 @@ func (f *folder) prepare() error {
 	return f.syncDir("")
 }
 
-// put writes a file that is there as a whole, and for good, or not at all.
+// put writes a file completely and durably, or not at all.
 func (f *folder) put(id string, h *header, message io.Reader) (size int64, err error) {
 	name := f.path(incoming, id)
 	defer func() {
 		if err != nil {
-			_ = os.Remove(name)               // also where it was not created: then there is nothing to remove
-			_ = os.Remove(f.path(queued, id)) // the client hears that it was not taken
+			_ = os.Remove(name)               // which may not exist
+			_ = os.Remove(f.path(queued, id)) // since the client gets an error
 		}
 	}()
 	if size, err = f.write(name, h, message); err != nil {
@@ -82,7 +82,7 @@ func (f *folder) put(id string, h *header, message io.Reader) (size int64, err e
 	return size, f.step("sync folder", func() error { return f.syncDir(queued) })
 }
 
-// write makes the file name and returns its size.
+// write writes the file name and returns its size.
 func (f *folder) write(name string, h *header, message io.Reader) (size int64, err error) {
 	var file *os.File
 	err = f.step("create", func() error {
@@ -118,14 +118,14 @@ func encode(to io.Writer, h *header, message io.Reader) (int64, error) {
 		return 0, err
 	}
 	if n != h.Size {
-		return 0, fmt.Errorf("the message has %d bytes where there should be %d", n, h.Size)
+		return 0, fmt.Errorf("the message has %d bytes instead of %d", n, h.Size)
 	}
 	_, err = io.WriteString(to, hex.EncodeToString(sum.Sum(nil))+"\n")
 	return int64(len(text)) + n + sumLine, err
 }
 
-// note appends to the journal of a file, where parse has found its end.
-func (f *folder) note(file *os.File, c *content, r *record) error {
+// append appends a record to the journal of a file, at the end that parse has found.
+func (f *folder) append(file *os.File, c *content, r *record) error {
 	line, err := encodeRecord(r)
 	if err != nil {
 		return err
@@ -134,7 +134,7 @@ func (f *folder) note(file *os.File, c *content, r *record) error {
 		return errors.New("the journal is full")
 	}
 	err = f.step("append", func() error {
-		if err := file.Truncate(c.journal); err != nil { // what a crash has left of a record
+		if err := file.Truncate(c.journal); err != nil { // an incomplete record of a crash
 			return err
 		}
 		_, err := file.WriteAt(line, c.journal)
@@ -147,8 +147,8 @@ func (f *folder) note(file *os.File, c *content, r *record) error {
 	return f.step("sync journal", file.Sync)
 }
 
-// remove takes a message away for good. Somebody may have put it on hold in
-// the same moment; it is delivered all the same.
+// remove removes a delivered message, even if a command has put it on hold in the same
+// moment.
 func (f *folder) remove(id string) error {
 	for _, sub := range []string{queued, held, queued} {
 		err := f.step("remove", func() error { return os.Remove(f.path(sub, id)) })
@@ -162,7 +162,7 @@ func (f *folder) remove(id string) error {
 	return nil
 }
 
-// move takes a file from one folder to another.
+// move moves a file from one folder to another.
 func (f *folder) move(id, from, to string) error {
 	if err := os.Rename(f.path(from, id), f.path(to, id)); err != nil {
 		return err
@@ -170,25 +170,25 @@ func (f *folder) move(id, from, to string) error {
 	return errors.Join(f.syncDir(to), f.syncDir(from))
 }
 
-// postpone notes in the file's time when it is due. It need not last: without
-// it the message is only tried earlier.
+// postpone sets the file's time to when it is due, and returns the time as the file system
+// stores it. It is not synced: if it is lost, the message is only tried earlier.
 func (f *folder) postpone(id string, until time.Time) (time.Time, error) {
 	name := f.path(queued, id)
 	if err := os.Chtimes(name, time.Time{}, until); err != nil {
 		return time.Time{}, err
 	}
-	info, err := os.Stat(name) // as precise as the file system is
+	info, err := os.Stat(name)
 	if err != nil {
 		return time.Time{}, err
 	}
 	return info.ModTime(), nil
 }
 
-// open opens a queued message for reading and for notes, and parses it.
+// open opens a queued message for reading and for records, and parses it.
 func (f *folder) open(id string) (*os.File, *content, error) {
 	name := f.path(queued, id)
 	if info, err := os.Lstat(name); err == nil && !info.Mode().IsRegular() {
-		return nil, nil, damaged("it is no file")
+		return nil, nil, damaged("it is not a regular file")
 	}
 	file, err := os.OpenFile(name, os.O_RDWR, 0)
 	if err != nil {

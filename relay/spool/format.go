@@ -35,15 +35,14 @@ const (
 	sumLine     = 2*sha256.Size + 1
 )
 
-// errDamaged means that the file is not what was written. Reading it again will not
-// help.
+// errDamaged means that the file is not as it was written. Reading it again does not help.
 var errDamaged = errors.New("damaged")
 
 func damaged(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", errDamaged, fmt.Sprintf(format, args...))
 }
 
-// A header is the first part of a file. It never changes.
+// A header is the first part of a file. It is never changed.
 type header struct {
 	Arrived  time.Time   `json:"arrived"`
 	Reason   string      `json:"reason"` // why it was not delivered at once
@@ -175,7 +174,7 @@ func parse(f io.ReaderAt, size int64) (*content, error) {
 	}
 	c.journal = c.start + c.Size + sumLine
 	if c.Size < 0 || c.journal < c.Size || c.journal > size {
-		return nil, damaged("%d bytes, and the message alone should have %d", size, c.Size)
+		return nil, damaged("the file has %d bytes, and the message alone should have %d", size, c.Size)
 	}
 	if err := c.check(); err != nil {
 		return nil, err
@@ -235,6 +234,7 @@ func (h *header) encodeTexts() {
 	}
 }
 
+// cutShort returns errDamaged for an error at the end of the file.
 func cutShort(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, bufio.ErrBufferFull) {
 		return damaged("it ends too early")
@@ -266,7 +266,7 @@ func (c *content) readJournal(in *bufio.Reader) error {
 			return err
 		}
 		var r record
-		if err != nil || !decodeRecord(line, &r) || !c.note(&r) {
+		if err != nil || !decodeRecord(line, &r) || !c.apply(&r) {
 			return nil
 		}
 		c.journal += int64(len(line))
@@ -286,8 +286,8 @@ func decodeRecord(line []byte, r *record) bool {
 	return crc32.Checksum(text, castagnoli) == sum && json.Unmarshal(text, r) == nil
 }
 
-// note reports whether r fits the message.
-func (c *content) note(r *record) bool {
+// apply applies r, and reports whether it fits the message.
+func (c *content) apply(r *record) bool {
 	for _, i := range r.Done {
 		if i < 0 || i >= len(c.done) {
 			return false

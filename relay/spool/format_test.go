@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// sample is a file as a spool writes it.
+// sample returns a file as a spool writes it.
 func sample(t testing.TB) []byte {
 	t.Helper()
 	var out bytes.Buffer
@@ -50,8 +50,8 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// A changed byte is found before anything is sent, or costs no more than the last record.
-func TestEveryByteCounts(t *testing.T) {
+// A changed byte is detected before the message is sent, or invalidates only the last record.
+func TestChangedBytesAreDetected(t *testing.T) {
 	file := sample(t)
 	for i := range file {
 		bad := bytes.Clone(file)
@@ -61,7 +61,7 @@ func TestEveryByteCounts(t *testing.T) {
 			err = c.verify(bytes.NewReader(bad))
 		}
 		if err == nil && (c.journal == int64(len(file)) || len(c.pending()) != 2) {
-			t.Errorf("byte %d, %q, may be anything", i, file[i])
+			t.Errorf("a change of byte %d, %q, is not detected", i, file[i])
 		}
 		if err != nil && !errors.Is(err, errDamaged) {
 			t.Errorf("byte %d: %v", i, err)
@@ -75,8 +75,8 @@ func TestEveryByteCounts(t *testing.T) {
 	}
 }
 
-// Files of the first version have ENVID and ORCPT decoded. They are read and
-// delivered, whatever was valid then.
+// Files of the first version have ENVID and ORCPT decoded. They are read and delivered,
+// even with values that are not valid now.
 func TestFirstVersion(t *testing.T) {
 	const message = "Subject: old\r\n\r\n.hello\r\n"
 	envelope := `{"arrived":"2026-01-02T03:04:05Z","reason":"no hop","size":` + fmt.Sprint(len(message)) + `,"envelope":{` +
@@ -110,7 +110,7 @@ func TestFirstVersion(t *testing.T) {
 	}
 }
 
-// The texts of ENVID and ORCPT survive in a file as they were sent.
+// ENVID and ORCPT are stored as they were sent.
 func TestTextsAreKept(t *testing.T) {
 	h := &header{
 		Envelope: envelope{EnvelopeID: "a+20b+2bc=<&>", UTF8: true},
@@ -133,7 +133,7 @@ func TestTextsAreKept(t *testing.T) {
 	}
 }
 
-// A version that this postern does not know is not guessed at.
+// A file of an unknown version is not read.
 func TestUnknownVersion(t *testing.T) {
 	file := bytes.Replace(sample(t), []byte("postern-spool 2 "), []byte("postern-spool 3 "), 1)
 	if _, err := parse(bytes.NewReader(file), int64(len(file))); !errors.Is(err, errDamaged) || !strings.Contains(err.Error(), "version 3") {
@@ -141,7 +141,7 @@ func TestUnknownVersion(t *testing.T) {
 	}
 }
 
-// A damaged file is set aside, and the others go their way.
+// A damaged file is set aside, and the others are delivered.
 func TestDamagedFilesAreSetAside(t *testing.T) {
 	dir := t.TempDir()
 	r := newRig(t, dir, nil)
@@ -181,7 +181,7 @@ func change(t *testing.T, file, from, to string) {
 	}
 }
 
-// FuzzParse: any file is either parsed or damaged.
+// Any file is either parsed or reported as damaged.
 func FuzzParse(f *testing.F) {
 	file := sample(f)
 	f.Add(file)
@@ -205,8 +205,8 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// FuzzEnvelope does the same with checksums that are right. Whatever is valid can go
-// into a command, and can be written and read again.
+// FuzzEnvelope does the same with correct checksums. A valid envelope can be put into
+// commands, and can be written and read again.
 func FuzzEnvelope(f *testing.F) {
 	for _, old := range []bool{false, true} {
 		f.Add([]byte(`{"size":3,"envelope":{"sender":"a@example.org","ret":"HDRS"},"to":[{"address":"b@example.com","notify":["NEVER"]}]}`), []byte(`{"done":[0],"tries":1}`), old)

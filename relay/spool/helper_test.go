@@ -29,10 +29,10 @@ func TestMain(m *testing.M) {
 // quick is a pace for tests.
 func quick() pace {
 	return pace{
-		workers: 3, look: 20 * time.Millisecond,
-		first: 20 * time.Millisecond, last: 100 * time.Millisecond,
-		silence: 20 * time.Millisecond, pause: 10 * time.Millisecond, longest: 20 * time.Millisecond,
-		alarm: time.Hour, call: 10 * time.Second, grace: time.Second,
+		workers: 3, scanInterval: 20 * time.Millisecond,
+		firstRetry: 20 * time.Millisecond, retryMax: 100 * time.Millisecond,
+		hopDownMax: 20 * time.Millisecond, hopDownPause: 10 * time.Millisecond, hopDownPauseMax: 20 * time.Millisecond,
+		delayWarning: time.Hour, callTimeout: 10 * time.Second, closeTime: time.Second,
 	}
 }
 
@@ -46,7 +46,7 @@ type rig struct {
 	log   kit.LogBuffer
 }
 
-// newRig makes one that does not deliver yet.
+// newRig returns a rig that does not deliver yet.
 func newRig(t testing.TB, dir string, change func(*Config)) *rig {
 	t.Helper()
 	return rigFor(t, dir, change, relaytest.New(t, relaytest.Options{}))
@@ -130,7 +130,7 @@ func newMessage(text string) (*message.Message, error) {
 	return w.Message()
 }
 
-// submit is what a session does.
+// submit makes one transaction, as a session does.
 func submit(ctx context.Context, hop relay.NextHop, m mail) (relay.Receipt, error) {
 	tx, err := hop.Begin(ctx, &relay.Envelope{Session: "s1", Login: m.login, Sender: m.from, Options: m.options})
 	if err != nil {
@@ -150,7 +150,7 @@ func submit(ctx context.Context, hop relay.NextHop, m mail) (relay.Receipt, erro
 	return tx.Send(ctx, staged)
 }
 
-// submit wants the mail to be taken.
+// submit makes sure that the mail is accepted.
 func (r *rig) submit(m mail) relay.Receipt {
 	r.t.Helper()
 	receipt, err := submit(context.Background(), r.front, m)
@@ -160,7 +160,7 @@ func (r *rig) submit(m mail) relay.Receipt {
 	return receipt
 }
 
-// spooled submits while the hop is down, and returns the id.
+// spooled submits a mail while the hop is down, and returns its id.
 func (r *rig) spooled(m mail) string {
 	r.t.Helper()
 	r.hop.Stop()
@@ -173,7 +173,7 @@ func (r *rig) spooled(m mail) string {
 	return id
 }
 
-// files are the names in one of the spool's folders.
+// files returns the file names in one of the spool's folders.
 func (r *rig) files(sub string) []string {
 	r.t.Helper()
 	return filesIn(r.t, r.spool.folder.path(sub))
@@ -191,7 +191,7 @@ func filesIn(t testing.TB, dir string) (names []string) {
 	return names
 }
 
-// empty waits until the spool is.
+// empty waits until the spool is empty.
 func (r *rig) empty() {
 	r.t.Helper()
 	kit.Eventually(r.t, "the spool is empty", func() bool { return len(r.files(queued)) == 0 })

@@ -7,7 +7,7 @@ import (
 	"os"
 )
 
-// lock fails: two servers on one spool would deliver everything twice.
+// lock fails, because two servers on one spool would deliver every message twice.
 func (f *folder) lock() (*os.File, error) {
-	return nil, errors.New("a spool needs file locks, which postern knows on Unix only")
+	return nil, errors.New("a spool needs file locks, which postern supports on Unix only")
 }

@@ -18,7 +18,7 @@ import (
 
 // A kind of report.
 type kind struct {
-	action  string // RFC 3464 2.3.3
+	action  string // RFC 3464, section 2.3.3
 	subject string
 	text    string
 }
@@ -41,29 +41,30 @@ type failure struct {
 	reply  *smtp.SMTPError // of the hop; nil if there was none
 }
 
-func refusedStatus(e *smtp.SMTPError) string { return spell(e.EnhancedCode, e.Code) }
-
-// spell falls back on the general code of the class (RFC 3463, section 3.1).
-func spell(c smtp.EnhancedCode, code int) string {
-	if c[0] != code/100 {
-		c = smtp.EnhancedCode{code / 100, 0, 0}
+// statusOf returns the enhanced code of a refusal, or, if it does not fit, the general code
+// of its class (RFC 3463, section 3.1).
+func statusOf(e *smtp.SMTPError) string {
+	c := e.EnhancedCode
+	if c[0] != e.Code/100 {
+		c = smtp.EnhancedCode{e.Code / 100, 0, 0}
 	}
 	return fmt.Sprintf("%d.%d.%d", c[0], c[1], c[2])
 }
 
+// diagnostic returns the reply on one line, or an empty string.
 func (f failure) diagnostic() string {
 	if f.reply == nil {
 		return ""
 	}
-	return oneLine(fmt.Sprintf("%d %s %s", f.reply.Code, spell(f.reply.EnhancedCode, f.reply.Code), f.reply.Message))
+	return oneLine(fmt.Sprintf("%d %s %s", f.reply.Code, statusOf(f.reply), f.reply.Message))
 }
 
 // oneLine makes s one printable line of at most 600 octets, for a report or the log.
 func oneLine(s string) string { return text.Line(s, 600) }
 
-// report spools a report on some recipients. It returns whether nothing remains to be
-// done, as for a message with a null sender, on which there must be no report (RFC
-// 5321, section 6.1; RFC 3464, section 2).
+// report spools a report on some recipients, and returns whether it has done so or none is
+// needed: there must be no report on a message with a null sender (RFC 5321, section 6.1;
+// RFC 3464, section 2).
 func (j *job) report(k kind, about []failure) bool {
 	s := j.spool
 	if len(about) == 0 || j.Envelope.Sender == "" {
@@ -109,7 +110,7 @@ func (j *job) compose(k kind, about []failure) (*message.Message, error) {
 	return w.Message()
 }
 
-// A reporter writes one report. The first error stays.
+// A reporter writes one report. After an error it writes nothing more.
 type reporter struct {
 	*job
 	kind     kind
@@ -193,7 +194,7 @@ func (r *reporter) head() {
 	r.printf("Subject: %s", r.kind.subject)
 	r.printf("Date: %s", mailDate(time.Now()))
 	r.printf("Message-ID: <%s@%s>", rand.Text(), r.spool.host)
-	r.printf("Auto-Submitted: auto-replied") // RFC 3834 5
+	r.printf("Auto-Submitted: auto-replied") // RFC 3834, section 5
 	r.printf("MIME-Version: 1.0")
 	r.printf("Content-Type: multipart/report; report-type=%s;", r.reportType())
 	r.printf("\tboundary=\"%s\"", r.boundary)
@@ -218,7 +219,7 @@ func (r *reporter) notice() {
 	for _, f := range r.about {
 		why := f.diagnostic()
 		if why == "" {
-			why = "the next mail system did not answer"
+			why = "the next mail system did not reply"
 		}
 		r.printf("\r\n<%s>\r\n    %s", r.To[f.place].Address, why)
 	}
@@ -226,7 +227,7 @@ func (r *reporter) notice() {
 
 // aboutMessage writes the fields about the message (RFC 3464, section 2.2).
 func (r *reporter) aboutMessage() {
-	// It is decoded, and printable ASCII (relay.Envelope).
+	// The decoded value is printable ASCII (see relay.Envelope).
 	if id, ok := dsn.DecodeXtext(r.Envelope.EnvelopeID); ok && id != "" {
 		r.printf("Original-Envelope-Id: %s", id)
 	}
@@ -275,7 +276,7 @@ func (r *reporter) original(to *recipient) string {
 	return decoded
 }
 
-// addressType: RFC 6533, section 3: a non-ASCII address has a type for itself.
+// addressType: RFC 6533, section 3: a non-ASCII address has its own type.
 func addressType(address string) string {
 	if text.IsASCII(address) {
 		return "rfc822"

@@ -16,7 +16,7 @@ import (
 	"postern/test/kit"
 )
 
-// A parsedReport is a report as a mail client takes it apart.
+// A parsedReport is a report as a mail client parses it.
 type parsedReport struct {
 	header netmail.Header
 	types  []string
@@ -101,12 +101,12 @@ func TestReport(t *testing.T) {
 		"Diagnostic-Code: smtp; 550 5.1.1 No such user: b?b\r\n")
 	wantIn(t, p.parts[2], "Subject: x\r\n")
 	if strings.Contains(p.parts[2], "hello") {
-		t.Error("the body went back without being asked for")
+		t.Error("the body was returned without RET=FULL")
 	}
 }
 
-// Reports go to the hop that was set for them, and messages to the other one.
-func TestReportsHaveTheirOwnWay(t *testing.T) {
+// Reports and messages are sent to the hops of their functions.
+func TestReportsHaveAnotherHop(t *testing.T) {
 	r := newRig(t, t.TempDir(), nil)
 	r.hop.Handle(refuseBob)
 	reports := relaytest.New(t, relaytest.Options{})
@@ -130,8 +130,8 @@ func TestReportsHaveTheirOwnWay(t *testing.T) {
 	wantIn(t, p.parts[1], "Reporting-MTA: dns; mail.example.org\r\n")
 }
 
-// RET decides which part of the message is returned, and NOTIFY whether there is a report.
-func TestReportIsWhatWasAskedFor(t *testing.T) {
+// RET selects which part of the message is returned, and NOTIFY whether there is a report.
+func TestRetAndNotify(t *testing.T) {
 	for name, c := range map[string]struct {
 		from   string
 		ret    smtp.DSNReturn
@@ -196,13 +196,13 @@ func TestReportInUTF8(t *testing.T) {
 	wantIn(t, p.parts[1], "Final-Recipient: utf-8; böb@example.com")
 }
 
-// A refusal after the data is about all recipients; but where it may be about one of
-// several recipients, they are asked again first.
-func TestRefusalBehindTheData(t *testing.T) {
+// A refusal after the data applies to all recipients; but if there are several and it may
+// be about one of them, they are asked again first.
+func TestRefusalAfterData(t *testing.T) {
 	r := newRig(t, t.TempDir(), nil)
 	r.hop.Handle(func(c relaytest.Command) relaytest.Answer {
 		if c.Verb == "." && len(r.hop.Messages()) < 2 {
-			return relaytest.Say("554 5.6.0 I do not like it")
+			return relaytest.Say("554 5.6.0 Rejected")
 		}
 		return relaytest.Usual
 	})
@@ -218,7 +218,8 @@ func TestRefusalBehindTheData(t *testing.T) {
 	wantIn(t, parseReport(t, got[0]).parts[1], "rfc822; bob@example.com", "rfc822; carol@example.com", "Status: 5.6.0")
 }
 
-// Temporary refusals are tried again, for those only who do not have it yet.
+// After a temporary refusal, only the recipients that do not have the message are tried
+// again.
 func TestTemporaryRefusal(t *testing.T) {
 	r := newRig(t, t.TempDir(), nil)
 	r.hop.Handle(refuseSome())
@@ -236,8 +237,7 @@ func TestTemporaryRefusal(t *testing.T) {
 	}
 }
 
-// An answer to the final dot that never comes is asked for again: it may be
-// there twice, and is there once.
+// Without a reply to the final dot the message is sent again, even if it may arrive twice.
 func TestUncertainIsTriedAgain(t *testing.T) {
 	r := newRig(t, t.TempDir(), nil)
 	r.hop.Handle(func(c relaytest.Command) relaytest.Answer {
@@ -254,13 +254,13 @@ func TestUncertainIsTriedAgain(t *testing.T) {
 	}
 }
 
-// After its lifetime, and one attempt, a message goes back.
+// After its lifetime, and one attempt, a message is returned.
 func TestLifetime(t *testing.T) {
-	for name, down := range map[string]bool{"the hop says later": false, "the hop is silent": true} {
+	for name, down := range map[string]bool{"temporary refusal": false, "no reply": true} {
 		t.Run(name, func(t *testing.T) {
 			lifetime := time.Second
 			if down {
-				lifetime = 5 * time.Second // which the reports have, too, until they can be sent
+				lifetime = 5 * time.Second // reports have the same lifetime until they can be sent
 			}
 			r := newRig(t, t.TempDir(), func(c *Config) { c.Lifetime = lifetime })
 			r.hop.Handle(func(c relaytest.Command) relaytest.Answer {
@@ -280,7 +280,7 @@ func TestLifetime(t *testing.T) {
 			if down {
 				kit.Eventually(t, "reports are written", func() bool { return strings.Count(r.log.String(), "report spooled") == 3 })
 				cfg := Defaults()
-				r.spool.Configure(cfg, 1<<30) // or the reports expire, too
+				r.spool.Configure(cfg, 1<<30) // so that the reports do not expire
 				r.hop.Start()
 			}
 			r.empty()
@@ -297,8 +297,8 @@ func TestLifetime(t *testing.T) {
 	}
 }
 
-// That one attempt may be all it takes.
-func TestOverdueIsTried(t *testing.T) {
+// The last attempt, after the lifetime, can succeed.
+func TestExpiredIsTried(t *testing.T) {
 	r := newRig(t, t.TempDir(), func(c *Config) { c.Lifetime = time.Millisecond })
 	r.spooled(toBob("overdue"))
 	time.Sleep(2 * time.Millisecond)
@@ -309,10 +309,10 @@ func TestOverdueIsTried(t *testing.T) {
 	}
 }
 
-// A delay is reported once, to those who have asked for it.
+// A delay is reported once, if the sender has asked for it.
 func TestDelay(t *testing.T) {
 	r := newRig(t, t.TempDir(), nil)
-	r.spool.pace.alarm = time.Millisecond
+	r.spool.pace.delayWarning = time.Millisecond
 	r.hop.Handle(func(c relaytest.Command) relaytest.Answer {
 		if c.Address == "bob@example.com" {
 			return relaytest.Say("450 4.2.1 Later")
@@ -336,8 +336,8 @@ func TestDelay(t *testing.T) {
 	wantIn(t, p.header.Get("Subject"), "Delayed")
 }
 
-// Original-Recipient has the decoded address where the report can show it, and never
-// more than its line.
+// Original-Recipient has the decoded address if the report can contain it, and never
+// another line.
 func TestOriginalRecipientInReport(t *testing.T) {
 	for _, tt := range []struct {
 		kind, original string

@@ -4,52 +4,103 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"math/rand/v2"
 	"os"
+	"sync"
 	"time"
 )
 
-// run delivers until ctx ends, and then waits for what is under way.
+// A pace contains the intervals and bounds of the deliveries. Tests have another one.
+type pace struct {
+	workers         int           // deliveries at the same time; the other connections of the pool are for clients
+	scanInterval    time.Duration // between two scans of the folder
+	firstRetry      time.Duration // after the first failure of a message; doubles
+	retryMax        time.Duration // between two attempts, at most
+	hopDownPause    time.Duration // between two attempts while no hop replies, and for the message that found out; doubles
+	hopDownPauseMax time.Duration // of all messages
+	hopDownMax      time.Duration // of one message that found that no hop replies
+	delayWarning    time.Duration // age at which a delay is reported
+	callTimeout     time.Duration // of one call of a relay.Transaction
+	closeTime       time.Duration // that Close leaves to deliveries that are running
+}
+
+func defaultPace() pace {
+	return pace{
+		workers:         5,
+		scanInterval:    5 * time.Second,
+		firstRetry:      time.Minute,
+		retryMax:        time.Hour,
+		hopDownPause:    time.Second,
+		hopDownPauseMax: time.Minute,
+		hopDownMax:      time.Minute,
+		delayWarning:    4 * time.Hour,
+		callTimeout:     3 * time.Minute,
+		closeTime:       5 * time.Second,
+	}
+}
+
+// afterRefusal returns how long to wait after a number of temporary refusals of a message.
+func (p *pace) afterRefusal(tries int) time.Duration {
+	return doubled(p.firstRetry, tries-1, p.retryMax)
+}
+
+// afterHopDown returns how long a message waits that has found no hop this often. That is
+// hardly ever because of the message, so it does not wait for long; but if it is, other
+// messages are tried in the meantime.
+func (p *pace) afterHopDown(times int) time.Duration {
+	return doubled(p.hopDownPause, times-1, p.hopDownMax)
+}
+
+func doubled(wait time.Duration, times int, most time.Duration) time.Duration {
+	for range times {
+		if wait = 2 * wait; wait >= most {
+			return jitter(most)
+		}
+	}
+	return jitter(wait)
+}
+
+// jitter returns d plus or minus a quarter, so that messages that failed together are not
+// tried together again.
+func jitter(d time.Duration) time.Duration { return d*3/4 + rand.N(d/2+1) }
+
+// run delivers until ctx ends, and then waits for the deliveries that are running.
 func (s *Spool) run(ctx context.Context) {
 	defer close(s.done)
-	working, cut := context.WithCancel(context.Background())
-	defer cut()
+	working, abort := context.WithCancel(context.Background())
+	defer abort()
 	slots := make(chan struct{}, s.pace.workers)
-	looked := time.Now()
+	scanned := time.Now()
 	for ctx.Err() == nil {
-		if time.Since(looked) >= s.pace.look {
-			if err := s.look(); err != nil {
+		if time.Since(scanned) >= s.pace.scanInterval {
+			if err := s.scan(); err != nil {
 				s.events.DiskError(ReadFolder, "", err)
 			}
-			looked = time.Now()
+			scanned = time.Now()
 		}
-		s.sleep(ctx, s.start(working, slots))
+		timer := time.NewTimer(max(0, min(s.start(working, slots), s.pace.scanInterval)))
+		select {
+		case <-timer.C:
+		case <-s.wake:
+		case <-ctx.Done():
+		}
+		timer.Stop()
 	}
-	hurry := time.AfterFunc(s.pace.grace, cut)
-	defer hurry.Stop()
+	timer := time.AfterFunc(s.pace.closeTime, abort)
+	defer timer.Stop()
 	s.working.Wait()
 }
 
-// sleep waits until there is something to do.
-func (s *Spool) sleep(ctx context.Context, wait time.Duration) {
-	timer := time.NewTimer(max(0, min(wait, s.pace.look)))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-s.wake:
-	case <-ctx.Done():
-	}
-}
-
-// start begins as many deliveries as may be, and returns when to ask again.
+// start starts as many deliveries as are allowed, and returns when to call it again.
 func (s *Spool) start(working context.Context, slots chan struct{}) time.Duration {
 	for {
 		if wait := s.outage.wait(len(slots)); wait > 0 {
 			return wait
 		}
 		if len(slots) == cap(slots) {
-			return time.Hour // whoever ends, wakes us
+			return time.Hour // the end of a delivery wakes run
 		}
-		e, wait := s.ledger.next(time.Now())
+		e, wait := s.index.next(time.Now())
 		if e == nil {
 			return wait
 		}
@@ -57,15 +108,15 @@ func (s *Spool) start(working context.Context, slots chan struct{}) time.Duratio
 		s.working.Go(func() {
 			s.deliver(working, e)
 			<-slots
-			s.rouse()
+			s.wakeUp()
 		})
 	}
 }
 
-// look compares the ledger with the folder, which is the truth: files may have
-// been put on hold, released, removed, or marked as due by somebody else.
-func (s *Spool) look() error {
-	before := s.ledger.all()
+// scan updates the index from the folder: commands may have held, released or removed
+// files, or set their time.
+func (s *Spool) scan() error {
+	before := s.index.idle()
 	files, err := os.ReadDir(s.folder.path(queued))
 	if err != nil {
 		return err
@@ -74,45 +125,93 @@ func (s *Spool) look() error {
 	for _, f := range files {
 		if validID(f.Name()) {
 			there[f.Name()] = true
-			s.compare(f)
+			s.scanFile(f)
 		}
 	}
 	for _, e := range before {
 		if !there[e.id] {
-			s.ledger.forget(e)
+			s.index.remove(e)
 		}
 	}
 	return nil
 }
 
-func (s *Spool) compare(f fs.DirEntry) {
+func (s *Spool) scanFile(f fs.DirEntry) {
 	info, err := f.Info()
 	if err != nil {
-		return // gone meanwhile
+		return // removed meanwhile
 	}
-	if e := s.ledger.find(f.Name()); e != nil {
-		s.ledger.seen(e, info.ModTime())
+	if s.index.update(f.Name(), info.ModTime()) {
 		return
 	}
 	file, c, err := s.folder.open(f.Name())
 	switch {
 	case err == nil:
 		_ = file.Close() // it was only read
-		s.ledger.add(newEntry(f.Name(), info.Size(), info.ModTime(), c))
+		s.index.add(newEntry(f.Name(), info.Size(), info.ModTime(), c))
 	case errors.Is(err, fs.ErrNotExist):
 	case errors.Is(err, errDamaged):
 		s.setAside(f.Name(), err)
-	default: // out of file descriptors, a disk that fails: it may get better
+	default: // too many open files, a failing disk: it may recover
 		s.events.DiskError(ReadMessage, f.Name(), err)
 		now := time.Now()
-		s.ledger.add(&entry{id: f.Name(), size: info.Size(), mtime: info.ModTime(), arrived: now, due: now.Add(s.pace.silence)})
+		s.index.add(&entry{id: f.Name(), size: info.Size(), mtime: info.ModTime(), arrived: now, due: now.Add(s.pace.hopDownMax)})
 	}
 }
 
-// setAside takes a damaged file out of the way, for somebody to look at.
+// setAside moves a damaged file to the folder bad, for the administrator.
 func (s *Spool) setAside(id string, reason error) {
 	s.events.Damaged(id, s.folder.path(broken, id), reason)
 	if err := s.folder.move(id, queued, broken); err != nil {
 		s.events.DiskError(SetAside, id, err)
 	}
+}
+
+// An outage is the time in which no hop replies. Then one message at a time is tried, and
+// the others wait.
+type outage struct {
+	mu    sync.Mutex
+	down  bool
+	pause time.Duration
+	until time.Time
+}
+
+// begin records that no hop replied.
+func (o *outage) begin(p *pace, events Events, reason error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	now := time.Now()
+	switch {
+	case !o.down:
+		o.down, o.pause = true, p.hopDownPause
+		events.HopDown(reason)
+	case now.Before(o.until): // a delivery that began before the outage
+		return
+	default:
+		o.pause = min(2*o.pause, p.hopDownPauseMax)
+	}
+	o.until = now.Add(jitter(o.pause))
+}
+
+// end records that a hop replied.
+func (o *outage) end(events Events) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.down {
+		o.down = false
+		events.HopUp()
+	}
+}
+
+// wait returns how long no delivery may be started while this many are running.
+func (o *outage) wait(active int) time.Duration {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case !o.down:
+		return 0
+	case active > 0:
+		return time.Hour // until its result is known
+	}
+	return time.Until(o.until)
 }

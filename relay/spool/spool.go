@@ -1,47 +1,46 @@
 // Package spool accepts messages in place of the next hop while that does not reply,
 // keeps them on disk, and delivers them later.
 //
-// A [Spool] is one folder and the deliverer that empties it. [Spool.Before]
-// returns a [relay.NextHop] that holds another one: each transaction asks the hop
-// first, and only if no hop replies within relay.patience does the spool accept in its
-// place. A refusal of the hop is final. The policy has been applied by then, and
-// signers and milters come before the spool, so messages are delivered unchanged.
+// A [Spool] is one folder and the deliveries from it. [Spool.Before] is a
+// [relay.Decorator]: each transaction asks the hop first, and only if no hop replies
+// within relay.patience does the spool accept the message in its place. A refusal by the
+// hop is final. The policy has been applied by then, and signers and milters come before
+// the spool, so messages are delivered unchanged.
 //
-// # What is promised
+// # Guarantees
 //
-// The 250 comes after the file has been written, synced, renamed to its place,
-// and its folder synced. A message leaves the spool when the hop has replied 250
-// for every recipient, or when a report to its sender is in the spool instead. So
-// nothing is lost whenever the process or the machine stops. A recipient may get a
-// message twice: if the process stops between the hop's 250 and the record of it, or if
-// the hop does not reply to the end of the data, after which the message is tried again
-// (RFC 5321, section 4.5.4.1, has no better way).
+// The 250 is sent after the file has been written, synced and renamed to its place, and
+// the folder has been synced. A message leaves the spool when the hop has replied 250 for
+// every recipient, or when a report to its sender is in the spool instead. So nothing is
+// lost whenever the process or the machine stops. A recipient may get a message twice: if
+// the process stops between the hop's 250 and the record of it, or if the hop does not
+// reply to the end of the data, after which the message is tried again (RFC 5321, section
+// 4.5.4.1, has no better way).
 //
-// The hop has not been asked about recipients that the spool accepted. If it refuses
-// one later, the sender gets a report (RFC 3464, RFC 6522), as RFC 3461 asks for:
-// NOTIFY=NEVER gets none, RET and ENVID are honoured, DELAY is reported after four
-// hours. Reports have the null sender and are never reported on themselves. They may go
-// to another hop than messages do (see Deliver), as they are not signed yet.
+// The hop has not been asked about recipients that the spool accepted. If it refuses one
+// later, the sender gets a report (RFC 3464, RFC 6522), as RFC 3461 specifies:
+// NOTIFY=NEVER gets none, RET and ENVID are honoured, DELAY is reported after four hours.
+// Reports have the null sender and are never reported on themselves. They may be sent to
+// another hop than messages (see Deliver), as they are not signed yet.
 //
-// Temporary refusals are tried again after 1 minute, then 2, and so on up to
-// an hour, each give or take a quarter. While no hop replies at all, one
-// message at a time finds out when one does. After relay.spool_lifetime and one
-// last attempt the message is returned to the sender. The messages of a user are sent
-// one after the other, oldest first. One that waits for its next attempt does
-// not hold up the others, and a new one that the hop takes at once overtakes
-// those in the spool.
+// After a temporary refusal the message is tried again after 1 minute, then 2, and so on
+// up to an hour, each plus or minus a quarter. While no hop replies at all, one message at
+// a time is tried until one does. After relay.spool_lifetime and one last attempt the
+// message is returned to the sender. The messages of a user are sent one after the other,
+// oldest first. A message that waits for its next attempt does not delay the others, and a
+// new message that the hop accepts at once overtakes those in the spool.
 //
 // # The folder
 //
-//	lock        held by the server: a second one does not start
+//	lock        locked by the server: a second one does not start
 //	tmp/ID      being written
 //	queue/ID    to be delivered; the file's time is that of its next attempt
-//	hold/ID     left alone
-//	bad/ID      damaged: set aside and logged
+//	hold/ID     not tried until it is released
+//	bad/ID      damaged: moved here and logged
 //
-// The folder is the only state, and the server reads it every few seconds. To
-// hold, release or remove a message, rename or remove its file; to
-// have it tried, set its time: see [Browse].
+// The folder is the only state, and the server reads it every few seconds. To hold,
+// release or remove a message, rename or remove its file; to have it tried, set its time:
+// see [Browse].
 //
 // # The format, version 2
 //
@@ -51,13 +50,13 @@
 //	SHA256 LF                            of the message, in hexadecimal
 //	CRC32C SPACE JSON LF                 any number of records: see record
 //
-// Records are appended as recipients are done. Everything else never changes. An
+// A record is appended for each recipient that is done. Everything else never changes. An
 // incomplete record ends the journal. Version 1, which had ENVID and ORCPT decoded, is
 // read, too. Another version is another number in the first line and a case in
 // readHeader.
 //
-// The package leaves out: delivery by MX, a queue for each destination,
-// editing, and the "relayed" reports of RFC 3461, section 5.2.2.
+// The package leaves out: delivery by MX, a queue for each destination, editing, and the
+// "relayed" reports of RFC 3461, section 5.2.2.
 package spool
 
 import (
@@ -69,6 +68,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -86,11 +86,44 @@ var (
 	errFull = &smtp.SMTPError{Code: 452, EnhancedCode: smtp.EnhancedCode{4, 3, 1}, Message: "Insufficient system storage"}
 )
 
-// Options are what a spool is besides its section of the configuration.
+// Config is the part of the section [relay] that is about the spool. Names in parentheses
+// are those of Postfix.
+type Config struct {
+	// Dir is the folder of the spool; empty means that there is no spool and that clients
+	// wait for the next hop. (queue_directory)
+	Dir string `toml:"spool"`
+
+	// Lifetime is how long a message is tried before it is returned to its sender.
+	// (maximal_queue_lifetime, bounce_queue_lifetime)
+	Lifetime time.Duration `toml:"spool_lifetime"`
+
+	// Messages is the maximum number of messages; further ones are refused with 452.
+	Messages int `toml:"spool_messages"`
+}
+
+// Defaults returns the configuration for an empty file: no spool.
+func Defaults() Config {
+	return Config{Lifetime: 5 * 24 * time.Hour, Messages: 10000}
+}
+
+// Validate calls bad for each key whose value cannot work.
+func (c *Config) Validate(bad func(key, why string)) {
+	if c.Dir != "" && !filepath.IsAbs(c.Dir) {
+		bad("spool", `must be an absolute path, because the server may be started in any folder: write one such as "/var/spool/postern"`)
+	}
+	if c.Lifetime < time.Minute {
+		bad("spool_lifetime", `is too short for a second attempt: write "1m" or more, or leave the key out for five days`)
+	}
+	if c.Messages < 1 {
+		bad("spool_messages", `write 1 or more; to have no spool, leave out the key "spool"`)
+	}
+}
+
+// Options are the properties of a spool that are not in its Config.
 type Options struct {
-	Bytes    int64  // of all messages together
-	Hostname string // for reports: the host that they come from
-	Origin   string // and the domain of their author; empty: Hostname
+	Bytes    int64  // maximum size of all messages together
+	Hostname string // the host that reports come from
+	Origin   string // the domain of the author of reports; empty means Hostname
 	Events   Events
 }
 
@@ -104,7 +137,7 @@ type Acquire func(listener string) (hop relay.NextHop, release func())
 type Spool struct {
 	folder folder
 	lock   *os.File
-	ledger *ledger
+	index  *index
 	stage  *message.Stage
 	events Events
 	host   string
@@ -119,20 +152,20 @@ type Spool struct {
 	lastID   int64
 	closed   bool
 
-	wake    chan struct{} // holds one: there is something to do
+	wake    chan struct{} // of length one: there is something to do
 	stop    context.CancelFunc
-	done    chan struct{} // closed when the deliverer has ended; nil without one
+	done    chan struct{} // closed when run has ended; nil before Deliver
 	working sync.WaitGroup
 	outage  outage
 }
 
-// Open locks the folder and reads what is in it. cfg must have passed
+// Open locks the folder and reads which messages are in it. cfg must have passed
 // Validate. Nothing is delivered before Deliver. Close closes the spool.
 func Open(cfg Config, o Options) (*Spool, error) {
 	s := &Spool{
-		folder: folder{dir: cfg.Dir}, ledger: newLedger(), events: o.Events,
+		folder: folder{dir: cfg.Dir}, index: newIndex(), events: o.Events,
 		host: o.Hostname, origin: cmp.Or(o.Origin, o.Hostname),
-		pace: usualPace(), wake: make(chan struct{}, 1),
+		pace: defaultPace(), wake: make(chan struct{}, 1),
 	}
 	s.Configure(cfg, o.Bytes)
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
@@ -142,27 +175,23 @@ func Open(cfg Config, o Options) (*Spool, error) {
 	if s.lock, err = s.folder.lock(); err != nil {
 		return nil, fmt.Errorf("relay.spool: %w", err)
 	}
-	if err := s.load(); err != nil {
+	if err = s.folder.prepare(); err == nil {
+		s.stage = message.NewStage(s.folder.path(incoming), stageMemory)
+		err = s.scan()
+	}
+	if err != nil {
 		return nil, fmt.Errorf("relay.spool: %w", errors.Join(err, s.lock.Close()))
 	}
 	return s, nil
 }
 
-func (s *Spool) load() error {
-	if err := s.folder.prepare(); err != nil {
-		return err
-	}
-	s.stage = message.NewStage(s.folder.path(incoming), stageMemory)
-	return s.look()
-}
-
-// stageMemory bounds the headers and reports in memory. A report that is
-// larger than a message may be in memory waits in a file.
+// stageMemory bounds the headers and reports in memory, in bytes. A large report is
+// written to a file.
 const stageMemory = 16 << 20
 
-// Configure puts new limits in force. The folder stays the same.
+// Configure sets new limits. The folder stays the same.
 func (s *Spool) Configure(cfg Config, bytes int64) {
-	s.ledger.limit(cfg.Messages, bytes)
+	s.index.limit(cfg.Messages, bytes)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lifetime = cfg.Lifetime
@@ -172,7 +201,7 @@ func (s *Spool) expired(arrived time.Time) bool {
 	return time.Now().After(s.deadline(arrived))
 }
 
-// deadline is when a message that came at arrived is given up.
+// deadline returns when a message that came at arrived is given up.
 func (s *Spool) deadline(arrived time.Time) time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -190,14 +219,14 @@ func (s *Spool) Deliver(messages, reports Acquire) {
 	go s.run(ctx)
 }
 
-// Close ends the deliveries: those under way have a few seconds to finish. It
-// is for after the last transaction.
+// Close ends the deliveries: those that are running have a few seconds to finish. Call it
+// after the last transaction. A second call does nothing.
 func (s *Spool) Close() error {
 	s.mu.Lock()
-	again := s.closed
+	closed := s.closed
 	s.closed = true
 	s.mu.Unlock()
-	if again {
+	if closed {
 		return nil
 	}
 	if s.done != nil {
@@ -214,18 +243,18 @@ func (s *Spool) Before(next relay.NextHop) relay.NextHop {
 	if s == nil {
 		return next
 	}
-	return &front{s, next}
+	return &hop{s, next}
 }
 
-// keep writes a message into the spool, durably, and returns its id. A report
-// takes the place of what it reports on, so there is room for it.
+// keep writes a message into the spool, durably, and returns its id. A report replaces
+// the message that it reports on, so it does not count for the limits.
 func (s *Spool) keep(h *header, m *message.Message) (id string, err error) {
 	h.Size, h.EightBit = m.Size(), m.EightBit()
 	if !h.Report {
-		if !s.ledger.reserve(h.Size) {
+		if !s.index.reserve(h.Size) {
 			return "", fmt.Errorf("spool: %w: the limit of messages or bytes is reached", errFull)
 		}
-		defer s.ledger.settle(h.Size)
+		defer s.index.unreserve(h.Size)
 	}
 	if id, err = s.newID(); err != nil {
 		return "", err
@@ -234,30 +263,25 @@ func (s *Spool) keep(h *header, m *message.Message) (id string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("spool: %w: %w", errFull, err)
 	}
-	s.enter(id, size, h)
-	return id, nil
-}
-
-// enter notes a file that has just been written.
-func (s *Spool) enter(id string, size int64, h *header) {
 	mtime := time.Now()
 	if info, err := os.Stat(s.folder.path(queued, id)); err == nil {
 		mtime = info.ModTime()
 	}
-	s.ledger.add(newEntry(id, size, mtime, &content{header: *h}))
-	s.rouse()
+	s.index.add(newEntry(id, size, mtime, &content{header: *h}))
+	s.wakeUp()
+	return id, nil
 }
 
-// rouse has the deliverer look for work.
-func (s *Spool) rouse() {
+// wakeUp makes run look for messages to deliver.
+func (s *Spool) wakeUp() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
 	}
 }
 
-// newID makes a name by which files sort in the order of their arrival, and
-// which no earlier process has used.
+// newID returns a file name that sorts in the order of arrival, and that no earlier
+// process has used.
 func (s *Spool) newID() (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -274,7 +298,8 @@ func (s *Spool) newID() (string, error) {
 
 const idLength = 20
 
-// validID makes sure that a name which is not an id, such as "../x", is never a path.
+// validID reports whether id can be an id. A name such as "../x" cannot, and is never used
+// as a path.
 func validID(id string) bool {
 	if len(id) != idLength {
 		return false

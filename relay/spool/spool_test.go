@@ -15,8 +15,8 @@ import (
 	"postern/test/kit"
 )
 
-// A mail that no hop answers for is kept, and arrives as it was.
-func TestTakesOverFromASilentHop(t *testing.T) {
+// While no hop replies, a mail is spooled, and it is delivered unchanged.
+func TestSpoolsWhileHopIsDown(t *testing.T) {
 	r := newRig(t, t.TempDir(), nil)
 	m := toBob("later")
 	m.to = append(m.to, "carol@example.com")
@@ -37,8 +37,8 @@ func TestTakesOverFromASilentHop(t *testing.T) {
 	}
 }
 
-// With the hop there, the spool is not noticed.
-func TestStaysOutOfTheWay(t *testing.T) {
+// While the hop replies, the spool changes nothing.
+func TestPassesOnWhileHopIsUp(t *testing.T) {
 	r := newRig(t, t.TempDir(), nil)
 	r.deliver()
 	if receipt := r.submit(toBob("now")); receipt.Hop != r.hop.URL() {
@@ -59,9 +59,9 @@ func TestStaysOutOfTheWay(t *testing.T) {
 	}
 }
 
-// A hop that falls silent before the final dot does not have the message. After the final
+// A hop that disconnects before the final dot does not have the message. After the final
 // dot it may have it, and then the client decides.
-func TestWhenTheHopFallsSilent(t *testing.T) {
+func TestHopDisconnects(t *testing.T) {
 	for verb, kept := range map[string]bool{"MAIL": true, "RCPT": true, "DATA": true, ".": false} {
 		t.Run(verb, func(t *testing.T) {
 			r := newRig(t, t.TempDir(), nil)
@@ -89,13 +89,13 @@ func TestClientGone(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := submit(ctx, r.front, toBob("gone")); err == nil {
-		t.Error("taken")
+		t.Error("accepted")
 	}
 	r.hop.Start()
 }
 
-// What has not been asked of the hop is checked as if it had been.
-func TestPromisedRecipientsAreChecked(t *testing.T) {
+// Recipients that the hop is not asked about are validated as if it was.
+func TestSpooledRecipientsAreValidated(t *testing.T) {
 	r := newRig(t, t.TempDir(), nil)
 	r.hop.Stop()
 	m := toBob("x")
@@ -146,8 +146,8 @@ func TestTooManyRecipients(t *testing.T) {
 	wantReply(t, err, 452)
 }
 
-// After any failure of the disk the client receives 452 4.3.1, and no file remains. The
-// promise depends on the order of the steps.
+// After any failure of the disk the client receives 452 4.3.1, and no file remains. That no
+// message is lost depends on the order of the steps.
 func TestDiskFull(t *testing.T) {
 	steps := []string{"create", "write", "sync file", "rename", "sync folder"}
 	for _, bad := range steps {
@@ -163,7 +163,7 @@ func TestDiskFull(t *testing.T) {
 			_, err := submit(t.Context(), r.front, toBob("x"))
 			wantReply(t, err, 452)
 			if left := append(r.files(incoming), r.files(queued)...); len(left) > 0 {
-				t.Errorf("left behind: %q", left)
+				t.Errorf("files remain: %q", left)
 			}
 			r.hop.Start()
 		})
@@ -184,7 +184,7 @@ func TestSecondProcessIsRefused(t *testing.T) {
 	cfg.Dir = dir
 	if s, err := Open(cfg, Options{Events: r.spool.events}); err == nil {
 		s.Close()
-		t.Fatal("two servers on one spool")
+		t.Fatal("a second server opened the spool")
 	} else if !strings.Contains(err.Error(), "another process") {
 		t.Error(err)
 	}
@@ -196,8 +196,8 @@ func TestSecondProcessIsRefused(t *testing.T) {
 	s.Close()
 }
 
-// One user's messages go out in the order of their arrival, and one user's
-// many do not keep back another's.
+// The messages of one user are delivered in the order of their arrival, and many messages
+// of one user do not delay those of another.
 func TestOrder(t *testing.T) {
 	r := newRig(t, t.TempDir(), nil)
 	var want []string
@@ -220,7 +220,7 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// While the hop is down, one message at a time finds out.
+// While the hop is down, one message at a time is tried.
 func TestOutage(t *testing.T) {
 	r := newRig(t, t.TempDir(), nil)
 	for i := range 10 {
@@ -242,11 +242,11 @@ func TestOutage(t *testing.T) {
 	}
 }
 
-// A close in the middle of a delivery ends it, and loses nothing.
+// Close in the middle of a delivery ends it, and the message stays in the spool.
 func TestCloseWhileDelivering(t *testing.T) {
 	dir := t.TempDir()
 	r := newRig(t, dir, nil)
-	r.spool.pace.grace = 20 * time.Millisecond
+	r.spool.pace.closeTime = 20 * time.Millisecond
 	r.spooled(toBob("x"))
 	asked := make(chan struct{}, 10)
 	r.hop.Handle(func(c relaytest.Command) relaytest.Answer {
