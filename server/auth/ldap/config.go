@@ -18,60 +18,60 @@ import (
 // Config is a table [[auth.stores]] of kind "ldap". The names in parentheses
 // are those of Postfix's ldap_table(5).
 type Config struct {
-	// ServerHost lists the servers: the first that is well is asked, the
-	// others, in their order, when it is not. (server_host)
+	// ServerHost lists the servers in order: a server is asked if those before it
+	// do not answer. (server_host)
 	ServerHost []URL `toml:"server_host"`
 
-	// StartTLS says whether ldap:// on loopback gets TLS as well. A server
-	// elsewhere always does: passwords are sent to it. (start_tls)
+	// StartTLS also encrypts connections to ldap:// on loopback. Those to other
+	// hosts are always encrypted, since they carry passwords. (start_tls)
 	StartTLS bool `toml:"start_tls"`
 
-	// CAFile holds the PEM certificates that vouch for the servers, instead
-	// of the system's. (tls_ca_cert_file)
+	// CAFile is a file with PEM certificates of the authorities that are trusted
+	// instead of the system's. (tls_ca_cert_file)
 	CAFile string `toml:"ca_file"`
 
-	// Verify says whether a server must prove its name by its certificate. It
-	// can be switched off for loopback only. (tls_require_cert)
+	// Verify verifies the certificate of a server. It can be switched off for
+	// loopback only. (tls_require_cert)
 	Verify bool `toml:"verify"`
 
-	// UserDN makes the name of a user's entry from the login. Without it the
-	// entry is searched for.
+	// UserDN is the DN of a user's entry, built from the login. Without it the
+	// entry is found by a search.
 	UserDN DNTemplate `toml:"user_dn"`
 
-	// SearchBase is where the search for the entry begins. (search_base)
+	// SearchBase is the base of the search. (search_base)
 	SearchBase DN `toml:"search_base"`
 
-	// QueryFilter finds the entry of a user, and no other. (query_filter)
+	// QueryFilter matches the entry of one user only. (query_filter)
 	QueryFilter FilterTemplate `toml:"query_filter"`
 
-	// Scope is how deep to search. (scope)
+	// Scope is the scope of the search. (scope)
 	Scope Scope `toml:"scope"`
 
-	// BindDN is the account that searches; empty means nobody, if the
-	// directory lets everybody search. (bind_dn)
+	// BindDN is the account that searches. Without it the search is anonymous,
+	// which the directory must allow. (bind_dn)
 	BindDN DN `toml:"bind_dn"`
 
-	// BindPasswordFile holds the password of BindDN on its one line. It must
-	// not be readable by everybody. (bind_pw)
+	// BindPasswordFile is a file with the password of BindDN on its only line. It
+	// must not be readable for others. (bind_pw)
 	BindPasswordFile string `toml:"bind_password_file"`
 
-	// UserAttribute is where an entry has the canonical name of its user.
-	// Empty means the login in lower case, which has to have its domain
-	// looked at by query_filter or user_dn. (result_attribute)
+	// UserAttribute is the attribute with the canonical name of the user. Without
+	// it that is the login in lower case, whose domain must then be part of
+	// query_filter or user_dn. (result_attribute)
 	UserAttribute string `toml:"user_attribute"`
 
-	// DisabledFilter matches the entries of those who may not log in. They
-	// are told so, if their password is right.
+	// DisabledFilter matches the entries of users that may not log in. It is applied
+	// after the password was found right.
 	DisabledFilter Filter `toml:"disabled_filter"`
 
-	// Connections are open at once to one server at most.
+	// Connections is the maximum number of connections to one server.
 	Connections int `toml:"connections"`
 
-	// IdleTime is how long a connection that nobody needs is kept.
+	// IdleTime is how long an unused connection is kept open.
 	IdleTime time.Duration `toml:"idle_time"`
 }
 
-// Defaults returns the values that apply where the table says nothing.
+// Defaults returns the values of keys that the table leaves out.
 func Defaults() Config {
 	return Config{
 		ServerHost:  []URL{{URL: hosturl.URL{Scheme: schemePlain, Host: "localhost", Address: "localhost:389"}}},
@@ -83,8 +83,7 @@ func Defaults() Config {
 	}
 }
 
-// Validate reports each value that makes no sense, with its key relative to the
-// table.
+// Validate implements auth.BackendConfig.
 func (c *Config) Validate(bad func(key, why string)) {
 	c.validateServers(bad)
 	if c.UserDN.text == "" {
@@ -92,8 +91,8 @@ func (c *Config) Validate(bad func(key, why string)) {
 	} else {
 		c.validateNoSearch(bad)
 	}
-	if template := cmp.Or(c.UserDN.text, c.QueryFilter.text); c.UserAttribute == "" && forgetsDomain(template) {
-		bad("user_attribute", fmt.Sprintf(`is missing: %q takes a login of any domain, so that a user could choose whose name to bear; write the attribute with the name, such as "mail"`, template))
+	if template := cmp.Or(c.UserDN.text, c.QueryFilter.text); c.UserAttribute == "" && ignoresDomain(template) {
+		bad("user_attribute", fmt.Sprintf(`is missing: %q ignores the domain of the login, so that a user could log in with a name of another domain; set it to the attribute with the canonical name, such as "mail"`, template))
 	}
 	if c.UserAttribute != "" && !attributeName.MatchString(c.UserAttribute) {
 		bad("user_attribute", `must be the name of one attribute, such as "uid" or "mail"`)
@@ -102,7 +101,7 @@ func (c *Config) Validate(bad func(key, why string)) {
 		bad("connections", "must be between 1 and 1000; a few serve hundreds of logins a second")
 	}
 	if c.IdleTime <= 0 {
-		bad("idle_time", `must be more than nothing: write a duration such as "1m", or leave the key out`)
+		bad("idle_time", `must be positive; write a duration such as "1m", or leave the key out`)
 	}
 }
 
@@ -111,40 +110,40 @@ var attributeName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]*$`)
 
 func (c *Config) validateServers(bad func(key, why string)) {
 	if len(c.ServerHost) == 0 {
-		bad("server_host", `no server: nobody could be asked; leave the key out for ["ldap://localhost:389"]`)
+		bad("server_host", `has no server; name one, or leave the key out for ["ldap://localhost:389"]`)
 	}
 	seen := make(map[URL]bool)
 	for _, u := range c.ServerHost {
 		if seen[u] {
-			bad("server_host", fmt.Sprintf("%s stands there twice: remove one", u))
+			bad("server_host", fmt.Sprintf("lists %s twice; remove one", u))
 		}
 		seen[u] = true
 		if !c.Verify && !u.IsLocal() {
-			bad("verify", fmt.Sprintf("verify = false would hand every password to whoever answers for %s: it is for loopback only; name the CA of the server in ca_file instead", u))
+			bad("verify", fmt.Sprintf("must be true for %s, since false would send passwords to any server that answers there; false is for loopback only; name the CA of the server in ca_file instead", u))
 		}
 	}
 	if c.CAFile != "" && !filepath.IsAbs(c.CAFile) {
-		bad("ca_file", "must be an absolute path; the service does not run in the folder that you stand in")
+		bad("ca_file", "must be an absolute path; the service does not run in your current directory")
 	}
 }
 
 func (c *Config) validateSearch(bad func(key, why string)) {
 	if c.SearchBase.text == "" {
-		bad("search_base", `is missing: write where the users are, such as "ou=people,dc=example,dc=org", or write user_dn to bind without a search`)
+		bad("search_base", `is missing: write the base of the users' entries, such as "ou=people,dc=example,dc=org", or write user_dn to bind without a search`)
 	}
 	switch {
 	case c.BindDN.text != "" && c.BindPasswordFile == "":
 		bad("bind_password_file", "is missing: name the file with the password of bind_dn")
 	case c.BindDN.text == "" && c.BindPasswordFile != "":
-		bad("bind_dn", "is missing: write whose password is in bind_password_file, or leave both out to search as nobody")
+		bad("bind_dn", "is missing: write the account whose password is in bind_password_file, or leave both out to search anonymously")
 	case c.BindPasswordFile != "" && !filepath.IsAbs(c.BindPasswordFile):
-		bad("bind_password_file", "must be an absolute path; the service does not run in the folder that you stand in")
+		bad("bind_password_file", "must be an absolute path; the service does not run in your current directory")
 	}
 }
 
-// validateNoSearch looks for what user_dn makes useless.
+// validateNoSearch reports keys that have no effect with user_dn.
 func (c *Config) validateNoSearch(bad func(key, why string)) {
-	useless := []struct {
+	unused := []struct {
 		key string
 		set bool
 	}{
@@ -152,9 +151,9 @@ func (c *Config) validateNoSearch(bad func(key, why string)) {
 		{"bind_dn", c.BindDN.text != ""},
 		{"bind_password_file", c.BindPasswordFile != ""},
 	}
-	for _, u := range useless {
+	for _, u := range unused {
 		if u.set {
-			bad(u.key, "is for a search, and with user_dn there is none: remove one of the two")
+			bad(u.key, "is for a search, which user_dn replaces; remove one of the two")
 		}
 	}
 }

@@ -5,9 +5,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
+
+	ber "github.com/go-asn1-ber/asn1-ber"
+	"github.com/go-ldap/ldap/v3"
 )
 
-// set reads one value as the configuration does.
+// set parses a value of the configuration.
 func set(t *testing.T, v interface{ UnmarshalText([]byte) error }, text string) {
 	t.Helper()
 	if err := v.UnmarshalText([]byte(text)); err != nil {
@@ -40,7 +44,7 @@ func TestValidate(t *testing.T) {
 		name   string
 		base   func(*testing.T) Config
 		change func(*Config)
-		keys   []string // complained about
+		keys   []string // with an error
 	}{
 		{"search", searching, func(*Config) {}, nil},
 		{"by name", byName, func(*Config) {}, nil},
@@ -50,7 +54,7 @@ func TestValidate(t *testing.T) {
 			c.BindPasswordFile = "/etc/postern/ldap"
 		}, nil},
 		{"no password", searching, func(c *Config) { set(t, &c.BindDN, "cn=postern,dc=example,dc=org") }, []string{"bind_password_file"}},
-		{"whose password", searching, func(c *Config) { c.BindPasswordFile = "/etc/postern/ldap" }, []string{"bind_dn"}},
+		{"password without account", searching, func(c *Config) { c.BindPasswordFile = "/etc/postern/ldap" }, []string{"bind_dn"}},
 		{"relative paths", searching, func(c *Config) {
 			set(t, &c.BindDN, "cn=postern,dc=example,dc=org")
 			c.BindPasswordFile, c.CAFile = "ldap", "ca.pem"
@@ -85,11 +89,11 @@ func TestValidate(t *testing.T) {
 			cfg.Validate(func(key, why string) {
 				keys = append(keys, key)
 				if len(why) < 20 {
-					t.Errorf("%s: %q does not say what to do", key, why)
+					t.Errorf("%s: %q has no next step", key, why)
 				}
 			})
 			if !slices.Equal(keys, tt.keys) {
-				t.Errorf("complaints about %q, want %q", keys, tt.keys)
+				t.Errorf("errors for %q, want %q", keys, tt.keys)
 			}
 		})
 	}
@@ -125,23 +129,95 @@ func TestURL(t *testing.T) {
 func TestTemplatesRefused(t *testing.T) {
 	for _, text := range []string{"uid=alice,dc=example", "{user}", "{user}=x,dc=example", "uid={user}{name}", "uid={user},,dc=example", "uid={User},dc=example"} {
 		if err := new(DNTemplate).UnmarshalText([]byte(text)); err == nil {
-			t.Errorf("DN %s is taken", text)
+			t.Errorf("DN %s is accepted", text)
 		}
 	}
 	for _, text := range []string{"", "(uid=alice)", "({user}=x)", "(uid={user}", "(uid={user})(x=y)", "(uid={login})", "{user}"} {
 		if err := new(FilterTemplate).UnmarshalText([]byte(text)); err == nil {
-			t.Errorf("filter %s is taken", text)
+			t.Errorf("filter %s is accepted", text)
 		}
 	}
 	for _, text := range []string{"(", "uid", "(uid=a)(uid=b)"} {
 		if err := new(Filter).UnmarshalText([]byte(text)); err == nil {
-			t.Errorf("filter %s is taken", text)
+			t.Errorf("filter %s is accepted", text)
 		}
 	}
 	if err := new(DN).UnmarshalText([]byte("people")); err == nil {
-		t.Error("a DN without attribute is taken")
+		t.Error("a DN without attribute is accepted")
 	}
 	if err := new(Scope).UnmarshalText([]byte("deep")); err == nil {
-		t.Error("an unknown scope is taken")
+		t.Error("an unknown scope is accepted")
+	}
+}
+
+func TestFill(t *testing.T) {
+	tests := []struct{ template, login, want string }{
+		{"uid={user},dc=example", "alice", "uid=alice,dc=example"},
+		{"uid={user},dc=example", "alice,dc=evil", `uid=alice\,dc=evil,dc=example`},
+		{"uid={user},dc=example", "{domain}@x", "uid={domain}@x,dc=example"},
+		{"uid={local},ou={domain}", "alice@example.org", "uid=alice,ou=example.org"},
+		{"uid={local},ou={domain}", "a@b@example.org", "uid=a@b,ou=example.org"},
+		{"uid={local},ou={domain}", "alice", ""},
+		{"uid={local},ou={domain}", "alice@", ""},
+		{"uid={local}", "alice", "uid=alice"},
+	}
+	for _, tt := range tests {
+		var template DNTemplate
+		set(t, &template, tt.template)
+		got, err := template.fill(tt.login)
+		if got != tt.want || (err == nil) != (tt.want != "") {
+			t.Errorf("%s with %s: %q, %v", tt.template, tt.login, got, err)
+		}
+	}
+	var filter FilterTemplate
+	set(t, &filter, "(&(objectClass=person)(uid={user}))")
+	if got, err := filter.fill("*)(uid=*"); got != `(&(objectClass=person)(uid=\2a\29\28uid=\2a))` || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// A filled template has the structure of the template for every login.
+func FuzzTemplates(f *testing.F) {
+	for _, login := range []string{"alice", "*)(uid=*", "a,b=c", "#a", " a ", "a\\", "\x00", "a+b=c", `"`, "ä", "(", "\\2a", "a' or 1=1--"} {
+		f.Add(login)
+	}
+	f.Fuzz(func(t *testing.T, login string) {
+		if !utf8.ValidString(login) || login == "" {
+			return // precheck refuses these
+		}
+		checkDN(t, login)
+		checkFilter(t, login)
+	})
+}
+
+func checkDN(t *testing.T, login string) {
+	dn, err := DNTemplate{"uid={user},ou=people,dc=example,dc=org"}.fill(login)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parsed, err := ldap.ParseDN(dn)
+	if err != nil {
+		t.Fatalf("%q: %v", dn, err)
+	}
+	if len(parsed.RDNs) != 4 || len(parsed.RDNs[0].Attributes) != 1 || parsed.RDNs[0].Attributes[0].Value != login {
+		t.Errorf("%q became %q", login, dn)
+	}
+}
+
+func checkFilter(t *testing.T, login string) {
+	filter, err := FilterTemplate{"(&(objectClass=person)(uid={user}))"}.fill(login)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packet, err := ldap.CompileFilter(filter)
+	if err != nil {
+		t.Fatalf("%q: %v", filter, err)
+	}
+	if len(packet.Children) != 2 || packet.Children[1].Tag != ldap.FilterEqualityMatch {
+		t.Fatalf("%q has another structure", filter)
+	}
+	value := ber.DecodeString(packet.Children[1].Children[1].Data.Bytes())
+	if value != login {
+		t.Errorf("%q became %q", login, value)
 	}
 }

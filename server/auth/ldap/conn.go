@@ -3,7 +3,6 @@ package ldap
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"net"
 	"sync/atomic"
@@ -14,34 +13,34 @@ import (
 	"postern/server/auth"
 )
 
-// A purpose is what a connection is for. The two kinds never mix.
+// A purpose is the use of a connection. A connection never changes its purpose.
 type purpose int
 
 const (
-	forSearches purpose = iota // bound as the service account, or as nobody
-	forUsers                   // users are bound, and bound away again
+	forSearches purpose = iota // bound as the service account, or anonymous
+	forUsers                   // users are bound, and then an anonymous client
 	purposes
 )
 
 // A conn is one connection. It is used by one goroutine at a time.
 type conn struct {
-	wire    *wire
+	raw     *abortableConn
 	ldap    *ldap.Conn
 	purpose purpose
-	reused  bool        // has been in the pool
+	reused  bool        // was in the pool
 	bound   bool        // as a user
-	broken  bool        // not to be used again
+	broken  bool        // must not be used again
 	expiry  *time.Timer // while it is in the pool
 }
 
-// within runs op and breaks the connection off when ctx ends first: the library
-// knows no contexts.
+// within calls op, and aborts the connection if ctx ends before, since the library has no
+// contexts.
 func (c *conn) within(ctx context.Context, op func(*conn) error) error {
-	c.wire.renew()
-	stop := context.AfterFunc(ctx, c.wire.abort)
+	c.raw.allowResponse()
+	stop := context.AfterFunc(ctx, c.raw.abort)
 	err := op(c)
 	healthy := answered(err)
-	if !healthy || c.forget() != nil {
+	if !healthy || c.unbindUser() != nil {
 		c.broken = true
 	}
 	if !stop() {
@@ -55,21 +54,21 @@ func (c *conn) within(ctx context.Context, op func(*conn) error) error {
 
 // bindUser checks the password of an entry.
 func (c *conn) bindUser(dn, password string, refused auth.FailureKind) error {
-	// RFC 4513, sections 5.1.1 and 5.1.2: without a name or a password a bind
-	// succeeds and proves nothing.
+	// RFC 4513, sections 5.1.1 and 5.1.2: a bind without a name or a password
+	// succeeds without a check.
 	if dn == "" || password == "" {
 		return &auth.Failure{Kind: auth.BadPassword, Store: Kind, Reason: "empty name or password"}
 	}
 	request := ldap.NewSimpleBindRequest(dn, password, []ldap.Control{ldap.NewControlBeheraPasswordPolicy()})
 	result, err := c.ldap.SimpleBind(request)
 	c.bound = err == nil
-	return newBindAnswer(result, err).judge(err, refused)
+	return newBindAnswer(result, err).classify(err, refused)
 }
 
-// forget makes a connection nobody's again, as a refused bind does. RFC 4511, section 4.2.1: it is from
-// the moment when the server gets the request, even if the server does not like
-// anonymous binds and answers with an error.
-func (c *conn) forget() error {
+// unbindUser makes the connection anonymous after the bind of a user; a refused bind needs
+// none. RFC 4511, section 4.2.1: it is anonymous from the moment the server receives the
+// request, even if the server refuses anonymous binds.
+func (c *conn) unbindUser() error {
 	if !c.bound {
 		return nil
 	}
@@ -80,7 +79,7 @@ func (c *conn) forget() error {
 	return nil
 }
 
-// bindService makes a new connection the service account's.
+// bindService binds a new connection for searches as the service account.
 func (c *conn) bindService(a account) error {
 	if c.purpose != forSearches || a.dn == "" {
 		return nil
@@ -92,17 +91,18 @@ func (c *conn) bindService(a account) error {
 	return err
 }
 
-// byeTime is how long a server may take to read that we leave.
-const byeTime = time.Second
+// unbindTime is how long a server may take to read the unbind request.
+const unbindTime = time.Second
 
-// close ends the connection; RFC 4511, section 4.3 wants an unbind request.
+// close ends the connection, with an unbind request (RFC 4511, section 4.3) if it is not
+// broken.
 func (c *conn) close() {
 	if c.broken {
-		c.wire.Close()
+		c.raw.Close()
 	} else {
-		// Without deadline the socket of a server that hangs would be waited for.
-		_ = c.wire.SetDeadline(time.Now().Add(byeTime)) // if it fails, so does what follows
-		_ = c.ldap.Unbind()                             // as good as closed
+		// Without a deadline Unbind would wait for the socket of a server that hangs.
+		_ = c.raw.SetDeadline(time.Now().Add(unbindTime)) // if it fails, Unbind fails, too
+		_ = c.ldap.Unbind()                               // the connection is closed in any case
 	}
 	c.ldap.Close()
 }
@@ -113,13 +113,13 @@ type account struct {
 	password secret
 }
 
-// A secret cannot be printed or logged by accident.
+// A secret is not shown when it is printed or logged.
 type secret struct{ text string }
 
 func (secret) String() string   { return "(hidden)" }
 func (secret) GoString() string { return "(hidden)" }
 
-// A dialer makes connections to one server.
+// A dialer opens connections to one server.
 type dialer struct {
 	url      URL
 	startTLS bool
@@ -127,38 +127,36 @@ type dialer struct {
 	account  account
 }
 
-// dial connects, secures and, for searches, binds.
+// dial connects, begins TLS and, for searches, binds.
 func (d *dialer) dial(ctx context.Context, p purpose) (*conn, error) {
-	raw, err := new(net.Dialer).DialContext(ctx, d.url.Network(), d.url.Address)
+	n, err := new(net.Dialer).DialContext(ctx, d.url.Network(), d.url.Address)
 	if err != nil {
 		return nil, err
 	}
-	w := newWire(raw)
-	secured, err := d.secure(ctx, w)
-	if err != nil {
-		raw.Close()
-		return nil, err
+	raw := &abortableConn{Conn: n}
+	raw.allowResponse()
+	var secured net.Conn = raw
+	if d.url.Scheme == schemeTLS {
+		t := tls.Client(raw, d.tls)
+		if err := t.HandshakeContext(ctx); err != nil {
+			n.Close()
+			return nil, err
+		}
+		secured = t
 	}
-	c := &conn{wire: w, purpose: p, ldap: ldap.NewConn(secured, d.url.Scheme == schemeTLS)}
+	c := &conn{raw: raw, purpose: p, ldap: ldap.NewConn(secured, d.url.Scheme == schemeTLS)}
 	c.ldap.Start()
-	if err := c.within(ctx, d.introduce); err != nil {
+	if err := c.within(ctx, d.prepare); err != nil {
 		c.close()
 		return nil, err
 	}
 	return c, nil
 }
 
-func (d *dialer) secure(ctx context.Context, w *wire) (net.Conn, error) {
-	if d.url.Scheme != schemeTLS {
-		return w, nil
-	}
-	t := tls.Client(w, d.tls)
-	return t, t.HandshakeContext(ctx)
-}
-
-func (d *dialer) introduce(c *conn) error {
+// prepare begins TLS with StartTLS, and binds the service account.
+func (d *dialer) prepare(c *conn) error {
 	if d.startTLS {
-		// RFC 4513, section 3.1.2: if this fails, nothing more is said.
+		// RFC 4513, section 3.1.2: if this fails, no request may follow.
 		if err := c.ldap.StartTLS(d.tls); err != nil {
 			c.broken = true
 			return fmt.Errorf("StartTLS: %w", err)
@@ -167,39 +165,32 @@ func (d *dialer) introduce(c *conn) error {
 	return c.bindService(d.account)
 }
 
-// most is what a server may send for one request, in bytes. The answers that we
-// ask for are much smaller; so is the chain of certificates.
-const most = 256 << 10
+// maxResponse bounds the bytes that a server may send for one request. The responses to
+// our requests, and chains of certificates, are much smaller.
+const maxResponse = 256 << 10
 
-var errTooMuch = errors.New("the server sends too much")
+var errTooMuch = fmt.Errorf("the server sent more than %d bytes for one request", maxResponse)
 
-// A wire is the network connection beneath TLS and the library. Both read from
-// it in goroutines of their own, so that it is where a bound and an end are
-// set.
-type wire struct {
+// An abortableConn is the network connection below TLS and the library. Both read from it
+// in their own goroutines, so the size limit and the abort are implemented here.
+type abortableConn struct {
 	net.Conn
 	left atomic.Int64 // bytes
 }
 
-func newWire(raw net.Conn) *wire {
-	w := &wire{Conn: raw}
-	w.renew()
-	return w
-}
+// allowResponse allows the response to one more request.
+func (c *abortableConn) allowResponse() { c.left.Store(maxResponse) }
 
-// renew allows the answer to one more request.
-func (w *wire) renew() { w.left.Store(most) }
-
-// abort makes every read and write fail from now on.
-func (w *wire) abort() { _ = w.SetDeadline(time.Unix(1, 0)) } // fails on a closed one only
+// abort makes all further reads and writes fail.
+func (c *abortableConn) abort() { _ = c.SetDeadline(time.Unix(1, 0)) } // fails only if closed
 
 // Read implements net.Conn.
-func (w *wire) Read(b []byte) (int, error) {
-	left := w.left.Load()
+func (c *abortableConn) Read(b []byte) (int, error) {
+	left := c.left.Load()
 	if left <= 0 {
 		return 0, errTooMuch
 	}
-	n, err := w.Conn.Read(b[:min(int64(len(b)), left)])
-	w.left.Add(-int64(n))
+	n, err := c.Conn.Read(b[:min(int64(len(b)), left)])
+	c.left.Add(-int64(n))
 	return n, err
 }

@@ -16,30 +16,29 @@ import (
 )
 
 const (
-	// A server that has failed is asked after the others for so long.
+	// A server that has failed is asked after the others for this time.
 	avoidTime = 15 * time.Second
 
-	// What a server gets to answer if the caller sets no bound.
-	longestAnswer = 10 * time.Second
+	// The time for an answer if the caller's ctx has no deadline.
+	defaultAnswerTime = 10 * time.Second
 
-	// How many TLS sessions are remembered for each server: one handshake is
-	// like another.
+	// TLS sessions to resume, for each server.
 	tlsSessions = 4
 )
 
-// A directory is all servers, one as good as the other.
+// A directory is the list of equivalent servers.
 type directory struct {
 	servers []*server
 	events  auth.Events
 }
 
-// A server is one of them.
+// A server is one server of a directory.
 type server struct {
 	dialer dialer
 	pool   *pool
 
 	mu        sync.Mutex
-	avoidTill time.Time // zero if it is well
+	avoidTill time.Time // zero: the last request was answered
 }
 
 func newDirectory(cfg Config, events auth.Events) (*directory, error) {
@@ -77,7 +76,7 @@ func readAccount(cfg Config) (account, error) {
 	return account{cfg.BindDN.text, secret{password}}, nil
 }
 
-// readAuthorities returns nil for those of the system.
+// readAuthorities returns nil for the authorities of the system.
 func readAuthorities(file string) (*x509.CertPool, error) {
 	if file == "" {
 		return nil, nil
@@ -88,7 +87,7 @@ func readAuthorities(file string) (*x509.CertPool, error) {
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(text) {
-		return nil, fmt.Errorf("ca_file: %s holds no certificate in PEM form", file)
+		return nil, fmt.Errorf("ca_file: %s contains no PEM certificate", file)
 	}
 	return pool, nil
 }
@@ -109,8 +108,9 @@ func (d *directory) close() {
 	}
 }
 
-// do lets op ask the first server that is well, and then the others, until one
-// has answered. Each of them gets its share of the time that ctx leaves.
+// do calls op with a connection to the first server, and then to the others, until one has
+// answered. Servers that have failed recently are last. The servers share the remaining
+// time of ctx.
 func (d *directory) do(ctx context.Context, p purpose, known bool, op func(*conn) error) error {
 	var errs []error
 	order := d.order(time.Now())
@@ -121,7 +121,7 @@ func (d *directory) do(ctx context.Context, p purpose, known bool, op func(*conn
 			return err
 		}
 		if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return err // nobody waits for the answer any more
+			return err // the caller has cancelled the request
 		}
 		errs = append(errs, err)
 		d.failed(s, err)
@@ -129,7 +129,7 @@ func (d *directory) do(ctx context.Context, p purpose, known bool, op func(*conn
 	return errors.Join(errs...)
 }
 
-// order puts those that have failed of late last.
+// order returns the servers, those that have failed recently last.
 func (d *directory) order(now time.Time) []*server {
 	order := make([]*server, 0, len(d.servers))
 	var avoided []*server
@@ -143,8 +143,8 @@ func (d *directory) order(now time.Time) []*server {
 	return slices.Concat(order, avoided)
 }
 
-// avoided reports whether the server has failed of late. When its time is over,
-// one login tries it, and the others wait for how that ends.
+// avoided reports whether the server has failed recently. After avoidTime one request
+// tries it, while it is avoided by the others.
 func (s *server) avoided(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -158,12 +158,12 @@ func (s *server) avoided(now time.Time) bool {
 	return false
 }
 
-// failed remembers that a server is not well. To be busy is no failure.
+// failed makes the server avoided, unless only its connections are all in use.
 func (d *directory) failed(s *server, err error) {
 	if _, busy := errors.AsType[*busyError](err); busy {
 		return
 	}
-	s.pool.clear(true)
+	s.pool.closeIdle(true)
 	s.mu.Lock()
 	first := s.avoidTill.IsZero()
 	s.avoidTill = time.Now().Add(avoidTime)
@@ -183,15 +183,15 @@ func (d *directory) recovered(s *server) {
 	}
 }
 
-// try asks one server, which shares the time with as many as are left. A
-// connection from the pool may have died there unnoticed: then a new one is
-// tried.
+// try calls op for one server, which shares the time with the servers that are left. A
+// connection from the pool may have failed while it was idle, so op is called again with a
+// new one.
 func (s *server) try(ctx context.Context, left int, p purpose, known bool, op func(*conn) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, share(ctx, left), &silentError{s.dialer.url})
+	ctx, cancel := context.WithTimeoutCause(ctx, share(ctx, left), &timeoutError{s.dialer.url})
 	defer cancel()
 	reused, err := s.once(ctx, p, known, op)
 	if reused && !answered(err) && ctx.Err() == nil {
-		s.pool.clear(true)
+		s.pool.closeIdle(true)
 		_, err = s.once(ctx, p, known, op)
 	}
 	if answered(err) {
@@ -200,23 +200,22 @@ func (s *server) try(ctx context.Context, left int, p purpose, known bool, op fu
 	return fmt.Errorf("%s: %w", s.dialer.url, fileperm.ExplainDial(err))
 }
 
-// share is the time for the next of the servers that are left.
+// share returns the time for the next of the servers that are left.
 func share(ctx context.Context, left int) time.Duration {
 	deadline, ok := ctx.Deadline()
 	if !ok {
-		return longestAnswer
+		return defaultAnswerTime
 	}
 	return time.Until(deadline) / time.Duration(left)
 }
 
-// once makes one attempt, and reports whether it was over a connection from the
-// pool.
+// once calls op once, and reports whether the connection was from the pool.
 func (s *server) once(ctx context.Context, p purpose, known bool, op func(*conn) error) (reused bool, err error) {
-	if err := s.pool.enter(ctx, known); err != nil {
+	if err := s.pool.acquire(ctx, known); err != nil {
 		return false, &busyError{err}
 	}
 	c := s.pool.take(p)
-	defer func() { s.pool.leave(c) }()
+	defer func() { s.pool.release(c) }()
 	if c == nil {
 		if c, err = s.dialer.dial(ctx, p); err != nil {
 			return false, err
@@ -225,15 +224,15 @@ func (s *server) once(ctx context.Context, p purpose, known bool, op func(*conn)
 	return c.reused, c.within(ctx, op)
 }
 
-// A silentError is the cause when a server has not answered in its time.
-type silentError struct{ url URL }
+// A timeoutError is the cause if a server has not answered in its share of the time.
+type timeoutError struct{ url URL }
 
-func (e *silentError) Error() string { return "no answer in time from " + e.url.String() }
+func (e *timeoutError) Error() string { return "no answer in time from " + e.url.String() }
 
-// Timeout makes it a timeout to those who ask (net.Error).
-func (e *silentError) Timeout() bool { return true }
+// Timeout is as in net.Error.
+func (e *timeoutError) Timeout() bool { return true }
 
-// A busyError means that all connections to a server were in use for too long.
+// A busyError means that all connections to a server were in use until the deadline.
 type busyError struct{ err error }
 
 func (e *busyError) Error() string { return "all connections are in use: " + e.err.Error() }

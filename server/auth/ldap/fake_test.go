@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -15,18 +16,19 @@ import (
 	"github.com/go-ldap/ldap/v3"
 
 	"postern/server/auth"
+	"postern/test/kit"
 )
 
-// A fake is a server that does what a script says. It notes what it is asked,
-// each note with the number of its connection in front.
+// A fake is a server that answers requests by a script. It records the requests, each after
+// the number of its connection.
 type fake struct {
 	t        *testing.T
 	listener net.Listener
-	script   func(*fakeConn, question) // answers one question
+	script   func(*fakeConn, request) // answers one request
 
 	mu    sync.Mutex
 	conns []net.Conn
-	notes []string
+	log   []string
 	wait  sync.WaitGroup
 }
 
@@ -36,8 +38,8 @@ type fakeConn struct {
 	number int
 }
 
-// A question is one request, taken apart.
-type question struct {
+// A request is one parsed request.
+type request struct {
 	id       int64
 	tag      ber.Tag
 	name     string // of a bind, or the base of a search
@@ -45,7 +47,7 @@ type question struct {
 	filter   string
 }
 
-func startFake(t *testing.T, script func(*fakeConn, question)) *fake {
+func startFake(t *testing.T, script func(*fakeConn, request)) *fake {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -95,15 +97,15 @@ func (f *fake) serve(c *fakeConn) {
 		if err != nil {
 			return
 		}
-		q := ask(packet)
-		f.note(c.number, q)
+		q := parseRequest(packet)
+		f.record(c.number, q)
 		f.script(c, q)
 	}
 }
 
-func ask(packet *ber.Packet) question {
+func parseRequest(packet *ber.Packet) request {
 	op := packet.Children[1]
-	q := question{id: packet.Children[0].Value.(int64), tag: op.Tag}
+	q := request{id: packet.Children[0].Value.(int64), tag: op.Tag}
 	switch op.Tag {
 	case ldap.ApplicationBindRequest:
 		q.name = op.Children[1].Value.(string)
@@ -115,7 +117,7 @@ func ask(packet *ber.Packet) question {
 	return q
 }
 
-func (f *fake) note(number int, q question) {
+func (f *fake) record(number int, q request) {
 	what := map[ber.Tag]string{
 		ldap.ApplicationBindRequest:     "bind " + q.name,
 		ldap.ApplicationSearchRequest:   "search " + q.filter,
@@ -124,25 +126,25 @@ func (f *fake) note(number int, q question) {
 	}[q.tag]
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.notes = append(f.notes, fmt.Sprintf("%d: %s", number, strings.TrimSpace(what)))
+	f.log = append(f.log, fmt.Sprintf("%d: %s", number, strings.TrimSpace(what)))
 }
 
-// asked returns the notes without those of unbind, which come at any time.
-func (f *fake) asked() []string {
+// requests returns the recorded requests without unbind, whose time is not determined.
+func (f *fake) requests() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(f.notes), func(n string) bool { return strings.HasSuffix(n, "unbind") })
+	return slices.DeleteFunc(slices.Clone(f.log), func(n string) bool { return strings.HasSuffix(n, "unbind") })
 }
 
-// connections counts those that there have been.
+// connections returns the number of connections so far.
 func (f *fake) connections() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.conns)
 }
 
-// done ends the answer to q with a result code.
-func (c *fakeConn) done(q question, code int64, text string, controls ...*ber.Packet) {
+// done sends the result of q.
+func (c *fakeConn) done(q request, code int64, text string, controls ...*ber.Packet) {
 	tag := map[ber.Tag]ber.Tag{
 		ldap.ApplicationBindRequest:     ldap.ApplicationBindResponse,
 		ldap.ApplicationSearchRequest:   ldap.ApplicationSearchResultDone,
@@ -155,8 +157,8 @@ func (c *fakeConn) done(q question, code int64, text string, controls ...*ber.Pa
 	c.send(q, op, controls...)
 }
 
-// entry is one result of a search.
-func (c *fakeConn) entry(q question, dn string, attributes ...string) {
+// entry sends one entry of a search.
+func (c *fakeConn) entry(q request, dn string, attributes ...string) {
 	op := ber.Encode(ber.ClassApplication, ber.TypeConstructed, ldap.ApplicationSearchResultEntry, nil, "")
 	op.AppendChild(octets(dn))
 	all := ber.NewSequence("")
@@ -175,7 +177,7 @@ func (c *fakeConn) entry(q question, dn string, attributes ...string) {
 	c.send(q, op)
 }
 
-func (c *fakeConn) send(q question, op *ber.Packet, controls ...*ber.Packet) {
+func (c *fakeConn) send(q request, op *ber.Packet, controls ...*ber.Packet) {
 	message := ber.NewSequence("")
 	message.AppendChild(ber.NewInteger(ber.ClassUniversal, ber.TypePrimitive, ber.TagInteger, q.id, ""))
 	message.AppendChild(op)
@@ -186,16 +188,16 @@ func (c *fakeConn) send(q question, op *ber.Packet, controls ...*ber.Packet) {
 		}
 		message.AppendChild(all)
 	}
-	c.Write(message.Bytes()) // who has hung up does not read it
+	c.Write(message.Bytes()) // fails if the client has disconnected
 }
 
 func octets(s string) *ber.Packet {
 	return ber.NewString(ber.ClassUniversal, ber.TypePrimitive, ber.TagOctetString, s, "")
 }
 
-// people is the script of a server in good health. Everybody's password is
-// "secret" but that of the service account, "service".
-func people(c *fakeConn, q question) {
+// people is the script of a working server. The password of every user is "secret", that of
+// the service account "service".
+func people(c *fakeConn, q request) {
 	switch {
 	case q.tag == ldap.ApplicationBindRequest && q.name == "" && q.password == "":
 		c.done(q, ldap.LDAPResultInappropriateAuthentication, "anonymous bind disallowed")
@@ -210,8 +212,8 @@ func people(c *fakeConn, q question) {
 	}
 }
 
-// find knows alice, and bob, who is disabled.
-func find(c *fakeConn, q question) {
+// find answers a search. It has two users: alice, and bob, whose account is disabled.
+func find(c *fakeConn, q request) {
 	switch q.filter {
 	case "(&(objectClass=person)(uid=alice))", "(&(objectClass=person)(uid=ALICE))":
 		c.entry(q, "uid=alice", "uid=alice", "mail=alice@example.org|al@example.org")
@@ -236,7 +238,7 @@ func find(c *fakeConn, q question) {
 	c.done(q, 0, "")
 }
 
-// open returns a store that the end of the test closes.
+// open returns a store that is closed at the end of the test.
 func open(t *testing.T, cfg Config) *Store {
 	t.Helper()
 	s, err := New(cfg, auth.NewLog(slog.New(slog.DiscardHandler)))
@@ -247,7 +249,9 @@ func open(t *testing.T, cfg Config) *Store {
 	return s
 }
 
-// plain is a question of a stranger.
-var plain = &auth.Peer{TLS: &tls.ConnectionState{}}
+// unknownPeer is a client that has not logged in before.
+var unknownPeer = &auth.Peer{TLS: &tls.ConnectionState{}}
 
-const short = 200 * time.Millisecond
+const shortTimeout = 200 * time.Millisecond
+
+func TestMain(m *testing.M) { os.Exit(kit.Main(m)) }

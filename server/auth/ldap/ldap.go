@@ -1,38 +1,37 @@
-// Package ldap is the store of users for those who keep them in a directory:
-// OpenLDAP, 389 Directory Server, FreeIPA, Active Directory, or any other
-// server that speaks LDAP (RFC 4511).
+// Package ldap authenticates the users of an LDAP directory (RFC 4511): OpenLDAP, 389
+// Directory Server, FreeIPA, Active Directory and others. Its [Store] has the ability
+// [auth.PasswordVerifier].
 //
-// A password is checked by a simple bind (RFC 4513, section 5.1.3) as the
-// entry of the user. There are two ways to its name:
+// A password is checked by a simple bind (RFC 4513, section 5.1.3) with the DN of the
+// user's entry. There are two ways to find the DN:
 //
-//   - user_dn makes it from the login. A refusal by the server does not
-//     show whether there is such an entry: the answer is auth.Unknowable.
-//   - otherwise query_filter finds it, with the rights of bind_dn or of
-//     an anonymous user. No entry is auth.NoSuchUser, more than one is a mistake in the
-//     configuration and therefore a temporary error.
+//   - With user_dn it is built from the login. A refused bind does not show whether the
+//     entry exists, so the answer is [auth.Unknowable].
+//   - Otherwise query_filter finds the entry, in a search with the rights of bind_dn or of
+//     an anonymous client. No entry is [auth.NoSuchUser]. More than one is a mistake in
+//     the configuration, and therefore a temporary error.
 //
-// What the client sends becomes a value in a filter or in a name, escaped as
-// RFC 4515 and RFC 4514 want it; it never becomes syntax. An empty password is
-// never sent: RFC 4513, section 5.1.2 makes it an "unauthenticated bind", which
-// succeeds.
+// The client's input is only used as a value in a filter or a DN, escaped as RFC 4515 and
+// RFC 4514 require. An empty password is never sent, since RFC 4513, section 5.1.2 makes
+// that an "unauthenticated bind", which succeeds.
 //
-// A user who gave the right password gets auth.Disabled if disabled_filter
-// matches the entry, or if the server reports it, and auth.Expired if the
-// password is; see answer.go for what each server reports. If a server hides
-// whether an account is disabled, no login succeeds.
+// After the right password the answer is [auth.Disabled] if disabled_filter matches the
+// entry or the server reports it, and [auth.Expired] if the server reports an expired
+// password; bind.go lists the reports of each server. If the server hides the attributes
+// of disabled_filter, no login succeeds.
 //
-// The canonical user is the value of user_attribute. Directories compare names
-// without regard to case, width and blanks, so that many logins lead to one
-// entry. Without user_attribute the canonical user is therefore the login in
-// lower case, and non-ASCII logins are rejected.
+// The canonical user is the value of user_attribute. Directories ignore case, width and
+// blanks when they compare names, so many logins find the same entry. Without
+// user_attribute the canonical user is therefore the login in lower case, and non-ASCII
+// logins are refused.
 //
-// Connections are pooled in two kinds that never mix: those of the service
-// account, and those on which users are bound. One of the latter is bound
-// anonymously again before it goes back. A server that does not answer is asked last
-// for a while. Every wait is bounded by the caller's ctx.
+// Connections are pooled, at most connections of them for each server, in two separate
+// sets: those bound as the service account, and those on which users are bound. The
+// latter are bound anonymously before they return to the pool. A server that does not
+// answer is tried last for a while. A response is limited in size, and every wait ends
+// with the caller's ctx.
 //
-// Left out: SASL binds, client certificates, referrals (they are not followed),
-// and aliases.
+// Left out: SASL binds, client certificates, referrals and aliases.
 package ldap
 
 import (
@@ -40,27 +39,29 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode"
 	"unicode/utf8"
 
+	"postern/internal/fileperm"
 	"postern/server/auth"
 	"postern/server/auth/hash"
 )
 
-// Kind is what the configuration calls this store, and its name in the log.
+// Kind is the kind of this store in the configuration, and its default name in the log.
 const Kind = "ldap"
 
-// A Store is a directory. It may be used by many goroutines at once.
+// A Store verifies passwords with a directory. It may be used by many goroutines at
+// once, and must be closed.
 type Store struct {
 	cfg     Config
 	servers *directory
-	pace    pace
+	delay   bindDelay
 }
 
-// New returns the store of cfg, which is valid. It reads the password and the
-// certificates that cfg names, and does not connect yet: a directory that is
-// down does not prevent the start.
+// New returns a store. It reads the password and the certificates of cfg, which is valid.
+// It does not connect, so it succeeds while the directory is down.
 func New(cfg Config, events auth.Events) (*Store, error) {
 	servers, err := newDirectory(cfg, events)
 	if err != nil {
@@ -69,7 +70,7 @@ func New(cfg Config, events auth.Events) (*Store, error) {
 	return &Store{cfg: cfg, servers: servers}, nil
 }
 
-// Close closes the unused connections, and the others when they are released.
+// Close closes the idle connections now, and the others when they are released.
 func (s *Store) Close() error {
 	s.servers.close()
 	return nil
@@ -77,16 +78,19 @@ func (s *Store) Close() error {
 
 // VerifyPassword implements auth.PasswordVerifier.
 func (s *Store) VerifyPassword(ctx context.Context, p *auth.Peer, login, password string) (auth.Identity, error) {
-	if f := s.hopeless(login, password); f != nil {
+	if f := s.precheck(login, password); f != nil {
 		return auth.Identity{}, f
 	}
 	verify := s.searchAndBind
 	if s.cfg.UserDN.text != "" {
-		verify = s.bindByName
+		verify = s.bindDirectly
 	}
 	user, err := verify(ctx, attempt{login, password, p.Known})
+	if f, ok := errors.AsType[*auth.Failure](err); ok {
+		return auth.Identity{}, f
+	}
 	if err != nil {
-		return auth.Identity{}, asAuthError(err)
+		return auth.Identity{}, &auth.Unavailable{Store: Kind, Err: err}
 	}
 	return auth.Identity{User: user, Store: Kind}, nil
 }
@@ -94,14 +98,14 @@ func (s *Store) VerifyPassword(ctx context.Context, p *auth.Peer, login, passwor
 // An attempt is one login.
 type attempt struct {
 	login, password string
-	known           bool
+	known           bool // see auth.Peer.Known
 }
 
-// bindByName is the way of user_dn.
-func (s *Store) bindByName(ctx context.Context, a attempt) (user string, err error) {
+// bindDirectly verifies a password with user_dn.
+func (s *Store) bindDirectly(ctx context.Context, a attempt) (user string, err error) {
 	dn, err := s.cfg.UserDN.fill(a.login)
 	if err != nil {
-		return "", nobody(err)
+		return "", noSuchUser(err)
 	}
 	err = s.servers.do(ctx, forUsers, a.known, func(c *conn) error {
 		if err := c.bindUser(dn, a.password, auth.Unknowable); err != nil {
@@ -110,35 +114,31 @@ func (s *Store) bindByName(ctx context.Context, a attempt) (user string, err err
 		if err := c.enabled(dn, s.cfg.DisabledFilter); err != nil {
 			return err
 		}
-		user, err = s.ownName(c, dn, a.login)
+		if s.cfg.UserAttribute == "" {
+			user = strings.ToLower(a.login)
+			return nil
+		}
+		e, err := c.entry(dn, s.cfg.UserAttribute)
+		if err != nil {
+			return err
+		}
+		user, err = s.canonical(e, a.login)
 		return err
 	})
 	return user, err
 }
 
-// ownName reads the canonical name from the entry, as the user that is bound.
-func (s *Store) ownName(c *conn, dn, login string) (string, error) {
-	if s.cfg.UserAttribute == "" {
-		return strings.ToLower(login), nil
-	}
-	e, err := c.entry(dn, s.cfg.UserAttribute)
-	if err != nil {
-		return "", err
-	}
-	return s.canonical(e, login)
-}
-
-// searchAndBind is the way of query_filter.
+// searchAndBind verifies a password with query_filter.
 func (s *Store) searchAndBind(ctx context.Context, a attempt) (string, error) {
 	e, err := s.find(ctx, a)
 	if err != nil {
-		return "", s.pace.after(ctx, err)
+		return "", s.delay.apply(ctx, err)
 	}
 	began := time.Now()
 	err = s.servers.do(ctx, forUsers, a.known, func(c *conn) error {
 		return c.bindUser(e.DN, a.password, auth.BadPassword)
 	})
-	s.pace.saw(time.Since(began))
+	s.delay.add(time.Since(began))
 	if err != nil {
 		return "", err
 	}
@@ -153,49 +153,107 @@ func (s *Store) searchAndBind(ctx context.Context, a attempt) (string, error) {
 	return s.canonical(e, a.login)
 }
 
-// hopeless refuses what must not or need not reach a server. The mechanisms
-// have refused most of it already; it is repeated here because a server would
-// accept an empty password.
-func (s *Store) hopeless(login, password string) *auth.Failure {
+// precheck refuses logins and passwords that must not or need not be sent to a server.
+// The mechanisms have refused most of them already. It is repeated here because a server
+// would accept an empty password.
+func (s *Store) precheck(login, password string) *auth.Failure {
 	switch {
 	case password == "":
 		return &auth.Failure{Kind: auth.BadPassword, Store: Kind, Reason: "empty password"}
 	case len(password) > maxPassword:
 		return &auth.Failure{Kind: auth.Unknowable, Store: Kind, Reason: fmt.Sprintf("the password is longer than %d octets", maxPassword)}
-	case !usable(login):
-		return &auth.Failure{Kind: auth.NoSuchUser, Store: Kind, Reason: "not a name"}
+	case !validName(login):
+		return &auth.Failure{Kind: auth.NoSuchUser, Store: Kind, Reason: "not a valid name"}
 	case s.cfg.UserAttribute == "" && strings.ContainsFunc(login, notPlain):
-		return &auth.Failure{Kind: auth.NoSuchUser, Store: Kind, Reason: "only user_attribute could tell whose name in other than ASCII this is"}
+		return &auth.Failure{Kind: auth.NoSuchUser, Store: Kind, Reason: "the name has blanks or is not ASCII, which needs user_attribute"}
 	}
 	return nil
 }
 
-// maxPassword is the longest password that is sent to a server, in octets. The
-// server hashes it, with one of the schemes of crypt(3) perhaps, and the bound
-// limits what that costs.
+// maxPassword is the longest password that is sent to a server, in octets. It bounds the
+// cost of hashing there, since some schemes of crypt(3) are slow for long passwords.
 const maxPassword = hash.MaxPassword
 
 // maxName is the longest name of a user, in bytes.
 const maxName = 1024
 
-// usable reports whether a name may be logged, and compared with others.
-func usable(name string) bool {
+// validName reports whether a name can be logged and compared with others.
+func validName(name string) bool {
 	return name != "" && len(name) <= maxName && utf8.ValidString(name) && !strings.ContainsFunc(name, unicode.IsControl)
 }
 
-// notPlain finds what the string preparation of directories (RFC 4518) would
-// make something else of.
+// notPlain matches characters that the string preparation of directories (RFC 4518) may
+// change.
 func notPlain(r rune) bool { return r <= ' ' || r >= 0x7f }
 
-// nobody returns the answer where the login cannot be the name of a user.
-func nobody(err error) error {
+// noSuchUser returns the failure of a login that cannot be the name of a user.
+func noSuchUser(err error) error {
 	return &auth.Failure{Kind: auth.NoSuchUser, Store: Kind, Reason: err.Error(), Err: err}
 }
 
-// asAuthError returns a refusal as it is, and any other error as a temporary one.
-func asAuthError(err error) error {
-	if f, ok := errors.AsType[*auth.Failure](err); ok {
-		return f
+// maxDelay bounds the delay for unknown users if a server is slow.
+const maxDelay = time.Second
+
+// A bindDelay is the average duration of recent binds of users. If a search finds no
+// entry there is no bind, and the answer is delayed by this time instead, so that the
+// response time does not reveal which users exist.
+type bindDelay struct{ average atomic.Int64 } // time.Duration
+
+// add adds a bind to the moving average. Of two concurrent calls one may be lost, which is
+// harmless.
+func (p *bindDelay) add(took time.Duration) {
+	average := p.average.Load()
+	if average == 0 {
+		p.average.Store(int64(took))
+		return
 	}
-	return &auth.Unavailable{Store: Kind, Err: err}
+	p.average.Store(average + (int64(took)-average)/8)
+}
+
+// apply returns err, after the delay if it is NoSuchUser.
+func (p *bindDelay) apply(ctx context.Context, err error) error {
+	f, ok := errors.AsType[*auth.Failure](err)
+	if !ok || f.Kind != auth.NoSuchUser {
+		return err
+	}
+	timer := time.NewTimer(min(time.Duration(p.average.Load()), maxDelay))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return err
+}
+
+// Check opens a new connection to every server, binds as the service account, and reads
+// the entry of search_base. The error has a line for each server that fails.
+func (s *Store) Check(ctx context.Context) error {
+	var errs []error
+	for i, one := range s.servers.servers {
+		ctx, cancel := context.WithTimeout(ctx, share(ctx, len(s.servers.servers)-i))
+		errs = append(errs, s.checkServer(ctx, one))
+		cancel()
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Store) checkServer(ctx context.Context, one *server) error {
+	c, err := one.dialer.dial(ctx, forSearches)
+	if err == nil {
+		defer c.close()
+		err = c.within(ctx, s.checkBase)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", one.dialer.url, fileperm.ExplainDial(err))
+	}
+	return nil
+}
+
+// checkBase reads the entry of search_base.
+func (s *Store) checkBase(c *conn) error {
+	if s.cfg.SearchBase.text == "" {
+		return nil
+	}
+	_, err := c.entry(s.cfg.SearchBase.text, noAttributes)
+	return err
 }

@@ -17,7 +17,7 @@ import (
 	"postern/test/kit"
 )
 
-// withService is a search by a service account at the servers.
+// withService returns a configuration with a search by a service account.
 func withService(t *testing.T, servers ...string) Config {
 	t.Helper()
 	cfg := searching(t)
@@ -30,7 +30,8 @@ func withService(t *testing.T, servers ...string) Config {
 	return cfg
 }
 
-func named(t *testing.T, servers ...string) Config {
+// direct returns a configuration with user_dn.
+func direct(t *testing.T, servers ...string) Config {
 	t.Helper()
 	cfg := Defaults()
 	set(t, &cfg.UserDN, "uid={user}")
@@ -38,13 +39,13 @@ func named(t *testing.T, servers ...string) Config {
 	return cfg
 }
 
-// outcome is "ok" and the user, the kind of the failure, or "temporary".
+// outcome returns "ok" and the user, the kind of the failure, or "temporary".
 func outcome(id auth.Identity, err error) string {
-	f, no := errors.AsType[*auth.Failure](err)
+	f, failed := errors.AsType[*auth.Failure](err)
 	switch {
 	case err == nil:
 		return "ok " + id.User
-	case no:
+	case failed:
 		return f.Kind.String()
 	}
 	return "temporary"
@@ -54,7 +55,7 @@ func verify(t *testing.T, s *Store, login, password string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), kit.Patience)
 	defer cancel()
-	id, err := s.VerifyPassword(ctx, plain, login, password)
+	id, err := s.VerifyPassword(ctx, unknownPeer, login, password)
 	if err != nil && (id != auth.Identity{}) {
 		t.Errorf("an identity together with %v", err)
 	}
@@ -63,7 +64,7 @@ func verify(t *testing.T, s *Store, login, password string) string {
 
 func TestVerifyPassword(t *testing.T) {
 	f := startFake(t, people)
-	search, direct := withService(t, f.url()), named(t, f.url())
+	search, byDN := withService(t, f.url()), direct(t, f.url())
 	withAttribute := func(cfg Config, name string) Config { cfg.UserAttribute = name; return cfg }
 	withDisabled := func(cfg Config, filter string) Config { set(t, &cfg.DisabledFilter, filter); return cfg }
 	tests := []struct {
@@ -85,18 +86,18 @@ func TestVerifyPassword(t *testing.T) {
 		{"search, disabled, wrong", withDisabled(search, "(gone=TRUE)"), "bob", "wrong", "wrong password"},
 		{"search, enabled", withDisabled(search, "(gone=TRUE)"), "alice", "secret", "ok alice"},
 		{"search, hidden", withDisabled(search, "(hidden=TRUE)"), "alice", "secret", "temporary"},
-		{"by name", direct, "alice", "secret", "ok alice"},
-		{"by name, wrong", direct, "alice", "wrong", "refused"},
-		{"by name, empty password", direct, "alice", "", "wrong password"},
-		{"by name, attribute", withAttribute(direct, "uid"), "alice", "secret", "ok alice"},
-		{"by name, disabled", withDisabled(direct, "(gone=TRUE)"), "bob", "secret", "account disabled"},
-		{"by name, disabled, wrong", withDisabled(direct, "(gone=TRUE)"), "bob", "wrong", "refused"},
+		{"by name", byDN, "alice", "secret", "ok alice"},
+		{"by name, wrong", byDN, "alice", "wrong", "refused"},
+		{"by name, empty password", byDN, "alice", "", "wrong password"},
+		{"by name, attribute", withAttribute(byDN, "uid"), "alice", "secret", "ok alice"},
+		{"by name, disabled", withDisabled(byDN, "(gone=TRUE)"), "bob", "secret", "account disabled"},
+		{"by name, disabled, wrong", withDisabled(byDN, "(gone=TRUE)"), "bob", "wrong", "refused"},
 		{"no login", search, "", "secret", "no such user"},
 		{"too long", search, strings.Repeat("a", 1<<20), "secret", "no such user"},
 		{"long password", search, "alice", strings.Repeat("x", maxPassword), "wrong password"},
 		{"too long a password", search, "alice", strings.Repeat("x", maxPassword+1), "refused"},
 		{"too long a password, unknown user", search, "mallory", strings.Repeat("x", maxPassword+1), "refused"},
-		{"too long a password, by name", direct, "alice", strings.Repeat("x", 1<<20), "refused"},
+		{"too long a password, by name", byDN, "alice", strings.Repeat("x", 1<<20), "refused"},
 		{"NUL", search, "alice\x00", "secret", "no such user"},
 		{"newline", search, "alice\n", "secret", "no such user"},
 		{"not UTF-8", search, "alice\xff", "secret", "no such user"},
@@ -112,16 +113,16 @@ func TestVerifyPassword(t *testing.T) {
 			}
 		})
 	}
-	for _, n := range f.asked() {
+	for _, n := range f.requests() {
 		if strings.Contains(n, "uid=*") || strings.Contains(n, "wide") {
-			t.Errorf("the server was asked %q", n)
+			t.Errorf("the server received %q", n)
 		}
 	}
 }
 
-// No connection on which somebody searches has ever been a user's, and one that
-// was a user's is nobody's before anything else happens on it.
-func TestNoConnectionStaysAUsers(t *testing.T) {
+// A connection for searches is never bound as a user, and a connection for users is bound
+// anonymously before its next use.
+func TestConnectionsAreSeparated(t *testing.T) {
 	f := startFake(t, people)
 	cfg := withService(t, f.url())
 	set(t, &cfg.DisabledFilter, "(gone=TRUE)")
@@ -136,14 +137,14 @@ func TestNoConnectionStaysAUsers(t *testing.T) {
 		"2: bind",
 		"1: search (!(gone=TRUE))",
 		"1: search (&(objectClass=person)(uid=alice))",
-		"2: bind uid=alice", // refused: nobody's by itself
+		"2: bind uid=alice", // refused, and so anonymous
 		"1: search (&(objectClass=person)(uid=alice))",
 		"2: bind uid=alice",
 		"2: bind",
 		"1: search (!(gone=TRUE))",
 	}
-	if got := f.asked(); !slices.Equal(got, want) {
-		t.Errorf("asked\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	if got := f.requests(); !slices.Equal(got, want) {
+		t.Errorf("requests\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
 
@@ -173,7 +174,7 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		n := 0
-		for _, note := range f.notes {
+		for _, note := range f.log {
 			if strings.HasSuffix(note, "unbind") {
 				n++
 			}
@@ -185,16 +186,16 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 
 func TestConnectionsAreBounded(t *testing.T) {
 	var mu sync.Mutex
-	open1 := map[int]bool{}
-	mostOpen := 0
-	f := startFake(t, func(c *fakeConn, q question) {
+	isOpen := map[int]bool{}
+	maxOpen := 0
+	f := startFake(t, func(c *fakeConn, q request) {
 		mu.Lock()
 		if q.tag == ldap.ApplicationUnbindRequest {
-			delete(open1, c.number)
+			delete(isOpen, c.number)
 		} else {
-			open1[c.number] = true
+			isOpen[c.number] = true
 		}
-		mostOpen = max(mostOpen, len(open1))
+		maxOpen = max(maxOpen, len(isOpen))
 		mu.Unlock()
 		people(c, q)
 	})
@@ -212,27 +213,27 @@ func TestConnectionsAreBounded(t *testing.T) {
 	wait.Wait()
 	mu.Lock()
 	defer mu.Unlock()
-	// One that is being closed may still be there when the next one comes.
-	if mostOpen > 6 {
-		t.Errorf("%d connections at once, want 3", mostOpen)
+	// A connection that is being closed may still be counted with its successor.
+	if maxOpen > 6 {
+		t.Errorf("%d connections at once, want 3", maxOpen)
 	}
 }
 
 func TestFailOver(t *testing.T) {
-	bad := map[string]func(*fakeConn, question){
-		"hangs":       func(*fakeConn, question) {},
-		"hangs up":    func(c *fakeConn, _ question) { c.Close() },
-		"busy":        func(c *fakeConn, q question) { c.done(q, ldap.LDAPResultBusy, "") },
-		"unavailable": func(c *fakeConn, q question) { c.done(q, ldap.LDAPResultUnavailable, "") },
-		"garbage":     func(c *fakeConn, _ question) { c.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")) },
-		"endless": func(c *fakeConn, _ question) {
+	bad := map[string]func(*fakeConn, request){
+		"hangs":       func(*fakeConn, request) {},
+		"hangs up":    func(c *fakeConn, _ request) { c.Close() },
+		"busy":        func(c *fakeConn, q request) { c.done(q, ldap.LDAPResultBusy, "") },
+		"unavailable": func(c *fakeConn, q request) { c.done(q, ldap.LDAPResultUnavailable, "") },
+		"garbage":     func(c *fakeConn, _ request) { c.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")) },
+		"endless": func(c *fakeConn, _ request) {
 			for line := []byte(strings.Repeat("\x30\x80", 4096)); ; {
 				if _, err := c.Write(line); err != nil {
 					return
 				}
 			}
 		},
-		"huge": func(c *fakeConn, _ question) {
+		"huge": func(c *fakeConn, _ request) {
 			c.Write([]byte("\x04\x84\x7f\xff\xff\xff"))
 			for page := make([]byte, 1<<16); ; {
 				if _, err := c.Write(page); err != nil {
@@ -246,39 +247,39 @@ func TestFailOver(t *testing.T) {
 			broken, good := startFake(t, script), startFake(t, people)
 			s := open(t, withService(t, broken.url(), good.url()))
 			for range 3 {
-				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // of which the broken one has the half
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // of which the broken server gets half
 				defer cancel()
-				if got := outcome(s.VerifyPassword(ctx, plain, "alice", "secret")); got != "ok alice" {
+				if got := outcome(s.VerifyPassword(ctx, unknownPeer, "alice", "secret")); got != "ok alice" {
 					t.Fatal(got)
 				}
 			}
 			if n := broken.connections(); n > 2 {
-				t.Errorf("the broken server was asked %d times", n)
+				t.Errorf("%d connections to the broken server", n)
 			}
 		})
 	}
 }
 
-// Without another server it is a temporary error, in time, and never a yes.
+// If the only server gives no valid answer, the error is temporary and within the deadline.
 func TestNoAnswerIsTemporary(t *testing.T) {
-	scripts := map[string]func(*fakeConn, question){
-		"hangs":    func(*fakeConn, question) {},
-		"hangs up": func(c *fakeConn, _ question) { c.Close() },
-		"busy":     func(c *fakeConn, q question) { c.done(q, ldap.LDAPResultBusy, "") },
-		"referral": func(c *fakeConn, q question) { c.done(q, ldap.LDAPResultReferral, "") },
-		"other id": func(c *fakeConn, q question) { q.id += 1000; c.done(q, 0, "") },
-		"no code":  func(c *fakeConn, q question) { c.send(q, octets("yes")) },
-		"no op":    func(c *fakeConn, q question) { c.Write([]byte("\x30\x03\x02\x01\x01")) },
-		"odd code": func(c *fakeConn, q question) { c.done(q, 70000, "") },
-		"negative": func(c *fakeConn, q question) { c.done(q, -1, "") },
+	scripts := map[string]func(*fakeConn, request){
+		"hangs":    func(*fakeConn, request) {},
+		"hangs up": func(c *fakeConn, _ request) { c.Close() },
+		"busy":     func(c *fakeConn, q request) { c.done(q, ldap.LDAPResultBusy, "") },
+		"referral": func(c *fakeConn, q request) { c.done(q, ldap.LDAPResultReferral, "") },
+		"other id": func(c *fakeConn, q request) { q.id += 1000; c.done(q, 0, "") },
+		"no code":  func(c *fakeConn, q request) { c.send(q, octets("yes")) },
+		"no op":    func(c *fakeConn, q request) { c.Write([]byte("\x30\x03\x02\x01\x01")) },
+		"odd code": func(c *fakeConn, q request) { c.done(q, 70000, "") },
+		"negative": func(c *fakeConn, q request) { c.done(q, -1, "") },
 	}
 	for name, script := range scripts {
 		t.Run(name, func(t *testing.T) {
 			f := startFake(t, script)
-			for _, cfg := range []Config{withService(t, f.url()), named(t, f.url())} {
-				ctx, cancel := context.WithTimeout(t.Context(), short)
+			for _, cfg := range []Config{withService(t, f.url()), direct(t, f.url())} {
+				ctx, cancel := context.WithTimeout(t.Context(), shortTimeout)
 				defer cancel()
-				if got := outcome(open(t, cfg).VerifyPassword(ctx, plain, "alice", "secret")); got != "temporary" {
+				if got := outcome(open(t, cfg).VerifyPassword(ctx, unknownPeer, "alice", "secret")); got != "temporary" {
 					t.Error(got)
 				}
 			}
@@ -289,7 +290,7 @@ func TestNoAnswerIsTemporary(t *testing.T) {
 func TestServerComesBack(t *testing.T) {
 	var down sync.Mutex
 	isDown := true
-	f := startFake(t, func(c *fakeConn, q question) {
+	f := startFake(t, func(c *fakeConn, q request) {
 		down.Lock()
 		defer down.Unlock()
 		if isDown {
@@ -310,14 +311,14 @@ func TestServerComesBack(t *testing.T) {
 	}
 }
 
-// A client that goes away does not make the server look broken.
+// A cancelled login does not make the server avoided.
 func TestCancelledLogin(t *testing.T) {
 	arrived := make(chan struct{}, 10)
-	f := startFake(t, func(*fakeConn, question) { arrived <- struct{}{} })
-	s := open(t, named(t, f.url()))
+	f := startFake(t, func(*fakeConn, request) { arrived <- struct{}{} })
+	s := open(t, direct(t, f.url()))
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { <-arrived; cancel() }()
-	_, err := s.VerifyPassword(ctx, plain, "alice", "secret")
+	_, err := s.VerifyPassword(ctx, unknownPeer, "alice", "secret")
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
@@ -327,22 +328,22 @@ func TestCancelledLogin(t *testing.T) {
 }
 
 func TestStartTLSIsNotOptional(t *testing.T) {
-	scripts := map[string]func(*fakeConn, question){
-		"refused":   func(c *fakeConn, q question) { c.done(q, ldap.LDAPResultUnavailable, "") },
-		"protocol":  func(c *fakeConn, q question) { c.done(q, ldap.LDAPResultProtocolError, "unsupported") },
-		"pretended": func(c *fakeConn, q question) { c.done(q, 0, "") },
+	scripts := map[string]func(*fakeConn, request){
+		"refused":   func(c *fakeConn, q request) { c.done(q, ldap.LDAPResultUnavailable, "") },
+		"protocol":  func(c *fakeConn, q request) { c.done(q, ldap.LDAPResultProtocolError, "unsupported") },
+		"pretended": func(c *fakeConn, q request) { c.done(q, 0, "") },
 	}
 	for name, script := range scripts {
 		t.Run(name, func(t *testing.T) {
 			f := startFake(t, script)
-			cfg := named(t, f.url())
+			cfg := direct(t, f.url())
 			cfg.StartTLS = true
-			ctx, cancel := context.WithTimeout(t.Context(), short)
+			ctx, cancel := context.WithTimeout(t.Context(), shortTimeout)
 			defer cancel()
-			if got := outcome(open(t, cfg).VerifyPassword(ctx, plain, "alice", "secret")); got != "temporary" {
+			if got := outcome(open(t, cfg).VerifyPassword(ctx, unknownPeer, "alice", "secret")); got != "temporary" {
 				t.Error(got)
 			}
-			for _, n := range f.asked() {
+			for _, n := range f.requests() {
 				if strings.Contains(n, "bind") {
 					t.Errorf("after StartTLS failed: %s", n)
 				}
@@ -352,7 +353,7 @@ func TestStartTLSIsNotOptional(t *testing.T) {
 }
 
 func TestStartTLSBeyondLoopback(t *testing.T) {
-	cfg := named(t, "ldap://ldap.example.org", "ldap://127.0.0.1", "ldaps://ldap.example.org", "ldapi:///")
+	cfg := direct(t, "ldap://ldap.example.org", "ldap://127.0.0.1", "ldaps://ldap.example.org", "ldapi:///")
 	for i, want := range []bool{true, false, false, false} {
 		if got := open(t, cfg).servers.servers[i].dialer.startTLS; got != want {
 			t.Errorf("%s: %v", cfg.ServerHost[i], got)
@@ -373,7 +374,7 @@ func TestWrongServiceAccountIsTemporary(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := open(t, cfg)
-	_, err := s.VerifyPassword(t.Context(), plain, "alice", "secret")
+	_, err := s.VerifyPassword(t.Context(), unknownPeer, "alice", "secret")
 	if outcome(auth.Identity{}, err) != "temporary" || strings.Contains(err.Error(), "topsecret") {
 		t.Errorf("%v", err)
 	}
@@ -387,9 +388,9 @@ func TestNewRefuses(t *testing.T) {
 		"bind_password_file": func(cfg Config) Config { cfg.BindPasswordFile += "-missing"; return cfg },
 		"ca_file":            func(cfg Config) Config { cfg.CAFile = cfg.BindPasswordFile; return cfg },
 	}
-	for says, change := range tests {
-		if _, err := New(change(withService(t, "ldap://localhost")), nil); err == nil || !strings.Contains(err.Error(), says) {
-			t.Errorf("%s: %v", says, err)
+	for text, change := range tests {
+		if _, err := New(change(withService(t, "ldap://localhost")), nil); err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("%s: %v", text, err)
 		}
 	}
 }

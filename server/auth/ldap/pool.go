@@ -9,8 +9,8 @@ import (
 	"postern/server/auth/semaphore"
 )
 
-// A pool is the connections to one server. At most limit are open at once,
-// those that nobody uses included. It is safe for use by many goroutines.
+// A pool has the connections to one server. At most limit are open at once, including
+// idle ones. It is safe for concurrent use.
 type pool struct {
 	limit    int
 	idleTime time.Duration
@@ -18,7 +18,7 @@ type pool struct {
 
 	mu     sync.Mutex
 	inUse  int
-	idle   [purposes][]*conn // the last used at the end
+	idle   [purposes][]*conn // the most recently used last
 	closed bool
 }
 
@@ -26,9 +26,10 @@ func newPool(limit int, idleTime time.Duration) *pool {
 	return &pool{limit: limit, idleTime: idleTime, slots: semaphore.New(limit)}
 }
 
-// enter waits for a place, first if the client is known. Who has entered either
-// takes a connection or dials one, and leaves.
-func (p *pool) enter(ctx context.Context, known bool) error {
+// acquire waits for the right to use one connection; known clients go first. Each
+// successful acquire must be paired with one release. Between them the caller calls take,
+// and dials if that returns nil.
+func (p *pool) acquire(ctx context.Context, known bool) error {
 	if err := p.slots.Acquire(ctx, known); err != nil {
 		return err
 	}
@@ -38,7 +39,8 @@ func (p *pool) enter(ctx context.Context, known bool) error {
 	return nil
 }
 
-// take returns an idle connection, or nil: then there is room to dial one.
+// take returns an idle connection, or nil. It closes others as needed to stay below the
+// limit with one more.
 func (p *pool) take(want purpose) *conn {
 	c, discarded := p.pick(want)
 	for _, d := range discarded {
@@ -47,7 +49,7 @@ func (p *pool) take(want purpose) *conn {
 	return c
 }
 
-// pick returns the connection to use, if there is one, and those to close.
+// pick returns the connection to use, if there is one, and the connections to close.
 func (p *pool) pick(want purpose) (c *conn, discarded []*conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -55,7 +57,7 @@ func (p *pool) pick(want purpose) (c *conn, discarded []*conn) {
 		if !c.ldap.IsClosing() {
 			return c, discarded
 		}
-		discarded = append(discarded, c) // the server has hung up meanwhile
+		discarded = append(discarded, c) // closed by the server while idle
 	}
 	for other := range purposes {
 		if p.open() <= p.limit {
@@ -68,13 +70,12 @@ func (p *pool) pick(want purpose) (c *conn, discarded []*conn) {
 	return nil, discarded
 }
 
-// open counts the connections, and the one about to be dialled.
+// open counts the connections, with the one that the caller will dial.
 func (p *pool) open() int {
 	return p.inUse + len(p.idle[forSearches]) + len(p.idle[forUsers])
 }
 
-// pop takes out the connection that was used last. It is the freshest, and lets
-// the others grow old enough to be closed.
+// pop removes the most recently used connection, so that the others reach idleTime.
 func (p *pool) pop(want purpose) *conn {
 	idle := p.idle[want]
 	if len(idle) == 0 {
@@ -86,15 +87,15 @@ func (p *pool) pop(want purpose) *conn {
 	return c
 }
 
-// leave gives the place back and the connection, if there is one, to the pool.
-func (p *pool) leave(c *conn) {
+// release returns the connection, which may be nil, to the pool or closes it.
+func (p *pool) release(c *conn) {
 	if !p.keep(c) && c != nil {
 		c.close()
 	}
 	p.slots.Release()
 }
 
-// keep ends the use of c, and reports whether it is in the pool now.
+// keep ends the use of c, and reports whether it is in the pool.
 func (p *pool) keep(c *conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -108,8 +109,7 @@ func (p *pool) keep(c *conn) bool {
 	return true
 }
 
-// expire closes a connection that has been idle for too long, unless somebody
-// has taken it at the same moment.
+// expire closes a connection after idleTime, unless it was taken concurrently.
 func (p *pool) expire(c *conn) {
 	p.mu.Lock()
 	i := slices.Index(p.idle[c.purpose], c)
@@ -122,24 +122,23 @@ func (p *pool) expire(c *conn) {
 	}
 }
 
-// clear closes what is idle, without a word if the server is gone.
-func (p *pool) clear(gone bool) {
+// closeIdle closes the idle connections, without an unbind request if broken is set.
+func (p *pool) closeIdle(broken bool) {
 	p.mu.Lock()
 	idle := slices.Concat(p.idle[:]...)
 	p.idle = [purposes][]*conn{}
 	p.mu.Unlock()
 	for _, c := range idle {
 		c.expiry.Stop()
-		c.broken = c.broken || gone
+		c.broken = c.broken || broken
 		c.close()
 	}
 }
 
-// close closes what is idle, and lets what is in use be closed when it comes
-// back.
+// close closes the idle connections. Those in use are closed at their release.
 func (p *pool) close() {
 	p.mu.Lock()
 	p.closed = true
 	p.mu.Unlock()
-	p.clear(false)
+	p.closeIdle(false)
 }

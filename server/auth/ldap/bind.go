@@ -11,52 +11,52 @@ import (
 	"postern/server/auth"
 )
 
-// bindAnswer is what a server answers to the bind of a user.
+// A bindAnswer is the response of a server to the bind of a user.
 type bindAnswer struct {
 	code     uint16
-	text     string // for people
+	text     string // diagnosticMessage
 	controls []ldap.Control
 }
 
-// judge turns the answer into nil, into a failure, or into err itself, which
-// then means that nobody could tell. refused is the kind of a plain no.
-func (a bindAnswer) judge(err error, refused auth.FailureKind) error {
-	no := func(kind auth.FailureKind, reason string) error {
+// classify returns nil for success, a failure for a refusal, and otherwise a temporary
+// error. refused is the kind of a refusal without details.
+func (a bindAnswer) classify(err error, refused auth.FailureKind) error {
+	failure := func(kind auth.FailureKind, reason string) error {
 		return &auth.Failure{Kind: kind, Store: Kind, Reason: reason, Err: err}
 	}
-	// Both are said only after the password was found right.
 	if a.passwordExpired() {
-		return no(auth.Expired, clean(a.text))
+		return failure(auth.Expired, clean(a.text))
 	}
 	switch a.code {
 	case ldap.LDAPResultSuccess:
 		return nil
 	case ldap.LDAPResultInvalidCredentials:
-		kind, reason := a.windows(refused)
-		return no(kind, reason)
+		kind, reason := a.activeDirectory(refused)
+		return failure(kind, reason)
 	case ldap.LDAPResultConstraintViolation:
-		// 389 Directory Server, after too many wrong passwords; a right one
-		// gets the same.
-		return no(refused, "constraint violation: "+clean(a.text))
+		// 389 Directory Server, after too many wrong passwords, for the right
+		// password, too.
+		return failure(refused, "constraint violation: "+clean(a.text))
 	case ldap.LDAPResultInappropriateAuthentication:
-		return no(refused, "the entry has no password")
+		return failure(refused, "the entry has no password")
 	case ldap.LDAPResultNoSuchObject, ldap.LDAPResultInvalidDNSyntax:
-		return no(auth.Unknowable, "there cannot be such an entry")
+		return failure(auth.Unknowable, "no entry has this name")
 	case ldap.LDAPResultUnwillingToPerform:
-		// 389 Directory Server and FreeIPA, nsAccountLock; a wrong password may
-		// get the same, and others mean other things by this code.
+		// 389 Directory Server and FreeIPA, nsAccountLock. A wrong password may get
+		// the same response, and other servers use this code for other errors.
 		if strings.Contains(strings.ToLower(a.text), "inactivated") {
-			return no(refused, clean(a.text))
+			return failure(refused, clean(a.text))
 		}
 	case ldap.LDAPResultConfidentialityRequired:
-		return &misconfigured{"the server wants TLS before a password; write start_tls = true or ldaps://", err}
+		return &misconfigured{"the server accepts passwords only with TLS; set start_tls = true or use ldaps://", err}
 	}
 	return err
 }
 
-// passwordExpired knows the control of draft-behera-ldap-password-policy
-// (OpenLDAP, ApacheDS) and Netscape's (389 Directory Server): the password has
-// expired, or must be changed after somebody has reset it.
+// passwordExpired reports whether the password is right but has expired, or must be changed
+// after a reset. It reads the control of draft-behera-ldap-password-policy (OpenLDAP,
+// ApacheDS) and Netscape's (389 Directory Server), which are sent only for the right
+// password.
 func (a bindAnswer) passwordExpired() bool {
 	if a.code != ldap.LDAPResultSuccess && a.code != ldap.LDAPResultInvalidCredentials {
 		return false
@@ -74,22 +74,22 @@ func (a bindAnswer) passwordExpired() bool {
 	return false
 }
 
-// The errors of draft-behera-ldap-password-policy-10, section 6.2, that are
-// about a right password. That of a locked account, 1, is not one of them.
+// The errors of draft-behera-ldap-password-policy-10, section 6.2, that are sent for the
+// right password only. Error 1, a locked account, is not one of them.
 const (
 	policyExpired          = 0
 	policyChangeAfterReset = 2
 )
 
-// windowsCode finds what Active Directory hides in the text of
-// invalidCredentials: "80090308: LdapErr: DSID-..., comment:
-// AcceptSecurityContext error, data 533, v2580".
+// windowsCode matches the code that Active Directory writes into the text of
+// invalidCredentials: "80090308: LdapErr: DSID-..., comment: AcceptSecurityContext error,
+// data 533, v2580".
 var windowsCode = regexp.MustCompile(`AcceptSecurityContext error, data ([0-9a-fA-F]{1,8}),`)
 
-// windows refines a plain no. Active Directory says that an account is disabled
-// or expired only to one who has the right password, but that it is locked
-// (775) to everybody.
-func (a bindAnswer) windows(refused auth.FailureKind) (auth.FailureKind, string) {
+// activeDirectory returns the kind and the reason of invalidCredentials. Active Directory
+// reports a disabled or expired account only for the right password, but a locked one
+// (775) for every password.
+func (a bindAnswer) activeDirectory(refused auth.FailureKind) (auth.FailureKind, string) {
 	code := windowsCode.FindStringSubmatch(a.text)
 	if code == nil {
 		return refused, a.policyReason()
@@ -100,14 +100,15 @@ func (a bindAnswer) windows(refused auth.FailureKind) (auth.FailureKind, string)
 	case "533", "701": // ERROR_ACCOUNT_DISABLED, ERROR_ACCOUNT_EXPIRED
 		return auth.Disabled, "Active Directory: " + code[1]
 	case "530", "531": // ERROR_INVALID_LOGON_HOURS, ERROR_INVALID_WORKSTATION
-		return auth.Disabled, "Active Directory does not allow it now, or from here: " + code[1]
+		return auth.Disabled, "Active Directory does not allow a login at this time or from this host: " + code[1]
 	case "775": // ERROR_ACCOUNT_LOCKED_OUT
 		return refused, "Active Directory: the account is locked"
 	}
 	return refused, "Active Directory: " + code[1]
 }
 
-// policyReason is for the log: a locked account looks like a wrong password.
+// policyReason returns the reason for the log. To the client a locked account looks like a
+// wrong password.
 func (a bindAnswer) policyReason() string {
 	for _, c := range a.controls {
 		if p, ok := c.(*ldap.ControlBeheraPasswordPolicy); ok && p.Error >= 0 {
@@ -117,7 +118,7 @@ func (a bindAnswer) policyReason() string {
 	return ""
 }
 
-// newBindAnswer takes apart what the library returns.
+// newBindAnswer converts the result of the library.
 func newBindAnswer(result *ldap.SimpleBindResult, err error) bindAnswer {
 	var a bindAnswer
 	if result != nil {
@@ -132,8 +133,8 @@ func newBindAnswer(result *ldap.SimpleBindResult, err error) bindAnswer {
 	return a
 }
 
-// answered reports whether err, or nil, is what a server in good health has
-// said. Otherwise another server may know better.
+// answered reports whether err, or nil, is an answer that other servers would give as well.
+// Otherwise another server may be asked.
 func answered(err error) bool {
 	if err == nil {
 		return true
@@ -145,11 +146,11 @@ func answered(err error) bool {
 		return true
 	}
 	e, ok := errors.AsType[*ldap.Error](err)
-	// The library's own codes begin at 200.
+	// Codes from 200 on are errors of the library.
 	return ok && e.ResultCode < ldap.ErrorNetwork && e.ResultCode != ldap.LDAPResultBusy && e.ResultCode != ldap.LDAPResultUnavailable
 }
 
-// maxText is enough of what a server says, in bytes.
+// maxText bounds the text of a server in the log, in bytes.
 const maxText = 200
 
 // clean makes a server's text safe for the log.

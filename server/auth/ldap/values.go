@@ -1,22 +1,91 @@
 package ldap
 
+// The types of the values of a table: URLs, DNs, filters and their templates.
+
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"regexp"
 	"strings"
 
 	"github.com/go-ldap/ldap/v3"
+
+	"postern/internal/hosturl"
 )
 
-// A DNTemplate makes the distinguished name of a user from the login:
+// A URL is the address of a server and how to connect to it:
+//
+//	ldap://HOST[:PORT]   StartTLS, or clear text on loopback; port 389
+//	ldaps://HOST[:PORT]  TLS from the first byte; port 636
+//	ldapi:///PATH        a Unix socket; ldapi:/// alone is /run/slapd/ldapi
+//
+// The path of a socket may be written with %2F, as OpenLDAP does. A URL is
+// a comparable value; the zero value is no server.
+type URL struct{ hosturl.URL }
+
+const (
+	schemePlain = "ldap"
+	schemeTLS   = "ldaps"
+	schemeUnix  = "ldapi"
+
+	defaultSocket = "/run/slapd/ldapi"
+)
+
+// UnmarshalText implements encoding.TextUnmarshaler. No error repeats the text,
+// which may contain a password.
+func (u *URL) UnmarshalText(text []byte) error {
+	parsed, err := parseURL(string(text))
+	if err != nil {
+		return err
+	}
+	u.URL = parsed
+	return nil
+}
+
+func parseURL(text string) (u hosturl.URL, err error) {
+	errForm := errors.New("write ldap://HOST:PORT, ldaps://HOST:PORT or ldapi:///PATH")
+	scheme, rest, ok := hosturl.SplitScheme(text)
+	switch {
+	case ok && scheme == schemeUnix:
+		return parseSocket(rest)
+	case ok && scheme == schemePlain:
+		u, err = hosturl.Parse(scheme, rest, "389")
+	case ok && scheme == schemeTLS:
+		u, err = hosturl.Parse(scheme, rest, "636")
+	default:
+		return u, fmt.Errorf("not the URL of a server: %w", errForm)
+	}
+	switch {
+	case errors.Is(err, hosturl.ErrUser):
+		err = fmt.Errorf("%w: set bind_dn and bind_password_file", err)
+	case errors.Is(err, hosturl.ErrRest):
+		err = fmt.Errorf("%w: set search_base to the base of the search", err)
+	case errors.Is(err, hosturl.ErrSyntax):
+		err = fmt.Errorf("%w: %w", err, errForm)
+	}
+	return u, err
+}
+
+func parseSocket(rest string) (hosturl.URL, error) {
+	path, err := url.PathUnescape(rest)
+	if err != nil {
+		return hosturl.URL{}, errors.New("the path of the socket has a % without two hexadecimal digits")
+	}
+	if path == "/" || path == "" {
+		path = defaultSocket
+	}
+	return hosturl.Socket(schemeUnix, path)
+}
+
+// A DNTemplate builds the distinguished name of a user's entry from the login:
 //
 //	uid={user},ou=people,dc=example,dc=org
 //	uid={local},ou={domain},dc=example,dc=org
 //
-// {user} is the login, {local} what stands in front of its last "@" (all of it,
-// if there is none), {domain} what stands behind. What is filled in is escaped:
-// it stays one value, whatever is in it. The zero value is none.
+// {user} is the login, {local} the part before its last "@" (all of it, if there is
+// none), and {domain} the part after it. They are escaped, so each stays one value. The
+// zero value is none.
 type DNTemplate struct{ text string }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
@@ -31,7 +100,7 @@ func (t *DNTemplate) UnmarshalText(text []byte) error {
 	}
 	dn, _ := fill(s, "a,b@example.org", ldap.EscapeDN)
 	if _, err := ldap.ParseDN(dn); err != nil {
-		return fmt.Errorf("%q is not the name of an entry; write it as uid={user},ou=people,dc=example,dc=org", s)
+		return fmt.Errorf("%q is not a distinguished name; write it as uid={user},ou=people,dc=example,dc=org", s)
 	}
 	*t = DNTemplate{s}
 	return nil
@@ -42,8 +111,8 @@ func (t DNTemplate) String() string { return t.text }
 // RFC 4514, section 2.4.
 func (t DNTemplate) fill(login string) (string, error) { return fill(t.text, login, ldap.EscapeDN) }
 
-// A FilterTemplate makes the filter that finds the entry of a user, with the
-// variables of [DNTemplate]:
+// A FilterTemplate builds the filter that finds the entry of a user, with the variables of
+// [DNTemplate]:
 //
 //	(&(objectClass=person)(uid={user}))
 type FilterTemplate struct{ text string }
@@ -69,10 +138,10 @@ func (t FilterTemplate) fill(login string) (string, error) {
 	return fill(t.text, login, ldap.EscapeFilter)
 }
 
-var errNoDomain = errors.New("the login has no domain, and the configuration asks for {domain}")
+var errNoDomain = errors.New("the login has no domain, which the template needs for {domain}")
 
-// fill puts the parts of the login into the template, in one pass: what was
-// filled in is not looked at again.
+// fill replaces the variables of the template in one pass, so that a variable in the login
+// is not replaced.
 func fill(template, login string, escape func(string) string) (string, error) {
 	local, domain := login, ""
 	if at := strings.LastIndexByte(login, '@'); at >= 0 {
@@ -84,26 +153,27 @@ func fill(template, login string, escape func(string) string) (string, error) {
 	return strings.NewReplacer("{user}", escape(login), "{local}", escape(local), "{domain}", escape(domain)).Replace(template), nil
 }
 
-// No escaping would make an attribute of what a client sends.
+// variableAttribute matches a variable in the name of an attribute, where escaping is not
+// possible.
 var variableAttribute = regexp.MustCompile(`\{(user|local|domain)\}[^(),+]*=`)
 
 func checkVariables(template string) error {
 	if !strings.Contains(template, "{user}") && !strings.Contains(template, "{local}") {
-		return fmt.Errorf("%q is the same for every user; write {user} where the login belongs", template)
+		return fmt.Errorf("%q is the same for every user; write {user} in place of the login", template)
 	}
 	rest := strings.NewReplacer("{user}", "", "{local}", "", "{domain}", "").Replace(template)
 	if strings.ContainsAny(rest, "{}") {
-		return fmt.Errorf("%q has a variable that does not exist; the variables are {user}, {local} and {domain}", template)
+		return fmt.Errorf("%q has an unknown variable; the variables are {user}, {local} and {domain}", template)
 	}
 	if variableAttribute.MatchString(template) {
-		return fmt.Errorf("%q lets the client choose the attribute; write the variable behind the equals sign", template)
+		return fmt.Errorf("%q lets the client choose the attribute; write the variable after the equals sign", template)
 	}
 	return nil
 }
 
-// forgetsDomain says that alice@example.org and alice@example.net may lead to the
-// same entry.
-func forgetsDomain(template string) bool {
+// ignoresDomain reports whether alice@example.org and alice@example.net may find the same
+// entry.
+func ignoresDomain(template string) bool {
 	return strings.Contains(template, "{local}") && !strings.Contains(template, "{domain}")
 }
 
@@ -113,7 +183,7 @@ type DN struct{ text string }
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (d *DN) UnmarshalText(text []byte) error {
 	if _, err := ldap.ParseDN(string(text)); err != nil {
-		return fmt.Errorf("%q is not the name of an entry; write it as ou=people,dc=example,dc=org", text)
+		return fmt.Errorf("%q is not a distinguished name; write it as ou=people,dc=example,dc=org", text)
 	}
 	*d = DN{string(text)}
 	return nil
@@ -135,7 +205,7 @@ func (f *Filter) UnmarshalText(text []byte) error {
 
 func (f Filter) String() string { return f.text }
 
-// A Scope is how deep below search_base the entries of users may be.
+// A Scope is the scope of a search below search_base.
 type Scope struct{ level int }
 
 // UnmarshalText implements encoding.TextUnmarshaler.

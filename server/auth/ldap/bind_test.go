@@ -1,9 +1,12 @@
 package ldap
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	ber "github.com/go-asn1-ber/asn1-ber"
 	"github.com/go-ldap/ldap/v3"
@@ -21,7 +24,7 @@ func windowsText(code string) string {
 	return "80090308: LdapErr: DSID-0C09044E, comment: AcceptSecurityContext error, data " + code + ", v2580\x00"
 }
 
-func TestJudge(t *testing.T) {
+func TestClassify(t *testing.T) {
 	const invalid = ldap.LDAPResultInvalidCredentials
 	tests := []struct {
 		name   string
@@ -42,14 +45,14 @@ func TestJudge(t *testing.T) {
 		{"Windows, account expired", bindAnswer{code: invalid, text: windowsText("701")}, "account disabled"},
 		{"Windows, hours", bindAnswer{code: invalid, text: windowsText("530")}, "account disabled"},
 		{"Windows, locked", bindAnswer{code: invalid, text: windowsText("775")}, "wrong password"},
-		{"Windows, a number elsewhere", bindAnswer{code: invalid, text: "data 533, v2580"}, "wrong password"},
+		{"number without the text of Windows", bindAnswer{code: invalid, text: "data 533, v2580"}, "wrong password"},
 		{"389, too many", bindAnswer{code: ldap.LDAPResultConstraintViolation, text: "Exceed password retry limit. Please try later."}, "wrong password"},
 		{"389, inactivated", bindAnswer{code: ldap.LDAPResultUnwillingToPerform, text: "Account inactivated. Contact system administrator."}, "wrong password"},
 		{"unwilling", bindAnswer{code: ldap.LDAPResultUnwillingToPerform, text: "server is read only"}, "temporary"},
 		{"no password", bindAnswer{code: ldap.LDAPResultInappropriateAuthentication}, "wrong password"},
 		{"gone", bindAnswer{code: ldap.LDAPResultNoSuchObject}, "refused"},
 		{"no name", bindAnswer{code: ldap.LDAPResultInvalidDNSyntax}, "refused"},
-		{"TLS wanted", bindAnswer{code: ldap.LDAPResultConfidentialityRequired}, "temporary"},
+		{"TLS required", bindAnswer{code: ldap.LDAPResultConfidentialityRequired}, "temporary"},
 		{"busy", bindAnswer{code: ldap.LDAPResultBusy}, "temporary"},
 		{"busy, expired", bindAnswer{code: ldap.LDAPResultBusy, controls: policy(0)}, "temporary"},
 		{"SASL goes on", bindAnswer{code: ldap.LDAPResultSaslBindInProgress}, "temporary"},
@@ -63,7 +66,7 @@ func TestJudge(t *testing.T) {
 			if tt.answer.code != 0 {
 				answer = &ldap.Error{ResultCode: tt.answer.code, Err: errors.New(tt.answer.text)}
 			}
-			err := tt.answer.judge(answer, auth.BadPassword)
+			err := tt.answer.classify(answer, auth.BadPassword)
 			if got := strings.TrimSpace(outcome(auth.Identity{}, err)); got != tt.want {
 				t.Errorf("%s (%v), want %s", got, err, tt.want)
 			}
@@ -74,15 +77,15 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// The control of an expired password comes over the wire as OpenLDAP sends it.
+// The control of an expired password is sent as OpenLDAP encodes it.
 func TestExpiredPassword(t *testing.T) {
 	expired := ber.NewSequence("")
 	expired.AppendChild(octets(ldap.ControlTypeBeheraPasswordPolicy))
 	expired.AppendChild(octets("\x30\x03\x81\x01\x00"))
-	f := startFake(t, func(c *fakeConn, q question) {
+	f := startFake(t, func(c *fakeConn, q request) {
 		c.done(q, ldap.LDAPResultInvalidCredentials, "", expired)
 	})
-	if got := verify(t, open(t, named(t, f.url())), "alice", "secret"); got != "password expired" {
+	if got := verify(t, open(t, direct(t, f.url())), "alice", "secret"); got != "password expired" {
 		t.Error(got)
 	}
 }
@@ -91,4 +94,45 @@ func TestClean(t *testing.T) {
 	if got := clean("a\x00\x1b[1mb\r\nc" + strings.Repeat("ä", 1000)); strings.ContainsAny(got, "\x00\x1b\r\n") || len(got) > maxText+3 {
 		t.Errorf("%q", got)
 	}
+}
+
+// Only the answer for an unknown user is delayed, by the duration of a bind.
+func TestBindDelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p bindDelay
+		for _, took := range []time.Duration{80, 160, 80, 80} {
+			p.add(took * time.Millisecond)
+		}
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		unknown := &auth.Failure{Kind: auth.NoSuchUser}
+		tests := []struct {
+			name     string
+			ctx      context.Context
+			err      error
+			min, max time.Duration
+		}{
+			{"unknown", t.Context(), unknown, 80 * time.Millisecond, 100 * time.Millisecond},
+			{"unknown, cancelled", ended, unknown, 0, 0},
+			{"wrong password", t.Context(), &auth.Failure{Kind: auth.BadPassword}, 0, 0},
+			{"no answer", t.Context(), errors.New("no answer"), 0, 0},
+		}
+		for _, tt := range tests {
+			began := time.Now()
+			if err := p.apply(tt.ctx, tt.err); err != tt.err {
+				t.Errorf("%s: %v", tt.name, err)
+			}
+			if took := time.Since(began); took < tt.min || took > tt.max {
+				t.Errorf("%s: %v", tt.name, took)
+			}
+		}
+		for range 100 {
+			p.add(time.Minute)
+		}
+		began := time.Now()
+		_ = p.apply(t.Context(), unknown)
+		if took := time.Since(began); took != maxDelay {
+			t.Errorf("a slow server: %v", took)
+		}
+	})
 }
