@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -15,54 +17,53 @@ import (
 	"postern/server/auth/saslauthd"
 )
 
-// A child has its question on one pipe and its answer on another, apart from
-// the standard streams: a module may print. It sees no more of the helper than
-// these, and its command line and environment say nothing of the question.
+// A child reads its request from one pipe and writes its answer to another. It does not use
+// the standard streams, since a module may print. It inherits nothing else from the helper,
+// and its command line and environment contain nothing of the request.
 const (
-	questionFD = 3
-	answerFD   = 4
+	requestFD = 3
+	answerFD  = 4
 )
 
-// childEnv is all that modules, and the programs that they start, find in the
-// environment.
+// childEnv is the whole environment of modules and of the programs that they start.
 var childEnv = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C"}
 
-// killGrace is how long a killed child may leave its pipes to its own children.
+// killGrace is how long the pipes of a killed child may stay open in its descendants.
 const killGrace = time.Second
 
-// Child is the whole life of the process that answers one question. dir holds
-// the PAM service files; empty: the system's. It ends itself, and all that the
-// modules have started, if the helper goes away.
+// Child answers one request in its own process. dir is the folder of the PAM service files;
+// empty: the system's. If the helper ends, the process kills itself and all processes that
+// the modules have started.
 func Child(dir string) error {
-	unix.CloseOnExec(questionFD)
+	unix.CloseOnExec(requestFD)
 	unix.CloseOnExec(answerFD)
 	if err := CloseInherited(answerFD + 1); err != nil {
 		return err
 	}
-	in, out := os.NewFile(questionFD, "question"), os.NewFile(answerFD, "answer")
+	in, out := os.NewFile(requestFD, "request"), os.NewFile(answerFD, "answer")
 	r, err := saslauthd.ReadRequest(in)
 	if err != nil {
-		return fmt.Errorf("pam: this is for the helper to start: %w", err)
+		return fmt.Errorf("pam: only the PAM helper can start this process: %w", err)
 	}
 	go endWith(in)
-	a := authenticate(question{
-		login: r.Login, password: r.Password, service: r.Service, client: r.Client, atOnce: r.Extended,
+	a := authenticate(login{
+		name: r.Login, password: r.Password, service: r.Service, client: r.Client, noDelay: r.Extended,
 	}, dir)
 	_, err = out.Write(a.Append(nil))
 	return err
 }
 
-// endWith waits for the end of a stream that the helper holds open. Killing is
-// the only way out of a module that hangs.
+// endWith kills this process when the helper closes the stream. A module that hangs cannot
+// be ended in another way.
 func endWith(helper io.Reader) {
 	_, _ = io.Copy(io.Discard, helper)
 	_ = killTree(os.Getpid())
 }
 
-// killTree kills the child pid, with what its module has started: those of its
-// process group, which it leads, and those that have left it, as the programs of
-// pam_exec do. It is stopped first, so that it starts nothing meanwhile; from
-// inside it cannot be, but the module hangs then.
+// killTree kills the child pid and the processes that its modules have started: its process
+// group, and descendants that have left the group, such as programs of pam_exec. The child
+// is stopped first, so that it starts no further ones. It cannot stop itself, but it calls
+// this only while its module hangs.
 func killTree(pid int) error {
 	if pid != os.Getpid() {
 		_ = syscall.Kill(pid, syscall.SIGSTOP)
@@ -73,7 +74,8 @@ func killTree(pid int) error {
 	return syscall.Kill(-pid, syscall.SIGKILL)
 }
 
-// runChild has a question answered by a child, and kills it when ctx ends.
+// runChild sends a request to a child and returns its answer. It kills the child if ctx
+// ends.
 func runChild(ctx context.Context, cmd *exec.Cmd, r saslauthd.Request) (saslauthd.Answer, error) {
 	text, err := r.Append(nil)
 	if err != nil {
@@ -102,7 +104,7 @@ func runChild(ctx context.Context, cmd *exec.Cmd, r saslauthd.Request) (saslauth
 	return a, err
 }
 
-// pipes are the two between helper and child.
+// pipes are the two pipes between helper and child.
 type pipes struct{ childIn, in, out, childOut *os.File }
 
 func newPipes() (*pipes, error) {
@@ -117,27 +119,27 @@ func newPipes() (*pipes, error) {
 	return &p, nil
 }
 
-// close closes what is still open.
+// close closes the ends that are open.
 func (p *pipes) close() {
 	for _, f := range []*os.File{p.childIn, p.in, p.out, p.childOut} {
-		_ = f.Close() // of one that is closed already, or was never opened: an error without a meaning
+		_ = f.Close() // fails if it is closed or was never opened
 	}
 }
 
-// childStarted closes the child's ends here, so that its end is the end of the
-// stream.
+// childStarted closes the child's ends in this process, so that the end of the child ends
+// the streams.
 func (p *pipes) childStarted() {
 	_ = p.childIn.Close()
 	_ = p.childOut.Close()
 }
 
-// exchange sends the question and reads the answer. The question fits into the
-// pipe, so a child that does not read holds nobody up.
-func (p *pipes) exchange(ctx context.Context, question []byte) (saslauthd.Answer, error) {
+// exchange sends the request and reads the answer. The request fits into the buffer of the
+// pipe, so the write does not block if the child does not read.
+func (p *pipes) exchange(ctx context.Context, request []byte) (saslauthd.Answer, error) {
 	stop := context.AfterFunc(ctx, func() { _ = p.out.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if _, err := p.in.Write(question); err != nil {
-		return saslauthd.Answer{}, fmt.Errorf("the child does not listen: %w", err)
+	if _, err := p.in.Write(request); err != nil {
+		return saslauthd.Answer{}, fmt.Errorf("the child does not read its request: %w", err)
 	}
 	a, err := saslauthd.ReadAnswer(p.out)
 	switch {
@@ -147,4 +149,31 @@ func (p *pipes) exchange(ctx context.Context, question []byte) (saslauthd.Answer
 		return saslauthd.Answer{}, context.Cause(ctx)
 	}
 	return saslauthd.Answer{}, fmt.Errorf("the child ended without an answer: %w", err)
+}
+
+// CloseInherited closes the inherited descriptors from first on. The parent may have left
+// some open, such as a listening socket, a lock or a terminal, which the helper and its
+// modules must not use. Descriptors that this process has opened stay open: they are
+// close-on-exec, and inherited ones are not. It must be called before any process is
+// started.
+func CloseInherited(first int) error {
+	open, err := os.ReadDir("/proc/self/fd")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // not Linux, where a named socket accepts no clients
+	}
+	if err != nil {
+		return err
+	}
+	for _, entry := range open {
+		fd, err := strconv.Atoi(entry.Name())
+		if err != nil || fd < first {
+			continue
+		}
+		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+		if err != nil || flags&unix.FD_CLOEXEC != 0 {
+			continue // the folder that was read, for example, which is closed by now
+		}
+		_ = unix.Close(fd) // an error concerns the parent
+	}
+	return nil
 }

@@ -21,7 +21,7 @@ import (
 	"postern/test/kit"
 )
 
-// The test binary plays the other processes as well.
+// The test binary also runs as the helper and as a child.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		// syscall.Exit does not wait for the race detector's last second.
@@ -45,9 +45,9 @@ func status(err error) int {
 	return 0
 }
 
-// scriptedChild does what the password says, instead of asking PAM.
+// scriptedChild takes its action from the password, and does not use PAM.
 func scriptedChild() int {
-	in, out := os.NewFile(questionFD, "question"), os.NewFile(answerFD, "answer")
+	in, out := os.NewFile(requestFD, "request"), os.NewFile(answerFD, "answer")
 	r, err := saslauthd.ReadRequest(in)
 	if err != nil {
 		return 1
@@ -57,23 +57,23 @@ func scriptedChild() int {
 	what, arg, _ := strings.Cut(r.Password, ":")
 	switch what {
 	case "right":
-		answer(yes(r.Login))
+		answer(accept(r.Login))
 	case "wrong":
-		answer(no(auth.Unknowable, "Authentication failure"))
+		answer(reject(auth.Unknowable, "Authentication failure"))
 	case "expired":
-		answer(no(auth.Expired, ""))
+		answer(reject(auth.Expired, ""))
 	case "down":
-		answer(unsure("no server"))
+		answer(tryAgain("no server"))
 	case "garbage":
 		_, _ = out.Write([]byte("\xff\xffOK"))
 	case "mute":
 	case "crash":
-		answer(yes(r.Login))
+		answer(accept(r.Login))
 		return 2
 	case "environment":
-		answer(yes(fmt.Sprint(os.Args[1:], os.Environ(), r.Extended, r.Client)))
+		answer(accept(fmt.Sprint(os.Args[1:], os.Environ(), r.Extended, r.Client)))
 	case "files":
-		answer(yes(openFiles()))
+		answer(accept(openFiles()))
 	case "hang":
 		hang(arg)
 	case "crowd":
@@ -82,13 +82,13 @@ func scriptedChild() int {
 	return 0
 }
 
-// hang never answers, and has a child of its own that keeps everything open and
-// has left its process group, as one of pam_exec does. Its process id is in file.
+// hang never answers. It starts a process that keeps all descriptors open and leaves the
+// process group, as programs of pam_exec do, and writes its process id to file.
 func hang(file string) {
 	sleep := exec.Command("sleep", "600")
 	sleep.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	sleep.Stdin, sleep.Stdout, sleep.Stderr = os.Stdin, os.Stdout, os.Stderr
-	sleep.ExtraFiles = []*os.File{os.NewFile(questionFD, ""), os.NewFile(answerFD, "")}
+	sleep.ExtraFiles = []*os.File{os.NewFile(requestFD, ""), os.NewFile(answerFD, "")}
 	if sleep.Start() != nil {
 		return
 	}
@@ -97,19 +97,19 @@ func hang(file string) {
 	select {}
 }
 
-// crowd says how many children are in dir at once.
+// crowd answers with the number of children that are in dir at once.
 func crowd(dir string) saslauthd.Answer {
 	mine := filepath.Join(dir, strconv.Itoa(os.Getpid()))
 	if err := os.WriteFile(mine, nil, 0o600); err != nil {
-		return unsure(err.Error())
+		return tryAgain(err.Error())
 	}
 	defer os.Remove(mine)
 	time.Sleep(30 * time.Millisecond)
 	others, _ := os.ReadDir(dir)
-	return yes(strconv.Itoa(len(others)))
+	return accept(strconv.Itoa(len(others)))
 }
 
-// openFiles lists what the child has open.
+// openFiles lists the open files of the child.
 func openFiles() string {
 	fds, _ := os.ReadDir("/proc/self/fd")
 	var open []string
@@ -138,13 +138,13 @@ func TestRunChild(t *testing.T) {
 		want     saslauthd.Answer
 		err      string
 	}{
-		{"right", yes("alice"), ""},
-		{"wrong", no(auth.Unknowable, "Authentication failure"), ""},
-		{"down", unsure("no server"), ""},
+		{"right", accept("alice"), ""},
+		{"wrong", reject(auth.Unknowable, "Authentication failure"), ""},
+		{"down", tryAgain("no server"), ""},
 		{"garbage", saslauthd.Answer{}, "ended without an answer"},
 		{"mute", saslauthd.Answer{}, "ended without an answer"},
-		{"crash", yes("alice"), "and then failed"}, // which the helper does not take for a yes
-		{"environment", yes(fmt.Sprint([]string{"scripted-child"}, childEnv, false, netip.Addr{})), ""},
+		{"crash", accept("alice"), "and then failed"}, // which the helper does not accept
+		{"environment", accept(fmt.Sprint([]string{"scripted-child"}, childEnv, false, netip.Addr{})), ""},
 	}
 	for _, tt := range tests {
 		got, err := ask(t, tt.password)
@@ -154,7 +154,7 @@ func TestRunChild(t *testing.T) {
 	}
 }
 
-// A child has none of the sockets of the helper.
+// A child does not inherit the sockets of the helper.
 func TestChildInherits(t *testing.T) {
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "mux"), Net: "unix"})
 	if err != nil {
@@ -176,7 +176,7 @@ func TestChildInherits(t *testing.T) {
 	}
 }
 
-// A child that hangs is killed, with what it has started.
+// A child that hangs is killed with the processes that it has started.
 func TestChildHangs(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "pid")
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -189,7 +189,7 @@ func TestChildHangs(t *testing.T) {
 	wantGone(t, file)
 }
 
-// The real child without libpam, or without its service, has no answer.
+// The real child does not accept a login without libpam, or without the service.
 func TestRealChild(t *testing.T) {
 	ctx := t.Context()
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", "real-child")
@@ -198,7 +198,7 @@ func TestRealChild(t *testing.T) {
 		t.Errorf("%+v, %v", a, err)
 	}
 	if !Available && !strings.Contains(a.Text, "postern-pam") {
-		t.Errorf("does not name the other build: %+v", a)
+		t.Errorf("%+v, want postern-pam in the text", a)
 	}
 }
 
@@ -206,7 +206,7 @@ func TestRealChild(t *testing.T) {
 func waitFor(t *testing.T, file string) {
 	t.Helper()
 	if !kit.Soon(func() bool { _, err := os.Stat(file); return err == nil }) {
-		t.Errorf("waited in vain for %s", file)
+		t.Errorf("%s was not created", file)
 	}
 }
 
@@ -224,8 +224,7 @@ func wantGone(t *testing.T, file string) {
 	kit.Eventually(t, "the end of the child's child", func() bool { return !runs(pid) })
 }
 
-// runs says whether a process is there, and no zombie: nobody may be left to
-// collect it.
+// runs reports whether a process exists and is not a zombie, which no process may collect.
 func runs(pid int) bool {
 	if syscall.Kill(pid, 0) != nil {
 		return false

@@ -9,66 +9,71 @@ import (
 	"net"
 	"os/exec"
 	"slices"
+	"strconv"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"postern/server/auth"
 	"postern/server/auth/saslauthd"
 )
 
 const (
-	// hearing is how long somebody who has connected may take to say what he
-	// wants. It is a few hundred bytes on the same machine.
-	hearing = 5 * time.Second
+	// readTimeout is how long a client may take to send its request, a few hundred
+	// bytes on the same machine, and to read the answer.
+	readTimeout = 5 * time.Second
 
-	// maxHeard is how many may be connected at once, most of them waiting for
-	// a child. More wait in the kernel.
-	maxHeard = 1024
+	// maxConns is how many connections are served at once; most of them wait for a
+	// child. Further ones wait in the kernel.
+	maxConns = 1024
 
+	// acceptPause is the pause after an error of accept.
 	acceptPause = 100 * time.Millisecond
 )
 
-// whatHangs is what to look for when an answer takes too long.
-const whatHangs = "a module of the service waits for something, such as a directory that is down: try it with pamtester, or look into the log of the module"
+// timeoutHint names the likely cause of a timeout.
+const timeoutHint = "a module of the service waits for something, such as a directory that is down: try it with pamtester, or see the log of the module"
 
-// A HelperConfig says what a helper does.
+// A HelperConfig is the configuration of a helper.
 type HelperConfig struct {
-	// Services are the PAM services that may be asked. Any other is refused:
-	// the service "su" lets root in without a password, for example.
+	// Services are the allowed PAM services. Others are refused: the service "su"
+	// accepts root without a password, for example.
 	Services []string
 
-	// CombineRealm makes login@realm of the two, like saslauthd -r.
+	// CombineRealm appends "@" and the realm to the login, like saslauthd -r.
 	CombineRealm bool
 
-	// Processes is how many children there are at most.
+	// Processes is the maximum number of children at once.
 	Processes int
 
-	// Timeout is how long an answer may take, the time until there is a child
-	// included. Then the child is killed.
+	// Timeout is how long an answer may take, with the wait for a free child. Then the
+	// child is killed.
 	Timeout time.Duration
 
-	// Child is a command whose process calls [Child]. It ends with ctx; the
-	// helper fills in the pipes, and all that concerns the process.
+	// Child returns a command whose process calls [Child], and which ends with ctx. The
+	// helper sets the pipes and all attributes of the process.
 	Child func(ctx context.Context) *exec.Cmd
 
 	Log *slog.Logger
 }
 
-// A Helper answers questions, each by a child.
+// A Helper answers requests, each by a child.
 type Helper struct {
 	cfg      HelperConfig
-	children chan struct{} // as many as there may be
-	heard    chan struct{}
+	children chan struct{} // a token for each child
+	conns    chan struct{} // a token for each connection
 	handlers sync.WaitGroup
 }
 
-// NewHelper returns a helper that has nobody to hear yet.
+// NewHelper returns a helper that is not serving yet.
 func NewHelper(cfg HelperConfig) *Helper {
-	return &Helper{cfg: cfg, children: make(chan struct{}, cfg.Processes), heard: make(chan struct{}, maxHeard)}
+	return &Helper{cfg: cfg, children: make(chan struct{}, cfg.Processes), conns: make(chan struct{}, maxConns)}
 }
 
-// Serve answers whoever comes in by l, which it closes, until ctx or l ends. Then
-// all children are killed. The end of an inherited l is none of an error.
+// Serve answers the clients of l, until ctx or l ends. Then it closes l, kills all
+// children, and waits for their end. The end of an inherited l (io.EOF) is no error.
 func (h *Helper) Serve(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
@@ -79,83 +84,79 @@ func (h *Helper) Serve(ctx context.Context, l net.Listener) error {
 		h.handlers.Wait()
 	}()
 	for {
-		h.heard <- struct{}{}
+		h.conns <- struct{}{}
 		conn, err := l.Accept()
 		if err == nil {
 			h.handlers.Go(func() { h.handle(ctx, conn) })
 			continue
 		}
-		<-h.heard
+		<-h.conns
 		switch {
 		case ctx.Err() != nil, errors.Is(err, io.EOF):
 			return nil
 		case errors.Is(err, net.ErrClosed):
 			return err
 		}
-		// Out of descriptors, most likely; it passes.
+		// Most likely the process is out of file descriptors, which is temporary.
 		h.cfg.Log.Error("cannot take a connection", "err", err)
-		pause(ctx, acceptPause)
+		select {
+		case <-time.After(acceptPause):
+		case <-ctx.Done():
+		}
 	}
 }
 
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-time.After(d):
-	case <-ctx.Done():
-	}
-}
-
-// handle answers one client. A mistake in it must not end the process, which
-// nobody may be able to start again as root.
+// handle serves one client. A panic must not end the process, which only root can start
+// again.
 func (h *Helper) handle(ctx context.Context, conn net.Conn) {
 	defer func() {
 		if bug := recover(); bug != nil {
 			h.cfg.Log.Error("a question was not answered", "panic", bug)
 		}
 		_ = conn.Close()
-		<-h.heard
+		<-h.conns
 	}()
-	ctx, cancel := context.WithTimeoutCause(ctx, h.cfg.Timeout, fmt.Errorf("PAM did not answer within %v; %s", h.cfg.Timeout, whatHangs))
+	ctx, cancel := context.WithTimeoutCause(ctx, h.cfg.Timeout, fmt.Errorf("PAM did not answer within %v; %s", h.cfg.Timeout, timeoutHint))
 	defer cancel()
-	_ = conn.SetReadDeadline(time.Now().Add(hearing)) // fails only on a closed connection
+	_ = conn.SetReadDeadline(time.Now().Add(readTimeout)) // fails only on a closed connection
 	r, err := saslauthd.ReadRequest(conn)
 	if err != nil {
-		h.misheard(conn, err)
+		h.refuse(conn, err)
 		return
 	}
 	begun := time.Now()
-	a := h.whileThere(ctx, conn, r)
+	a := h.answerClient(ctx, conn, r)
 	h.report(conn, r, a, time.Since(begun))
 	reply(conn, r, a)
 }
 
-// misheard answers what could not be understood. A string that is too long is
-// no login of anybody, and saslauthd says NO to it as well.
-func (h *Helper) misheard(conn net.Conn, err error) {
+// refuse handles an invalid request. The answer to a string that is too long is NO, as by
+// saslauthd, since it cannot be the login of a user.
+func (h *Helper) refuse(conn net.Conn, err error) {
 	switch {
-	case errors.Is(err, io.EOF): // "is anybody there?"
+	case errors.Is(err, io.EOF): // a client that only checks that the helper is running
 	case errors.Is(err, saslauthd.ErrTooLong), errors.Is(err, saslauthd.ErrMalformed):
 		h.cfg.Log.Warn("question refused", "caller", caller(conn), "reason", err)
-		reply(conn, saslauthd.Request{}, no(auth.Unknowable, ""))
+		reply(conn, saslauthd.Request{}, reject(auth.Unknowable, ""))
 	default:
 		h.cfg.Log.Warn("question not understood", "caller", caller(conn), "reason", err)
 	}
 }
 
-// whileThere answers r, and gives up when the client hangs up.
-func (h *Helper) whileThere(ctx context.Context, conn net.Conn, r saslauthd.Request) saslauthd.Answer {
+// answerClient answers r, and stops if the client closes the connection.
+func (h *Helper) answerClient(ctx context.Context, conn net.Conn, r saslauthd.Request) saslauthd.Answer {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	watched := make(chan struct{})
 	_ = conn.SetReadDeadline(time.Time{})
 	go func() {
 		defer close(watched)
-		if hungUp(conn) {
-			cancel(errGone)
+		if waitForClose(conn) {
+			cancel(errClientClosed)
 		}
 	}()
 	a := h.answer(ctx, r)
-	_ = conn.SetReadDeadline(time.Unix(1, 0)) // ends the watch
+	_ = conn.SetReadDeadline(time.Unix(1, 0)) // ends waitForClose
 	<-watched
 	return a
 }
@@ -165,21 +166,21 @@ func (h *Helper) answer(ctx context.Context, r saslauthd.Request) saslauthd.Answ
 		r.Login, r.Realm = r.Login+"@"+r.Realm, ""
 	}
 	if !slices.Contains(h.cfg.Services, r.Service) {
-		return unsure(fmt.Sprintf("the PAM service %s is not among those that the helper was started with; "+
+		return tryAgain(fmt.Sprintf("the PAM service %s is not among those that the helper was started with; "+
 			"start it with --service NAME", saslauthd.Clip(r.Service)))
 	}
-	if a, ok := hopeless(r); ok {
+	if a, refused := precheck(r); refused {
 		return a
 	}
 	select {
 	case h.children <- struct{}{}:
 		defer func() { <-h.children }()
 	case <-ctx.Done():
-		return unsure("waited in vain for one of the processes: " + context.Cause(ctx).Error())
+		return tryAgain("no process was free: " + context.Cause(ctx).Error())
 	}
 	a, err := runChild(ctx, h.cfg.Child(ctx), r)
 	if err != nil {
-		return unsure(err.Error())
+		return tryAgain(err.Error())
 	}
 	return a
 }
@@ -192,22 +193,22 @@ func reply(conn net.Conn, r saslauthd.Request, a saslauthd.Answer) {
 		}
 		a.Text = ""
 	}
-	_ = conn.SetWriteDeadline(time.Now().Add(hearing))
-	_, _ = conn.Write(a.Append(nil)) // who has gone wants no answer
+	_ = conn.SetWriteDeadline(time.Now().Add(readTimeout))
+	_, _ = conn.Write(a.Append(nil)) // fails if the client has closed the connection
 }
 
-// report writes one line per question. The password is not in it, nor in any
-// text that a child sends.
+// report logs one line for each request. It contains no password, and neither does any text
+// of a child.
 func (h *Helper) report(conn net.Conn, r saslauthd.Request, a saslauthd.Answer, took time.Duration) {
-	level, about := slog.LevelInfo, "reason"
+	level, key := slog.LevelInfo, "reason"
 	switch a.Verdict {
 	case saslauthd.OK:
-		about = "user"
+		key = "user"
 	case saslauthd.Neither:
 		level = slog.LevelWarn
 	}
 	attrs := []any{
-		"outcome", a.Verdict.String(), about, shorten(a.Text), "service", shorten(r.Service), "login", shorten(r.Login),
+		"outcome", a.Verdict.String(), key, shorten(a.Text), "service", shorten(r.Service), "login", shorten(r.Login),
 		"caller", caller(conn), "took", took.Round(time.Millisecond),
 	}
 	if r.Realm != "" {
@@ -219,11 +220,68 @@ func (h *Helper) report(conn net.Conn, r saslauthd.Request, a saslauthd.Answer, 
 	h.cfg.Log.Log(context.Background(), level, "pam", attrs...)
 }
 
-// shorten keeps a line of the log a line; the handler quotes what is odd in it.
+// shorten bounds a value in the log; the log handler escapes control characters.
 func shorten(s string) string {
-	const most = 256 // bytes
-	if len(s) > most {
-		return s[:most] + "..."
+	const limit = 256 // bytes
+	if len(s) > limit {
+		return s[:limit] + "..."
 	}
 	return s
+}
+
+// errClientClosed is the cause that ends a child whose client has closed the connection.
+var errClientClosed = errors.New("the client has closed the connection")
+
+// waitForClose waits until the client closes the connection, or the read deadline passes,
+// and reports whether the client did. A client that has only closed its sending direction,
+// as a shell pipe does, still waits for the answer.
+func waitForClose(conn net.Conn) bool {
+	var rest [64]byte
+	for {
+		_, err := conn.Read(rest[:])
+		switch {
+		case err == nil:
+			continue // ignore data after the request
+		case errors.Is(err, io.EOF):
+			return closedBothWays(conn)
+		}
+		return errors.Is(err, syscall.ECONNRESET)
+	}
+}
+
+func closedBothWays(conn net.Conn) bool {
+	closed := false
+	err := control(conn, func(fd int) error {
+		fds := []unix.PollFd{{Fd: int32(fd)}}
+		_, err := unix.Poll(fds, 0)
+		closed = fds[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
+		return err
+	})
+	return err == nil && closed
+}
+
+// caller returns the user id of the client's process, for the log.
+func caller(conn net.Conn) string {
+	uid, err := peerUID(conn)
+	if err != nil {
+		return "unknown"
+	}
+	return strconv.Itoa(uid)
+}
+
+// control calls f with the descriptor of a socket.
+func control(conn net.Conn, f func(fd int) error) error {
+	c, ok := conn.(syscall.Conn)
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	if err := raw.Control(func(fd uintptr) { inner = f(int(fd)) }); err != nil {
+		return err
+	}
+	return inner
 }

@@ -17,54 +17,54 @@ import (
 	"postern/test/kit"
 )
 
-// yesChild hears the question and says yes, whatever it is, so that one that should
-// never have been asked shows.
-const yesChild = `dd bs=4096 count=1 <&3 >/dev/null 2>&1; printf '\000\010OK alice' >&4`
+// acceptingChild accepts every request, so that a request that must not reach a child is
+// noticed.
+const acceptingChild = `dd bs=4096 count=1 <&3 >/dev/null 2>&1; printf '\000\010OK alice' >&4`
 
-const untold = "a secret that nobody is told"
+const secret = "a secret that no log contains"
 
-// How a hostile client behaves, besides what it says.
+// The manner of a hostile client: flags and a number.
 const (
-	leaves   = 1 << iota // hangs up before it has heard the answer
-	sipShift = iota      // the rest of the byte is how much it says at a time
+	leaves    = 1 << iota // closes the connection before the answer
+	sizeShift = iota      // the other bits are the size of a write
 )
 
-// FuzzHelper is a client that says anything at all, in pieces, and may not wait
-// for its answer. A child is asked only about a login, a password and a service
-// that may be; everybody else hears NO, or nothing. The helper is done with a
-// client that is gone, and no password is in its log.
+// FuzzHelper sends arbitrary bytes in pieces, and may not wait for the answer. Only valid
+// logins, passwords and services may reach a child; the answer to others is NO, or none. The
+// helper stops serving a client that has closed the connection, and the log contains no
+// password.
 func FuzzHelper(f *testing.F) {
 	for _, r := range []saslauthd.Request{
-		{Login: "alice", Password: untold, Service: "smtp"},
-		{Login: "alice", Password: untold, Service: "smtp", Realm: "example.org"},
-		{Login: "alice", Password: untold, Service: "smtp", Extended: true, Client: client},
-		{Login: "alice", Password: untold, Service: "su"},
+		{Login: "alice", Password: secret, Service: "smtp"},
+		{Login: "alice", Password: secret, Service: "smtp", Realm: "example.org"},
+		{Login: "alice", Password: secret, Service: "smtp", Extended: true, Client: client},
+		{Login: "alice", Password: secret, Service: "su"},
 		{Login: "alice", Service: "smtp"},
-		{Login: "../etc", Password: untold, Service: "smtp"},
-		{Login: "al\nice", Password: untold, Service: "smtp", Extended: true},
-		{Login: strings.Repeat("x", 600), Password: untold, Service: "smtp"},
-		{Login: strings.Repeat("x", 2000), Password: untold, Service: "smtp"},
+		{Login: "../etc", Password: secret, Service: "smtp"},
+		{Login: "al\nice", Password: secret, Service: "smtp", Extended: true},
+		{Login: strings.Repeat("x", 600), Password: secret, Service: "smtp"},
+		{Login: strings.Repeat("x", 2000), Password: secret, Service: "smtp"},
 	} {
-		wire, err := r.Append(nil)
+		text, err := r.Append(nil)
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(wire, byte(0))
-		f.Add(wire, byte(leaves))
-		f.Add(append(wire, wire...), byte(3<<sipShift))
-		f.Add(wire[:len(wire)-1], byte(0))
+		f.Add(text, byte(0))
+		f.Add(text, byte(leaves))
+		f.Add(append(text, text...), byte(3<<sizeShift))
+		f.Add(text[:len(text)-1], byte(0))
 	}
 	f.Add([]byte("\x00\x01a\x00\x01b\x00\x0esmtp\x00postern/2\x00\x00\x00\x00"), byte(0))
 	f.Add([]byte("\xff\xff"), byte(0))
-	h := startYes(f)
-	f.Fuzz(func(t *testing.T, said []byte, manner byte) {
-		heard := h.converse(t, said, manner)
-		r, err := saslauthd.ReadRequest(bytes.NewReader(said))
-		if want := h.answers(r, err); !want(heard) && (manner&leaves == 0 || len(heard) > 0) {
-			t.Errorf("%q (%+v, %v) hears %q\n%s", said, r, err, heard, h.log)
+	h := startAccepting(f)
+	f.Fuzz(func(t *testing.T, sent []byte, manner byte) {
+		received := h.exchange(t, sent, manner)
+		r, err := saslauthd.ReadRequest(bytes.NewReader(sent))
+		if valid := h.validAnswer(r, err); !valid(received) && (manner&leaves == 0 || len(received) > 0) {
+			t.Errorf("%q (%+v, %v) is answered %q\n%s", sent, r, err, received, h.log)
 		}
 		log := h.log.Take()
-		if strings.Contains(log, untold) && r.Password == untold && !strings.Contains(r.Login+r.Service+r.Realm, untold) {
+		if strings.Contains(log, secret) && r.Password == secret && !strings.Contains(r.Login+r.Service+r.Realm, secret) {
 			t.Errorf("the password is in the log:\n%s", log)
 		}
 		if strings.Contains(log, "panic") {
@@ -73,20 +73,20 @@ func FuzzHelper(f *testing.F) {
 	})
 }
 
-// A yesHelper is a running helper with children that say yes.
-type yesHelper struct {
+// An acceptingHelper is a running helper whose children accept every request.
+type acceptingHelper struct {
 	*Helper
 	path string
 	log  *kit.LogBuffer
 }
 
-func startYes(t testing.TB) *yesHelper {
+func startAccepting(t testing.TB) *acceptingHelper {
 	t.Helper()
-	y := &yesHelper{path: filepath.Join(t.TempDir(), "mux"), log: new(kit.LogBuffer)}
+	y := &acceptingHelper{path: filepath.Join(t.TempDir(), "mux"), log: new(kit.LogBuffer)}
 	log := y.log.Logger()
 	y.Helper = NewHelper(HelperConfig{
 		Services: []string{"smtp"}, Processes: 2, Timeout: 10 * time.Second, Log: log,
-		Child: func(ctx context.Context) *exec.Cmd { return exec.CommandContext(ctx, "/bin/sh", "-c", yesChild) },
+		Child: func(ctx context.Context) *exec.Cmd { return exec.CommandContext(ctx, "/bin/sh", "-c", acceptingChild) },
 	})
 	l, err := Listen(SocketConfig{Path: y.path, Mode: 0o600, GID: os.Getegid(), Log: log})
 	if err != nil {
@@ -104,9 +104,9 @@ func startYes(t testing.TB) *yesHelper {
 	return y
 }
 
-// converse says all of it, and returns what the helper has said when it has hung
-// up, and is done with us.
-func (y *yesHelper) converse(t *testing.T, said []byte, manner byte) []byte {
+// exchange sends the bytes, and returns what the helper sends until it closes the connection.
+// It waits until the helper has finished.
+func (y *acceptingHelper) exchange(t *testing.T, sent []byte, manner byte) []byte {
 	t.Helper()
 	conn, err := net.Dial("unix", y.path)
 	if err != nil {
@@ -114,39 +114,39 @@ func (y *yesHelper) converse(t *testing.T, said []byte, manner byte) []byte {
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(kit.Patience))
-	sip := max(1, int(manner>>sipShift))
-	if manner>>sipShift == 0 {
-		sip = max(1, len(said))
+	size := max(1, int(manner>>sizeShift))
+	if manner>>sizeShift == 0 {
+		size = max(1, len(sent))
 	}
-	for rest := said; len(rest) > 0; rest = rest[min(sip, len(rest)):] {
-		if _, err := conn.Write(rest[:min(sip, len(rest))]); err != nil {
-			break // it has heard enough
+	for rest := sent; len(rest) > 0; rest = rest[min(size, len(rest)):] {
+		if _, err := conn.Write(rest[:min(size, len(rest))]); err != nil {
+			break // the helper has closed the connection
 		}
 	}
 	if manner&leaves != 0 {
 		conn.Close()
 	}
 	_ = conn.(*net.UnixConn).CloseWrite()
-	heard, err := io.ReadAll(conn)
+	received, err := io.ReadAll(conn)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Fatalf("%q: the helper does not hang up", said)
+		t.Fatalf("%q: the helper does not close the connection", sent)
 	}
 	conn.Close()
 	y.idle(t)
-	return heard
+	return received
 }
 
-// idle waits until the helper serves nobody: it only waits for the next one.
-func (y *yesHelper) idle(t *testing.T) {
+// idle waits until the helper serves no client; it has a token for the next one.
+func (y *acceptingHelper) idle(t *testing.T) {
 	t.Helper()
-	if !kit.Soon(func() bool { return len(y.heard) <= 1 && len(y.children) == 0 }) {
-		t.Fatalf("the helper still serves %d, with %d children", len(y.heard)-1, len(y.children))
+	if !kit.Soon(func() bool { return len(y.conns) <= 1 && len(y.children) == 0 }) {
+		t.Fatalf("the helper still serves %d, with %d children", len(y.conns)-1, len(y.children))
 	}
 }
 
-// answers is what a request may hear.
-func (y *yesHelper) answers(r saslauthd.Request, err error) func(heard []byte) bool {
-	switch _, never := hopeless(r); {
+// validAnswer returns the check for the answer to a request.
+func (y *acceptingHelper) validAnswer(r saslauthd.Request, err error) func(received []byte) bool {
+	switch _, refused := precheck(r); {
 	case errors.Is(err, saslauthd.ErrTooLong), errors.Is(err, saslauthd.ErrMalformed):
 		return is("\x00\x02NO")
 	case err != nil:
@@ -155,9 +155,9 @@ func (y *yesHelper) answers(r saslauthd.Request, err error) func(heard []byte) b
 		return begins("TRYAGAIN ")
 	case r.Service != "smtp":
 		return is("")
-	case never && r.Extended:
+	case refused && r.Extended:
 		return begins("NO ")
-	case never:
+	case refused:
 		return is("\x00\x02NO")
 	case r.Extended:
 		return is("\x00\x08OK alice")
@@ -166,12 +166,12 @@ func (y *yesHelper) answers(r saslauthd.Request, err error) func(heard []byte) b
 }
 
 func is(want string) func([]byte) bool {
-	return func(heard []byte) bool { return string(heard) == want }
+	return func(received []byte) bool { return string(received) == want }
 }
 
 func begins(want string) func([]byte) bool {
-	return func(heard []byte) bool {
-		a, ok := bytes.CutPrefix(heard[min(2, len(heard)):], []byte(want))
-		return ok && len(heard) == 2+int(heard[0])<<8+int(heard[1]) && len(a) < 1000
+	return func(received []byte) bool {
+		a, ok := bytes.CutPrefix(received[min(2, len(received)):], []byte(want))
+		return ok && len(received) == 2+int(received[0])<<8+int(received[1]) && len(a) < 1000
 	}
 }

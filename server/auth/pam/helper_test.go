@@ -20,7 +20,7 @@ import (
 	"postern/test/kit"
 )
 
-// A running helper with a socket of its own and scripted children.
+// A running helper has a socket and scripted children.
 type running struct {
 	path string
 	stop func()
@@ -52,8 +52,8 @@ func startScripted(t *testing.T, edit func(*HelperConfig)) *running {
 	return r
 }
 
-// say asks on a connection of its own.
-func (r *running) say(t *testing.T, q saslauthd.Request) (saslauthd.Answer, error) {
+// ask sends a request on a new connection.
+func (r *running) ask(t *testing.T, q saslauthd.Request) (saslauthd.Answer, error) {
 	t.Helper()
 	conn, err := saslauthd.Dial(t.Context(), r.path)
 	if err != nil {
@@ -64,23 +64,23 @@ func (r *running) say(t *testing.T, q saslauthd.Request) (saslauthd.Answer, erro
 
 var client = netip.MustParseAddr("192.0.2.7")
 
-// What our own client hears, and what somebody else's does.
+// Clients that send extended requests get more details than other clients of saslauthd.
 func TestHelperAnswers(t *testing.T) {
 	h := startScripted(t, nil)
-	hangsUp := "hangs up"
+	noAnswer := "no answer"
 	tests := []struct {
 		name            string
 		login, password string
 		service         string
-		ours, theirs    string
+		extended, basic string
 	}{
 		{"right", "alice", "right", "smtp", "OK alice", "OK"},
 		{"wrong", "alice", "wrong", "smtp", "NO refused Authentication failure", "NO"},
 		{"expired", "alice", "expired", "smtp", "NO expired", "NO"},
-		{"backend down", "alice", "down", "smtp", "TRYAGAIN no server", hangsUp},
-		{"child crashes", "alice", "crash", "smtp", "TRYAGAIN ...", hangsUp},
-		{"child says nothing", "alice", "mute", "smtp", "TRYAGAIN ...", hangsUp},
-		{"another service", "alice", "right", "su", "TRYAGAIN ...", hangsUp},
+		{"backend down", "alice", "down", "smtp", "TRYAGAIN no server", noAnswer},
+		{"child crashes", "alice", "crash", "smtp", "TRYAGAIN ...", noAnswer},
+		{"no answer of the child", "alice", "mute", "smtp", "TRYAGAIN ...", noAnswer},
+		{"another service", "alice", "right", "su", "TRYAGAIN ...", noAnswer},
 		{"empty login", "", "right", "smtp", "NO refused empty login or password", "NO"},
 		{"empty password", "alice", "", "smtp", "NO refused empty login or password", "NO"},
 		{"newline", "alice\nroot", "right", "smtp", "NO unknown-user ...", "NO"},
@@ -94,20 +94,20 @@ func TestHelperAnswers(t *testing.T) {
 	}
 	for _, tt := range tests {
 		q := saslauthd.Request{Login: tt.login, Password: tt.password, Service: tt.service, Realm: "ignored.example"}
-		if got := spelled(h.say(t, q)); got != tt.theirs {
-			t.Errorf("%s: saslauthd's client hears %q, want %q", tt.name, got, tt.theirs)
+		if got := format(h.ask(t, q)); got != tt.basic {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.basic)
 		}
 		q.Extended, q.Client = true, client
-		got := spelled(h.say(t, q))
-		if want, open := strings.CutSuffix(tt.ours, "..."); got != want && !(open && strings.HasPrefix(got, want)) && tt.name != "too long a login" {
-			t.Errorf("%s: ours hears %q, want %q", tt.name, got, tt.ours)
+		got := format(h.ask(t, q))
+		if want, open := strings.CutSuffix(tt.extended, "..."); got != want && !(open && strings.HasPrefix(got, want)) && tt.name != "too long a login" {
+			t.Errorf("%s, extended: %q, want %q", tt.name, got, tt.extended)
 		}
 	}
 }
 
-func spelled(a saslauthd.Answer, err error) string {
+func format(a saslauthd.Answer, err error) string {
 	if err != nil {
-		return "hangs up"
+		return "no answer"
 	}
 	return strings.TrimSpace(a.Verdict.String() + " " + a.Text)
 }
@@ -115,11 +115,11 @@ func spelled(a saslauthd.Answer, err error) string {
 func TestCombineRealm(t *testing.T) {
 	h := startScripted(t, func(c *HelperConfig) { c.CombineRealm = true })
 	q := saslauthd.Request{Login: "alice", Password: "right", Service: "smtp", Realm: "example.org", Extended: true}
-	if got := spelled(h.say(t, q)); got != "OK alice@example.org" {
+	if got := format(h.ask(t, q)); got != "OK alice@example.org" {
 		t.Error(got)
 	}
 	q.Realm = ""
-	if got := spelled(h.say(t, q)); got != "OK alice" {
+	if got := format(h.ask(t, q)); got != "OK alice" {
 		t.Error(got)
 	}
 }
@@ -127,57 +127,57 @@ func TestCombineRealm(t *testing.T) {
 func TestHelperKeepsSecrets(t *testing.T) {
 	h := startScripted(t, nil)
 	for _, password := range []string{"wrong:hunter2", "crash:hunter2", "right:hunter2"} {
-		_, _ = h.say(t, saslauthd.Request{Login: "alice\n\x1b[2J", Password: password, Service: "smtp"})
-		_, _ = h.say(t, saslauthd.Request{Login: "alice", Password: password, Service: "smtp", Extended: true, Client: client})
+		_, _ = h.ask(t, saslauthd.Request{Login: "alice\n\x1b[2J", Password: password, Service: "smtp"})
+		_, _ = h.ask(t, saslauthd.Request{Login: "alice", Password: password, Service: "smtp", Extended: true, Client: client})
 	}
 	h.stop()
 	log := h.log.String()
 	if strings.Contains(log, "hunter2") || strings.Contains(log, "\x1b") {
-		t.Errorf("the log says too much:\n%s", log)
+		t.Errorf("the log has a password or an escape character:\n%s", log)
 	}
 	if !strings.Contains(log, "client=192.0.2.7") || !strings.Contains(log, "caller="+strconv.Itoa(os.Getuid())) {
-		t.Errorf("the log does not say who asked for whom:\n%s", log)
+		t.Errorf("the log has no client or no caller:\n%s", log)
 	}
 }
 
-// One question hangs, the others are answered, and its time ends.
+// While one request hangs, others are answered, and it ends at the timeout.
 func TestHelperHang(t *testing.T) {
 	t.Parallel()
 	h := startScripted(t, func(c *HelperConfig) { c.Timeout, c.Processes = 10*time.Second, 2 })
 	file := filepath.Join(t.TempDir(), "pid")
 	var hanging sync.WaitGroup
 	hanging.Go(func() {
-		got := spelled(h.say(t, saslauthd.Request{Login: "alice", Password: "hang:" + file, Service: "smtp", Extended: true}))
+		got := format(h.ask(t, saslauthd.Request{Login: "alice", Password: "hang:" + file, Service: "smtp", Extended: true}))
 		if !strings.HasPrefix(got, "TRYAGAIN PAM did not answer within 10s; a module of the service waits") {
 			t.Errorf("hanging: %q", got)
 		}
 	})
 	waitFor(t, file)
-	if got := spelled(h.say(t, saslauthd.Request{Login: "bob", Password: "right", Service: "smtp"})); got != "OK" {
+	if got := format(h.ask(t, saslauthd.Request{Login: "bob", Password: "right", Service: "smtp"})); got != "OK" {
 		t.Errorf("another: %q", got)
 	}
 	hanging.Wait()
 	wantGone(t, file)
 }
 
-// Who waits for a child in vain is told so.
+// A request that gets no child before the timeout has a temporary error.
 func TestHelperBusy(t *testing.T) {
 	t.Parallel()
 	h := startScripted(t, func(c *HelperConfig) { c.Timeout, c.Processes = 10*time.Second, 1 })
 	file := filepath.Join(t.TempDir(), "pid")
 	var both sync.WaitGroup
 	both.Go(func() {
-		_, _ = h.say(t, saslauthd.Request{Login: "alice", Password: "hang:" + file, Service: "smtp"})
+		_, _ = h.ask(t, saslauthd.Request{Login: "alice", Password: "hang:" + file, Service: "smtp"})
 	})
 	waitFor(t, file)
 	conn, err := saslauthd.Dial(t.Context(), h.path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn.Close() // one who only looks takes no place
+	conn.Close() // a client without a request occupies no child
 	for range 3 {
 		both.Go(func() {
-			got := spelled(h.say(t, saslauthd.Request{Login: "bob", Password: "right", Service: "smtp", Extended: true}))
+			got := format(h.ask(t, saslauthd.Request{Login: "bob", Password: "right", Service: "smtp", Extended: true}))
 			if got != "OK bob" && !strings.HasPrefix(got, "TRYAGAIN ") {
 				t.Errorf("waiting: %q", got)
 			}
@@ -186,7 +186,7 @@ func TestHelperBusy(t *testing.T) {
 	both.Wait()
 }
 
-// A client that goes away takes its child along, long before the time is over.
+// If a client closes the connection, its child is killed before the timeout.
 func TestClientHangsUp(t *testing.T) {
 	h := startScripted(t, nil)
 	file := filepath.Join(t.TempDir(), "pid")
@@ -203,7 +203,7 @@ func TestClientHangsUp(t *testing.T) {
 	wantGone(t, file)
 }
 
-// A client that only closes its own direction waits for an answer.
+// A client that only closes its sending direction gets an answer.
 func TestClientHalfClosed(t *testing.T) {
 	h := startScripted(t, nil)
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: h.path, Net: "unix"})
@@ -211,34 +211,34 @@ func TestClientHalfClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	wire, _ := saslauthd.Request{Login: "alice", Password: "right", Service: "smtp"}.Append(nil)
-	if _, err := conn.Write(wire); err != nil {
+	text, _ := saslauthd.Request{Login: "alice", Password: "right", Service: "smtp"}.Append(nil)
+	if _, err := conn.Write(text); err != nil {
 		t.Fatal(err)
 	}
 	if err := conn.CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
-	if got := spelled(saslauthd.ReadAnswer(conn)); got != "OK" {
+	if got := format(saslauthd.ReadAnswer(conn)); got != "OK" {
 		t.Error(got)
 	}
 }
 
-// Half questions, and none.
-func TestHelperMishears(t *testing.T) {
+// Invalid and incomplete requests are not answered with OK.
+func TestHelperRefusesInvalidRequests(t *testing.T) {
 	h := startScripted(t, nil)
-	for _, wire := range []string{"", "\x00", "\x00\x05ali", "GET / HTTP/1.0\r\n\r\n", strings.Repeat("\x00\x01a", 4)} {
+	for _, text := range []string{"", "\x00", "\x00\x05ali", "GET / HTTP/1.0\r\n\r\n", strings.Repeat("\x00\x01a", 4)} {
 		conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: h.path, Net: "unix"})
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, _ = conn.Write([]byte(wire))
+		_, _ = conn.Write([]byte(text))
 		_ = conn.CloseWrite()
 		if a, err := saslauthd.ReadAnswer(conn); err == nil && a.Verdict == saslauthd.OK {
-			t.Errorf("%q was answered with a yes", wire)
+			t.Errorf("%q was answered with OK", text)
 		}
 		conn.Close()
 	}
-	if got := spelled(h.say(t, saslauthd.Request{Login: "alice", Password: "right", Service: "smtp"})); got != "OK" {
+	if got := format(h.ask(t, saslauthd.Request{Login: "alice", Password: "right", Service: "smtp"})); got != "OK" {
 		t.Error(got)
 	}
 }
@@ -249,7 +249,7 @@ func TestProcessesAreBounded(t *testing.T) {
 	var clients sync.WaitGroup
 	for range 24 {
 		clients.Go(func() {
-			a, err := h.say(t, saslauthd.Request{Login: "alice", Password: "crowd:" + dir, Service: "smtp", Extended: true})
+			a, err := h.ask(t, saslauthd.Request{Login: "alice", Password: "crowd:" + dir, Service: "smtp", Extended: true})
 			if n, _ := strconv.Atoi(a.Text); err != nil || n < 1 || n > 3 {
 				t.Errorf("%+v, %v", a, err)
 			}
@@ -258,13 +258,13 @@ func TestProcessesAreBounded(t *testing.T) {
 	clients.Wait()
 }
 
-// The end of the helper is the end of its children.
+// The end of the helper ends its children.
 func TestHelperEnds(t *testing.T) {
 	h := startScripted(t, nil)
 	file := filepath.Join(t.TempDir(), "pid")
 	var asking sync.WaitGroup
 	asking.Go(func() {
-		_, _ = h.say(t, saslauthd.Request{Login: "alice", Password: "hang:" + file, Service: "smtp"})
+		_, _ = h.ask(t, saslauthd.Request{Login: "alice", Password: "hang:" + file, Service: "smtp"})
 	})
 	waitFor(t, file)
 	h.stop()
@@ -275,14 +275,14 @@ func TestHelperEnds(t *testing.T) {
 	}
 }
 
-// A mistake in one question does not end the helper.
+// A panic in one request does not end the helper.
 func TestHelperSurvives(t *testing.T) {
 	h := startScripted(t, func(c *HelperConfig) {
-		c.Child = func(context.Context) *exec.Cmd { return nil } // which nobody expects
+		c.Child = func(context.Context) *exec.Cmd { return nil } // causes a panic
 	})
 	q := saslauthd.Request{Login: "alice", Password: "right", Service: "smtp"}
 	for range 3 {
-		if _, err := h.say(t, q); !errors.Is(err, io.EOF) {
+		if _, err := h.ask(t, q); !errors.Is(err, io.EOF) {
 			t.Errorf("%v", err)
 		}
 	}
@@ -293,27 +293,27 @@ func TestIdentity(t *testing.T) {
 		a    saslauthd.Answer
 		want string
 	}{
-		{yes("alice"), "yes"},
-		{no(auth.NoSuchUser, ""), auth.NoSuchUser.String()},
-		{no(auth.Unknowable, "why"), auth.Unknowable.String()},
-		{no(auth.Disabled, "why"), auth.Disabled.String()},
-		{no(auth.Expired, ""), auth.Expired.String()},
-		{no(auth.NotAllowed, ""), "later"}, // has no word
+		{accept("alice"), "accepted"},
+		{reject(auth.NoSuchUser, ""), auth.NoSuchUser.String()},
+		{reject(auth.Unknowable, "why"), auth.Unknowable.String()},
+		{reject(auth.Disabled, "why"), auth.Disabled.String()},
+		{reject(auth.Expired, ""), auth.Expired.String()},
+		{reject(auth.NotAllowed, ""), "temporary"}, // has no word
 		{saslauthd.Answer{Verdict: saslauthd.NO}, auth.Unknowable.String()},
 		{saslauthd.Answer{Verdict: saslauthd.NO, Text: "authentication failed"}, auth.Unknowable.String()},
-		{saslauthd.Answer{Verdict: saslauthd.OK}, "later"},
-		{unsure("no server"), "later"},
-		{saslauthd.Answer{}, "later"},
+		{saslauthd.Answer{Verdict: saslauthd.OK}, "temporary"},
+		{tryAgain("no server"), "temporary"},
+		{saslauthd.Answer{}, "temporary"},
 	}
 	for _, tt := range tests {
 		id, err := identity(tt.a)
-		got := "yes"
+		got := "accepted"
 		if f, ok := errors.AsType[*auth.Failure](err); ok {
 			got = f.Kind.String()
 		} else if err != nil {
-			got = "later"
+			got = "temporary"
 		} else if id.User != "alice" || id.Store != Kind {
-			got = "yes to " + id.User
+			got = "accepted " + id.User
 		}
 		if got != tt.want {
 			t.Errorf("%+v: %s (%v), want %s", tt.a, got, err, tt.want)

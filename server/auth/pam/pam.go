@@ -1,26 +1,31 @@
-// Package pam lets the users of the system's PAM log in.
+// Package pam authenticates the users of the system's PAM (Linux-PAM, pam(3)).
 //
-// PAM modules want to be root, and the process that faces the network must not
-// be. So two processes share the work, which talk over a Unix socket in the
-// protocol of saslauthd:
+// PAM modules need root, and the process that serves the network must not have it. So two
+// processes share the work. They talk over a Unix socket in the protocol of saslauthd
+// (package saslauthd), extended by the client's address and by answers that distinguish
+// refusals from errors:
 //
-//   - [Store], in the network process, asks. It is saslauthd's client, with a
-//     fifth string for the client's address and more detailed answers than NO.
-//   - [Helper], in "postern pam-helper", is root and does nothing else. It
-//     accepts only peers whose UID is allowed, and starts a child for each request
-//     (child.go), which is killed when it takes too long: a PAM module may hang,
-//     leak or crash without an effect on other requests. Its socket serves any
-//     client of saslauthd as well, such as the Cyrus SASL of a Postfix.
+//   - A [Store], in the process that serves the network, sends requests. It has the ability
+//     [auth.PasswordVerifier].
+//   - A [Helper], in "postern pam-helper", runs as root. It accepts only peers whose UID is
+//     allowed, and starts a child for each request (child.go), which is killed after a
+//     timeout: a PAM module may hang, leak or crash without an effect on other requests.
+//     Other clients of saslauthd, such as the Cyrus SASL of a Postfix, can use its socket,
+//     too.
 //
-// The helper is a separate service, with a socket that has a name (socket.go),
-// or "postern serve" starts it while it is still root itself, and the two are
-// connected without a name (start.go).
+// The helper is a service with a named socket (socket.go), or "postern serve" starts it
+// while it is root, with an unnamed socket (start.go).
 //
-// Only the child needs libpam, and with it cgo: the build tag "pam". Everything
-// else is the same in both builds, so the static one can ask a helper from the
-// other ("postern-pam"). libpam.go has the transaction, outcome.go what PAM's
-// return codes mean here; a new code goes there. Sessions, credentials and the
-// changing of passwords are left out: users do not log in to the machine.
+// Only the child needs libpam, and so cgo: the build tag "pam" (libpam.go). The rest is the
+// same in both builds, so the static build can use a helper of the other one
+// ("postern-pam").
+//
+// Bounds: a helper serves 1024 connections at once, with HelperConfig.Processes children,
+// each for HelperConfig.Timeout. A login is at most 512 bytes, without control characters
+// and slashes.
+//
+// Left out: sessions, credentials and changes of passwords, since users do not log in to
+// the machine, and modules that ask for more than one password.
 package pam
 
 import (
@@ -37,36 +42,31 @@ import (
 	"postern/server/auth/saslauthd"
 )
 
-// Kind is what the configuration calls this store, and its name in the log.
+// Kind is the kind of this store in the configuration, and its default name in the log.
 const Kind = "pam"
+
+// DefaultSocket is the default socket of "postern pam-helper".
+const DefaultSocket = "/run/postern-pam/mux"
+
+// ErrNotBuilt is returned by everything that needs libpam if the program was built without
+// it.
+var ErrNotBuilt = errors.New(`this postern was built without PAM: run "postern-pam" instead (the build with "-tags pam")`)
 
 // Config is a table [[auth.stores]] of kind "pam".
 type Config struct {
 	// Service is the PAM service: the name of a file in /etc/pam.d.
 	Service string `toml:"service"`
 
-	// Socket of a running "postern pam-helper"; absolute. If it is empty,
-	// "postern serve" has to be started as root, with server.user set: it then
-	// starts the helper itself before it becomes that user.
+	// Socket is the absolute path of the socket of a "postern pam-helper". Without it
+	// "postern serve" must be started as root with server.user set, and starts the
+	// helper before it drops root privileges.
 	Socket string `toml:"socket"`
 }
-
-// NeedsHelper reports whether "postern serve" has to start the helper, while it is
-// root.
-func (c *Config) NeedsHelper() bool { return c.Socket == "" }
-
-// DefaultSocket is where "postern pam-helper" listens by default.
-const DefaultSocket = "/run/postern-pam/mux"
 
 // Defaults returns the values of keys that the table leaves out.
 func Defaults() Config { return Config{Service: "smtp"} }
 
-// ErrNotBuilt is what everything returns that needs libpam in a program that was
-// built without it.
-var ErrNotBuilt = errors.New(`this postern was built without PAM: run "postern-pam" instead (the build with "-tags pam")`)
-
-// Validate reports each value that makes no sense, with its key relative to the
-// table.
+// Validate implements auth.BackendConfig.
 func (c *Config) Validate(bad func(key, why string)) {
 	if !isService(c.Service) {
 		bad("service", `must be the name of a file in /etc/pam.d, such as "smtp"; docs/pam has examples`)
@@ -75,8 +75,17 @@ func (c *Config) Validate(bad func(key, why string)) {
 		bad("socket", fmt.Sprintf("must be the absolute path of the socket of a running \"postern pam-helper\", such as %q, or left out", DefaultSocket))
 	}
 	if c.Socket == "" && !Available {
-		bad("socket", fmt.Sprintf("is missing, and %v; or name here the socket of a running \"postern-pam pam-helper\", such as %q", ErrNotBuilt, DefaultSocket))
+		bad("socket", fmt.Sprintf("is missing, and %v; or set it to the socket of a running \"postern-pam pam-helper\", such as %q", ErrNotBuilt, DefaultSocket))
 	}
+}
+
+// isService accepts names of files without a folder. libpam uses what follows the last
+// slash, in lower case.
+func isService(s string) bool {
+	invalid := func(r rune) bool {
+		return !strings.ContainsRune("-_.", r) && (r < '0' || r > '9') && (r < 'a' || r > 'z')
+	}
+	return s != "" && len(s) <= 64 && s[0] != '.' && !strings.ContainsFunc(s, invalid)
 }
 
 // Open implements auth.BackendConfig. It does not connect.
@@ -94,33 +103,26 @@ func (c *Config) Open(env *auth.Env) (auth.Backend, error) {
 // Location implements auth.BackendConfig.
 func (c *Config) Location() string { return "service " + c.Service }
 
-// Access implements auth.BackendConfig. The socket of the helper is a Unix socket,
-// which the sandbox does not restrict, and the helper opens the files of PAM.
+// Access implements auth.BackendConfig. The socket of the helper is a Unix socket, which
+// the sandbox does not restrict, and the helper opens the files of PAM.
 func (c *Config) Access(func(string) string, *access.List) {}
 
-// isService keeps to what can be the name of a file, and of that file only: libpam
-// takes what is after the last slash, and makes it lower case.
-func isService(s string) bool {
-	odd := func(r rune) bool {
-		return !strings.ContainsRune("-_.", r) && (r < '0' || r > '9') && (r < 'a' || r > 'z')
-	}
-	return s != "" && len(s) <= 64 && s[0] != '.' && !strings.ContainsFunc(s, odd)
-}
+// NeedsHelper reports whether "postern serve" has to start the helper.
+func (c *Config) NeedsHelper() bool { return c.Socket == "" }
 
-// A Dialer opens a connection to a helper, for one question.
+// A Dialer opens a connection to a helper, for one request.
 type Dialer = func(ctx context.Context) (net.Conn, error)
 
-// A Store asks a helper. It may be used by many goroutines at once; it starts
-// none that outlives a call, and has nothing to close.
+// A Store sends requests to a helper. It may be used by many goroutines at once. It has no
+// goroutines and connections between calls, so it has no Close.
 type Store struct {
 	service string
 	dial    Dialer
-	where   string
+	where   string // for errors
 }
 
-// New returns a store. started is [Started.Dial] of the helper that this process
-// has started, or nil; it is used where cfg names no socket. New does not
-// connect.
+// New returns a store. started is [Started.Dial] of the helper that this process has
+// started, or nil; it is used if cfg has no socket. New does not connect.
 func New(cfg Config, started Dialer) (*Store, error) {
 	switch {
 	case cfg.Socket != "":
@@ -129,16 +131,15 @@ func New(cfg Config, started Dialer) (*Store, error) {
 	case !Available:
 		return nil, ErrNotBuilt
 	case started == nil:
-		return nil, fmt.Errorf("PAM wants root: start postern as root with server.user set, or run \"postern pam-helper\" "+
-			"as a service (docs/systemd/postern-pam-helper.service) and name its socket: socket = %q", DefaultSocket)
+		return nil, fmt.Errorf("PAM needs root: start postern as root with server.user set, or run \"postern pam-helper\" "+
+			"as a service (docs/systemd/postern-pam-helper.service) and set socket = %q", DefaultSocket)
 	}
-	return &Store{cfg.Service, started, "the helper that postern has started"}, nil
+	return &Store{cfg.Service, started, "the helper started by postern"}, nil
 }
 
-// VerifyPassword implements auth.PasswordVerifier. The canonical user is what
-// the modules have left in PAM_USER. A login or a password of more than
-// [saslauthd.MaxField] bytes is refused without a question to the helper,
-// whichever user it is for.
+// VerifyPassword implements auth.PasswordVerifier. The canonical user is the PAM_USER that
+// the modules have set. A login or a password of more than [saslauthd.MaxField] bytes is
+// refused for every user without asking the helper.
 func (s *Store) VerifyPassword(ctx context.Context, p *auth.Peer, login, password string) (auth.Identity, error) {
 	a, err := s.ask(ctx, login, password, p.Remote.Addr())
 	if err != nil {
@@ -161,22 +162,22 @@ func (s *Store) ask(ctx context.Context, login, password string, client netip.Ad
 	case err == nil:
 		return a, nil
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return a, fmt.Errorf("%s: %w; %s", s.where, err, whatHangs)
+		return a, fmt.Errorf("%s: %w; %s", s.where, err, timeoutHint)
 	}
 	return a, fmt.Errorf("%s: %w", s.where, err)
 }
 
-// Check sends a request without a login: the helper has to accept the connection,
-// and to know the service. PAM itself is not asked.
+// Check sends a request without a login, which reaches the helper but not PAM: the helper
+// has to accept the connection and the service.
 func (s *Store) Check(ctx context.Context) error {
 	a, err := s.ask(ctx, "", "", netip.Addr{})
 	switch {
 	case err != nil:
-		return fmt.Errorf("pam: %w (does the helper let this user in? --allow-user)", err)
+		return fmt.Errorf("pam: %w; if the helper refuses this user, start it with --allow-user", err)
 	case a.Verdict != saslauthd.NO:
 		return fmt.Errorf("pam: %s: %s", s.where, a.Text)
-	case a != no(auth.Unknowable, emptyCredentials):
-		return fmt.Errorf("pam: %s is no helper of postern's, but maybe saslauthd: then write kind = \"saslauthd\"", s.where)
+	case a != reject(auth.Unknowable, emptyCredentials):
+		return fmt.Errorf("pam: %s is not the socket of a postern pam-helper; if it is saslauthd's, set kind = \"saslauthd\"", s.where)
 	}
 	return nil
 }

@@ -34,7 +34,7 @@ func TestStore(t *testing.T) {
 		t.Errorf("%+v, %v", id, err)
 	}
 	if id, err = s.VerifyPassword(t.Context(), peer, "alice", "environment"); err != nil || !strings.HasSuffix(id.User, "true 192.0.2.7") {
-		t.Errorf("the client's address is not there: %+v, %v", id, err)
+		t.Errorf("the client's address is missing: %+v, %v", id, err)
 	}
 	long := strings.Repeat("x", 1<<20)
 	for _, tt := range []struct {
@@ -65,7 +65,7 @@ func TestStore(t *testing.T) {
 	}
 }
 
-// Exchanges that are abandoned half-way leave nothing, and others go on.
+// Cancelled requests leave no children, and do not affect other requests.
 func TestAbandoned(t *testing.T) {
 	h := startScripted(t, func(c *HelperConfig) { c.Processes = 4 })
 	s := h.store(t)
@@ -86,7 +86,7 @@ func TestAbandoned(t *testing.T) {
 	}
 }
 
-// Who waits in vain is told where to look.
+// The error of a timeout names the likely cause.
 func TestModuleHangs(t *testing.T) {
 	s := startScripted(t, nil).store(t)
 	file := filepath.Join(t.TempDir(), "pid")
@@ -116,7 +116,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// A plain saslauthd would answer, and its yes would name nobody.
+// saslauthd answers, too, but its OK has no user.
 func TestCheckPlainSaslauthd(t *testing.T) {
 	dial := func(context.Context) (net.Conn, error) {
 		ours, theirs := net.Pipe()
@@ -164,16 +164,16 @@ func TestValidate(t *testing.T) {
 		{"relative socket", Config{Service: "smtp", Socket: "mux"}, "socket"},
 	}
 	for _, tt := range tests {
-		if got := complaints(tt.cfg); got != tt.want {
-			t.Errorf("%s: complains about %q, want %q", tt.name, got, tt.want)
+		if got := badKeys(tt.cfg); got != tt.want {
+			t.Errorf("%s: errors for %q, want %q", tt.name, got, tt.want)
 		}
 	}
-	if got := complaints(Defaults()); Available != (got == "") {
-		t.Errorf("defaults: complains about %q", got)
+	if got := badKeys(Defaults()); Available != (got == "") {
+		t.Errorf("defaults: errors for %q", got)
 	}
 }
 
-func complaints(cfg Config) string {
+func badKeys(cfg Config) string {
 	var keys []string
 	cfg.Validate(func(key, _ string) { keys = append(keys, key) })
 	return strings.Join(keys, " ")

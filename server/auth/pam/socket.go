@@ -18,31 +18,29 @@ import (
 	"postern/server/auth/saslauthd"
 )
 
-// A SocketConfig says where a helper that is a service of its own is found, and
-// by whom.
+// A SocketConfig is the named socket of a helper that runs as a service.
 type SocketConfig struct {
-	Path string      // absolute; its folder is made if it is not there
+	Path string      // absolute; its folder is created if it does not exist
 	Mode fs.FileMode // of the socket
-	GID  int         // whose group it is
+	GID  int         // of the socket
 
-	// Users are the user ids that may ask, besides the helper's own. The
-	// kernel vouches for them, so this is the gate, and the mode a second one
-	// in front of it.
+	// Users are the user ids that may send requests, besides the helper's. The kernel
+	// reports the id of a peer. The mode of the socket is a second protection.
 	Users []int
 
 	Log *slog.Logger
 }
 
-// Listen makes the socket. One that nobody listens to any more is replaced; one
-// that somebody answers is left alone, and an error.
+// Listen creates the socket. It replaces a stale one. If a process listens at the path, it
+// returns an error.
 func Listen(cfg SocketConfig) (net.Listener, error) {
-	if err := makeRoom(cfg.Path); err != nil {
+	if err := prepareFolder(cfg.Path); err != nil {
 		return nil, err
 	}
-	// It gets owner and mode under a name that nobody knows, and then its own in
-	// one step, in the place of a stale one.
+	// It gets its owner and mode under a temporary name. Renaming it then replaces a
+	// stale socket in one step.
 	fresh := fmt.Sprintf("%s.%d", cfg.Path, os.Getpid())
-	_ = os.Remove(fresh) // of one with the same process id, before the machine was started
+	_ = os.Remove(fresh) // of a crashed helper with the same process id
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: fresh, Net: "unix"})
 	if err != nil {
 		return nil, err
@@ -61,17 +59,18 @@ func Listen(cfg SocketConfig) (net.Listener, error) {
 		UnixListener: l, path: cfg.Path, file: file, users: users, log: cfg.Log,
 		refusing: make(chan struct{}, maxRefusals),
 	}
-	named.end = sync.OnceValue(named.close)
+	named.closeOnce = sync.OnceValue(named.close)
 	return named, nil
 }
 
-// makeRoom makes the folder, and finds out whether the name is free.
-func makeRoom(path string) error {
+// prepareFolder creates the folder of the socket, and checks that the path is free or has a
+// stale socket.
+func prepareFolder(path string) error {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	if err := guarded(dir); err != nil {
+	if err := checkOwners(dir); err != nil {
 		return err
 	}
 	info, err := os.Lstat(path)
@@ -81,15 +80,15 @@ func makeRoom(path string) error {
 	case err != nil:
 		return err
 	case info.Mode()&fs.ModeSocket == 0:
-		return fmt.Errorf("%s is there already and no socket; name another path, or move it away", path)
+		return fmt.Errorf("%s exists and is not a socket; choose another path, or remove it", path)
 	}
-	return unanswered(path)
+	return checkStale(path)
 }
 
-// guarded refuses a folder in which others could put a socket of theirs, or in
-// the place of the fresh one a link: root would change the mode of what it leads
-// to. Who may write above the folder could exchange all of it.
-func guarded(dir string) error {
+// checkOwners returns an error if users other than root and the helper's can write to the
+// folder or to one above it. They could replace the socket, or replace the temporary one by
+// a link, and root would change the mode of its target.
+func checkOwners(dir string) error {
 	dir, err := filepath.EvalSymlinks(dir)
 	for above := ""; err == nil && dir != above; above, dir = dir, filepath.Dir(dir) {
 		var st unix.Stat_t
@@ -98,16 +97,16 @@ func guarded(dir string) error {
 		case err != nil:
 			err = &fs.PathError{Op: "stat", Path: dir, Err: err}
 		case uid != 0 && uid != os.Geteuid():
-			err = fmt.Errorf("%s belongs to uid %d, who could put a socket of his own there: let the socket be in a folder of root's", dir, uid)
+			err = fmt.Errorf("%s belongs to uid %d, which could replace the socket; choose a folder that belongs to root", dir, uid)
 		case st.Mode&0o022 != 0 && st.Mode&unix.S_ISVTX == 0:
-			err = fmt.Errorf("%s may be written by others, who could put a socket of their own there: chmod go-w %[1]s", dir)
+			err = fmt.Errorf("%s may be written by others, which could replace the socket; run chmod go-w %[1]s", dir)
 		}
 	}
 	return err
 }
 
-// unanswered tries out whether somebody listens.
-func unanswered(path string) error {
+// checkStale returns an error unless connections to the socket are refused.
+func checkStale(path string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
@@ -116,19 +115,19 @@ func unanswered(path string) error {
 	} else if errors.Is(err, unix.ECONNREFUSED) {
 		return nil
 	}
-	return errors.Join(fmt.Errorf("somebody listens at %s already: another pam-helper, or saslauthd? Stop it first", path), err)
+	return errors.Join(fmt.Errorf("another process listens at %s already, such as a pam-helper or saslauthd; stop it first", path), err)
 }
 
-// A namedListener hears only whom it is to hear.
+// A namedListener accepts only peers whose UID is allowed.
 type namedListener struct {
 	*net.UnixListener
 	path  string
-	file  fs.FileInfo // which of that name it is
+	file  fs.FileInfo // identifies the socket at path
 	users []int
 	log   *slog.Logger
 
-	refusing chan struct{} // as many as are refused with patience
-	end      func() error  // close, once
+	refusing  chan struct{} // a token for each refused client that may send its request
+	closeOnce func() error
 }
 
 const (
@@ -147,14 +146,14 @@ func (l *namedListener) Accept() (net.Conn, error) {
 		if err == nil && slices.Contains(l.users, uid) {
 			return conn, nil
 		}
-		l.log.Warn("refused somebody who may not ask; start the helper with --allow-user for him", "uid", uid, "err", err)
+		l.log.Warn("refused somebody who may not ask; start the helper with --allow-user for this uid", "uid", uid, "err", err)
 		l.refuse(conn)
 	}
 }
 
-// refuse hangs up when the question has been sent: clients that write into a
-// closed socket die of SIGPIPE, as testsaslauthd does. If there are many to be
-// refused, they may.
+// refuse closes the connection after it has read the request, since some clients, such as
+// testsaslauthd, die of SIGPIPE when they write to a closed socket. It does so for
+// maxRefusals clients at once; further ones are closed at once.
 func (l *namedListener) refuse(conn net.Conn) {
 	select {
 	case l.refusing <- struct{}{}:
@@ -164,7 +163,7 @@ func (l *namedListener) refuse(conn net.Conn) {
 	}
 	go func() {
 		_ = conn.SetDeadline(time.Now().Add(refusalTime))
-		_, _ = saslauthd.ReadRequest(conn) // whatever it is
+		_, _ = saslauthd.ReadRequest(conn) // of any content
 		_ = conn.Close()
 		<-l.refusing
 	}()
@@ -173,14 +172,14 @@ func (l *namedListener) refuse(conn net.Conn) {
 // Addr implements net.Listener.
 func (l *namedListener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
 
-// Close implements net.Listener. More than once does no harm.
-func (l *namedListener) Close() error { return l.end() }
+// Close implements net.Listener. It may be called more than once.
+func (l *namedListener) Close() error { return l.closeOnce() }
 
-// close takes the name away, unless another helper has taken it over meanwhile,
-// and waits for the refusals.
+// close removes the socket, unless another helper has replaced it, and waits for the clients
+// that are being refused.
 func (l *namedListener) close() error {
 	if info, err := os.Lstat(l.path); err == nil && os.SameFile(info, l.file) {
-		_ = os.Remove(l.path) // what is left is a stale socket, which the next helper replaces
+		_ = os.Remove(l.path) // the next helper replaces a stale socket
 	}
 	err := l.UnixListener.Close()
 	for range maxRefusals {

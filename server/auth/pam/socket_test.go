@@ -34,11 +34,11 @@ func TestListen(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("left behind: %v", err)
+		t.Errorf("the socket still exists: %v", err)
 	}
 }
 
-// A socket from before a crash is replaced; what is no socket is not touched.
+// A stale socket is replaced; another file is not.
 func TestListenInPlaceOf(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mux")
 	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
@@ -51,11 +51,11 @@ func TestListenInPlaceOf(t *testing.T) {
 	if err != nil {
 		t.Fatalf("a stale socket: %v", err)
 	}
-	// Somebody else takes the name meanwhile: it is not ours to remove.
+	// Close does not remove a file that has replaced the socket.
 	if err := errors.Join(os.Remove(path), os.WriteFile(path, []byte("precious"), 0o600), l.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := listen(path, 0o600); err == nil || !strings.Contains(err.Error(), "no socket") {
+	if _, err := listen(path, 0o600); err == nil || !strings.Contains(err.Error(), "not a socket") {
 		t.Errorf("a file: %v", err)
 	}
 	if text, err := os.ReadFile(path); string(text) != "precious" {
@@ -72,17 +72,17 @@ func TestListenInOpenFolder(t *testing.T) {
 	for _, tt := range []struct {
 		folder string
 		mode   fs.FileMode
-		says   string
+		text   string // of the error
 	}{
 		{dir, 0o777, "written by others"},
 		{dir, 0o775, "written by others"},
-		{top, 0o775, "written by others"}, // and so it could be exchanged
+		{top, 0o775, "written by others"}, // so dir could be replaced
 		{dir, 0o777 | fs.ModeSticky, ""},
 	} {
 		if err := os.Chmod(tt.folder, tt.mode); err != nil {
 			t.Fatal(err)
 		}
-		wantListen(t, filepath.Join(dir, "mux"), tt.says)
+		wantListen(t, filepath.Join(dir, "mux"), tt.text)
 		if err := os.Chmod(tt.folder, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -96,16 +96,17 @@ func TestListenInOpenFolder(t *testing.T) {
 	wantListen(t, filepath.Join(dir, "mux"), "belongs to uid 65534")
 }
 
-func wantListen(t *testing.T, path, says string) {
+// wantListen listens, and expects an error with text unless text is empty.
+func wantListen(t *testing.T, path, text string) {
 	t.Helper()
 	l, err := listen(path, 0o600)
 	switch {
 	case err == nil:
 		l.Close()
-		if says != "" {
-			t.Errorf("taken, want %q", says)
+		if text != "" {
+			t.Errorf("no error, want %q", text)
 		}
-	case says == "" || !strings.Contains(err.Error(), says):
-		t.Errorf("%v, want %q", err, says)
+	case text == "" || !strings.Contains(err.Error(), text):
+		t.Errorf("%v, want %q", err, text)
 	}
 }

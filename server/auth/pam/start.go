@@ -16,44 +16,44 @@ import (
 	"postern/server/auth"
 )
 
-// The helper that "postern serve" starts has no socket with a name: nobody else
-// can find it, and nothing has to be written to the disk. One pair of sockets
-// connects the two for good. For each question the asking side makes another
-// pair and passes one end of it over the first.
+// The helper that "postern serve" starts has no named socket, so no other process can
+// connect to it, and nothing is written to the disk. A pair of sockets, the control
+// connection, joins the two processes. For each request the store creates another pair, and
+// passes one end of it over the control connection.
 
-// controlFD is where the helper finds its end of the first pair.
-const controlFD = 3
+const (
+	// controlFD is the helper's descriptor of the control connection.
+	controlFD = 3
 
-// stopTime is how long Close waits for a helper to end.
-const stopTime = 5 * time.Second
+	// stopTime is how long Close waits for the end of a helper.
+	stopTime = 5 * time.Second
 
-// passTime is how long to wait for room before looking whether the client is
-// still there.
-const passTime = 100 * time.Millisecond
+	// passTime is how long one attempt to pass a descriptor waits, before ctx is checked.
+	passTime = 100 * time.Millisecond
+)
 
-// errHelperGone is told to those who log in from then on.
+// errHelperGone is the error of all requests after the end of the helper.
 var errHelperGone = errors.New("the PAM helper has ended, and only root can start it again: restart postern")
 
-// Started is a helper that this process has started. Its methods may be called
-// by many goroutines at once.
+// Started is a helper that this process has started. Its methods may be called by many
+// goroutines at once.
 type Started struct {
 	control *net.UnixConn
-	turn    chan struct{} // held by the one who writes to control
+	turn    chan struct{} // holds a token while a goroutine writes to control
 	ended   chan struct{} // closed when the helper has ended
 	closing chan struct{} // closed by Close
 	events  auth.Events
 }
 
-// StartHelper starts cmd, whose process serves [Inherited]. The caller is root,
-// and may give that up at once afterwards: the helper stays what it is, until
-// Close or the end of this process. It is told nothing but its command line,
-// and inherits no other descriptor than those of cmd.
+// StartHelper starts cmd, whose process serves [Inherited]. The caller must be root, and may
+// drop root privileges afterwards; the helper keeps them, until Close or the end of this
+// process. The helper gets its command line and the descriptors of cmd only.
 func StartHelper(cmd *exec.Cmd, events auth.Events) (*Started, error) {
 	switch {
 	case !Available:
 		return nil, ErrNotBuilt
 	case os.Geteuid() != 0:
-		return nil, errors.New("the PAM helper has to be root")
+		return nil, errors.New("the PAM helper must be started by root")
 	}
 	return startHelper(cmd, events)
 }
@@ -66,7 +66,7 @@ func startHelper(cmd *exec.Cmd, events auth.Events) (*Started, error) {
 	defer theirs.Close()
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.Env, cmd.Dir = childEnv, "/"
-	// Signals from a terminal are for us, who end the helper in our own time.
+	// Signals of a terminal go to this process, which ends the helper with Close.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot start the PAM helper: %w", err), ours.Close())
@@ -76,7 +76,7 @@ func startHelper(cmd *exec.Cmd, events auth.Events) (*Started, error) {
 	return s, nil
 }
 
-// watch takes note of the end of the helper.
+// watch waits for the end of the helper.
 func (s *Started) watch(cmd *exec.Cmd) {
 	defer close(s.ended)
 	err := cmd.Wait()
@@ -100,8 +100,8 @@ func (s *Started) Dial(ctx context.Context) (net.Conn, error) {
 	return ours, nil
 }
 
-// pass sends a descriptor to the helper. It waits while the helper has more of
-// them than it takes.
+// pass sends a descriptor to the helper. It waits while the helper does not accept more of
+// them.
 func (s *Started) pass(ctx context.Context, f *os.File) error {
 	select {
 	case <-s.ended:
@@ -111,9 +111,9 @@ func (s *Started) pass(ctx context.Context, f *os.File) error {
 	case s.turn <- struct{}{}:
 		defer func() { <-s.turn }()
 	}
-	// A message goes as a whole or not at all, so it can be tried again.
+	// A message is sent as a whole or not at all, so the write can be repeated.
 	for ctx.Err() == nil {
-		_ = s.control.SetWriteDeadline(time.Now().Add(passTime)) // fails only where the next line does
+		_ = s.control.SetWriteDeadline(time.Now().Add(passTime)) // if it fails, the next line fails, too
 		_, _, err := s.control.WriteMsgUnix([]byte{0}, unix.UnixRights(int(f.Fd())), nil)
 		switch {
 		case err == nil:
@@ -122,11 +122,11 @@ func (s *Started) pass(ctx context.Context, f *os.File) error {
 			return fmt.Errorf("%w (%w)", errHelperGone, err)
 		}
 	}
-	return fmt.Errorf("the PAM helper does not take questions: %w", context.Cause(ctx))
+	return fmt.Errorf("the PAM helper does not accept requests: %w", context.Cause(ctx))
 }
 
-// Close ends the helper with all its children, and waits for it, a few seconds
-// at most. It is to be called once.
+// Close ends the helper and its children, and waits for stopTime at most. It must be called
+// once.
 func (s *Started) Close() error {
 	close(s.closing)
 	err := s.control.Close()
@@ -134,14 +134,13 @@ func (s *Started) Close() error {
 	case <-s.ended:
 		return err
 	case <-time.After(stopTime):
-		return errors.Join(err, errors.New("the PAM helper does not end"))
+		return errors.Join(err, fmt.Errorf("the PAM helper has not ended within %v", stopTime))
 	}
 }
 
-// socketPair makes two sockets that are connected: one to use here, one to give
-// away.
+// socketPair returns two connected sockets: one to use here, and one to pass on.
 func socketPair(kind int) (*net.UnixConn, *os.File, error) {
-	// The lock keeps a child that is started meanwhile from inheriting them.
+	// The lock prevents a child that is started concurrently from inheriting them.
 	syscall.ForkLock.RLock()
 	fds, err := unix.Socketpair(unix.AF_UNIX, kind, 0)
 	if err == nil {
@@ -160,10 +159,10 @@ func socketPair(kind int) (*net.UnixConn, *os.File, error) {
 	return ours, theirs, nil
 }
 
-// unixConn takes over a descriptor.
+// unixConn returns a connection that owns the descriptor.
 func unixConn(fd int) (*net.UnixConn, error) {
 	f := os.NewFile(uintptr(fd), "unix")
-	defer f.Close() // FileConn has its own
+	defer f.Close() // FileConn duplicates it
 	conn, err := net.FileConn(f)
 	if err != nil {
 		return nil, err
@@ -175,8 +174,8 @@ func unixConn(fd int) (*net.UnixConn, error) {
 	return u, nil
 }
 
-// Inherited is the listener of a process that [StartHelper] has started. It ends
-// with io.EOF when the starter is gone.
+// Inherited returns the listener of a process that [StartHelper] has started. Its Accept
+// returns io.EOF when the process that started it has ended.
 func Inherited() (net.Listener, error) {
 	unix.CloseOnExec(controlFD)
 	if err := CloseInherited(controlFD + 1); err != nil {
@@ -184,12 +183,12 @@ func Inherited() (net.Listener, error) {
 	}
 	control, err := unixConn(controlFD)
 	if err != nil {
-		return nil, fmt.Errorf("pam: this is for postern to start: %w", err)
+		return nil, fmt.Errorf("pam: only postern serve can start this process: %w", err)
 	}
 	return &inherited{control}, nil
 }
 
-// An inherited listener takes connections as descriptors.
+// An inherited listener receives connections as descriptors.
 type inherited struct{ *net.UnixConn }
 
 // Accept implements net.Listener.
@@ -208,8 +207,8 @@ func (l *inherited) Accept() (net.Conn, error) {
 // Addr implements net.Listener.
 func (l *inherited) Addr() net.Addr { return &net.UnixAddr{Name: "inherited", Net: "unixpacket"} }
 
-// passedConn takes the one descriptor of a message. Of a message with more of them
-// it takes none: nobody of ours sends such a thing.
+// passedConn returns the only descriptor of a message as a connection. It closes the
+// descriptors of a message with several, which a store never sends.
 func passedConn(rights []byte) (net.Conn, error) {
 	messages, err := unix.ParseSocketControlMessage(rights)
 	if err != nil {
@@ -219,7 +218,7 @@ func passedConn(rights []byte) (net.Conn, error) {
 	for _, m := range messages {
 		passed, err := unix.ParseUnixRights(&m)
 		if err != nil {
-			continue // it is of another kind
+			continue // another kind of message
 		}
 		fds = append(fds, passed...)
 	}
@@ -229,5 +228,5 @@ func passedConn(rights []byte) (net.Conn, error) {
 	for _, fd := range fds {
 		_ = unix.Close(fd)
 	}
-	return nil, fmt.Errorf("a message with %d descriptors instead of one", len(fds))
+	return nil, fmt.Errorf("a message with %d descriptors, want 1", len(fds))
 }

@@ -64,7 +64,7 @@ func TestStartedHelper(t *testing.T) {
 	}
 }
 
-// The end of the starter ends helper and children.
+// Close ends the helper and its children.
 func TestStartedHelperCloses(t *testing.T) {
 	h, _, s := startInherited(t, quiet())
 	file := filepath.Join(t.TempDir(), "pid")
@@ -78,7 +78,7 @@ func TestStartedHelperCloses(t *testing.T) {
 	wantGone(t, file)
 }
 
-// A helper that is killed leaves no child behind, and is missed aloud.
+// If the helper is killed, its children end, and the event is logged.
 func TestStartedHelperKilled(t *testing.T) {
 	log := new(kit.LogBuffer)
 	h, cmd, s := startInherited(t, log.Logger())
@@ -87,7 +87,7 @@ func TestStartedHelperKilled(t *testing.T) {
 	asking.Go(func() {
 		_, err := s.VerifyPassword(t.Context(), peer, "alice", "hang:"+file)
 		if _, ok := errors.AsType[*auth.Unavailable](err); !ok {
-			t.Errorf("in the middle: %v", err)
+			t.Errorf("during a request: %v", err)
 		}
 	})
 	waitFor(t, file)
@@ -108,7 +108,7 @@ func TestStartedHelperKilled(t *testing.T) {
 	}
 }
 
-// A helper that takes no questions holds nobody up.
+// If the helper does not accept requests, they fail at their deadline.
 func TestStartedHelperStops(t *testing.T) {
 	h, cmd, s := startInherited(t, quiet())
 	if _, err := s.VerifyPassword(t.Context(), peer, "alice", "right"); err != nil {
@@ -139,8 +139,8 @@ func TestStartedHelperStops(t *testing.T) {
 	}
 }
 
-// A descriptor that the starter has left open to be inherited is not kept.
-func TestStartedHelperKeepsNothingForeign(t *testing.T) {
+// An inherited descriptor is closed.
+func TestStartedHelperClosesInherited(t *testing.T) {
 	r, w := newPipe(t)
 	if _, err := unix.FcntlInt(w.Fd(), unix.F_SETFD, 0); err != nil {
 		t.Fatal(err)
@@ -158,7 +158,7 @@ func TestStartedHelperKeepsNothingForeign(t *testing.T) {
 	}
 }
 
-// A message with more than one descriptor is no question, and leaves none behind.
+// The descriptors of a message with several are closed.
 func TestStartedHelperTakesOneDescriptor(t *testing.T) {
 	h, _, s := startInherited(t, quiet())
 	r1, w1 := newPipe(t)
@@ -195,13 +195,13 @@ func newPipe(t *testing.T) (r, w *os.File) {
 	return r, w
 }
 
-// wantEnd waits for the stream to end: nobody has the other end open.
+// wantEnd waits for the end of the stream, when no process has its other end open.
 func wantEnd(t *testing.T, r *os.File) {
 	t.Helper()
 	if err := r.SetReadDeadline(time.Now().Add(kit.Patience)); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := r.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
-		t.Errorf("somebody keeps the descriptor: %d, %v", n, err)
+		t.Errorf("a process keeps the descriptor open: %d, %v", n, err)
 	}
 }

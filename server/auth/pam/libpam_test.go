@@ -12,9 +12,9 @@ import (
 	"postern/server/auth/saslauthd"
 )
 
-// Every code of libpam has a place, and none of them lets anybody in.
+// Every error of libpam has an answer that does not accept the login.
 func TestOutcomes(t *testing.T) {
-	const later = "later"
+	const later = "temporary"
 	tests := []struct {
 		code         pam.Error
 		authenticate string
@@ -52,9 +52,9 @@ func TestOutcomes(t *testing.T) {
 			t.Errorf("pam_acct_mgmt, %d: %s, want %s", tt.code, got, tt.account)
 		}
 	}
-	other := errors.New("no code at all")
+	other := errors.New("not a code of PAM")
 	if kindOf(ofAuthenticate(other)) != later || kindOf(ofAccount(other)) != later {
-		t.Error("an error without a code is an answer")
+		t.Error("an error without a code is not temporary")
 	}
 }
 
@@ -64,9 +64,9 @@ func kindOf(a saslauthd.Answer) string {
 		return f.Kind.String()
 	}
 	if err != nil {
-		return "later"
+		return "temporary"
 	}
-	return "yes"
+	return "accepted"
 }
 
 func TestConversation(t *testing.T) {
@@ -80,7 +80,7 @@ func TestConversation(t *testing.T) {
 		{pam.PromptEchoOn, "login: ", "alice"},
 		{pam.PromptEchoOff, "Password: ", "sesame"},
 		{pam.ErrorMsg, "You have mail", ""},
-		{pam.PromptEchoOff, "Password: ", "sesame"}, // another module
+		{pam.PromptEchoOff, "Password: ", "sesame"}, // of another module
 	} {
 		if got, err := c.RespondPAM(q.style, q.text); got != q.answer || err != nil {
 			t.Errorf("%q: %q, %v", q.text, got, err)
@@ -94,8 +94,7 @@ func TestConversation(t *testing.T) {
 	}
 }
 
-// The delay is switched off in the library's own handle; this fails when the
-// library keeps it elsewhere.
+// skipDelay finds the handle of the library by reflection, and fails if it has moved.
 func TestSkipDelay(t *testing.T) {
 	tx, err := pam.Start("postern-test", "alice", &conversation{})
 	if err != nil {
