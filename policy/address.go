@@ -30,8 +30,8 @@ func fullyQualified(address string) bool {
 	return ok && strings.Contains(name, ".")
 }
 
-// unquoteLocal returns the local part that a quoted string stands for (RFC 5321, section
-// 4.1.2), or the local part itself if it is not quoted.
+// unquoteLocal returns the value of a quoted string (RFC 5321, section 4.1.2), or the local
+// part itself if it is not quoted.
 func unquoteLocal(local string) string {
 	quoted, ok := strings.CutPrefix(local, `"`)
 	if quoted, ok = strings.CutSuffix(quoted, `"`); !ok || len(local) < 2 {

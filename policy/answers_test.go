@@ -14,19 +14,18 @@ import (
 	"testing"
 )
 
-// TestAnswers plays the questions and answers of testdata. A file is made of
-// blocks that are set apart by empty lines; each block has its own policy:
+// TestAnswers evaluates the requests in testdata. A file consists of blocks with empty lines
+// between them; each block has its own policy:
 //
 //	recipient = permit_sasl_authenticated, reject   a key of the configuration
-//	dns example.org mx=mail.example.org ip=none     what the DNS says
-//	C: login=alice to=bob@example.net               a client asks
-//	S: permit                                       the answer
-//	W: reject: 554 ...                              its warnings, one a line
+//	dns example.org mx=mail.example.org ip=none     records of a domain
+//	C: login=alice to=bob@example.net               a request
+//	S: permit                                       the verdict
+//	W: reject: 554 ...                              its warnings, one per line
 //
-// The DNS knows no other domain than those named; mx is none, fail, "." or a
-// host, and ip is none, fail or found. A client that says nothing else is
-// alice@example.org at 192.0.2.1 on clear text, who greets as
-// mail.example.org and writes to bob@example.net.
+// The DNS has no other domains; mx is none, fail, "." or a host, and ip is none, fail or
+// found. The default request is a client at 192.0.2.1 without TLS that has sent "EHLO
+// mail.example.org", and a message from alice@example.org to bob@example.net.
 func TestAnswers(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
@@ -55,13 +54,13 @@ func play(t *testing.T, file string) {
 	}
 }
 
-// A block is one policy with its questions.
+// A block is one policy with its requests.
 type block struct {
 	cfg   Config
 	dns   fakeDNS
-	where string // of the line at hand
+	where string // of the current line
 
-	asked, question string // where, and what
+	asked, question string // where the last request is, and its text
 	got, want       []string
 }
 
@@ -91,7 +90,7 @@ func (b *block) line(t *testing.T, line string) {
 	}
 }
 
-// finish compares what was answered with what was wanted.
+// finish compares the verdict of the last request with the expected one.
 func (b *block) finish(t *testing.T) {
 	if got, want := strings.Join(b.got, "\n"), strings.Join(b.want, "\n"); got != want {
 		t.Errorf("%s: C: %s\ngot\n%s\nwant\n%s", b.asked, b.question, got, want)
@@ -109,7 +108,7 @@ func (b *block) configure(t *testing.T, line string) {
 	}
 	list := lists[strings.TrimSpace(key)]
 	if !ok || list == nil {
-		t.Fatalf("%s: %q is no line of a policy", b.where, line)
+		t.Fatalf("%s: %q is not a line of a policy", b.where, line)
 	}
 	if err := list.UnmarshalText([]byte(value)); err != nil {
 		t.Fatalf("%s: %v", b.where, err)
@@ -150,7 +149,7 @@ func spell(v Verdict) string {
 	return fmt.Sprintf("action %d with reply %v", v.Action, v.Reply)
 }
 
-// request reads a question; at is where it is asked.
+// request parses a request; at is the stage.
 func (b *block) request(t *testing.T, question string) (at string, r *Request) {
 	at = "rcpt"
 	r = &Request{
@@ -180,13 +179,13 @@ func (b *block) request(t *testing.T, question string) (at string, r *Request) {
 				t.Fatalf("%s: %v", b.where, err)
 			}
 		default:
-			t.Fatalf("%s: what is %q?", b.where, field)
+			t.Fatalf("%s: unknown field %q", b.where, field)
 		}
 	}
 	return at, r
 }
 
-// splitQuoted splits at blanks, but not at those in quotes, which are kept.
+// splitQuoted splits at blanks that are not in quotes. The quotes are kept.
 func splitQuoted(s string) []string {
 	quoted := false
 	return strings.FieldsFunc(s, func(c rune) bool {
@@ -197,7 +196,7 @@ func splitQuoted(s string) []string {
 	})
 }
 
-// A fakeDNS holds for a name what it says of its MX and its address.
+// A fakeDNS has for each name the results of its MX and its address lookup.
 type fakeDNS map[string]struct{ mx, ip string }
 
 func (b *block) addDomain(t *testing.T, line string) {

@@ -141,10 +141,7 @@ func TestOpenRelay(t *testing.T) {
 		cfg := Config{
 			Relay: words(t, test.relay), Recipient: words(t, test.recipient), MyNetworks: networks(t, test.mynetworks),
 		}
-		set, err := NewSet(cfg, &Env{Resolver: fakeDNS{}})
-		if err != nil {
-			t.Fatal(err)
-		}
+		set := newTestSet(t, cfg)
 		if err := set.OpenRelay(); (err != nil) != test.open {
 			t.Errorf("relay = %s, recipient = %s, mynetworks = %s: %v", test.relay, test.recipient, test.mynetworks, err)
 		}

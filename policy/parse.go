@@ -33,7 +33,7 @@ func (w Word) String() string {
 func (w Word) restriction() string {
 	s := w.Name
 	for _, arg := range w.Args {
-		if f, err := lookup.Fields(arg); err != nil || len(f) != 1 || lookup.Unbrace(f[0]) != arg {
+		if f, err := lookup.Fields(arg); err != nil || len(f) != 1 || f[0] != arg || lookup.Unbrace(arg) != arg {
 			arg = "{ " + arg + " }"
 		}
 		s += " " + arg

@@ -106,6 +106,8 @@ func FuzzParseWords(f *testing.F) {
 		"permit_sasl_autenticated",
 		"warn_if_reject",
 		"a=b $c hash:d {e}",
+		"check_sender_access texthash:/a, check_recipient_access { texthash:/b c }",
+		"warn_if_reject check_sender_access inline:{a=OK, { b = REJECT x, y }} permit",
 		"ſender\x00, \xff",
 		"",
 	} {
@@ -121,6 +123,9 @@ func FuzzParseWords(f *testing.F) {
 		}
 		if !reflect.DeepEqual(first, second) {
 			t.Fatalf("%q: %v became %v", text, first, second)
+		}
+		if strings.Contains(text, ":") {
+			return // a table may be missing, or have an entry that is not an action
 		}
 		if _, err := NewSet(Config{Recipient: first}, &Env{Resolver: fakeDNS{}}); err != nil {
 			t.Fatalf("%q was parsed, but not built: %v", text, err)

@@ -154,7 +154,7 @@ type Step struct {
 	Input       string // what it looked at: "sender <alice@example.org>"
 	Action      Action
 	Reply       *smtp.SMTPError // nil unless the Action rejects or defers
-	Why         string          // the table entry, the warning or the failed lookup behind the Action
+	Why         string          // the table entry, the warning or the failed lookup that is the reason
 }
 
 // Explain evaluates a message from r to one recipient as AtRcpt, AtData and AtEndOfData do. It

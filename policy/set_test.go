@@ -26,14 +26,14 @@ func (s scripted) Check(context.Context, *Request) Verdict {
 	case "defer":
 		return refuse(450, smtp.EnhancedCode{4, 3, 2}, string(s))
 	case "if-permit":
-		return s.colour(DeferIfPermit)
+		return s.deferIf(DeferIfPermit)
 	case "if-reject":
-		return s.colour(DeferIfReject)
+		return s.deferIf(DeferIfReject)
 	}
 	return Verdict{}
 }
 
-func (s scripted) colour(a Action) Verdict {
+func (s scripted) deferIf(a Action) Verdict {
 	v := refuse(450, smtp.EnhancedCode{4, 7, 0}, string(s))
 	v.Action, v.Cause = a, errors.New("no answer")
 	return v
@@ -51,35 +51,35 @@ func script(words ...string) List {
 	return l
 }
 
-// TestColours holds how what could not be looked up colours the end. The
-// reply's text names the restriction whose reply it is.
-func TestColours(t *testing.T) {
+// TestDeferIf checks how DeferIfPermit and DeferIfReject change later verdicts. The text of a
+// reply is the name of the restriction that returned it.
+func TestDeferIf(t *testing.T) {
 	for _, test := range []struct {
 		name                     string
 		sender, relay, recipient List
 		want                     string
 	}{
 		{"permit", nil, nil, script("permit"), "permit"},
-		{"permit is not trusted", nil, nil, script("if-permit", "permit"), "450 if-permit"},
-		{"nor is an end without one", nil, nil, script("if-permit", "dunno"), "450 if-permit"},
-		{"reject is trusted", nil, nil, script("if-permit", "reject"), "554 reject"},
-		{"reject is not trusted", nil, nil, script("if-reject", "reject"), "450 if-reject"},
-		{"nor is it after an answer", nil, nil, script("if-reject", "dunno", "reject"), "450 if-reject"},
-		{"permit is", nil, nil, script("if-reject", "permit"), "permit"},
-		{"defer stays itself", nil, nil, script("if-reject", "defer"), "450 defer"},
-		{"the first counts", nil, nil, script("if-permit 1", "if-permit 2", "permit"), "450 if-permit 1"},
+		{"a permit after if-permit", nil, nil, script("if-permit", "permit"), "450 if-permit"},
+		{"an end after if-permit", nil, nil, script("if-permit", "dunno"), "450 if-permit"},
+		{"a reject after if-permit", nil, nil, script("if-permit", "reject"), "554 reject"},
+		{"a reject after if-reject", nil, nil, script("if-reject", "reject"), "450 if-reject"},
+		{"a later reject after if-reject", nil, nil, script("if-reject", "dunno", "reject"), "450 if-reject"},
+		{"a permit after if-reject", nil, nil, script("if-reject", "permit"), "permit"},
+		{"a defer after if-reject", nil, nil, script("if-reject", "defer"), "450 defer"},
+		{"the first if-permit has precedence", nil, nil, script("if-permit 1", "if-permit 2", "permit"), "450 if-permit 1"},
 		{"both end the list", nil, nil, script("if-permit", "if-reject", "reject"), "450 if-permit"},
 
-		{"permit of an earlier list is not trusted", script("if-permit", "permit"), nil, script("permit"), "450 if-permit"},
+		{"an if-permit of an earlier list", script("if-permit", "permit"), nil, script("permit"), "450 if-permit"},
 		{"from relay to recipient", nil, script("if-permit", "permit"), script("permit"), "450 if-permit"},
-		{"reject of a later list is trusted", script("if-permit"), nil, script("reject"), "554 reject"},
-		{"reject of a later stage is trusted", script("if-reject", "permit"), nil, script("reject"), "554 reject"},
+		{"a reject in a later list", script("if-permit"), nil, script("reject"), "554 reject"},
+		{"an if-reject of an earlier stage", script("if-reject", "permit"), nil, script("reject"), "554 reject"},
 		{"relay and recipient are one stage", nil, script("if-reject", "permit"), script("reject"), "450 if-reject"},
 		{"an earlier list refuses first", script("reject"), script("defer"), script("permit"), "554 reject"},
 		{"relay refuses before recipient", nil, script("defer"), script("reject"), "450 defer"},
 
-		{"warn_if_reject takes if-permit away", nil, nil, script("warn if-permit", "permit"), "permit"},
-		{"and leaves if-reject", nil, nil, script("warn if-reject", "reject"), "450 if-reject"},
+		{"warn_if_reject removes if-permit", nil, nil, script("warn if-permit", "permit"), "permit"},
+		{"warn_if_reject keeps if-reject", nil, nil, script("warn if-reject", "reject"), "450 if-reject"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := Set{env: (&Env{Resolver: fakeDNS{}}).forSet(Config{})}
@@ -89,14 +89,14 @@ func TestColours(t *testing.T) {
 				t.Errorf("got %s, want %s", got, test.want)
 			}
 			if strings.HasPrefix(test.want, "450 if-") && (v.Cause == nil || !strings.Contains(v.Restriction, "if-")) {
-				t.Errorf("by %q, because %v", v.Restriction, v.Cause)
+				t.Errorf("decided by %q with cause %v", v.Restriction, v.Cause)
 			}
 		})
 	}
 }
 
-// TestColoursAtData: what colours the end of one stage is gone at the next.
-func TestColoursAtData(t *testing.T) {
+// TestDeferIfAtData: a DeferIfPermit of one stage has no effect at the next.
+func TestDeferIfAtData(t *testing.T) {
 	s := Set{env: (&Env{Resolver: fakeDNS{}}).forSet(Config{})}
 	s.lists[stageRecipient] = script("if-permit", "permit")
 	s.lists[stageData] = script("if-permit data")
@@ -118,8 +118,8 @@ func short(v Verdict) string {
 	return fmt.Sprint(v.Reply.Code, " ", v.Reply.Message)
 }
 
-// TestWhoDecided checks the text of a verdict in the log.
-func TestWhoDecided(t *testing.T) {
+// TestVerdictRestriction: the verdict names the restriction that decided, for the log.
+func TestVerdictRestriction(t *testing.T) {
 	for _, test := range []struct{ recipient, login, want string }{
 		{"permit_sasl_authenticated, reject", "alice", "permit_sasl_authenticated"},
 		{"permit_sasl_authenticated, reject", "", "reject"},
@@ -127,10 +127,7 @@ func TestWhoDecided(t *testing.T) {
 		{"reject_non_fqdn_sender", "alice", ""},
 		{"warn_if_reject permit", "", "warn_if_reject permit"},
 	} {
-		set, err := NewSet(Config{Recipient: words(t, test.recipient)}, &Env{Resolver: fakeDNS{}})
-		if err != nil {
-			t.Fatal(err)
-		}
+		set := newTestSet(t, Config{Recipient: words(t, test.recipient)})
 		v := set.AtRcpt(t.Context(), &Request{Login: test.login, Recipient: "bob@example.net"})
 		if v.Restriction != test.want {
 			t.Errorf("%s for %q: decided by %q, want %q", test.recipient, test.login, v.Restriction, test.want)
@@ -145,15 +142,12 @@ func TestNewSetUnknownWord(t *testing.T) {
 	}
 }
 
-// TestReplyIsOneLine: whatever the client has sent, a refusal is one line of
-// bounded length, and so is a warning.
+// TestReplyIsOneLine: a refusal and a warning are one line of bounded length, whatever the client
+// has sent.
 func TestReplyIsOneLine(t *testing.T) {
-	set, err := NewSet(Config{
+	set := newTestSet(t, Config{
 		Sender: words(t, "warn_if_reject reject"), Recipient: words(t, "reject"),
-	}, &Env{Resolver: fakeDNS{}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	})
 	evil := "a\r\n250 ok\x00\x1b[31m\u2028\xff" + strings.Repeat("é", 1000)
 	v := set.AtRcpt(t.Context(), &Request{Sender: evil, Recipient: evil})
 	for _, text := range append(v.Warnings, v.Reply.Message) {
@@ -181,10 +175,7 @@ func BenchmarkAtRcptDefault(b *testing.B) {
 }
 
 func TestAtRcptDefaultAllocatesNothing(t *testing.T) {
-	set, err := NewSet(Defaults(), &Env{Resolver: fakeDNS{}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	set := newTestSet(t, Defaults())
 	r := &Request{Login: "alice", Sender: "alice@example.org", Recipient: "bob@example.net", Helo: "laptop"}
 	ctx := t.Context()
 	if n := testing.AllocsPerRun(100, func() { set.AtRcpt(ctx, r) }); n > 0 {

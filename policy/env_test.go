@@ -12,15 +12,15 @@ import (
 	"time"
 )
 
-// A silentDNS answers nothing until the caller gives up.
-type silentDNS struct{ asked, atOnce, most atomic.Int32 }
+// A silentDNS never answers; a lookup ends when its context does.
+type silentDNS struct{ lookups, now, most atomic.Int32 }
 
 func (d *silentDNS) LookupMX(ctx context.Context, _ string) ([]*net.MX, error) {
-	d.asked.Add(1)
-	if n := d.atOnce.Add(1); n > d.most.Load() {
+	d.lookups.Add(1)
+	if n := d.now.Add(1); n > d.most.Load() {
 		d.most.Store(n)
 	}
-	defer d.atOnce.Add(-1)
+	defer d.now.Add(-1)
 	<-ctx.Done()
 	return nil, ctx.Err()
 }
@@ -30,8 +30,8 @@ func (d *silentDNS) LookupNetIP(ctx context.Context, _, _ string) ([]netip.Addr,
 	return nil, ctx.Err()
 }
 
-// TestSilentDNS: more sessions than may ask wait for a DNS that says nothing.
-// All are deferred in time, and never too many ask at once.
+// TestSilentDNS: with more lookups than are allowed at once, and no answers, all requests are
+// deferred in time, and the limit is kept.
 func TestSilentDNS(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dns := &silentDNS{}
@@ -53,8 +53,8 @@ func TestSilentDNS(t *testing.T) {
 		if took := time.Since(began); took > lookupTimeout {
 			t.Errorf("took %v", took)
 		}
-		if dns.most.Load() > maxLookups || dns.asked.Load() == 0 {
-			t.Errorf("%d lookups, up to %d at once", dns.asked.Load(), dns.most.Load())
+		if dns.most.Load() > maxLookups || dns.lookups.Load() == 0 {
+			t.Errorf("%d lookups, up to %d at once", dns.lookups.Load(), dns.most.Load())
 		}
 	})
 }
@@ -68,7 +68,7 @@ func TestCancelledLookup(t *testing.T) {
 	}
 }
 
-// A brokenDNS returns good records along with its complaint about bad ones, as
+// A brokenDNS returns the valid records together with an error about invalid ones, as
 // *net.Resolver does.
 type brokenDNS struct{ good []*net.MX }
 
@@ -88,10 +88,10 @@ func TestBrokenAnswers(t *testing.T) {
 		mx   []*net.MX
 		want domainState
 	}{
-		{"one good record is enough", []*net.MX{good}, domainExists},
-		{"none is no answer", nil, domainUnclear},
-		{"a null MX stands alone", []*net.MX{null}, domainNullMX},
-		{"and is none among others", []*net.MX{null, good}, domainExists},
+		{"one valid record is enough", []*net.MX{good}, domainExists},
+		{"an error without records", nil, domainUnclear},
+		{"a null MX", []*net.MX{null}, domainNullMX},
+		{"a null MX among others", []*net.MX{null, good}, domainExists},
 	} {
 		if got, err := (&Env{Resolver: brokenDNS{test.mx}}).forSet(Config{}).mailDomain(t.Context(), "example.org"); got != test.want {
 			t.Errorf("%s: got %d, %v", test.name, got, err)
