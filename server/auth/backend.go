@@ -2,7 +2,13 @@ package auth
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"net"
+	"os"
+	"strings"
+	"syscall"
 
 	"postern/internal/access"
 	"postern/server/auth/hash"
@@ -27,7 +33,7 @@ type BackendConfig interface {
 	Validate(bad func(key, why string))
 
 	// Open returns the backend. The configuration is valid. A server that cannot
-	// be reached is no error, since it may be starting; a file that cannot be read is.
+	// be reached is no error, since it may be starting; an unreadable file is one.
 	Open(env *Env) (Backend, error)
 
 	// Location returns where the users are, for messages to the administrator: a
@@ -48,4 +54,51 @@ type Env struct {
 	// has started, or an error if that helper does not serve service. It is nil if no
 	// helper was started.
 	PAM func(service string) (dial func(context.Context) (net.Conn, error), err error)
+}
+
+// maxSecret is more than a password or the address of a database needs.
+const maxSecret = 4 << 10 // bytes
+
+// ReadSecretFile returns the only line of a file, which is a password or contains one. The
+// mode of the file must deny access to other users of the machine. Errors name the file and
+// do not repeat its content.
+func ReadSecretFile(path string) (string, error) {
+	// Without O_NONBLOCK, opening a named pipe would wait for a writer.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	if !info.Mode().IsRegular() {
+		return "", fmt.Errorf("%s is not a regular file; name a regular file with the secret on its only line", path)
+	}
+	if mode := info.Mode().Perm(); mode&0o007 != 0 {
+		return "", fmt.Errorf("%s has mode %04o, which gives every user of this machine access to the secret; run chmod o= %s", path, mode, path)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
+	if err != nil {
+		return "", err
+	}
+	secret, err := oneLine(text)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
+	}
+	return secret, nil
+}
+
+func oneLine(text []byte) (string, error) {
+	line := strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r")
+	switch {
+	case len(text) > maxSecret:
+		return "", errors.New("the file is too long for one secret; write only the secret into it")
+	case line == "":
+		return "", errors.New("the file is empty; write the secret on its only line")
+	case strings.ContainsAny(line, "\x00\r\n"):
+		return "", errors.New("the file has more than one line; write only the secret, on one line")
+	}
+	return line, nil
 }

@@ -11,40 +11,38 @@ import (
 	"postern/server/auth/throttle"
 )
 
-// Config is the section [auth] of the configuration. The stores, [[auth.stores]],
-// are read by the program that knows their kinds.
+// Config is the section [auth] of the configuration, without the stores, [[auth.stores]].
 type Config struct {
-	// FailuresPerConnection is how many failed logins a connection may have
-	// before it is closed with 421.
+	// FailuresPerConnection is the number of failed logins after which a connection is
+	// closed with 421.
 	FailuresPerConnection int `toml:"failures_per_connection"`
 
-	// HashWait is how long a login waits for its turn to have its password
-	// hashed, while as many hashes as there are processors are being computed.
-	// Then it gets 454 4.7.0.
+	// HashWait bounds how long a login waits to have its password hashed, while as many
+	// hashes are being computed as there are processors. After that it gets 454 4.7.0.
 	HashWait time.Duration `toml:"hash_wait"`
 
-	// PenaltyWait is how long a login waits where others from its address have
-	// failed: one at a time, 2, 4, 8, then 15 seconds apart. One whose turn
-	// would come later gets 454 4.7.0 instead.
+	// PenaltyWait bounds how long a login waits if logins from its address have failed:
+	// one is verified at a time, 2, 4, 8, then 15 seconds apart. A login that would wait
+	// longer gets 454 4.7.0 at once.
 	PenaltyWait time.Duration `toml:"penalty_wait"`
 
-	// PenaltyExempt lists the networks whose failed logins slow nobody down:
-	// webmail, the office behind one address.
+	// PenaltyExempt lists networks whose failed logins cause no delay: webmail, an office
+	// with one public address.
 	PenaltyExempt []Network `toml:"penalty_exempt"`
 
 	// Realm is the domain of logins that have none (smtpd_sasl_local_domain of
-	// Postfix). Empty, they have none; see LoginTemplate.
+	// Postfix). If it is empty, they get none; see LoginTemplate.
 	Realm string `toml:"realm"`
 
-	// Mechanisms are those that may be offered, of the ones that the stores can
-	// serve. SCRAM-SHA-256 and SCRAM-SHA-256-PLUS are not among the defaults: a
-	// client that prefers them, and there are some that try nothing else then,
-	// would lock out every user whose password is stored in another form. They are
-	// to be named when all users have their keys. A store that brings mechanisms of
-	// its own (Dovecot, alone) is not concerned.
+	// Mechanisms are those that may be offered, if the stores can serve them.
+	// SCRAM-SHA-256 and SCRAM-SHA-256-PLUS are not among the defaults: with a client
+	// that prefers them, and some then try no other mechanism, every user whose password
+	// is stored in another form would be locked out. The administrator adds them when
+	// all users have keys. The option has no effect on a store that has mechanisms
+	// itself (Dovecot as the only store).
 	Mechanisms []MechanismName `toml:"mechanisms"`
 
-	// SecurityOptions rules out mechanisms by what they are, those of Dovecot
+	// SecurityOptions rules out mechanisms by their properties, those of Dovecot
 	// included (smtpd_sasl_security_options of Postfix).
 	SecurityOptions SecurityOptions `toml:"security_options"`
 }
@@ -58,7 +56,7 @@ func (c *Config) Throttle() throttle.Config {
 	return t
 }
 
-// Defaults returns the values that apply where the file says nothing.
+// Defaults returns the values of keys that the file leaves out.
 func Defaults() Config {
 	return Config{
 		FailuresPerConnection: 3,
@@ -79,25 +77,22 @@ const (
 	maxStoreTimeout = 25 * time.Second
 )
 
-// Validate reports each value that makes no sense, with its key relative to the
-// section.
+// Validate calls bad for each value that is not valid, with its key relative to the section.
 func (c *Config) Validate(bad func(key, why string)) {
 	if c.FailuresPerConnection < 1 || c.FailuresPerConnection > 20 {
-		bad("failures_per_connection", "must be between 1 and 20; without a limit one connection could guess for ever")
+		bad("failures_per_connection", "must be between 1 and 20; without a limit, one connection could guess for ever")
 	}
-	// RFC 6409, section 5.3: a client gets its answer within two minutes. The
-	// two waits follow each other.
 	if c.HashWait < time.Second || c.HashWait > 30*time.Second {
-		bad("hash_wait", `must be between "1s" and "30s", so that a client is still there when it is its turn`)
+		bad("hash_wait", `must be between "1s" and "30s", so that the client is still connected after the wait`)
 	}
 	if c.PenaltyWait < 15*time.Second || c.PenaltyWait > maxPenaltyWait {
-		bad("penalty_wait", `must be between "15s" (the longest penalty) and "1m", so that a client is still there when it is its turn`)
+		bad("penalty_wait", `must be between "15s" (the longest delay) and "1m", so that the client is still connected after the wait`)
 	}
 	if strings.ContainsFunc(c.Realm, notInRealm) || len(c.Realm) > 255 {
 		bad("realm", `must be a domain such as "example.org", without "@"`)
 	}
 	if len(c.Mechanisms) == 0 {
-		bad("mechanisms", `must name one at least, such as ["PLAIN", "LOGIN"]; without any nobody can log in`)
+		bad("mechanisms", fmt.Sprintf("must name at least one, such as %q; without a mechanism no user can log in", defaultMechanisms()))
 	}
 }
 
@@ -164,20 +159,12 @@ func (o *OnFailure) UnmarshalText(text []byte) error {
 		*o = v
 		return nil
 	}
-	return fmt.Errorf(`%q is not known; write "next" (always ask the next store), "stop" (never), or leave the key out`, text)
+	return fmt.Errorf(`unknown value %q; write "next" (always ask the next store) or "stop" (never ask it), or leave the key out`, text)
 }
 
-// A Network is an address ("192.0.2.1") or a block of them ("192.0.2.0/24",
-// "2001:db8::/32") in the configuration.
+// A Network is an address ("192.0.2.1") or a network ("192.0.2.0/24", "2001:db8::/32") in
+// the configuration.
 type Network netip.Prefix
-
-// Contains reports whether addr is in the network. An IPv4 address that came in
-// over an IPv6 socket counts as IPv4.
-func (n Network) Contains(addr netip.Addr) bool {
-	return netip.Prefix(n).Contains(addr.Unmap().WithZone(""))
-}
-
-func (n Network) String() string { return netip.Prefix(n).String() }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (n *Network) UnmarshalText(text []byte) error {
@@ -196,7 +183,7 @@ func (n *Network) UnmarshalText(text []byte) error {
 		return fmt.Errorf("%q is not a network; write it as 192.0.2.0/24 or 2001:db8::/32", s)
 	}
 	if p != p.Masked() {
-		return fmt.Errorf("%q has bits set behind its prefix; %s is the network, %s/%d the address alone",
+		return fmt.Errorf("%q has bits set after its prefix; write %s for the network, or %s/%d for the address",
 			s, p.Masked(), p.Addr(), p.Addr().BitLen())
 	}
 	*n = Network(p)

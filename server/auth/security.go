@@ -6,25 +6,24 @@ import (
 	"strings"
 )
 
-// MechanismProperties is what a mechanism does for the security of an exchange,
-// or against it.
+// MechanismProperties are the properties of a mechanism by which security options allow it
+// or rule it out.
 type MechanismProperties uint8
 
 const (
-	MechanismAnonymous      MechanismProperties = 1 << iota // asks nobody who he is
-	MechanismPlaintext                                      // sends the password as it is
-	MechanismDictionary                                     // who listens can try passwords from a dictionary
-	MechanismActive                                         // who sits in between can take part
-	MechanismForwardSecrecy                                 // what was recorded stays secret when the password is known
-	MechanismMutualAuth                                     // the server proves that it knows the client
+	MechanismAnonymous      MechanismProperties = 1 << iota // does not authenticate the client
+	MechanismPlaintext                                      // sends the password in clear text
+	MechanismDictionary                                     // a recorded exchange allows a dictionary attack
+	MechanismActive                                         // an active attacker in the middle can use the exchange
+	MechanismForwardSecrecy                                 // a recorded exchange stays secret if the password becomes known
+	MechanismMutualAuth                                     // the server authenticates itself, too
 )
 
-// A SecurityOption rules mechanisms out, with the name and the meaning that
-// smtpd_sasl_security_options of Postfix gives it.
+// A SecurityOption rules out mechanisms. Names and meanings are those of Postfix's
+// smtpd_sasl_security_options.
 type SecurityOption string
 
-// The security options. Each "no" option forbids a property, the other two
-// demand one.
+// Each option that begins with "no" forbids a property, the other two demand one.
 const (
 	NoAnonymous    SecurityOption = "noanonymous"
 	NoPlaintext    SecurityOption = "noplaintext"
@@ -34,8 +33,8 @@ const (
 	MutualAuth     SecurityOption = "mutual_auth"
 )
 
-// allows reports whether the option leaves a mechanism with these properties.
-// An option that does not exist allows nothing.
+// allows reports whether the option allows a mechanism with these properties. An unknown
+// option allows none.
 func (o SecurityOption) allows(p MechanismProperties) bool {
 	switch o {
 	case NoAnonymous:
@@ -57,19 +56,19 @@ func (o SecurityOption) allows(p MechanismProperties) bool {
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (o *SecurityOption) UnmarshalText(text []byte) error {
 	known := []SecurityOption{NoAnonymous, NoPlaintext, NoActive, NoDictionary, ForwardSecrecy, MutualAuth}
-	option := SecurityOption(strings.ToLower(string(text))) // Postfix takes them in any case
+	option := SecurityOption(strings.ToLower(string(text))) // Postfix accepts any case
 	if !slices.Contains(known, option) {
-		return fmt.Errorf("%q is not a security option; the options are %q", text, known)
+		return fmt.Errorf("unknown security option %q; the options are %q", text, known)
 	}
 	*o = option
 	return nil
 }
 
-// SecurityOptions is auth.security_options: which mechanisms are not offered
-// although the stores could serve them. Without any option all are.
+// SecurityOptions is auth.security_options: mechanisms that one of them rules out are not
+// offered, even if the stores could serve them.
 type SecurityOptions []SecurityOption
 
-// DefaultSecurityOptions is Postfix's default.
+// DefaultSecurityOptions returns the default, which is that of Postfix.
 func DefaultSecurityOptions() SecurityOptions { return SecurityOptions{NoAnonymous} }
 
 // Allow reports whether a mechanism with these properties may be offered.

@@ -441,10 +441,10 @@ func TestLoginsOfOneUserDisplaceNoOtherPairs(t *testing.T) {
 func TestExemptNetworksDoNotWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := testConfig()
-		cfg.Exempt = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::25/128")}
+		cfg.Exempt = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::25/128"), netip.MustParsePrefix("fe80::/10")}
 		v := verifier{New(cfg), checkRight}
 		for i := range 10 {
-			for _, addr := range []string{"192.0.2.7", "::ffff:192.0.2.7", "2001:db8::25"} {
+			for _, addr := range []string{"192.0.2.7", "::ffff:192.0.2.7", "2001:db8::25", "fe80::1%eth0"} {
 				if waited := v.wait(t, addr, "alice", fmt.Sprint("wrong", i)); waited != 0 {
 					t.Errorf("%s waited %v", addr, waited)
 				}
