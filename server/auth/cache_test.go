@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// A changing store is asked by tests that change what it says.
+// A changing backend gives the answers that a test sets.
 type changing struct {
 	passwords map[string]string
 	err       error
@@ -32,8 +32,7 @@ func cachedFor(ttl, stale time.Duration) func(*StoreSpec) {
 	return func(s *StoreSpec) { s.Cache = CacheConfig{TTL: ttl, StaleWhileDown: stale} }
 }
 
-// Each step happens in order: something changes or time passes, then somebody
-// logs in.
+// In each step something changes or time passes, then a user logs in.
 func TestCache(t *testing.T) {
 	type step struct {
 		change          func(*changing)
@@ -88,7 +87,7 @@ func TestCache(t *testing.T) {
 			{set("alice", "changed"), "alice", "changed", yes, true},
 			{nil, "alice", "changed", yes, false},
 		}},
-		{"a refusal drops what was right", time.Minute, time.Hour, []step{
+		{"a refusal removes the entries", time.Minute, time.Hour, []step{
 			{nil, "alice", "secret", yes, true},
 			{set("alice", "changed"), "alice", "wrong", no, true},
 			{nil, "alice", "secret", no, true},
@@ -99,7 +98,7 @@ func TestCache(t *testing.T) {
 			{nil, "alice", "secret", "account disabled (pam)", true},
 			{fails(errDown), "alice", "secret", down, true},
 		}},
-		{"a user who is gone", time.Minute, time.Hour, []step{
+		{"a user that is removed", time.Minute, time.Hour, []step{
 			{nil, "alice", "secret", yes, true},
 			{set("alice", ""), "alice", "other", "no such user (pam)", true},
 			{nil, "alice", "secret", "no such user (pam)", true},
@@ -118,7 +117,7 @@ func TestCache(t *testing.T) {
 			{after(time.Minute), "alice", "secret", down, true},
 			{fails(nil), "alice", "secret", yes, true},
 		}},
-		{"stale is no answer to a store that is up", time.Minute, time.Hour, []step{
+		{"stale entries are not used while the store is up", time.Minute, time.Hour, []step{
 			{nil, "alice", "secret", yes, true},
 			{after(2 * time.Minute), "alice", "secret", yes, true},
 			{set("alice", "changed"), "alice", "secret", yes, false},
@@ -133,7 +132,7 @@ func TestCache(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				backend := &changing{passwords: map[string]string{"alice": "secret", "bob": "his own"}}
+				backend := &changing{passwords: map[string]string{"alice": "secret", "bob": "another"}}
 				s := newTestStore("pam", backend, cachedFor(tt.ttl, tt.stale))
 				for i, step := range tt.steps {
 					if step.change != nil {
@@ -153,7 +152,7 @@ func TestCache(t *testing.T) {
 }
 
 // CVE-2025-30189 was one key for all users of several stores.
-func TestTwoStoresShareNoAnswer(t *testing.T) {
+func TestStoresDoNotShareTheirCaches(t *testing.T) {
 	first := &changing{passwords: map[string]string{"alice": "secret"}}
 	second := &changing{passwords: map[string]string{"alice": "other"}}
 	c := Chain{
@@ -166,12 +165,12 @@ func TestTwoStoresShareNoAnswer(t *testing.T) {
 		}
 	}
 	if _, err := c[1].VerifyPassword(t.Context(), tlsPeer(), "alice", "secret"); asFailure(err) == nil {
-		t.Errorf("the second store takes the first one's password: %v", err)
+		t.Errorf("the second store accepts the first one's password: %v", err)
 	}
 }
 
-// What becomes one question is one entry; what does not is none.
-func TestCacheKnowsTheLoginOfTheStore(t *testing.T) {
+// Logins from which the template makes one login share an entry; others do not.
+func TestCacheUsesTheLoginOfTheStore(t *testing.T) {
 	backend := &changing{passwords: map[string]string{"alice": "secret", "alice@example.net": "secret"}}
 	local := func(s *StoreSpec) { s.Config.Login = localPart }
 	byLocal := newTestStore("pam", backend, cachedFor(time.Hour, 0), local)
@@ -188,7 +187,7 @@ func TestCacheKnowsTheLoginOfTheStore(t *testing.T) {
 	}
 }
 
-func TestCacheNeedsNoPlace(t *testing.T) {
+func TestCacheNeedsNoSlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		block := make(chan struct{})
 		s := newTestStore("pam", verifierFunc(func(_ context.Context, _ *Peer, login, _ string) (Identity, error) {
@@ -197,8 +196,8 @@ func TestCacheNeedsNoPlace(t *testing.T) {
 			}
 			return Identity{User: login}, nil
 		}), cachedFor(time.Hour, 0), func(s *StoreSpec) { s.Config.Concurrency = 1 })
-		for _, who := range []string{"alice", "slow", "alice"} {
-			go s.VerifyPassword(t.Context(), tlsPeer(), who, "secret")
+		for _, login := range []string{"alice", "slow", "alice"} {
+			go s.VerifyPassword(t.Context(), tlsPeer(), login, "secret")
 			synctest.Wait()
 		}
 		if got := result(s.VerifyPassword(t.Context(), tlsPeer(), "alice", "secret")); got != "yes: alice (pam)" {
@@ -228,7 +227,7 @@ func TestCacheIsBounded(t *testing.T) {
 		t.Errorf("%d logins, %d of alice", c.logins.Len(), len(known))
 	}
 	if _, ok := c.recall("alice", c.key.MAC("alice", "19"), time.Hour); !ok {
-		t.Error("the last one is forgotten")
+		t.Error("the last password is not remembered")
 	}
 }
 
@@ -250,7 +249,7 @@ func TestCacheValidateNamesTheKey(t *testing.T) {
 		got := ""
 		tt.config.Validate(func(key, _ string) { got += key })
 		if got != tt.want {
-			t.Errorf("%+v: complains of %q, want %q", tt.config, got, tt.want)
+			t.Errorf("%+v: reports %q, want %q", tt.config, got, tt.want)
 		}
 	}
 }

@@ -14,8 +14,8 @@ import (
 
 var errDown = errors.New("connection refused")
 
-// says is a store with one answer for everybody.
-func says(answer any) verifierFunc {
+// answering returns a backend with one answer for every login.
+func answering(answer any) verifierFunc {
 	return func(_ context.Context, _ *Peer, login, _ string) (Identity, error) {
 		switch a := answer.(type) {
 		case string:
@@ -28,7 +28,7 @@ func says(answer any) verifierFunc {
 	}
 }
 
-// newTestStore is a store as most tests want it.
+// newTestStore returns a store with default settings, changed by change.
 func newTestStore(name string, backend Backend, change ...func(*StoreSpec)) *Store {
 	spec := StoreSpec{Kind: name, Config: StoreDefaults(), Backend: backend, Events: NewLog(slog.New(slog.DiscardHandler))}
 	for _, c := range change {
@@ -41,7 +41,7 @@ func onFailure(o OnFailure) func(*StoreSpec) {
 	return func(s *StoreSpec) { s.Config.OnFailure = o }
 }
 
-// result is what a chain has answered, in one line.
+// result returns the answer of a chain in one line.
 func result(id Identity, err error) string {
 	var f *Failure
 	var u *Unavailable
@@ -60,11 +60,11 @@ func result(id Identity, err error) string {
 
 func TestChain(t *testing.T) {
 	tests := []struct {
-		first      any
-		on         OnFailure
-		second     any
-		want       string
-		secondHere bool // is asked
+		first       any
+		on          OnFailure
+		second      any
+		want        string
+		secondAsked bool
 	}{
 		{"alice", "", NoSuchUser, "yes: alice (one)", false},
 		{NoSuchUser, "", "alice", "yes: alice (two)", true},
@@ -106,13 +106,13 @@ func TestChain(t *testing.T) {
 			asked := false
 			second := verifierFunc(func(ctx context.Context, p *Peer, login, password string) (Identity, error) {
 				asked = true
-				return says(tt.second)(ctx, p, login, password)
+				return answering(tt.second)(ctx, p, login, password)
 			})
-			c := Chain{newTestStore("one", says(tt.first), onFailure(tt.on)), newTestStore("two", second)}
+			c := Chain{newTestStore("one", answering(tt.first), onFailure(tt.on)), newTestStore("two", second)}
 			if got := result(c.Passwords().VerifyPassword(t.Context(), tlsPeer(), "alice", "secret")); got != tt.want {
 				t.Errorf("got  %s\nwant %s", got, tt.want)
 			}
-			if asked != tt.secondHere {
+			if asked != tt.secondAsked {
 				t.Errorf("second store asked: %v", asked)
 			}
 		})
@@ -128,16 +128,16 @@ func TestChainOfNoStores(t *testing.T) {
 	}
 }
 
-// A store whose template the login does not fit is not asked, and says nothing.
-func TestChainPassesOverWhomTheTemplateDoesNotFit(t *testing.T) {
+// A store whose template does not fit the login is not asked, and refuses nothing.
+func TestChainSkipsStoresWhoseTemplateDoesNotFit(t *testing.T) {
 	fail := verifierFunc(func(_ context.Context, _ *Peer, login, _ string) (Identity, error) {
-		t.Errorf("asked about %q", login)
+		t.Errorf("asked for %q", login)
 		return Identity{}, errDown
 	})
 	local := func(s *StoreSpec) {
 		s.Config.Login, s.Realm, s.Config.OnFailure = localPart, "example.org", OnFailureStop
 	}
-	c := Chain{newTestStore("pam", fail, local), newTestStore("file", says("alice@example.net"))}
+	c := Chain{newTestStore("pam", fail, local), newTestStore("file", answering("alice@example.net"))}
 	if got := result(c.Passwords().VerifyPassword(t.Context(), tlsPeer(), "alice@example.net", "secret")); got != "yes: alice@example.net (file)" {
 		t.Errorf("got %s", got)
 	}
@@ -150,10 +150,10 @@ func TestTrace(t *testing.T) {
 	local := func(s *StoreSpec) { s.Config.Login, s.Realm = localPart, "example.org" }
 	whole := func(s *StoreSpec) { s.Realm = "example.org" }
 	c := Chain{
-		newTestStore("pam", says(Unknowable), local),
-		newTestStore("ldap", says(errDown), whole),
-		newTestStore("sql", says("alice"), whole),
-		newTestStore("never", says("alice")),
+		newTestStore("pam", answering(Unknowable), local),
+		newTestStore("ldap", answering(errDown), whole),
+		newTestStore("sql", answering("alice"), whole),
+		newTestStore("never", answering("alice")),
 	}
 	for login, want := range map[string][]string{
 		"alice": {
@@ -162,7 +162,7 @@ func TestTrace(t *testing.T) {
 			`sql "alice@example.org": alice`,
 		},
 		"alice@example.net": {
-			`pam "": auth: no such user (pam): the login is not of auth.realm, and the template forgets the domain`,
+			`pam "": auth: no such user (pam): the domain of the login is not auth.realm, and the template drops the domain`,
 			`ldap "alice@example.net": auth: no answer (ldap): connection refused`,
 			`sql "alice@example.net": alice`,
 		},
@@ -193,7 +193,7 @@ func TestTrace(t *testing.T) {
 	}
 }
 
-// While a store is down, guessing at the others must cost as much as ever.
+// While a store is down, guessing at the others must not become cheaper.
 func TestThrottleCountsWhatAnotherStoreRefuses(t *testing.T) {
 	tests := []struct {
 		second FailureKind
@@ -201,7 +201,7 @@ func TestThrottleCountsWhatAnotherStoreRefuses(t *testing.T) {
 	}{{BadPassword, true}, {NoSuchUser, false}, {Unknowable, false}, {Disabled, false}}
 	for _, tt := range tests {
 		synctest.Test(t, func(t *testing.T) {
-			c := Chain{newTestStore("down", says(errDown)), newTestStore("up", says(tt.second))}
+			c := Chain{newTestStore("down", answering(errDown)), newTestStore("up", answering(tt.second))}
 			v := Throttled(newThrottle(), c.Passwords())
 			begun := time.Now()
 			for i := range 2 {
@@ -237,7 +237,7 @@ func (o optional) call(name string) error {
 
 func TestStoresCallOptionalMethods(t *testing.T) {
 	var calls []string
-	c := Chain{newTestStore("plain", says("alice")), newTestStore("rich", optional{says("alice"), &calls})}
+	c := Chain{newTestStore("plain", answering("alice")), newTestStore("rich", optional{answering("alice"), &calls})}
 	if err := c[0].Check(t.Context()); err != nil {
 		t.Errorf("check: %v", err)
 	}
@@ -263,7 +263,7 @@ type onlyKeys struct{ KeyStore }
 
 func TestStoresWithOneAbility(t *testing.T) {
 	keys := func() *Store { return newTestStore("keys", onlyKeys{users()}) }
-	passwords := func() *Store { return newTestStore("passwords", says("alice")) }
+	passwords := func() *Store { return newTestStore("passwords", answering("alice")) }
 	tests := []struct {
 		name       string
 		chain      Chain
@@ -303,5 +303,49 @@ func TestStoresWithOneAbility(t *testing.T) {
 	}
 	if _, err := passwords().ScramKeys(t.Context(), "Alice"); !errors.Is(err, errNoAbility) || asFailure(err) != nil {
 		t.Errorf("keys at a store of passwords: %v", err)
+	}
+}
+
+// A chain as KeyStore: a store without keys is not skipped.
+func TestChainKeys(t *testing.T) {
+	keeper := func(name string, k KeyStore, change ...func(*StoreSpec)) *Store {
+		return newTestStore(name, struct {
+			verifierFunc
+			KeyStore
+		}{answering(NoSuchUser), k}, change...)
+	}
+	pam := newTestStore("pam", answering(Unknowable))
+	if (Chain{}).Keys() != nil || (Chain{pam, keeper("file", users())}).Keys() != nil {
+		t.Error("a chain whose first store has no keys is a KeyStore")
+	}
+	realm := func(s *StoreSpec) { s.Realm = "example.org" }
+	carol := &fakeKeeper{users: map[string]string{"carol@example.org": "secret"}}
+	tests := []struct {
+		name, login string
+		chain       Chain
+		want        string
+	}{
+		{"the first", "Alice", Chain{keeper("file", users()), keeper("sql", carol)}, "alice (file)"},
+		{"the second", "carol", Chain{keeper("file", users()), keeper("sql", carol, realm)}, "carol@example.org (sql)"},
+		{"one without keys ends the search", "bob", Chain{keeper("file", users()), keeper("sql", &fakeKeeper{users: map[string]string{"bob": "x"}})}, "wrong password (file)"},
+		{"after one without keys", "carol", Chain{keeper("file", users()), pam, keeper("sql", carol, realm)}, "no such user (file)"},
+		{"down, and known to another", "carol", Chain{keeper("file", &fakeKeeper{err: errDown}), keeper("sql", carol, realm)}, "carol@example.org (sql)"},
+		{"down", "eve", Chain{keeper("file", &fakeKeeper{err: errDown}), keeper("sql", carol, realm)}, "later (file), while no such user (sql)"},
+		{"panics", "eve", Chain{keeper("file", nil)}, "later (file)"},
+	}
+	for _, tt := range tests {
+		keys, err := tt.chain.Keys().ScramKeys(t.Context(), tt.login)
+		got := fmt.Sprintf("%s (%s)", keys.User, keys.Store)
+		if err != nil {
+			got = result(Identity{}, err)
+		}
+		if got != tt.want {
+			t.Errorf("%s: got %s, want %s", tt.name, got, tt.want)
+		}
+	}
+	// The decoy of an unknown user depends on the login that the store gets.
+	c := Chain{keeper("file", users(), realm)}.Keys()
+	if c.ScramDecoy("Eve") != c.ScramDecoy("eve@example.org") {
+		t.Error("two spellings of one login have two decoys")
 	}
 }

@@ -55,14 +55,14 @@ func TestDeadlineEndsALogin(t *testing.T) {
 			}
 		}, 0, "secret", 0, 0, "auth: no answer (one): no answer within its timeout of 25s: context deadline exceeded"},
 		{"stores that refuse, then one that hangs", func(*testing.T) Chain {
-			return Chain{newTestStore("one", says(NoSuchUser)), newTestStore("two", hangs, withTimeout(25*time.Second, 1))}
+			return Chain{newTestStore("one", answering(NoSuchUser)), newTestStore("two", hangs, withTimeout(25*time.Second, 1))}
 		}, 0, "secret", 20 * time.Second, 0, "auth: no answer (two): the time for the reply was over before the store answered: context deadline exceeded"},
 		{"the next store cannot be asked any more", func(*testing.T) Chain {
 			late := verifierFunc(func(context.Context, *Peer, string, string) (Identity, error) {
 				time.Sleep(5 * time.Second) // does not obey its context
 				return Identity{}, &Failure{Kind: NoSuchUser}
 			})
-			return Chain{newTestStore("one", late), newTestStore("two", says("alice"))}
+			return Chain{newTestStore("one", late), newTestStore("two", answering("alice"))}
 		}, 0, "secret", 4 * time.Second, 5 * time.Second,
 			"auth: no answer (two): the time for the reply was over before this store was asked: context deadline exceeded"},
 		{"a store that is busy", func(t *testing.T) Chain {
@@ -95,7 +95,7 @@ func TestDeadlineEndsALogin(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				slow := newThrottle()
 				for i := range tt.failures {
-					v := Throttled(slow, says(BadPassword))
+					v := Throttled(slow, answering(BadPassword))
 					if _, err := v.VerifyPassword(t.Context(), tlsPeer(), "eve", fmt.Sprint(i)); asFailure(err) == nil {
 						t.Fatal(err)
 					}
@@ -170,4 +170,26 @@ func TestDeadlineEndsALookupOfKeys(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+}
+
+func TestContextOfTheStepEndsALookupOfKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := start(t, scramLocal(hangingKeeper{users()}), tlsPeer(), "SCRAM-SHA-256")
+		defer x.Close()
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			synctest.Wait()
+			cancel()
+		}()
+		if _, done, err := x.Next(ctx, []byte("n,,n=Alice,r=abc")); done || !errors.Is(err, context.Canceled) {
+			t.Errorf("done %v, %v", done, err)
+		}
+	})
+}
+
+type hangingKeeper struct{ *fakeKeeper }
+
+func (hangingKeeper) ScramKeys(ctx context.Context, _ string) (ScramKeys, error) {
+	<-ctx.Done()
+	return ScramKeys{}, ctx.Err()
 }

@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"net/netip"
 	"slices"
@@ -12,8 +13,8 @@ import (
 	"postern/server/auth/throttle"
 )
 
-// fakeStore is a store with one user for each entry, whose password is the value.
-// It counts the questions that reach it.
+// fakeStore is a backend with one user for each entry, whose password is the value. It
+// counts its calls.
 type fakeStore struct {
 	users map[string]string
 	asked int
@@ -66,8 +67,8 @@ func TestLocalOffersWhatItsStoresServe(t *testing.T) {
 	}
 }
 
-// converse plays the client's responses; "<nil>" is a missing initial response.
-// It returns what the server said, and the exchange when it was done.
+// converse sends the client's responses; "<nil>" is a missing initial response. It returns
+// the challenges, and the exchange after its end.
 func converse(t *testing.T, l Local, mech string, responses ...string) (challenges []string, x Exchange, err error) {
 	t.Helper()
 	x, err = l.Start(t.Context(), tlsPeer(), mech)
@@ -95,7 +96,7 @@ func converse(t *testing.T, l Local, mech string, responses ...string) (challeng
 	return challenges, x, errNotDone
 }
 
-var errNotDone = errors.New("the server wants to hear more")
+var errNotDone = errors.New("the exchange is not done")
 
 func TestConversations(t *testing.T) {
 	long := strings.Repeat("x", maxName+1)
@@ -111,11 +112,11 @@ func TestConversations(t *testing.T) {
 		fail       string
 	}{
 		{"initial response", "PLAIN", []string{"\x00Alice\x00secret"}, nil, "alice", nil, ""},
-		{"asked for", "PLAIN", []string{"<nil>", "\x00Alice\x00secret"}, []string{""}, "alice", nil, ""},
+		{"prompted", "PLAIN", []string{"<nil>", "\x00Alice\x00secret"}, []string{""}, "alice", nil, ""},
 		{"authzid is the login", "PLAIN", []string{"Alice\x00Alice\x00secret"}, nil, "alice", nil, ""},
 		{"authzid is the canonical name", "PLAIN", []string{"alice\x00Alice\x00secret"}, nil, "alice", nil, ""},
-		{"authzid of somebody else", "PLAIN", []string{"bob\x00Alice\x00secret"}, nil, "", nil, "auth: not allowed (fake): wanted to act as bob"},
-		{"authzid of somebody else and wrong password", "PLAIN", []string{"bob\x00Alice\x00no"}, nil, "", nil, "auth: wrong password (fake)"},
+		{"authzid of another user", "PLAIN", []string{"bob\x00Alice\x00secret"}, nil, "", nil, "auth: not allowed (fake): wanted to act as bob"},
+		{"authzid of another user and wrong password", "PLAIN", []string{"bob\x00Alice\x00no"}, nil, "", nil, "auth: wrong password (fake)"},
 		{"wrong password", "PLAIN", []string{"\x00Alice\x00no"}, nil, "", nil, "auth: wrong password (fake)"},
 		{"unknown user", "PLAIN", []string{"\x00eve\x00secret"}, nil, "", nil, "auth: no such user (fake)"},
 		{"empty password", "PLAIN", []string{"\x00Alice\x00"}, nil, "", nil, "auth: wrong password: empty password"},
@@ -156,7 +157,7 @@ func TestConversations(t *testing.T) {
 		{"long password", "LOGIN", []string{"Alice", longPassword}, []string{"Password:"}, "", nil, "auth: wrong password (fake)"},
 		{"longest right password", "LOGIN", []string{"carol", longPassword}, []string{"Password:"}, "carol", nil, ""},
 		{"longer than a line", "LOGIN", []string{"Alice", tooLong}, []string{"Password:"}, "", ErrMalformed, ""},
-		{"left half-way", "LOGIN", []string{"Alice"}, []string{"Password:"}, "", errNotDone, ""},
+		{"abandoned", "LOGIN", []string{"Alice"}, []string{"Password:"}, "", errNotDone, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.mech+" "+tt.name, func(t *testing.T) {
@@ -188,7 +189,7 @@ func TestConversations(t *testing.T) {
 	}
 }
 
-func TestExchangeIsOverAfterItsEnd(t *testing.T) {
+func TestExchangeEndsOnce(t *testing.T) {
 	store := &fakeStore{users: map[string]string{"alice": "secret"}}
 	good := map[string][]string{"PLAIN": {"\x00alice\x00secret"}, "LOGIN": {"alice", "secret"}}
 	bad := map[string][]string{"PLAIN": {"\x00alice\x00no"}, "LOGIN": {"alice", "no"}}
@@ -198,7 +199,7 @@ func TestExchangeIsOverAfterItsEnd(t *testing.T) {
 			asked := store.asked
 			for _, again := range [][]byte{nil, {}, []byte("\x00alice\x00secret"), []byte("secret")} {
 				if _, done, err := x.Next(t.Context(), again); done || !errors.Is(err, ErrMalformed) {
-					t.Errorf("%s goes on with %q: done %v, %v", mech, again, done, err)
+					t.Errorf("%s continues with %q: done %v, %v", mech, again, done, err)
 				}
 			}
 			if store.asked != asked {
@@ -217,12 +218,12 @@ func TestFailureNamesTheLogin(t *testing.T) {
 		t.Errorf("failure %+v", f)
 	}
 	if shared.Login != "" {
-		t.Error("the store's own value was changed")
+		t.Error("the store's value was changed")
 	}
 }
 
-func TestBrokenStoreIsNeitherYesNorNo(t *testing.T) {
-	broken := errors.New("disk on fire")
+func TestBrokenStoreNeitherAcceptsNorRefuses(t *testing.T) {
+	broken := errors.New("disk failure")
 	for _, err := range []error{broken, &Unavailable{Store: "fake", Err: broken}} {
 		_, x, got := converse(t, Local{Passwords: &fakeStore{err: err}}, "LOGIN", "alice", "secret")
 		u, ok := errors.AsType[*Unavailable](got)
@@ -235,7 +236,7 @@ func TestBrokenStoreIsNeitherYesNorNo(t *testing.T) {
 	}
 }
 
-func TestStoreThatNamesNobodyIsBroken(t *testing.T) {
+func TestStoreThatNamesNoUserIsBroken(t *testing.T) {
 	store := &fakeStore{users: map[string]string{" ": "secret"}}
 	trim := verifierFunc(func(ctx context.Context, p *Peer, login, password string) (Identity, error) {
 		id, err := store.VerifyPassword(ctx, p, login, password)
@@ -254,7 +255,7 @@ func (f verifierFunc) VerifyPassword(ctx context.Context, p *Peer, login, passwo
 	return f(ctx, p, login, password)
 }
 
-// The context of a step ends a verification; that of Start has nothing to do with it.
+// The context of a step ends a verification; that of Start does not.
 func TestContextOfTheStepEndsAVerification(t *testing.T) {
 	asked := make(chan struct{})
 	slow := verifierFunc(func(ctx context.Context, _ *Peer, _, _ string) (Identity, error) {
@@ -336,7 +337,7 @@ func FuzzLogin(f *testing.F) {
 				return
 			}
 			if done && (len(password) == 0 || len(name) == 0) {
-				t.Errorf("%q %q got in", name, password)
+				t.Errorf("%q %q was accepted", name, password)
 			}
 		}
 	})
@@ -362,4 +363,74 @@ func BenchmarkPlainExchange(b *testing.B) {
 func newThrottle() *throttle.Throttle {
 	cfg := Defaults()
 	return throttle.New(cfg.Throttle())
+}
+
+func TestLocalOffersScram(t *testing.T) {
+	tls13, bare := tlsPeer(), tlsPeer()
+	_, tls12 := handshake(t, tls.VersionTLS12)
+	blind := *tls12
+	blind.Certificate = nil
+	bare.TLS = &tls.ConnectionState{Version: tls.VersionTLS12, HandshakeComplete: true}
+	bare.Certificate = &x509.Certificate{SignatureAlgorithm: x509.ECDSAWithSHA256}
+	both := Local{Passwords: &fakeStore{}, Keys: users(), Scram: NewScram(newThrottle())}
+	with := func(change func(*Local)) Local {
+		l := both
+		change(&l)
+		return l
+	}
+	tests := []struct {
+		name  string
+		local Local
+		peer  *Peer
+		want  string
+	}{
+		{"TLS 1.3", both, tls13, "SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN"},
+		{"TLS 1.2", both, tls12, "SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN"},
+		{"TLS 1.2, certificate not known", both, &blind, "SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN"},
+		{"TLS 1.2, no tls-unique", both, bare, "SCRAM-SHA-256 PLAIN LOGIN"},
+		{"clear text", both, &Peer{}, ""},
+		{"the defaults", with(func(l *Local) { l.Only = Defaults().Mechanisms }), tls13, "PLAIN LOGIN"},
+		{"only PLUS", with(func(l *Local) { l.Only = []MechanismName{mechScramPlus} }), tls13, "SCRAM-SHA-256-PLUS"},
+		{"no keys", with(func(l *Local) { l.Keys = nil }), tls13, "PLAIN LOGIN"},
+		{"no passwords", with(func(l *Local) { l.Passwords = nil }), tls13, "SCRAM-SHA-256-PLUS SCRAM-SHA-256"},
+		{"noplaintext", with(func(l *Local) { l.Security = SecurityOptions{NoPlaintext} }), tls13, "SCRAM-SHA-256-PLUS SCRAM-SHA-256"},
+		{"mutual_auth", with(func(l *Local) { l.Security = SecurityOptions{MutualAuth} }), tls13, "SCRAM-SHA-256-PLUS SCRAM-SHA-256"},
+		{"forward_secrecy", with(func(l *Local) { l.Security = SecurityOptions{ForwardSecrecy} }), tls13, ""},
+	}
+	for _, tt := range tests {
+		got := tt.local.Mechanisms(tt.peer)
+		if strings.Join(got, " ") != tt.want {
+			t.Errorf("%s: offers %v, want %s", tt.name, got, tt.want)
+		}
+		for _, m := range mechanisms {
+			x, err := tt.local.Start(t.Context(), tt.peer, string(m.name))
+			if slices.Contains(got, string(m.name)) != (err == nil) {
+				t.Errorf("%s: %s: %v", tt.name, m.name, err)
+			}
+			if err == nil {
+				x.Close()
+			}
+		}
+	}
+}
+
+func TestLocalCheck(t *testing.T) {
+	passwords := &fakeStore{}
+	tests := []struct {
+		name  string
+		local Local
+		why   string
+	}{
+		{"the defaults", Local{Passwords: passwords, Only: Defaults().Mechanisms, Security: Defaults().SecurityOptions}, ""},
+		{"SCRAM with keys", Local{Passwords: passwords, Keys: users(), Scram: NewScram(newThrottle()), Only: []MechanismName{mechScram, mechPlain}}, ""},
+		{"SCRAM without keys", Local{Passwords: passwords, Only: []MechanismName{mechPlain, mechScram}}, "names SCRAM-SHA-256, but"},
+		{"PLAIN without passwords", Local{Keys: users(), Scram: NewScram(newThrottle()), Only: Defaults().Mechanisms}, "names PLAIN, but"},
+		{"nothing left", Local{Passwords: passwords, Only: Defaults().Mechanisms, Security: SecurityOptions{NoPlaintext}}, "rule out every mechanism"},
+	}
+	for _, tt := range tests {
+		err := tt.local.Check()
+		if (err == nil) != (tt.why == "") || err != nil && !strings.Contains(err.Error(), tt.why) {
+			t.Errorf("%s: %v, want ...%s...", tt.name, err, tt.why)
+		}
+	}
 }

@@ -17,7 +17,7 @@ import (
 	"postern/test/kit"
 )
 
-// fakeKeeper keeps the keys of users whose password is the value.
+// fakeKeeper is a backend with the keys of users whose password is the value.
 type fakeKeeper struct {
 	users map[string]string
 	asked []string
@@ -45,7 +45,7 @@ func (k *fakeKeeper) ScramDecoy(login string) ScramDecoy {
 	return ScramDecoy{Login: strings.ToLower(login), ScramShape: hash.ScramShape{Iterations: testIterations, SaltLength: 16}}
 }
 
-// keysOf derives keys as a client does, with a salt of the user's own.
+// keysOf derives keys as a client does, with a salt for each user.
 func keysOf(user, password string) ScramKeys {
 	salt := sha256.Sum256([]byte("salt of " + user))
 	client, err := scram.SHA256.NewClient(user, password, "")
@@ -61,16 +61,16 @@ func keysOf(user, password string) ScramKeys {
 	}}
 }
 
-// handshake makes a real connection, since channel bindings come from one. It
-// returns what the client sees and the peer that the server sees.
+// handshake makes a real connection, as channel bindings need one. It returns the state of
+// the client and the peer of the server.
 func handshake(t *testing.T, version uint16) (client tls.ConnectionState, p *Peer) {
 	t.Helper()
 	return connect(t, &tls.Config{Certificates: []tls.Certificate{kit.Certificate{}.SelfSigned(t)}, MaxVersion: version, SessionTicketsDisabled: true},
 		&tls.Config{InsecureSkipVerify: true, MinVersion: version, MaxVersion: version})
 }
 
-// resume is handshake for the second connection of a client, with TLS 1.2 and a
-// session of the first one.
+// resume is handshake for a connection with TLS 1.2 that resumes the session of an earlier
+// one.
 func resume(t *testing.T) (client tls.ConnectionState, p *Peer) {
 	t.Helper()
 	server := &tls.Config{Certificates: []tls.Certificate{kit.Certificate{}.SelfSigned(t)}, MaxVersion: tls.VersionTLS12}
@@ -107,23 +107,22 @@ func users() *fakeKeeper {
 	return &fakeKeeper{users: map[string]string{"Alice": "secret", "bob": "bcrypt", "a=b,c": "secret", "élise": "caf\u00e9"}}
 }
 
-// talk lets a client of the library talk to an exchange. It returns what the
-// server said, and the exchange.
-func talk(t *testing.T, x Exchange, c *scram.ClientConversation) (said []string, err error) {
+// talk runs an exchange with a client of the library. It returns the challenges.
+func talk(t *testing.T, x Exchange, c *scram.ClientConversation) (challenges []string, err error) {
 	t.Helper()
 	t.Cleanup(func() { x.Close() })
 	challenge := ""
 	for {
 		response, err := c.Step(challenge)
 		if err != nil {
-			return said, fmt.Errorf("the client gives up: %w", err)
+			return challenges, fmt.Errorf("the client gives up: %w", err)
 		}
 		answer, done, err := x.Next(t.Context(), []byte(response))
 		if err != nil || done {
-			return said, err
+			return challenges, err
 		}
 		challenge = string(answer)
-		said = append(said, challenge)
+		challenges = append(challenges, challenge)
 	}
 }
 
@@ -153,8 +152,8 @@ func TestScramConversations(t *testing.T) {
 		{"authzid is the login", "Alice", "secret", "Alice", "yes: alice (keeper)"},
 		{"authzid is the canonical name", "Alice", "secret", "alice", "yes: alice (keeper)"},
 		{"authzid to be escaped", "a=b,c", "secret", "a=b,c", "yes: a=b,c (keeper)"},
-		{"authzid of somebody else", "Alice", "secret", "bob", "not allowed (keeper)"},
-		{"authzid of somebody else and wrong password", "Alice", "no", "bob", "wrong password (keeper)"},
+		{"authzid of another user", "Alice", "secret", "bob", "not allowed (keeper)"},
+		{"authzid of another user and wrong password", "Alice", "no", "bob", "wrong password (keeper)"},
 		{"wrong password", "Alice", "Secret", "", "wrong password (keeper)"},
 		{"empty password", "Alice", "", "", "wrong password (keeper)"},
 		{"unknown user", "eve", "secret", "", "no such user (keeper)"},
@@ -169,7 +168,7 @@ func TestScramConversations(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			x := start(t, scramLocal(users()), tlsPeer(), "SCRAM-SHA-256")
-			said, err := talk(t, x, clientOf(t, tt.login, tt.password, tt.authzid).NewConversation())
+			challenges, err := talk(t, x, clientOf(t, tt.login, tt.password, tt.authzid).NewConversation())
 			if got := result(x.Identity(), err); got != tt.want {
 				t.Errorf("got %s, want %s", got, tt.want)
 			}
@@ -182,8 +181,8 @@ func TestScramConversations(t *testing.T) {
 			if err == nil && x.Identity() != (Identity{User: x.Identity().User, As: x.Identity().User, Mechanism: "SCRAM-SHA-256", Store: "keeper"}) {
 				t.Errorf("identity %+v", x.Identity())
 			}
-			if len(said) > 2 {
-				t.Errorf("said %q", said)
+			if len(challenges) > 2 {
+				t.Errorf("challenges %q", challenges)
 			}
 		})
 	}
@@ -207,7 +206,7 @@ func TestScramVectorOfRFC7677(t *testing.T) {
 	}
 	x := start(t, scramLocal(users()), tlsPeer(), "SCRAM-SHA-256").(*scramExchange)
 	defer x.Close()
-	// The server's nonce cannot be asked for, so the conversation is put in place.
+	// The exchange cannot be made to use a nonce, so the test replaces the conversation.
 	server, err := scram.SHA256.NewServer(func(string) (scram.StoredCredentials, error) { return c, nil })
 	if err != nil {
 		t.Fatal(err)
@@ -224,7 +223,7 @@ func TestScramVectorOfRFC7677(t *testing.T) {
 		t.Fatalf("%s, done %v, %v", got, done, err)
 	}
 	if x.Identity() != (Identity{}) {
-		t.Error("an identity before the client has agreed")
+		t.Error("an identity before the client has accepted the server's proof")
 	}
 	if _, done, err := x.Next(t.Context(), []byte{}); !done || err != nil || x.Identity().User != "user" {
 		t.Errorf("done %v, %v, %+v", done, err, x.Identity())
@@ -278,7 +277,7 @@ func TestScramPlus(t *testing.T) {
 	}
 }
 
-// uniqueOf is the client's tls-unique, or 12 bytes as its data where TLS has none.
+// uniqueOf returns the client's tls-unique, or 12 other bytes if the connection has none.
 func uniqueOf(client tls.ConnectionState) scram.ChannelBinding {
 	if len(client.TLSUnique) == 0 {
 		return scram.NewTLSUniqueBinding([]byte("finished ..."))
@@ -286,8 +285,8 @@ func uniqueOf(client tls.ConnectionState) scram.ChannelBinding {
 	return scram.NewTLSUniqueBinding(client.TLSUnique)
 }
 
-// refusedWith is the result of a binding that is wrong, where a right one would have
-// had the result right: not even looked at where there is none such.
+// refusedWith returns the result for a wrong binding where a right one has the result
+// right: if the connection has no such binding, no store is asked.
 func refusedWith(right string) string {
 	if right == "refused ()" {
 		return right
@@ -295,8 +294,8 @@ func refusedWith(right string) string {
 	return "refused (keeper)"
 }
 
-// tls-unique on TLS 1.2 also binds a connection that resumes a session, whose first
-// Finished message is the server's.
+// With TLS 1.2, tls-unique also binds a connection that resumes a session, on which the
+// server sends the first Finished message.
 func TestScramPlusOnResumedConnection(t *testing.T) {
 	first, _ := handshake(t, tls.VersionTLS12)
 	client, p := resume(t)
@@ -316,8 +315,8 @@ func TestScramPlusOnResumedConnection(t *testing.T) {
 	}
 }
 
-// -PLUS is offered on TLS 1.2 only if there is a tls-unique that is safe. That it is
-// not without the extended master secret is tested with GnuTLS (package test).
+// With TLS 1.2, -PLUS is offered only if there is a safe tls-unique. That it is not safe
+// without the extended master secret is tested with GnuTLS (package test).
 func TestCanBind(t *testing.T) {
 	_, tls13 := handshake(t, tls.VersionTLS13)
 	_, tls12 := handshake(t, tls.VersionTLS12)
@@ -367,12 +366,12 @@ func TestScramFlags(t *testing.T) {
 		only       []MechanismName
 		flag, want string
 	}{
-		{"no binding", "SCRAM-SHA-256", both, nil, "n", "goes on"},
+		{"no binding", "SCRAM-SHA-256", both, nil, "n", "continues"},
 		{"downgrade", "SCRAM-SHA-256", both, nil, "y", "refused ()"},
-		{"not offered by the configuration", "SCRAM-SHA-256", both, []MechanismName{mechScram}, "y", "goes on"},
-		{"not offered for want of a binding", "SCRAM-SHA-256", &bare, nil, "y", "goes on"},
+		{"not offered by the configuration", "SCRAM-SHA-256", both, []MechanismName{mechScram}, "y", "continues"},
+		{"not offered for want of a binding", "SCRAM-SHA-256", &bare, nil, "y", "continues"},
 		{"downgrade on TLS 1.2", "SCRAM-SHA-256", old, nil, "y", "refused ()"},
-		{"tls-unique on TLS 1.2", "SCRAM-SHA-256-PLUS", old, nil, "p=tls-unique", "goes on"},
+		{"tls-unique on TLS 1.2", "SCRAM-SHA-256-PLUS", old, nil, "p=tls-unique", "continues"},
 		{"tls-unique on TLS 1.3", "SCRAM-SHA-256-PLUS", both, nil, "p=tls-unique", "refused ()"},
 		{"exporter on TLS 1.2", "SCRAM-SHA-256-PLUS", old, nil, "p=tls-exporter", "refused ()"},
 		{"binding without PLUS", "SCRAM-SHA-256", both, nil, "p=tls-exporter", ErrMalformed.Error()},
@@ -381,7 +380,7 @@ func TestScramFlags(t *testing.T) {
 		{"PLUS without binding", "SCRAM-SHA-256-PLUS", both, nil, "y", ErrMalformed.Error()},
 		{"empty name", "SCRAM-SHA-256-PLUS", both, nil, "p=", "refused ()"},
 		{"unknown name", "SCRAM-SHA-256-PLUS", both, nil, "p=tls-nonsense", "refused ()"},
-		{"exporter", "SCRAM-SHA-256-PLUS", both, nil, "p=tls-exporter", "goes on"},
+		{"exporter", "SCRAM-SHA-256-PLUS", both, nil, "p=tls-exporter", "continues"},
 		{"no flag", "SCRAM-SHA-256", both, nil, "", ErrMalformed.Error()},
 		{"another flag", "SCRAM-SHA-256", both, nil, "x", ErrMalformed.Error()},
 	}
@@ -390,7 +389,7 @@ func TestScramFlags(t *testing.T) {
 		l.Only = tt.only
 		x := start(t, l, tt.peer, tt.mech)
 		_, done, err := x.Next(t.Context(), []byte(tt.flag+rest))
-		got := "goes on"
+		got := "continues"
 		if err != nil || done {
 			got = result(x.Identity(), err)
 		}

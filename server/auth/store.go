@@ -23,10 +23,10 @@ type StoreSpec struct {
 	Events  Events
 }
 
-// A Store adds to a backend what the configuration says of it: which login it is asked
-// for, by how many at once, for how long, and whether answers are cached. It has the
-// abilities of the backend, and answers under the name of the store. A backend that
-// panics has no answer. A Store may be used by many goroutines at once.
+// A Store is a backend with the settings of its table in the configuration: the form of the
+// login, bounds on the time and the number of its calls, the cache. It has the abilities of
+// the backend, and its answers bear the name of the store. A panic of the backend is a
+// temporary error. A Store may be used by many goroutines at once.
 type Store struct {
 	name   string
 	config StoreConfig

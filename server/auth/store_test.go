@@ -48,9 +48,9 @@ func TestOnFailureText(t *testing.T) {
 	}
 }
 
-func TestStoreAnswersUnderItsOwnName(t *testing.T) {
+func TestStoreAnswersUnderItsName(t *testing.T) {
 	named := func(s *StoreSpec) { s.Config.Name = "people" }
-	if s := newTestStore("ldap", says("alice")); s.Name() != "ldap" {
+	if s := newTestStore("ldap", answering("alice")); s.Name() != "ldap" {
 		t.Errorf("without a name: %q", s.Name())
 	}
 	shared := &Failure{Kind: Disabled, Store: "backend", Reason: "for a while"}
@@ -59,18 +59,18 @@ func TestStoreAnswersUnderItsOwnName(t *testing.T) {
 		shared:  "account disabled (people)",
 		errDown: "later (people)",
 	} {
-		s := newTestStore("ldap", says(answer), named)
+		s := newTestStore("ldap", answering(answer), named)
 		if got := result(s.VerifyPassword(t.Context(), tlsPeer(), "alice", "secret")); got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
 	}
 	if shared.Store != "backend" {
-		t.Error("the backend's own value was changed")
+		t.Error("the backend's value was changed")
 	}
 }
 
-// A slow backend costs its own time and nobody else's.
-func TestStoreEndsQuestionsInTime(t *testing.T) {
+// A slow backend uses up only its own time.
+func TestStoreBoundsTheTimeOfACall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestStore("hangs", verifierFunc(func(ctx context.Context, _ *Peer, _, _ string) (Identity, error) {
 			<-ctx.Done()
@@ -87,7 +87,7 @@ func TestStoreEndsQuestionsInTime(t *testing.T) {
 	})
 }
 
-func TestStoreBoundsHowManyAreAsked(t *testing.T) {
+func TestStoreBoundsTheNumberOfCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var running, most, yes, busy atomic.Int32
 		s := newTestStore("slow", verifierFunc(func(ctx context.Context, _ *Peer, login, _ string) (Identity, error) {
@@ -112,7 +112,7 @@ func TestStoreBoundsHowManyAreAsked(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		// Turns at 0, 3, 6 and 9 seconds; then ten seconds of waiting are over.
+		// Calls at 0, 3, 6 and 9 seconds; then the wait of ten seconds is over.
 		if most.Load() != 20 || yes.Load() != 80 || busy.Load() != 120 {
 			t.Errorf("%d at once, %d in, %d busy", most.Load(), yes.Load(), busy.Load())
 		}
@@ -122,7 +122,7 @@ func TestStoreBoundsHowManyAreAsked(t *testing.T) {
 	})
 }
 
-func TestStoreLetsTheKnownGoFirst(t *testing.T) {
+func TestStoreCallsForKnownClientsFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var order []string
 		s := newTestStore("slow", verifierFunc(func(_ context.Context, _ *Peer, login, _ string) (Identity, error) {
@@ -130,11 +130,11 @@ func TestStoreLetsTheKnownGoFirst(t *testing.T) {
 			time.Sleep(time.Second)
 			return Identity{User: login}, nil
 		}), func(s *StoreSpec) { s.Config.Concurrency = 1 })
-		for _, who := range []string{"first", "stranger", "friend"} {
+		for _, login := range []string{"first", "unknown", "known"} {
 			go func() {
 				p := tlsPeer()
-				p.Known = who == "friend"
-				if _, err := s.VerifyPassword(t.Context(), p, who, "secret"); err != nil {
+				p.Known = login == "known"
+				if _, err := s.VerifyPassword(t.Context(), p, login, "secret"); err != nil {
 					t.Error(err)
 				}
 			}()
@@ -142,16 +142,16 @@ func TestStoreLetsTheKnownGoFirst(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if got := strings.Join(order, " "); got != "first friend stranger" {
+		if got := strings.Join(order, " "); got != "first known unknown" {
 			t.Errorf("order: %s", got)
 		}
 	})
 }
 
-func TestStoreSurvivesAPanic(t *testing.T) {
+func TestStoreRecoversPanics(t *testing.T) {
 	for name, thrown := range map[string]func(password string){
 		"of the runtime": func(password string) { _ = []int{}[len(password)] },
-		"of its own":     func(password string) { panic("cannot cope with " + password) },
+		"of the store":   func(password string) { panic("cannot handle " + password) },
 		"with an error":  func(password string) { panic(errors.New(password)) },
 	} {
 		var log bytes.Buffer
@@ -178,8 +178,8 @@ func TestStoreSurvivesAPanic(t *testing.T) {
 	}
 }
 
-func TestStoreObeysTheClientGoingAway(t *testing.T) {
-	s := newTestStore("never", says(errDown))
+func TestStoreEndsWithItsContext(t *testing.T) {
+	s := newTestStore("never", answering(errDown))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := s.VerifyPassword(ctx, tlsPeer(), "alice", "secret"); !errors.Is(err, context.Canceled) {

@@ -71,11 +71,11 @@ func (t LoginTemplate) expand(login, realm string) (expanded, why string) {
 	}
 	switch {
 	case t.has(loginDomain) && domain == "":
-		return "", "the login has no domain, and auth.realm gives it none"
+		return "", "the login has no domain, and auth.realm is empty"
 	case t.has(localPart) && local == "":
-		return "", "the login has nothing before its domain"
+		return "", "the login is empty before its domain"
 	case !t.has(wholeLogin) && !t.has(loginDomain) && realm != "" && !strings.EqualFold(domain, realm):
-		return "", "the login is not of auth.realm, and the template forgets the domain"
+		return "", "the domain of the login is not auth.realm, and the template drops the domain"
 	}
 	// One pass: a client's text in braces is not expanded.
 	return strings.NewReplacer(wholeLogin, whole, localPart, local, loginDomain, domain).Replace(string(t)), ""

@@ -7,11 +7,11 @@ import (
 
 func TestLoginTemplate(t *testing.T) {
 	const (
-		noDomain = "the login has no domain, and auth.realm gives it none"
-		noLocal  = "the login has nothing before its domain"
-		foreign  = "the login is not of auth.realm, and the template forgets the domain"
+		noDomain = "the login has no domain, and auth.realm is empty"
+		noLocal  = "the login is empty before its domain"
+		foreign  = "the domain of the login is not auth.realm, and the template drops the domain"
 	)
-	tests := []struct{ template, realm, login, asked, why string }{
+	tests := []struct{ template, realm, login, expanded, why string }{
 		{"", "", "foo", "foo", ""},
 		{"{user}", "", "foo@example.org", "foo@example.org", ""},
 		{"{user}", "", "foo", "foo", ""},
@@ -37,22 +37,22 @@ func TestLoginTemplate(t *testing.T) {
 		{"{local}", "", "{domain}@example.org", "{domain}", ""},
 	}
 	for _, tt := range tests {
-		asked, why := LoginTemplate(tt.template).expand(tt.login, tt.realm)
-		if asked != tt.asked || why != tt.why {
-			t.Errorf("%q of %q with realm %q: %q, %q; want %q, %q", tt.template, tt.login, tt.realm, asked, why, tt.asked, tt.why)
+		expanded, why := LoginTemplate(tt.template).expand(tt.login, tt.realm)
+		if expanded != tt.expanded || why != tt.why {
+			t.Errorf("%q for %q with realm %q: %q, %q; want %q, %q", tt.template, tt.login, tt.realm, expanded, why, tt.expanded, tt.why)
 		}
 	}
 }
 
-func TestLoginTemplateErrorsSayWhatToWrite(t *testing.T) {
+func TestLoginTemplateErrorsHaveHints(t *testing.T) {
 	tests := map[string]string{
 		"":                                  "does not name the user",
 		"{domain}":                          "does not name the user",
 		"postmaster":                        "does not name the user",
-		"{local":                            `"{local" means nothing`,
-		"{user}}":                           `"}" means nothing`,
-		"{{user}}":                          `"{" means nothing`,
-		"{User}":                            `"{User}" means nothing`,
+		"{local":                            `"{local" is unknown`,
+		"{user}}":                           `"}" is unknown`,
+		"{{user}}":                          `"{" is unknown`,
+		"{User}":                            `"{User}" is unknown`,
 		"%u":                                "does not name the user",
 		"{user}\n":                          "printable text",
 		"{user}\xff":                        "printable text",
@@ -65,7 +65,7 @@ func TestLoginTemplateErrorsSayWhatToWrite(t *testing.T) {
 			t.Errorf("%q: %v, want ...%s...", text, err, want)
 		}
 		if l != "" {
-			t.Errorf("%q: was taken in spite of the error", text)
+			t.Errorf("%q: was set despite the error", text)
 		}
 	}
 }
@@ -80,9 +80,9 @@ func FuzzLoginTemplate(f *testing.F) {
 		if l.UnmarshalText([]byte(text)) != nil {
 			return
 		}
-		asked, why := l.expand(login, realm)
-		if why != "" && asked != "" || why == "" && asked == "" && login != "" {
-			t.Errorf("%q of %q: asked %q, why %q", text, login, asked, why)
+		expanded, why := l.expand(login, realm)
+		if why != "" && expanded != "" || why == "" && expanded == "" && login != "" {
+			t.Errorf("%q for %q: %q, why %q", text, login, expanded, why)
 		}
 		if why != "" || login == "" {
 			return
@@ -91,8 +91,8 @@ func FuzzLoginTemplate(f *testing.F) {
 		if at := strings.LastIndexByte(login, '@'); at >= 0 {
 			local = login[:at]
 		}
-		if !strings.Contains(asked, local) {
-			t.Errorf("%q of %q asks about %q: somebody else", text, login, asked)
+		if !strings.Contains(expanded, local) {
+			t.Errorf("%q for %q gives another user: %q", text, login, expanded)
 		}
 	})
 }
