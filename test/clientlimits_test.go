@@ -13,9 +13,9 @@ import (
 	"postern/test/kit"
 )
 
-// limits.recipients bounds what one message reaches, not whether it is sent:
-// clients go on after 452 (RFC 5321, section 4.5.3.1.10), and the message reaches
-// the recipients up to the limit.
+// limits.recipients limits the recipients of a message, not whether it is sent: clients
+// continue after 452 (RFC 5321, section 4.5.3.1.10), and the message reaches the first
+// recipients up to the limit.
 func TestManyRecipients(t *testing.T) {
 	t.Parallel()
 	const limit, count = 1000, 1200
@@ -41,7 +41,7 @@ func TestManyRecipients(t *testing.T) {
 			cmd.Env = append(cmd.Env, nodeEnv()...)
 			refused := strings.Fields(output(t, cmd))
 			if want := numbered(limit+1, count, "452", "r%d@example.net"); !slices.Equal(refused, want) {
-				t.Errorf("%d words about refused recipients, want %d: %.200q", len(refused), len(want), refused)
+				t.Errorf("%d words of output about refused recipients, want %d: %.200q", len(refused), len(want), refused)
 			}
 			to := s.wait(t, sub.mark()).To
 			if want := numbered(1, limit, "r%d@example.net"); !slices.Equal(to, want) {
@@ -51,8 +51,8 @@ func TestManyRecipients(t *testing.T) {
 	}
 }
 
-// numbered returns the formats once for each number from first to last; those
-// without a verb are repeated as they are.
+// numbered returns the formats once for each number from first to last; formats without
+// a verb are repeated unchanged.
 func numbered(first, last int, formats ...string) []string {
 	var all []string
 	for n := first; n <= last; n++ {
@@ -63,7 +63,7 @@ func numbered(first, last int, formats ...string) []string {
 	return all
 }
 
-// output runs a client and returns what it has printed.
+// output runs a client and returns its output.
 func output(t *testing.T, cmd *exec.Cmd) string {
 	t.Helper()
 	var errors bytes.Buffer
@@ -75,8 +75,8 @@ func output(t *testing.T, cmd *exec.Cmd) string {
 	return string(out)
 }
 
-// Envelopes that real clients send and that a strict reader of RFC 5321 may refuse.
-// The message arrives as it was sent.
+// Envelopes that real clients send although RFC 5321 does not allow all of them. The
+// message arrives as it was sent.
 func TestClientEnvelopes(t *testing.T) {
 	t.Parallel()
 	s := startSink(t)
@@ -117,8 +117,8 @@ func with(client func(*testing.T, submission) *exec.Cmd, args ...string) func(*t
 	}
 }
 
-// A password that is not UTF-8: it was set with another encoding, years ago, and
-// clients send the same bytes.
+// A password that is not UTF-8: it was set with another encoding, and clients send the
+// same bytes.
 func TestClientLatin1Password(t *testing.T) {
 	t.Parallel()
 	const latin1 = "p\xe4ssw\xf6rt"
@@ -184,8 +184,8 @@ func TestConnectionLimitWithinTLS(t *testing.T) {
 	}
 }
 
-// occupy keeps a connection for the rest of the test. The probes of startPostern
-// may not have ended yet.
+// occupy keeps a connection open until the end of the test. It retries, since the
+// connections of startPostern may not be closed yet.
 func (p *postern) occupy(t *testing.T) {
 	t.Helper()
 	kit.Eventually(t, "a connection", func() bool {

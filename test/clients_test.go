@@ -13,7 +13,7 @@ import (
 	"postern/test/kit"
 )
 
-// A submission is what a mail client is told to do.
+// A submission is what a mail client does.
 type submission struct {
 	mode     tlsMode
 	port     string
@@ -26,8 +26,8 @@ type submission struct {
 	dir      string // for the client's own files
 }
 
-// A mailClient is one row of the table: the programs it needs and its command
-// for a submission.
+// A mailClient is one row of the table: the programs that it needs, and its command for a
+// submission.
 type mailClient struct {
 	name    string
 	needs   []string
@@ -44,8 +44,8 @@ var mailClients = []mailClient{
 	{"nodemailer", []string{"node", "nodemailer"}, nodemailer},
 }
 
-// Each client sends the same message through both ports, and what arrives
-// behind Postfix is what it sent, byte for byte.
+// Each client sends the same message through both ports, and Postfix delivers exactly the
+// bytes that the client sent.
 func TestMailClients(t *testing.T) {
 	t.Parallel()
 	s := startSink(t)
@@ -83,14 +83,14 @@ func newSubmission(t *testing.T, p *postern, mode tlsMode) submission {
 	return sub
 }
 
-// mark is in the message, so that the sink can tell it from all others.
+// mark is in the message and identifies it at the sink.
 func (s submission) mark() string {
 	return "mark-" + filepath.Base(filepath.Dir(s.dir)) + "-" + string(s.mode)
 }
 
-// awkwardMessage has what is easily lost: folded and tabbed header lines,
-// dots at the beginning of a line, trailing blanks, 8-bit text, a line far
-// beyond 998 bytes, empty lines at the end.
+// awkwardMessage has what is easily lost: folded header lines and tabs, dots at the start
+// of a line, trailing blanks, 8-bit text, a line far longer than 998 bytes, and empty
+// lines at the end.
 var awkwardMessage = strings.ReplaceAll(`From: "Alice (at home)" <alice@example.org>
 To: Bob <bob@example.net>,
 	Carol <carol@example.com>
@@ -125,8 +125,8 @@ func runClient(t *testing.T, cmd *exec.Cmd) {
 	}
 }
 
-// compare wants the two trace headers of postern and Postfix in front, and
-// then what was sent.
+// compare checks that the message has the Received fields of Postfix and postern, and
+// then exactly what was sent.
 func compare(t *testing.T, got delivery, sub submission, sent []byte) {
 	t.Helper()
 	if got.From != sub.from || len(got.To) != 1 || got.To[0] != sub.to {
@@ -145,7 +145,7 @@ func compare(t *testing.T, got delivery, sub submission, sent []byte) {
 	}
 }
 
-// difference shows where two messages part.
+// difference shows the first difference of two messages.
 func difference(got, want []byte) string {
 	at := 0
 	for at < min(len(got), len(want)) && got[at] == want[at] {
@@ -155,7 +155,7 @@ func difference(got, want []byte) string {
 	return fmt.Sprintf("at byte %d:\n got %.100q\nwant %.100q", at, got[min(from, len(got)):], want[min(from, len(want)):])
 }
 
-// cutField cuts the first header field off, with its folded lines.
+// cutField cuts off the first header field with its folded lines.
 func cutField(data []byte) (field, rest []byte) {
 	end := 0
 	for {
@@ -178,7 +178,7 @@ func command(t *testing.T, name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// swaks ends the message with a line end of its own.
+// swaks adds a line end to the message.
 func swaks(mechanism string) func(*testing.T, submission) *exec.Cmd {
 	return func(t *testing.T, s submission) *exec.Cmd {
 		flag := map[tlsMode]string{startTLS: "--tls", implicitTLS: "--tls-on-connect"}
@@ -216,8 +216,8 @@ func curl(t *testing.T, s submission) *exec.Cmd {
 		"--upload-file", s.message, url[s.mode]+s.port)
 }
 
-// snail writes its own message. With the clock held by SOURCE_DATE_EPOCH it
-// writes the same one first into a file, as an mbox, for the test to compare.
+// snail writes its own message. SOURCE_DATE_EPOCH fixes the date, so that it first writes
+// the same message into an mbox file, to which the test compares.
 func snail(t *testing.T, s submission) *exec.Cmd {
 	url := map[tlsMode]string{startTLS: "smtp://localhost:", implicitTLS: "smtps://localhost:"}
 	run := func(mta string) *exec.Cmd {

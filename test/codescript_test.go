@@ -12,8 +12,7 @@ import (
 	"testing"
 )
 
-// A clientState is how far a session has gone before the first line of a script
-// is sent.
+// A clientState is the state of a session before the first line of a script is sent.
 type clientState string
 
 const (
@@ -28,7 +27,7 @@ const (
 type codeSection struct {
 	file  string
 	name  string
-	each  bool // each line has a session to itself
+	each  bool // each line has its own session
 	state clientState
 	setup []codeSetup
 	lines []codeLine
@@ -85,7 +84,7 @@ func readCodeScripts(t *testing.T, dir string) []*codeSection {
 //	repeat N FORMAT    N command lines, with %d numbered from 1
 //	anything else      a command line without its CRLF
 //
-// In all of them {N*TEXT} stands for N copies of TEXT.
+// In all of them {N*TEXT} means N copies of TEXT.
 func readCodeScript(file string) ([]*codeSection, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -164,7 +163,7 @@ func (s *codeSection) add(l codeLine) error {
 	written := l.key
 	for n := 2; slices.ContainsFunc(s.lines, func(o codeLine) bool { return o.key == l.key }); n++ {
 		if s.each {
-			return fmt.Errorf("%q is there twice", written)
+			return fmt.Errorf("%q is listed twice", written)
 		}
 		l.key = fmt.Sprintf("%s (%d)", written, n)
 	}
@@ -202,14 +201,14 @@ func expandCopies(line string) string {
 	})
 }
 
-// differencesFile lists the lines at which postern is meant to differ.
+// differencesFile lists the lines at which postern differs on purpose.
 const differencesFile = "differences.txt"
 
 // A codeKey names one line of all scripts.
 type codeKey struct{ file, section, line string }
 
-// A codeDifference is what the two servers reply to one line, as outcomes: see
-// [codeTalk.outcome].
+// A codeDifference has the outcomes of one line at the two servers: see
+// [codeSession.outcome].
 type codeDifference struct{ postfix, postern string }
 
 // readDifferences reads the list of differences. Its lines have five columns with

@@ -14,12 +14,12 @@ import (
 	"postern/test/kit"
 )
 
-// A cyrusClient submits a message as user, with SCRAM-SHA-256 by Cyrus SASL.
-// complaints returns the client's error messages so far.
+// A cyrusClient submits a message as user, with SCRAM-SHA-256 by Cyrus SASL. errors
+// returns the error messages of the client so far.
 type cyrusClient struct {
 	name  string
 	needs []string
-	send  func(t *testing.T, p *postern, user, mark string) (complaints func() string)
+	send  func(t *testing.T, p *postern, user, mark string) (errors func() string)
 }
 
 var cyrusClients = []cyrusClient{
@@ -27,10 +27,9 @@ var cyrusClients = []cyrusClient{
 	{"mutt", []string{"mutt", "libscram"}, sendByMutt},
 }
 
-// Clients of Cyrus SASL compute up to 65,536 iterations, which is what "postern
-// passwd" makes keys with. With keys of more they give up before they send a proof:
-// this is the reason for the limit. mutt may have been built with GNU SASL, which
-// has no such limit.
+// Clients with Cyrus SASL compute at most 65,536 iterations and give up before they send a
+// proof if the keys have more. Therefore "postern passwd" uses that number. mutt may have
+// been built with GNU SASL, which has no such limit.
 func TestScramByCyrusSASL(t *testing.T) {
 	t.Parallel()
 	s := startSink(t)
@@ -45,30 +44,30 @@ func TestScramByCyrusSASL(t *testing.T) {
 	for _, client := range cyrusClients {
 		t.Run(client.name, func(t *testing.T) {
 			peer(t, client.needs...)
-			logins := len(p.logLines("auth ok", "user=alice", "mech=SCRAM-SHA-256"))
+			logins := len(p.logged("auth ok", "user=alice", "mech=SCRAM-SHA-256"))
 			mark := "cyrus-" + client.name
 			client.send(t, p, "alice", mark)
 			if got := s.wait(t, mark); got.From != "alice@example.org" {
 				t.Errorf("sender %q", got.From)
 			}
-			if n := len(p.logLines("auth ok", "user=alice", "mech=SCRAM-SHA-256")); n != logins+1 {
+			if n := len(p.logged("auth ok", "user=alice", "mech=SCRAM-SHA-256")); n != logins+1 {
 				t.Errorf("%d logins by SCRAM-SHA-256, want %d", n, logins+1)
 			}
-			complaints := client.send(t, p, "carol", "costly-"+mark)
+			errors := client.send(t, p, "carol", "costly-"+mark)
 			if client.name == "mutt" && !muttHasCyrus(t) {
 				s.wait(t, "costly-"+mark)
 				return
 			}
 			const refusal = "iteration-count is too big"
-			kit.Eventually(t, refusal, func() bool { return strings.Contains(complaints(), refusal) })
-			if n := len(p.logLines("auth ok", "user=carol")); n != 0 {
+			kit.Eventually(t, refusal, func() bool { return strings.Contains(errors(), refusal) })
+			if n := len(p.logged("auth ok", "user=carol")); n != 0 {
 				t.Errorf("%d logins with keys of 100,000 iterations", n)
 			}
 		})
 	}
 }
 
-// scramKeys is a hash as in a user file, with keys of so many iterations.
+// scramKeys returns the hash for a user file, with keys of this number of iterations.
 func scramKeys(t *testing.T, password string, iterations int) string {
 	t.Helper()
 	client, err := scram.SHA256.NewClient("", password, "")
@@ -88,8 +87,8 @@ func scramKeys(t *testing.T, password string, iterations int) string {
 	return text
 }
 
-// sendByPostfix has an instance of Postfix relay one message to p, as user.
-func sendByPostfix(t *testing.T, p *postern, user, mark string) (complaints func() string) {
+// sendByPostfix makes a Postfix relay one message to p, as user.
+func sendByPostfix(t *testing.T, p *postern, user, mark string) (errors func() string) {
 	t.Helper()
 	client := startPostfix(t, &sink{port: p.ports[startTLS]}, // its relayhost
 		"smtp_tls_security_level = secure",
@@ -110,7 +109,7 @@ func sendByPostfix(t *testing.T, p *postern, user, mark string) (complaints func
 	return client.log
 }
 
-// muttHasCyrus reports whether mutt has been built with Cyrus SASL.
+// muttHasCyrus reports whether mutt was built with Cyrus SASL.
 func muttHasCyrus(t *testing.T) bool {
 	t.Helper()
 	out, err := command(t, "mutt", "-v").Output()
@@ -120,8 +119,8 @@ func muttHasCyrus(t *testing.T) bool {
 	return strings.Contains(string(out), "+USE_SASL_CYRUS") || strings.Contains(string(out), "+USE_SASL ")
 }
 
-// sendByMutt has mutt submit one message to p, as user.
-func sendByMutt(t *testing.T, p *postern, user, mark string) (complaints func() string) {
+// sendByMutt makes mutt submit one message to p, as user.
+func sendByMutt(t *testing.T, p *postern, user, mark string) (errors func() string) {
 	t.Helper()
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "muttrc"), fmt.Sprintf(`set smtp_url = "smtp://%s@localhost:%d/"

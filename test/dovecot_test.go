@@ -42,7 +42,7 @@ func TestDovecotMechanisms(t *testing.T) {
 	}
 }
 
-// The same by both kinds of sockets, asked as one store of several.
+// Both kinds of sockets, with Dovecot as one store of several.
 func TestDovecotAccounts(t *testing.T) {
 	t.Parallel()
 	d := startDovecot(t)
@@ -74,7 +74,7 @@ func (d *dovecotd) wantAccounts(t *testing.T, addr string) {
 		t.Errorf("master user: %+v, %v", id, err)
 	}
 	_, err := verify("alice@example.org", "hunter2")
-	wantKind(t, "the password of another", err, auth.Unknowable)
+	wantKind(t, "the password of another user", err, auth.Unknowable)
 	_, err = verify("bob@example.org*admin", "hunter2")
 	wantKind(t, "master user with the user's password", err, auth.Unknowable)
 	_, err = verify("closed@example.org", "secret")
@@ -106,16 +106,16 @@ func TestDovecotHostileNames(t *testing.T) {
 			}
 			_, err = plainLogin(t.Context(), p, tlsClient(i), login, "secret")
 			if _, ok := errors.AsType[*auth.Failure](err); !ok && !errors.Is(err, auth.ErrMalformed) {
-				t.Errorf("%.20q through: %v", login, err)
+				t.Errorf("%.20q as the only store: %v", login, err)
 			}
 		})
 	}
 	all.Wait()
 	if _, err := plainLogin(t.Context(), p, tlsClient(99), "alice@example.org", "secret"); err != nil {
-		t.Errorf("alice after all that: %v", err)
+		t.Errorf("alice afterwards: %v", err)
 	}
 	if strings.Contains(d.log(), "BUG") {
-		t.Error("Dovecot complains of us")
+		t.Error("the log of Dovecot has BUG")
 	}
 }
 
@@ -131,10 +131,10 @@ func TestDovecotManyAtOnce(t *testing.T) {
 			}
 		})
 	}
-	for i := range 50 { // half-way and gone
+	for i := range 50 { // abandoned after the first step
 		all.Go(func() {
 			x, err := p.Start(t.Context(), tlsClient(1000+i), "CRAM-MD5")
-			if errors.Is(err, auth.ErrMechanism) { // Dovecot has not yet been heard
+			if errors.Is(err, auth.ErrMechanism) { // Dovecot has not sent its mechanisms yet
 				return
 			}
 			if err != nil {
@@ -153,9 +153,9 @@ func TestDovecotManyAtOnce(t *testing.T) {
 	}
 	p.Close()
 	time.Sleep(100 * time.Millisecond)
-	for _, complaint := range []string{"BUG", "pending requests"} {
-		if strings.Contains(d.log(), complaint) {
-			t.Errorf("Dovecot's log has %q", complaint)
+	for _, text := range []string{"BUG", "pending requests"} {
+		if strings.Contains(d.log(), text) {
+			t.Errorf("the log of Dovecot has %q", text)
 		}
 	}
 }
@@ -176,7 +176,7 @@ func TestDovecotDownAndBack(t *testing.T) {
 		wantTemporary(t, "while Dovecot is down", login())
 		wantTemporary(t, "while Dovecot is down, again", login())
 		if !slices.Contains(p.Mechanisms(tlsClient(1)), "SCRAM-SHA-256") {
-			t.Error("the mechanisms are forgotten")
+			t.Error("the mechanisms are not offered any more")
 		}
 		if err := p.Check(t.Context()); err == nil || !strings.Contains(err.Error(), d.socket) {
 			t.Errorf("check: %v", err)
@@ -186,8 +186,8 @@ func TestDovecotDownAndBack(t *testing.T) {
 	}
 }
 
-// The auth process is stopped: an error in time, and the mechanisms are still
-// there. When it goes on, so do the logins.
+// While the auth process is stopped, logins fail in time and the mechanisms are still
+// offered. When it continues, logins succeed.
 func TestDovecotHangs(t *testing.T) {
 	t.Parallel()
 	d := startDovecot(t)
@@ -251,7 +251,7 @@ func plainLogin(ctx context.Context, p auth.Provider, client *auth.Peer, user, p
 	defer x.Close()
 	_, done, err := x.Next(ctx, []byte("\x00"+user+"\x00"+password))
 	if err == nil && !done {
-		err = errors.New("PLAIN is not done after its one message")
+		err = errors.New("PLAIN is not finished after its one message")
 	}
 	return x.Identity(), err
 }
@@ -259,18 +259,18 @@ func plainLogin(ctx context.Context, p auth.Provider, client *auth.Peer, user, p
 func wantKind(t *testing.T, what string, err error, kind auth.FailureKind) {
 	t.Helper()
 	if f, ok := errors.AsType[*auth.Failure](err); !ok || f.Kind != kind {
-		t.Errorf("%s: %v, want: %v", what, err, kind)
+		t.Errorf("%s: got %v, want %v", what, err, kind)
 	}
 }
 
 func wantTemporary(t *testing.T, what string, err error) {
 	t.Helper()
 	if _, ok := errors.AsType[*auth.Failure](err); ok || err == nil {
-		t.Errorf("%s: %v, want a temporary error", what, err)
+		t.Errorf("%s: got %v, want a temporary error", what, err)
 	}
 }
 
-// tlsClient is a client with an address of its own.
+// tlsClient returns a different client for each n.
 func tlsClient(n int) *auth.Peer {
 	return &auth.Peer{
 		Remote:  netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, byte(n >> 8), byte(n)}), 50000),

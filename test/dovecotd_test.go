@@ -19,11 +19,11 @@ import (
 	"postern/test/kit"
 )
 
-// A dovecotd is a private Dovecot of which only the auth service is used, on a
-// socket and on a port.
+// A dovecotd is a private Dovecot that runs only the auth service, on a socket and on a
+// port.
 type dovecotd struct {
 	dir, socket, port string
-	hold              io.Closer // of the guard: the instance ends when it closes
+	hold              io.Closer // the instance ends when it is closed
 	cmd               *exec.Cmd
 }
 
@@ -69,7 +69,7 @@ closed@example.org:{PLAIN}secret::::::nologin=y reason=Closed_for_good
 elsewhere@example.org:{PLAIN}::::::nopassword=y proxy=y host=192.0.2.1
 `
 
-// What no passwd-file says of its users.
+// Users with properties that a passwd-file cannot express.
 const dovecotLua = `
 function auth_passdb_lookup(req)
   if req.user == "disabled@example.org" then return dovecot.auth.PASSDB_RESULT_USER_DISABLED, "" end
@@ -104,7 +104,7 @@ func (d *dovecotd) configure(t *testing.T, mechanisms string) {
 	write(t, filepath.Join(d.dir, "conf"), fmt.Sprintf(dovecotConf, d.dir, d.port, mechanisms))
 }
 
-// start runs it under a shell that ends it when this process is gone.
+// start runs it under a shell that ends it when this process ends.
 func (d *dovecotd) start(t *testing.T) {
 	t.Helper()
 	d.cmd = exec.Command("sh", "-c", `dovecot -F -c "$0" </dev/null & read -r _; kill $!; wait $!`, filepath.Join(d.dir, "conf"))
@@ -119,8 +119,8 @@ func (d *dovecotd) start(t *testing.T) {
 	kit.Eventually(t, "Dovecot", func() bool { return listening("127.0.0.1:" + d.port) })
 }
 
-// stop ends it at once. By itself the auth process would go on serving those who
-// are connected.
+// stop ends it at once. By itself the auth process would continue to serve connected
+// clients.
 func (d *dovecotd) stop(t *testing.T) {
 	t.Helper()
 	if d.hold == nil {
@@ -159,7 +159,7 @@ func (d *dovecotd) signal(t *testing.T, s syscall.Signal) {
 	}
 }
 
-// proxy connects to the socket, or to any other address.
+// proxy returns a client for the socket or another address.
 func (d *dovecotd) proxy(t *testing.T, addr string) dovecot.Proxy {
 	t.Helper()
 	cfg := dovecot.Defaults()

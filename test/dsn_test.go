@@ -15,8 +15,8 @@ import (
 	"postern/relay/message"
 )
 
-// sendsTo makes a Postfix log in to postern as alice, over TLS, as a Postfix does that
-// submits its users' mail to a provider.
+// sendsTo returns the settings of a Postfix that logs in to postern as alice, over TLS, as
+// a Postfix that submits mail to a provider does.
 func sendsTo(p *postern) []string {
 	hop := fmt.Sprintf("[127.0.0.1]:%d", p.ports[startTLS])
 	return []string{
@@ -29,8 +29,8 @@ func sendsTo(p *postern) []string {
 	}
 }
 
-// The parameters of DSN reach a Postfix as another one sends them to postern. That one
-// encodes the octets of a UTF-8 recipient in an ORCPT of the type rfc822 (RFC 3461,
+// The DSN parameters that one Postfix sends to postern reach another Postfix unchanged. The
+// first encodes the octets of a UTF-8 recipient in an ORCPT of the type rfc822 (RFC 3461,
 // section 4; RFC 6533, section 3).
 func TestDSNFromPostfixToPostfix(t *testing.T) {
 	t.Parallel()
@@ -87,7 +87,7 @@ func withoutSize(params string) string {
 	return strings.Join(kept, " ")
 }
 
-// Postfix takes what the relay writes into MAIL and RCPT: values that go-smtp's client
+// Postfix accepts what the relay writes into MAIL and RCPT: values that go-smtp's client
 // refuses, and the longest ones that the relay allows.
 func TestRelayParametersAtPostfix(t *testing.T) {
 	t.Parallel()
@@ -163,7 +163,7 @@ func newRelay(t *testing.T, url string) *relay.Router {
 	return r
 }
 
-// staged is a message as the server stages it.
+// staged returns a message as the server stages it.
 func staged(t *testing.T, text string) *message.Message {
 	t.Helper()
 	w := message.NewStage(t.TempDir(), 1<<20).New(message.Options{})

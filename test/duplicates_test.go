@@ -20,21 +20,21 @@ import (
 
 const suppress = "suppress_duplicates = true"
 
-// A twice is a client whose letter is on its way more than once, between a
-// postern and a Postfix.
-type twice struct {
+// A resender is a client that sends a message more than once, with a postern and a
+// Postfix.
+type resender struct {
 	*postern
 	t   *testing.T
 	hop *postfix
 }
 
-func newTwice(t *testing.T, hop *postfix, sections map[string]string) *twice {
+func newResender(t *testing.T, hop *postfix, sections map[string]string) *resender {
 	t.Helper()
-	return &twice{startPostern(t, posternOptions{NextHop: hop.URL, Sections: sections}), t, hop}
+	return &resender{startPostern(t, posternOptions{NextHop: hop.URL, Sections: sections}), t, hop}
 }
 
-// begin goes up to the final dot of the letter, which is not sent.
-func (w *twice) begin(c *submitter, mark string, to ...string) {
+// begin sends the message without the final dot.
+func (w *resender) begin(c *submitter, mark string, to ...string) {
 	w.t.Helper()
 	lines := []string{"MAIL FROM:<" + mark + "@example.org>"}
 	for _, rcpt := range append(to, "bob@example.net") {
@@ -48,56 +48,56 @@ func (w *twice) begin(c *submitter, mark string, to ...string) {
 	}
 }
 
-// dot sends the final dot and waits for nothing.
-func (w *twice) dot(c *submitter) {
+// dot sends the final dot and does not wait for the reply.
+func (w *resender) dot(c *submitter) {
 	w.t.Helper()
 	if _, err := io.WriteString(c.Conn, ".\r\n"); err != nil {
 		w.t.Fatal(err)
 	}
 }
 
-// lose sends the letter, and waits for the 250 without reading it.
-func (w *twice) lose(c *submitter, mark string) {
+// lose sends the message, and waits for the 250 without reading it.
+func (w *resender) lose(c *submitter, mark string) {
 	w.t.Helper()
 	w.begin(c, mark)
 	w.dot(c)
-	w.logged("msg=accepted", "from="+mark+"@example.org")
+	w.awaitLog("msg=accepted", "from="+mark+"@example.org")
 }
 
-// deliver sends the letter, and wants a 250, of which it returns the queue id.
-func (w *twice) deliver(c *submitter, mark string) string {
+// deliver sends the message, which must get 250, and returns the queue id.
+func (w *resender) deliver(c *submitter, mark string) string {
 	w.t.Helper()
 	w.begin(c, mark)
 	w.dot(c)
 	r, err := c.Ask("")
 	id := regexp.MustCompile(`^2\.0\.0 Ok: queued as (\w+)$`).FindStringSubmatch(r.Text)
 	if err != nil || r.Code != 250 || id == nil {
-		w.t.Fatalf("the end of data got %v, %v", r, err)
+		w.t.Fatalf("end of data: got %v, %v", r, err)
 	}
 	return id[1]
 }
 
-// logged waits for a line of postern's with all of words.
-func (w *twice) logged(words ...string) {
+// awaitLog waits for a log line of postern that contains all words.
+func (w *resender) awaitLog(words ...string) {
 	w.t.Helper()
-	kit.Eventually(w.t, fmt.Sprintf("%q in the log", words), func() bool { return len(w.logLines(words...)) > 0 })
+	kit.Eventually(w.t, fmt.Sprintf("%q in the log", words), func() bool { return len(w.logged(words...)) > 0 })
 }
 
-// taken wants Postfix to have taken the letter so many times. Its log may be
-// behind; what postern says that it was answered is not.
-func (w *twice) taken(mark string, want int) {
+// wantCopies checks how often Postfix has accepted the message: by Postfix's log, which may
+// be late, and by the replies that postern has logged.
+func (w *resender) wantCopies(mark string, want int) {
 	w.t.Helper()
 	count := func() int { return strings.Count(w.hop.log(), "message-id=<"+mark+"@example.org>") }
-	kit.Eventually(w.t, "the letter "+mark+" at Postfix", func() bool { return count() >= want })
+	kit.Eventually(w.t, "Postfix to accept "+mark, func() bool { return count() >= want })
 	if n, ids := count(), w.queueIDs(mark); n != want || len(ids) != want {
-		w.t.Errorf("Postfix has taken %s %d times, as postern knows it %q, want %d", mark, n, ids, want)
+		w.t.Errorf("Postfix has accepted %s %d times, and postern has logged %q, want %d", mark, n, ids, want)
 	}
 }
 
-// queueIDs are those under which postern knows that Postfix has taken the
-// letter, late or not. The mark is the sender.
-func (w *twice) queueIDs(mark string) (ids []string) {
-	for _, line := range w.logLines("accepted", "from="+mark+"@example.org") {
+// queueIDs returns the queue ids of the message that postern has logged, late or not. The
+// mark is the sender.
+func (w *resender) queueIDs(mark string) (ids []string) {
+	for _, line := range w.logged("accepted", "from="+mark+"@example.org") {
 		ids = append(ids, regexp.MustCompile(`queue_id=(\w+)`).FindStringSubmatch(line)[1])
 	}
 	return ids
@@ -105,9 +105,9 @@ func (w *twice) queueIDs(mark string) (ids []string) {
 
 func tcpOf(c *submitter) *net.TCPConn { return c.Conn.(*tls.Conn).NetConn().(*net.TCPConn) }
 
-// The ways in which a client does not get to see its 250.
-var losses = map[string]func(*testing.T, *twice, string){
-	"reset": func(t *testing.T, w *twice, mark string) {
+// The ways in which a client does not receive its 250.
+var losses = map[string]func(*testing.T, *resender, string){
+	"reset": func(t *testing.T, w *resender, mark string) {
 		c := w.mustLogin(t, "alice")
 		w.lose(c, mark)
 		if err := tcpOf(c).SetLinger(0); err != nil {
@@ -115,187 +115,186 @@ var losses = map[string]func(*testing.T, *twice, string){
 		}
 		tcpOf(c).Close()
 	},
-	"end of the connection": func(t *testing.T, w *twice, mark string) {
+	"end of the connection": func(t *testing.T, w *resender, mark string) {
 		c := w.mustLogin(t, "alice")
 		w.lose(c, mark)
 		if err := tcpOf(c).CloseWrite(); err != nil {
 			t.Fatal(err)
 		}
 	},
-	"silence": func(t *testing.T, w *twice, mark string) {
-		line := newLine(t, w.addr(startTLS))
-		c := w.mustLoginBy(t, line.Addr)
+	"silence": func(t *testing.T, w *resender, mark string) {
+		link := newLossyLink(t, w.addr(startTLS))
+		c := w.mustLoginBy(t, link.Addr)
 		w.begin(c, mark)
-		line.mute.Store(true)
+		link.mute.Store(true)
 		w.dot(c)
-		w.logged("msg=accepted", "from="+mark+"@example.org")
-		tcpOf(c).Close() // it has waited for long enough; nobody tells the server
-		time.AfterFunc(time.Second, line.hangUp)
+		w.awaitLog("msg=accepted", "from="+mark+"@example.org")
+		tcpOf(c).Close() // the server does not notice
+		time.AfterFunc(time.Second, link.closeServerSide)
 	},
 }
 
-// A client that comes again because it has not seen its 250 gets it, with the
-// queue id under which Postfix has its letter, once.
-func TestLostReplyIsSaidAgain(t *testing.T) {
+// A client that did not receive its 250 and sends the message again gets 250 with the queue
+// id of the first copy, and Postfix has the message once.
+func TestLostReplyIsRepeated(t *testing.T) {
 	t.Parallel()
 	s := startSink(t)
 	hop := startPostfix(t, s)
-	on := newTwice(t, hop, map[string]string{"server": suppress})
-	off := newTwice(t, hop, nil)
+	on := newResender(t, hop, map[string]string{"server": suppress})
+	off := newResender(t, hop, nil)
 	for name, lose := range losses {
 		mark := strings.ReplaceAll(name, " ", "-")
 		t.Run(name, func(t *testing.T) {
-			w := &twice{on.postern, t, hop}
+			w := &resender{on.postern, t, hop}
 			lose(t, w, mark)
 			c := w.mustLogin(t, "alice")
 			if id, first := w.deliver(c, mark), w.queueIDs(mark); len(first) != 1 || first[0] != id {
-				t.Errorf("it was told %s, and was sent as %v", id, first)
+				t.Errorf("the client got %s, and Postfix has %v", id, first)
 			}
-			w.taken(mark, 1)
-			// Now that one was seen, the next one is meant.
+			w.wantCopies(mark, 1)
+			// The client has received this reply: the next copy is a new message.
 			w.deliver(c, mark)
-			w.taken(mark, 2)
+			w.wantCopies(mark, 2)
 		})
 		t.Run(name+", suppression off", func(t *testing.T) {
-			w := &twice{off.postern, t, hop}
+			w := &resender{off.postern, t, hop}
 			lose(t, w, "off-"+mark)
 			w.deliver(w.mustLogin(t, "alice"), "off-"+mark)
-			w.taken("off-"+mark, 2)
+			w.wantCopies("off-"+mark, 2)
 		})
 	}
 }
 
-// Who has seen a 250, or is somebody else, or writes to somebody else, sends
-// a letter of his own.
-func TestSameLetterOnPurpose(t *testing.T) {
+// A message is new if its client has received 250 for the last one, if it comes from
+// another user, or if it goes to other recipients.
+func TestSameMessageOnPurpose(t *testing.T) {
 	t.Parallel()
 	s := startSink(t)
-	w := newTwice(t, startPostfix(t, s), map[string]string{"server": suppress})
+	w := newResender(t, startPostfix(t, s), map[string]string{"server": suppress})
 
 	c := w.mustLogin(t, "alice")
 	w.deliver(c, "meant")
 	w.deliver(c, "meant")
-	w.taken("meant", 2)
+	w.wantCopies("meant", 2)
 	if err := c.want(221, "QUIT"); err != nil {
 		t.Error(err)
 	}
 	w.deliver(w.mustLogin(t, "alice"), "meant")
-	w.taken("meant", 3)
+	w.wantCopies("meant", 3)
 
 	losses["reset"](t, w, "others")
 	w.deliver(w.mustLogin(t, "bob"), "others")
-	w.taken("others", 2)
+	w.wantCopies("others", 2)
 	c = w.mustLogin(t, "alice")
 	w.begin(c, "others", "dave@example.net")
 	w.dot(c)
 	if err := accepted(c.Ask("")); err != nil {
 		t.Error(err)
 	}
-	w.taken("others", 3)
-	w.deliver(c, "others") // the first one at last
-	w.taken("others", 3)
-	kit.Eventually(t, "the letter to dave", func() bool {
+	w.wantCopies("others", 3)
+	w.deliver(c, "others") // repeats the first one
+	w.wantCopies("others", 3)
+	kit.Eventually(t, "the message to dave", func() bool {
 		return strings.Contains(recipients(s.deliveries("<others@")), "dave@example.net")
 	})
 }
 
-// A reload does not make postern forget.
-func TestReceiptsOutliveAReload(t *testing.T) {
+// A reload keeps the receipts.
+func TestReceiptsSurviveReload(t *testing.T) {
 	t.Parallel()
-	w := newTwice(t, startPostfix(t, startSink(t)), map[string]string{"server": suppress})
+	w := newResender(t, startPostfix(t, startSink(t)), map[string]string{"server": suppress})
 	losses["reset"](t, w, "reload")
 	w.signal(t, syscall.SIGHUP)
-	w.logged("msg=reloaded")
+	w.awaitLog("msg=reloaded")
 	w.deliver(w.mustLogin(t, "alice"), "reload")
-	w.taken("reload", 1)
+	w.wantCopies("reload", 1)
 }
 
-// Postfix thinks about a message for longer than the client, or postern, is
-// ready to wait, and says 250 then. Whoever comes again hears of it; with a
-// spool, too.
+// Postfix needs longer for its reply than the client, or postern, waits, and then replies
+// 250. A client that sends the message again gets that 250; with a spool, too.
 func TestSlowNextHop(t *testing.T) {
 	t.Parallel()
-	slow := startSlow(t)
+	slow := startSlowPolicy(t)
 	hop := startPostfix(t, startSink(t), "smtpd_end_of_data_restrictions = check_policy_service inet:"+slow.addr)
 	spool := openFolder(t)
 	kit.Own(t, spool)
 	for name, relay := range map[string]string{"alone": "", "spool": fmt.Sprintf("spool = %q\n", spool)} {
 		t.Run(name+", the client gives up", func(t *testing.T) {
-			w, mark := newTwice(t, hop, map[string]string{"server": suppress, "relay": relay}), "left-"+name
-			letGo := slow.hold()
-			defer letGo()
+			w, mark := newResender(t, hop, map[string]string{"server": suppress, "relay": relay}), "left-"+name
+			release := slow.hold()
+			defer release()
 			c := w.mustLogin(t, "alice")
 			w.begin(c, mark)
 			w.dot(c)
-			slow.asked(t)
+			slow.awaitRequest(t)
 			c.Close()
 			again := w.mustLogin(t, "alice")
 			w.begin(again, mark)
 			w.dot(again)
-			letGo()
+			release()
 			if err := accepted(again.Ask("")); err != nil {
 				t.Error(err)
 			}
-			w.taken(mark, 1)
+			w.wantCopies(mark, 1)
 		})
 		t.Run(name+", postern gives up", func(t *testing.T) {
-			w := newTwice(t, hop, map[string]string{"server": suppress, "relay": relay + `data_timeout = "5s"`})
+			w := newResender(t, hop, map[string]string{"server": suppress, "relay": relay + `data_timeout = "5s"`})
 			mark := "late-" + name
-			letGo := slow.hold()
-			defer letGo()
+			release := slow.hold()
+			defer release()
 			c := w.mustLogin(t, "alice")
 			w.begin(c, mark)
 			w.dot(c)
 			if r, err := c.Ask(""); err != nil || r.Code != 451 {
-				t.Fatalf("the end of data got %v, %v, want 451", r, err)
+				t.Fatalf("end of data: got %v, %v, want 451", r, err)
 			}
-			slow.asked(t)
-			letGo()
-			w.logged(`msg="accepted late"`)
+			slow.awaitRequest(t)
+			release()
+			w.awaitLog(`msg="accepted late"`)
 			w.deliver(w.mustLogin(t, "alice"), mark)
-			w.taken(mark, 1)
+			w.wantCopies(mark, 1)
 		})
 	}
 }
 
-// One message goes to 1,500 recipients in two transactions, since a thousand
-// is the limit of one, with the same bytes in both. The 250 of the first is
-// lost on the way, and the client begins anew. All of them get it, once.
+// One message goes to 1,500 recipients in two transactions with the same bytes, since the
+// limit of one is 1,000. The 250 of the first is lost and the client starts again. Every
+// recipient gets the message once.
 func TestManyRecipientsInTwoTransactions(t *testing.T) {
 	t.Parallel()
-	const all, most = 1500, 1000
+	const all, limit = 1500, 1000
 	s := startSink(t)
-	w := newTwice(t, startPostfix(t, s), map[string]string{"server": suppress})
+	w := newResender(t, startPostfix(t, s), map[string]string{"server": suppress})
 	var to []string
 	for n := range all {
 		to = append(to, fmt.Sprintf("user%04d@example.net", n))
 	}
 
 	c := w.mustLogin(t, "alice")
-	w.address(c, to[:most])
-	if r, err := c.Ask("RCPT TO:<" + to[most] + ">"); err != nil || r.Code != 452 {
-		t.Fatalf("one too many got %v, %v", r, err)
+	w.address(c, to[:limit])
+	if r, err := c.Ask("RCPT TO:<" + to[limit] + ">"); err != nil || r.Code != 452 {
+		t.Fatalf("recipient 1001: got %v, %v, want 452", r, err)
 	}
 	w.write(c)
-	w.logged("msg=accepted", fmt.Sprintf("nrcpt=%d", most))
+	w.awaitLog("msg=accepted", fmt.Sprintf("nrcpt=%d", limit))
 	tcpOf(c).Close()
 
 	c = w.mustLogin(t, "alice")
-	for _, some := range [][]string{to[:most], to[most:]} {
+	for _, some := range [][]string{to[:limit], to[limit:]} {
 		w.address(c, some)
 		w.write(c)
 		if err := accepted(c.Ask("")); err != nil {
 			t.Fatal(err)
 		}
 	}
-	w.taken("many", 2)
+	w.wantCopies("many", 2)
 	slices.Sort(to)
-	kit.Eventually(t, "the letter to everybody", func() bool {
+	kit.Eventually(t, "the message to all recipients", func() bool {
 		return recipients(s.deliveries("<many@")) == strings.Join(to, " ")
 	})
 }
 
-func (w *twice) address(c *submitter, to []string) {
+func (w *resender) address(c *submitter, to []string) {
 	w.t.Helper()
 	if err := c.want(250, "MAIL FROM:<many@example.org>"); err != nil {
 		w.t.Fatal(err)
@@ -307,7 +306,7 @@ func (w *twice) address(c *submitter, to []string) {
 	}
 }
 
-func (w *twice) write(c *submitter) {
+func (w *resender) write(c *submitter) {
 	w.t.Helper()
 	if err := c.want(354, "DATA"); err != nil {
 		w.t.Fatal(err)
@@ -317,15 +316,15 @@ func (w *twice) write(c *submitter) {
 	}
 }
 
-// A line carries one connection, until it carries no more answers, and tells
-// neither end when the other has gone.
-type line struct {
-	Addr   string
-	mute   atomic.Bool
-	hangUp func() // on the server
+// A lossyLink forwards one connection. It drops the replies when mute is set, and does not
+// close one side when the other is closed.
+type lossyLink struct {
+	Addr            string
+	mute            atomic.Bool
+	closeServerSide func()
 }
 
-func newLine(t *testing.T, server string) *line {
+func newLossyLink(t *testing.T, server string) *lossyLink {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -335,27 +334,27 @@ func newLine(t *testing.T, server string) *line {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &line{Addr: l.Addr().String(), hangUp: func() { up.Close() }}
-	var carrying sync.WaitGroup
-	carrying.Go(func() {
+	n := &lossyLink{Addr: l.Addr().String(), closeServerSide: func() { up.Close() }}
+	var forwarding sync.WaitGroup
+	forwarding.Go(func() {
 		down, err := l.Accept()
 		if err != nil {
 			return
 		}
 		defer down.Close()
-		carrying.Go(func() { n.answers(down, up) })
+		forwarding.Go(func() { n.forwardReplies(down, up) })
 		_, _ = io.Copy(up, down)
 	})
 	t.Cleanup(func() {
 		l.Close()
 		up.Close()
-		carrying.Wait()
+		forwarding.Wait()
 	})
 	return n
 }
 
-// answers carries what the server says.
-func (n *line) answers(down, up net.Conn) {
+// forwardReplies forwards what the server sends, unless mute is set.
+func (n *lossyLink) forwardReplies(down, up net.Conn) {
 	var buf [4096]byte
 	for {
 		got, err := up.Read(buf[:])
@@ -368,7 +367,7 @@ func (n *line) answers(down, up net.Conn) {
 	}
 }
 
-// mustLoginBy is mustLogin by way of addr.
+// mustLoginBy is mustLogin through addr.
 func (p *postern) mustLoginBy(t *testing.T, addr string) *submitter {
 	t.Helper()
 	conn, err := dialFrom(nil, addr)
@@ -386,23 +385,23 @@ func (p *postern) mustLoginBy(t *testing.T, addr string) *submitter {
 	return c
 }
 
-// A slowPolicy is a policy server of Postfix that permits everything, and at
-// the end of a message not before it is let go.
+// A slowPolicy is a policy server for Postfix that permits everything. While it is held, it
+// does not reply.
 type slowPolicy struct {
-	addr     string
-	question chan struct{}
+	addr    string
+	request chan struct{}
 
 	mu   sync.Mutex
 	held chan struct{}
 }
 
-func startSlow(t *testing.T) *slowPolicy {
+func startSlowPolicy(t *testing.T) *slowPolicy {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &slowPolicy{addr: l.Addr().String(), question: make(chan struct{}, 100)}
+	p := &slowPolicy{addr: l.Addr().String(), request: make(chan struct{}, 100)}
 	p.hold()()
 	go func() {
 		for {
@@ -420,10 +419,10 @@ func startSlow(t *testing.T) *slowPolicy {
 func (p *slowPolicy) serve(c net.Conn) {
 	defer c.Close()
 	for lines := bufio.NewScanner(c); lines.Scan(); {
-		if lines.Text() != "" { // the end of a question
+		if lines.Text() != "" { // an empty line ends a request
 			continue
 		}
-		p.question <- struct{}{}
+		p.request <- struct{}{}
 		p.mu.Lock()
 		held := p.held
 		p.mu.Unlock()
@@ -432,8 +431,8 @@ func (p *slowPolicy) serve(c net.Conn) {
 	}
 }
 
-// hold has every question wait until letGo.
-func (p *slowPolicy) hold() (letGo func()) {
+// hold makes every request wait until release is called.
+func (p *slowPolicy) hold() (release func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	held := make(chan struct{})
@@ -441,12 +440,12 @@ func (p *slowPolicy) hold() (letGo func()) {
 	return sync.OnceFunc(func() { close(held) })
 }
 
-// asked waits until a question has come.
-func (p *slowPolicy) asked(t *testing.T) {
+// awaitRequest waits for a request.
+func (p *slowPolicy) awaitRequest(t *testing.T) {
 	t.Helper()
 	select {
-	case <-p.question:
+	case <-p.request:
 	case <-time.After(time.Minute):
-		t.Fatal("Postfix has asked nothing")
+		t.Fatal("no request of Postfix")
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"postern/test/kit"
 )
 
-// What a client can choose in a line that fail2ban reads. None of it may be
-// taken for an address.
+// User names by which a client could try to forge a line for fail2ban. No address in them
+// may be found.
 var hostileUsers = []string{
 	"nobody",
 	"alice client=203.0.113.9 user=x",
@@ -26,8 +26,7 @@ var hostileUsers = []string{
 	"\x1b[2K",
 }
 
-// The filter finds the address of every refused login, and nothing else, in
-// the log that the logins really left.
+// The filter finds exactly the address of every refused login in the real log.
 func TestFail2ban(t *testing.T) {
 	t.Parallel()
 	peer(t, "fail2ban-regex")
@@ -42,7 +41,7 @@ func TestFail2ban(t *testing.T) {
 			if got := banned(t, p.file("log")); !slices.Equal(got, want) {
 				t.Errorf("fail2ban found %v, want %v, in\n%s", got, want, p.log())
 			}
-			logs := inSyslog(t, p.logLines("auth failed"))
+			logs := inSyslog(t, p.logged("auth failed"))
 			if got := banned(t, logs); !slices.Equal(got, want) {
 				t.Errorf("fail2ban found %v in syslog lines, want %v", got, want)
 			}
@@ -50,8 +49,8 @@ func TestFail2ban(t *testing.T) {
 	}
 }
 
-// guess tries every hostile name from an address of its own and logs in
-// properly in between. It returns the addresses to be found.
+// guess tries each hostile name from another address, with successful logins in between.
+// It returns the addresses that the filter must find.
 func (p *postern) guess(t *testing.T) []string {
 	t.Helper()
 	var guessers []string
@@ -75,7 +74,7 @@ func (p *postern) guess(t *testing.T) []string {
 	return guessers
 }
 
-// banned are the addresses that fail2ban finds in a log, in order.
+// banned returns the addresses that fail2ban finds in a log, in order.
 func banned(t *testing.T, log string) []string {
 	t.Helper()
 	filter, err := filepath.Abs("../docs/fail2ban/filter.d/postern.conf")
@@ -91,7 +90,7 @@ func banned(t *testing.T, log string) []string {
 	return strings.Fields(string(out))
 }
 
-// inSyslog writes the lines as a syslog daemon would, with its own time.
+// inSyslog writes the lines as a syslog daemon does, with its own timestamp.
 func inSyslog(t *testing.T, lines []string) string {
 	t.Helper()
 	var b strings.Builder
@@ -110,7 +109,7 @@ func inSyslog(t *testing.T, lines []string) string {
 	return file
 }
 
-// fail2ban takes the jail and the filter as they are shipped.
+// fail2ban accepts the jail and the filter of docs/fail2ban.
 func TestFail2banJail(t *testing.T) {
 	t.Parallel()
 	peer(t, "fail2ban-client")
@@ -119,7 +118,7 @@ func TestFail2banJail(t *testing.T) {
 		t.Fatal(err)
 	}
 	jails := filepath.Join(dir, "jail.d")
-	if err := os.RemoveAll(jails); err != nil { // Debian's jail wants a log that need not be there
+	if err := os.RemoveAll(jails); err != nil { // Debian's jail needs a log that may be missing
 		t.Fatal(err)
 	}
 	for _, name := range []string{"filter.d/postern.conf", "jail.d/postern.conf"} {
@@ -135,6 +134,6 @@ func TestFail2banJail(t *testing.T) {
 	runClient(t, command(t, "fail2ban-client", "-c", dir, "-t"))
 	out, err := command(t, "fail2ban-client", "-c", dir, "-d").Output()
 	if err != nil || !strings.Contains(string(out), "['start', 'postern']") {
-		t.Errorf("the jail would not start: %v\n%s", err, out)
+		t.Errorf("the jail does not start: %v\n%s", err, out)
 	}
 }

@@ -14,8 +14,8 @@ import (
 	"postern/test/kit"
 )
 
-// An authServer is an SMTP server that can do nothing but AUTH: the handler, the
-// session and the exchange of its only connection.
+// An authServer is an SMTP server that supports only AUTH: the handler, the session and
+// the exchange of its only connection.
 type authServer struct {
 	smtpd.Session // nil: gsasl sends EHLO, AUTH and QUIT
 	provider      auth.Provider
@@ -63,8 +63,8 @@ func (x authServerExchange) Next(ctx context.Context, response []byte) ([]byte, 
 
 func (x authServerExchange) Close(error) { _ = x.exchange.Close() }
 
-// gsaslLogin has the client of GNU SASL authenticate by SMTP. Where the server proves
-// itself to the client, gsasl checks that.
+// gsaslLogin makes the client of GNU SASL authenticate by SMTP. gsasl checks the proof of
+// the server, if the mechanism has one.
 func gsaslLogin(t *testing.T, p auth.Provider, client *auth.Peer, mech, user, password string) (auth.Identity, error) {
 	t.Helper()
 	s := &authServer{provider: p, client: client}
@@ -87,10 +87,10 @@ func gsaslLogin(t *testing.T, p auth.Provider, client *auth.Peer, mech, user, pa
 	_ = l.Close()
 	<-served
 	if s.exchange == nil {
-		t.Fatalf("gsasl did not begin with %s: %v, %v\n%s", mech, err, s.err, out)
+		t.Fatalf("gsasl did not start %s: %v, %v\n%s", mech, err, s.err, out)
 	}
 	if s.err == nil && err != nil {
-		t.Errorf("gsasl %s is not content: %v\n%s", mech, err, out)
+		t.Errorf("gsasl %s failed after a successful login: %v\n%s", mech, err, out)
 	}
 	return s.id, s.err
 }

@@ -14,8 +14,7 @@ import (
 	"postern/test/kit"
 )
 
-// The client reads Postfix's own 250, with the queue id under which the
-// message is in Postfix's log.
+// The client gets the text of Postfix's 250, with the queue id that is in Postfix's log.
 func TestQueueIDReachesTheClient(t *testing.T) {
 	t.Parallel()
 	s := startSink(t)
@@ -27,17 +26,17 @@ func TestQueueIDReachesTheClient(t *testing.T) {
 	}
 	id := regexp.MustCompile(`^2\.0\.0 Ok: queued as (\w+)$`).FindStringSubmatch(r.Text)
 	if r.Code != 250 || id == nil {
-		t.Fatalf("the end of data got %v", r)
+		t.Fatalf("end of data: got %v", r)
 	}
 	logged := id[1] + ": message-id=<queue-id@example.org>"
 	kit.Eventually(t, "Postfix to log "+logged, func() bool { return strings.Contains(hop.log(), logged) })
-	if len(p.logLines(id[1])) == 0 {
-		t.Errorf("postern has not logged the queue id %s", id[1])
+	if len(p.logged(id[1])) == 0 {
+		t.Errorf("no log line with the queue id %s", id[1])
 	}
 }
 
-// One recipient of three is refused in Postfix's own words; the others get
-// the message.
+// Postfix refuses one recipient of three. The client gets Postfix's reply, and the other
+// two get the message.
 func TestOneRecipientRefused(t *testing.T) {
 	t.Parallel()
 	s := startSink(t)
@@ -52,7 +51,7 @@ func TestOneRecipientRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	if own := hop.refusal(t, "nobody@refused.example.net"); refused != own {
-		t.Errorf("the client got\n%v, Postfix says\n%v", refused, own)
+		t.Errorf("the client got\n%v, Postfix replies\n%v", refused, own)
 	}
 	if err := c.wantAll("RCPT TO:<carol@example.com>", "DATA"); err != nil {
 		t.Fatal(err)
@@ -60,16 +59,16 @@ func TestOneRecipientRefused(t *testing.T) {
 	if err := accepted(c.finish(letter("two-of-three"))); err != nil {
 		t.Fatal(err)
 	}
-	kit.Eventually(t, "both recipients at the sink", func() bool {
+	kit.Eventually(t, "the message to reach both recipients", func() bool {
 		return recipients(s.deliveries("two-of-three")) == "bob@example.net carol@example.com"
 	})
 }
 
-// refuseRecipients makes Postfix refuse everybody at one domain.
+// refuseRecipients makes Postfix refuse all recipients of one domain.
 const refuseRecipients = `smtpd_recipient_restrictions = check_recipient_access inline:{
- { refused.example.net = 550 5.1.1 Nobody of that name } }`
+ { refused.example.net = 550 5.1.1 No such user } }`
 
-// refusal is what Postfix itself says to a recipient.
+// refusal returns the reply of Postfix to a recipient.
 func (p *postfix) refusal(t *testing.T, rcpt string) kit.Reply {
 	t.Helper()
 	c := p.dial(t)
@@ -83,7 +82,7 @@ func (p *postfix) refusal(t *testing.T, rcpt string) kit.Reply {
 	return r
 }
 
-// recipients are those of all copies, sorted.
+// recipients returns the recipients of all copies, sorted.
 func recipients(copies []delivery) string {
 	var all []string
 	for _, d := range copies {
@@ -93,8 +92,8 @@ func recipients(copies []delivery) string {
 	return strings.Join(all, " ")
 }
 
-// Postfix is down for ten seconds. A client that has its recipients accepted
-// already, and one that comes meanwhile, still get their 250.
+// Postfix is down for ten seconds. A client whose recipients were accepted before, and
+// one that starts a transaction meanwhile, both get 250.
 func TestPostfixRestart(t *testing.T) {
 	t.Parallel()
 	s := startSink(t)
@@ -129,12 +128,12 @@ func accepted(r kit.Reply, err error) error {
 	return err
 }
 
-// Postfix's smtpd dies while it thinks about a message that it has in full.
-// Nobody can know what became of it, so the client is asked to come again.
-func TestHopDiesBeforeItsAnswer(t *testing.T) {
+// Postfix's smtpd is killed after it has received a message in full and before it
+// replies. The result is unknown, so the client gets 451.
+func TestHopKilledBeforeItsReply(t *testing.T) {
 	t.Parallel()
-	thinking, asked := startThinker(t)
-	hop := startPostfix(t, startSink(t), "smtpd_end_of_data_restrictions = check_policy_service inet:"+thinking)
+	policy, asked := startSilentPolicy(t)
+	hop := startPostfix(t, startSink(t), "smtpd_end_of_data_restrictions = check_policy_service inet:"+policy)
 	p := startPostern(t, posternOptions{NextHop: hop.URL})
 	c := p.mustLogin(t, "alice")
 	answer := make(chan kit.Reply)
@@ -149,22 +148,22 @@ func TestHopDiesBeforeItsAnswer(t *testing.T) {
 	case <-asked:
 		killAll(t, hop.daemons(t, "smtpd"))
 	case r := <-answer:
-		t.Fatalf("answered too early: %v", r)
+		t.Fatalf("reply before the end of data: %v", r)
 	}
 	if r := <-answer; r.Code != 451 || !strings.HasPrefix(r.Text, "4.") {
-		t.Errorf("the end of data got %v, want 451 4.x.x", r)
+		t.Errorf("end of data: got %v, want 451 4.x.x", r)
 	}
 }
 
-// startThinker is a policy server for Postfix that says when it is asked, and
-// then nothing.
-func startThinker(t *testing.T) (addr string, asked <-chan struct{}) {
+// startSilentPolicy starts a policy server for Postfix that never replies. It sends to
+// asked when it gets a request at the end of a message.
+func startSilentPolicy(t *testing.T) (addr string, asked <-chan struct{}) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	told := make(chan struct{}, 1)
+	requests := make(chan struct{}, 1)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -176,7 +175,7 @@ func startThinker(t *testing.T) (addr string, asked <-chan struct{}) {
 		lines := bufio.NewScanner(c)
 		for lines.Scan() {
 			if lines.Text() == "protocol_state=END-OF-MESSAGE" {
-				told <- struct{}{}
+				requests <- struct{}{}
 			}
 		}
 	}()
@@ -184,13 +183,13 @@ func startThinker(t *testing.T) (addr string, asked <-chan struct{}) {
 		l.Close()
 		<-done
 	})
-	return l.Addr().String(), told
+	return l.Addr().String(), requests
 }
 
 func killAll(t *testing.T, pids []int) {
 	t.Helper()
 	if len(pids) == 0 {
-		t.Fatal("there is no process to kill")
+		t.Fatal("no process to kill")
 	}
 	for _, pid := range pids {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && err != syscall.ESRCH {
@@ -199,8 +198,8 @@ func killAll(t *testing.T, pids []int) {
 	}
 }
 
-// Postfix is reached in every way that a next hop can be written.
-func TestWaysToTheHop(t *testing.T) {
+// postern reaches Postfix with every scheme of next_hops.
+func TestNextHopSchemes(t *testing.T) {
 	t.Parallel()
 	s := startSink(t)
 	hop := startPostfix(t, s)
@@ -216,7 +215,7 @@ func TestWaysToTheHop(t *testing.T) {
 				NextHop:  url,
 				Sections: map[string]string{"relay": fmt.Sprintf("ca_file = %q", hop.CAFile)},
 			})
-			mark := fmt.Sprintf("way-%d", i)
+			mark := fmt.Sprintf("scheme-%d", i)
 			r, err := p.mustLogin(t, "alice").submit(letter(mark), "alice@example.org", "bob@example.net")
 			if err := accepted(r, err); err != nil {
 				t.Error(err)
@@ -224,4 +223,36 @@ func TestWaysToTheHop(t *testing.T) {
 			s.wait(t, "<"+mark+"@")
 		})
 	}
+}
+
+// Postfix is down for longer than relay.patience. The client gets 250, and Postfix gets
+// the message once when it is up again. All of this works inside the sandbox. The tests
+// of relay/spool show what survives a kill.
+func TestSpoolWithPostfix(t *testing.T) {
+	t.Parallel()
+	folder := openFolder(t)
+	kit.Own(t, folder)
+	s := startSink(t)
+	hop := startPostfix(t, s)
+	p := startPostern(t, posternOptions{
+		NextHop:  hop.URL,
+		Sections: map[string]string{"relay": fmt.Sprintf("patience = \"1s\"\nspool = %q", folder)},
+	})
+	hop.stop(t)
+	c := p.mustLogin(t, "alice")
+	if err := accepted(c.submit(letter("spooled"), "alice@example.org", "carol@example.net")); err != nil {
+		t.Fatal(err)
+	}
+	list := p.command(t, "queue", "list", "--config", p.file("config.toml"))
+	if out, err := list.CombinedOutput(); err != nil || !strings.Contains(string(out), "<alice@example.org>") {
+		t.Errorf("queue list: %v\n%s", err, out)
+	}
+	hop.start(t)
+	if d := s.wait(t, "<spooled@"); d.From != "alice@example.org" {
+		t.Errorf("sender %q", d.From)
+	}
+	kit.Eventually(t, "an empty spool", func() bool {
+		out, err := p.command(t, "queue", "list", "--config", p.file("config.toml")).Output()
+		return err == nil && !strings.Contains(string(out), "alice@example.org")
+	})
 }

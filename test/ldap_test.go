@@ -44,7 +44,7 @@ access to dn.subtree="ou=people,dc=example,dc=org" by dn.exact="cn=postern,dc=ex
 access to * by dn.exact="cn=postern,dc=example,dc=org" read by * none
 `
 
-// Whoever has departed is disabled, for those who configure it so.
+// employeeType is "departed" for users that a disabled_filter may match.
 const slapdData = `
 dn: dc=example,dc=org
 objectClass: domain
@@ -130,7 +130,7 @@ func people() string {
 	return all.String()
 }
 
-// modify changes a password as the administrator.
+// setPassword changes a password as the administrator.
 func (s *slapd) setPassword(t *testing.T, user, password string) {
 	t.Helper()
 	c, err := goldap.DialURL(s.url)
@@ -148,7 +148,7 @@ func (s *slapd) setPassword(t *testing.T, user, password string) {
 	}
 }
 
-// set reads one value as the configuration does.
+// set sets a value as the configuration does.
 func set(t *testing.T, v interface{ UnmarshalText([]byte) error }, text string) {
 	t.Helper()
 	if err := v.UnmarshalText([]byte(text)); err != nil {
@@ -156,7 +156,7 @@ func set(t *testing.T, v interface{ UnmarshalText([]byte) error }, text string) 
 	}
 }
 
-// bySearch is the configuration of a search by a service account, by StartTLS.
+// bySearch returns the configuration of a search with a service account, over StartTLS.
 func (s *slapd) bySearch(t *testing.T) ldap.Config {
 	cfg := ldap.Defaults()
 	cfg.ServerHost = make([]ldap.URL, 1)
@@ -174,7 +174,7 @@ func (s *slapd) bySearch(t *testing.T) ldap.Config {
 	return cfg
 }
 
-// byName is the configuration without a search, over the socket.
+// byName returns the configuration without a search, over the socket.
 func (s *slapd) byName(t *testing.T) ldap.Config {
 	cfg := ldap.Defaults()
 	cfg.ServerHost = make([]ldap.URL, 1)
@@ -185,7 +185,7 @@ func (s *slapd) byName(t *testing.T) ldap.Config {
 	return cfg
 }
 
-func (s *slapd) drill(t *testing.T, cfg ldap.Config) storeDrill {
+func (s *slapd) checks(t *testing.T, cfg ldap.Config) storeChecks {
 	t.Helper()
 	cfg.Validate(func(key, why string) { t.Errorf("%s: %s", key, why) })
 	store, err := ldap.New(cfg, auth.NewLog(slog.New(slog.DiscardHandler)))
@@ -193,7 +193,7 @@ func (s *slapd) drill(t *testing.T, cfg ldap.Config) storeDrill {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { store.Close() })
-	d := storeDrill{store: store, server: s.daemon, user: "alice", wrong: "wrong password", nobody: "no such user"}
+	d := storeChecks{store: store, server: s.daemon, user: "alice", wrong: "wrong password", nobody: "no such user"}
 	if cfg.UserDN.String() != "" {
 		d.wrong, d.nobody = "refused", "refused"
 	}
@@ -203,21 +203,21 @@ func (s *slapd) drill(t *testing.T, cfg ldap.Config) storeDrill {
 func TestLDAP(t *testing.T) {
 	t.Parallel()
 	s := startSlapd(t)
-	t.Run("search", func(t *testing.T) { s.drill(t, s.bySearch(t)).all(t) })
-	t.Run("by name", func(t *testing.T) { s.drill(t, s.byName(t)).all(t) })
+	t.Run("search", func(t *testing.T) { s.checks(t, s.bySearch(t)).all(t) })
+	t.Run("by name", func(t *testing.T) { s.checks(t, s.byName(t)).all(t) })
 	t.Run("TLS", s.wantTLS)
 	t.Run("one", func(t *testing.T) {
 		cfg := s.bySearch(t)
 		cfg.Connections = 1
-		s.drill(t, cfg).manyAtOnce(t)
+		s.checks(t, cfg).manyAtOnce(t)
 	})
 }
 
 func TestLDAPAccounts(t *testing.T) {
 	t.Parallel()
 	s := startSlapd(t)
-	search, direct := s.drill(t, s.bySearch(t)), s.drill(t, s.byName(t))
-	for _, d := range []storeDrill{search, direct} {
+	search, direct := s.checks(t, s.bySearch(t)), s.checks(t, s.byName(t))
+	for _, d := range []storeChecks{search, direct} {
 		d.want(t, "ALICE", "secret", "ok alice")
 		d.want(t, "o'neil", "secret", "ok o'neil")
 		d.want(t, "bob", "secret", "account disabled")
@@ -234,7 +234,7 @@ func TestLDAPAccounts(t *testing.T) {
 	}
 	search.want(t, "alice@example.org", "secret", "ok alice")
 
-	// Too many mistakes: from then on the right password looks like a wrong one.
+	// After too many failures the server reports the right password as wrong.
 	for range 3 {
 		search.want(t, "locked", "wrong", "wrong password")
 	}
@@ -242,38 +242,38 @@ func TestLDAPAccounts(t *testing.T) {
 	direct.want(t, "locked", "secret", "refused")
 }
 
-// What the directory does not let us see is not taken for a yes.
+// A login fails temporarily if the service account may not read the attribute or the entry.
 func TestLDAPHiddenState(t *testing.T) {
 	t.Parallel()
 	s := startSlapd(t)
 	cfg := s.bySearch(t)
 	set(t, &cfg.DisabledFilter, "(description=disabled)")
-	s.drill(t, cfg).want(t, "alice", "secret", "temporary")
+	s.checks(t, cfg).want(t, "alice", "secret", "temporary")
 	set(t, &cfg.DisabledFilter, "(noSuchAttribute=TRUE)")
-	s.drill(t, cfg).want(t, "alice", "secret", "temporary")
+	s.checks(t, cfg).want(t, "alice", "secret", "temporary")
 	set(t, &cfg.SearchBase, "dc=example,dc=net")
-	d := s.drill(t, cfg)
+	d := s.checks(t, cfg)
 	d.want(t, "alice", "secret", "temporary")
 	if err := d.store.(*ldap.Store).Check(t.Context()); err == nil || !strings.Contains(err.Error(), "dc=example,dc=net") {
 		t.Errorf("check: %v", err)
 	}
 }
 
-// wantTLS connects with and without the right authority.
+// wantTLS connects with the right and with a wrong CA.
 func (s *slapd) wantTLS(t *testing.T) {
 	cfg := s.bySearch(t)
-	if err := s.drill(t, cfg).store.(*ldap.Store).Check(t.Context()); err != nil {
+	if err := s.checks(t, cfg).store.(*ldap.Store).Check(t.Context()); err != nil {
 		t.Error(err)
 	}
 	cfg.CAFile = kit.NewCA(t, t.TempDir()).File
-	d := s.drill(t, cfg)
+	d := s.checks(t, cfg)
 	d.want(t, "alice", "secret", "temporary")
 	if err := d.store.(*ldap.Store).Check(t.Context()); err == nil || !strings.Contains(err.Error(), "x509") {
-		t.Errorf("another authority: %v", err)
+		t.Errorf("another CA: %v", err)
 	}
 }
 
-// The first server is down, or hangs: the second one serves.
+// If the first server hangs or is down, the second one is used.
 func TestLDAPFailOver(t *testing.T) {
 	t.Parallel()
 	first, second := startSlapd(t), startSlapd(t)
@@ -282,7 +282,7 @@ func TestLDAPFailOver(t *testing.T) {
 	cfg.ServerHost = make([]ldap.URL, 2)
 	set(t, &cfg.ServerHost[0], first.url)
 	set(t, &cfg.ServerHost[1], second.url)
-	d := first.drill(t, cfg)
+	d := first.checks(t, cfg)
 	d.want(t, "alice", "secret", "ok alice")
 	first.freeze(t)
 	d.want(t, "alice", "secret", "ok alice")

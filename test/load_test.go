@@ -11,8 +11,8 @@ import (
 	"postern/test/kit"
 )
 
-// postern is killed in the middle of its work. Every message whose 250 a
-// client had read by then is at the sink.
+// postern is killed under load. Every message whose 250 a client has read arrives at the
+// sink.
 func TestKillUnderLoad(t *testing.T) {
 	t.Parallel()
 	const clients, atLeast = 8, 100
@@ -30,7 +30,7 @@ func TestKillUnderLoad(t *testing.T) {
 				mark := fmt.Sprintf("kill-%d-%d", i, n)
 				r, err := c.submit(letter(mark), "alice@example.org", "bob@example.net")
 				if err != nil {
-					return // the end, as planned
+					return // postern was killed
 				}
 				if r.Code == 250 {
 					marks[i] = append(marks[i], mark)
@@ -44,25 +44,25 @@ func TestKillUnderLoad(t *testing.T) {
 	wg.Wait()
 	for i := range marks {
 		for _, mark := range marks[i] {
-			kit.Eventually(t, mark+" at the sink", func() bool { return len(s.deliveries("<"+mark+"@")) > 0 })
+			kit.Eventually(t, mark+" to reach the sink", func() bool { return len(s.deliveries("<"+mark+"@")) > 0 })
 		}
 	}
-	t.Logf("%d messages were accepted, none is lost", accepted.Load())
+	t.Logf("%d messages accepted, none lost", accepted.Load())
 }
 
-// One user has 200 bodies under way that hardly move, and 200 recipients
-// refused. Another one sends as if nothing were the matter.
-func TestOneUsersMistakesAreNotAnothersDelay(t *testing.T) {
+// One user sends 200 message bodies very slowly and has 200 recipients refused. Another
+// user is not delayed.
+func TestSlowUserDelaysNoOtherUser(t *testing.T) {
 	t.Parallel()
 	const bodies, refusals, letters, patience = 200, 200, 30, time.Minute
 	s := startSink(t)
 	p := startPostern(t, posternOptions{NextHop: startPostfix(t, s, refuseRecipients).URL})
 
-	var underWay sync.WaitGroup
-	underWay.Add(bodies)
+	var started sync.WaitGroup
+	started.Add(bodies)
 	release := make(chan struct{})
-	dawdlers := inBackground(bodies, func(i int) error { return p.dawdle(i, underWay.Done, release) })
-	underWay.Wait()
+	slow := inBackground(bodies, func(i int) error { return p.sendSlowly(i, started.Done, release) })
+	started.Wait()
 	careless := inBackground(refusals/10, func(i int) error { return p.getRefused(bodies+i, 10) })
 
 	c := p.mustLogin(t, "alice")
@@ -76,17 +76,17 @@ func TestOneUsersMistakesAreNotAnothersDelay(t *testing.T) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	if slowest > patience {
-		t.Errorf("one message of the other user took %v", slowest)
+		t.Errorf("one message of the other user took %v, want less than %v", slowest, patience)
 	}
 	close(release)
-	if err := errors.Join(careless(), dawdlers()); err != nil {
+	if err := errors.Join(careless(), slow()); err != nil {
 		t.Error(err)
 	}
 	t.Logf("slowest of %d messages of the other user: %v", letters, slowest.Round(time.Millisecond))
 }
 
-// inBackground runs n jobs at once; the function that it returns waits for
-// them and returns their errors.
+// inBackground runs n jobs at once. The function that it returns waits for them and
+// returns their errors.
 func inBackground(n int, job func(i int) error) func() error {
 	errs := make([]error, n)
 	var wg sync.WaitGroup
@@ -99,11 +99,11 @@ func inBackground(n int, job func(i int) error) func() error {
 	}
 }
 
-// dawdle sends a body at a line a second until it is released, and wants it
-// to be accepted then. It says when it is under way, or has failed to be.
-func (p *postern) dawdle(i int, underWay func(), release <-chan struct{}) error {
-	underWay = sync.OnceFunc(underWay)
-	defer underWay()
+// sendSlowly sends one line of a body per second until release is closed, and then
+// expects 250. It calls started when the body has begun, or the transaction has failed.
+func (p *postern) sendSlowly(i int, started func(), release <-chan struct{}) error {
+	started = sync.OnceFunc(started)
+	defer started()
 	c, err := p.login("bob", loopbackClient(i))
 	if err != nil {
 		return err
@@ -115,7 +115,7 @@ func (p *postern) dawdle(i int, underWay func(), release <-chan struct{}) error 
 	if err := c.Text.PrintfLine("From: bob@example.org\r\nSubject: slow\r\n"); err != nil {
 		return err
 	}
-	underWay()
+	started()
 	for {
 		select {
 		case <-release:
@@ -128,7 +128,7 @@ func (p *postern) dawdle(i int, underWay func(), release <-chan struct{}) error 
 	}
 }
 
-// getRefused names recipients that the hop refuses.
+// getRefused sends RCPT for recipients that the hop refuses.
 func (p *postern) getRefused(i, recipients int) error {
 	c, err := p.login("bob", loopbackClient(i))
 	if err != nil {
@@ -144,4 +144,55 @@ func (p *postern) getRefused(i, recipients int) error {
 		}
 	}
 	return c.want(250, "RSET")
+}
+
+// 2,000 clients have logged in and are idle. This prints the memory for each:
+//
+//	go test -run TestIdleClients -v ./test
+func TestIdleClients(t *testing.T) {
+	const clients, atOnce = 2000, 16
+	const limit = 40 // KiB
+	p := startPostern(t, posternOptions{NextHop: "smtp://" + startSink(t).Addr, Plain: true})
+	before := p.pss(t)
+	held := make([]*submitter, clients)
+	next := make(chan int)
+	var wg sync.WaitGroup
+	errs := make(chan error, atOnce)
+	for range atOnce {
+		wg.Go(func() {
+			for i := range next {
+				c, err := p.login("alice", loopbackClient(i))
+				if err != nil {
+					errs <- fmt.Errorf("client %d: %w", i, err)
+					return
+				}
+				held[i] = c
+			}
+		})
+	}
+	for i := range clients {
+		select {
+		case next <- i:
+		case err := <-errs:
+			t.Fatal(err)
+		}
+	}
+	close(next)
+	wg.Wait()
+	time.Sleep(2 * time.Second) // until the memory of the handshakes is freed
+	var each float64
+	soon := kit.Soon(func() bool {
+		each = float64(p.pss(t)-before) / clients
+		return each <= limit
+	})
+	t.Logf("%d idle authenticated TLS clients: PSS %.1f KiB per client", clients, each)
+	if !soon {
+		t.Fatalf("more than %d KiB per client", limit)
+	}
+	for i, c := range held {
+		if err := c.want(250, "NOOP"); err != nil {
+			t.Fatalf("client %d: %v", i, err)
+		}
+		c.Close()
+	}
 }

@@ -22,7 +22,7 @@ import (
 // pamProgram is the build with libpam.
 var pamProgram = kit.Program("postern-pam", "-tags", "pam")
 
-// A pamHelper is "postern pam-helper", with PAM service files of its own.
+// A pamHelper is "postern pam-helper" with its own PAM service files.
 type pamHelper struct {
 	dir      string
 	services map[string]string
@@ -30,7 +30,7 @@ type pamHelper struct {
 	ended    chan error
 }
 
-// newPAMHelper writes the service files; each may speak of the folder as DIR.
+// newPAMHelper writes the service files, in which DIR is the folder of the helper.
 func newPAMHelper(t *testing.T, services map[string]string) *pamHelper {
 	t.Helper()
 	peer(t, "root")
@@ -87,7 +87,7 @@ func (h *pamHelper) start(t *testing.T, flags ...string) {
 	})
 }
 
-// stop ends the helper, which has to do so cleanly, and looks at its log.
+// stop ends the helper, which must end with status 0, and checks its log.
 func (h *pamHelper) stop(t *testing.T) {
 	if h.cmd == nil {
 		return
@@ -103,7 +103,7 @@ func (h *pamHelper) stop(t *testing.T) {
 		}
 	}
 	if _, err := os.Lstat(h.socket()); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the socket is left behind: %v", err)
+		t.Errorf("the socket still exists: %v", err)
 	}
 	if t.Failed() {
 		t.Logf("log of the PAM helper:\n%s", h.log())
@@ -126,8 +126,8 @@ func (h *pamHelper) store(t *testing.T, service string) *pam.Store {
 
 var userNumber atomic.Int32
 
-// newUser makes a user of this machine, until the test is over. Each command
-// changes the account: its name comes last.
+// newUser creates a user of this machine until the end of the test. Each command changes
+// the account; the name of the user is appended to it.
 func newUser(t *testing.T, password string, commands ...string) string {
 	t.Helper()
 	peer(t, "root", "useradd", "chpasswd", "chage", "passwd")
@@ -147,7 +147,8 @@ func setPassword(t *testing.T, user, password string) {
 	onAccounts(t, user+":"+password+"\n", "chpasswd")
 }
 
-// onAccounts runs a command that locks /etc/passwd, which parallel tests do too.
+// onAccounts runs a command that locks /etc/passwd. It retries, since parallel tests do
+// the same.
 func onAccounts(t *testing.T, in, name string, args ...string) {
 	t.Helper()
 	var out []byte
@@ -174,8 +175,7 @@ func shippedService(t *testing.T, name string) string {
 
 const disabled, expired, later = "account disabled", "password expired", "later"
 
-// Accounts of this machine in every state, with the service file that docs/pam
-// has.
+// Accounts of this machine in every state, with the service files of docs/pam.
 func TestPAMUnix(t *testing.T) {
 	t.Parallel()
 	h := startPAMHelper(t, map[string]string{
@@ -203,34 +203,34 @@ func TestPAMUnix(t *testing.T) {
 		{"few", good, "sesame", disabled},
 		{"smtp-us", good, "sesame", "yes"},
 		{"smtp-us", good, "wrong", refused},
-		{"smtp-us", "no-such-user", "sesame", later}, // the directory's, which is down
+		{"smtp-us", "no-such-user", "sesame", later}, // a user of the directory, which is down
 	}
 	for _, tt := range tests {
-		if got := told(t, h.store(t, tt.service), tt.user, tt.password); got != tt.want {
+		if got := answerOf(t, h.store(t, tt.service), tt.user, tt.password); got != tt.want {
 			t.Errorf("%s: %s, %s: %s, want %s", tt.service, tt.user, tt.password, got, tt.want)
 		}
 	}
 	setPassword(t, good, "sesame2")
 	for password, want := range map[string]string{"sesame": refused, "sesame2": "yes"} {
-		if got := told(t, h.store(t, "smtp"), good, password); got != want {
+		if got := answerOf(t, h.store(t, "smtp"), good, password); got != want {
 			t.Errorf("after the change, %s: %s, want %s", password, got, want)
 		}
 	}
 }
 
-// Users in a file, who are none of the machine's, and what is no answer.
+// Users in a file that are not users of this machine, and services that give no answer.
 func TestPAMServices(t *testing.T) {
 	t.Parallel()
 	h := startPAMHelper(t, map[string]string{
-		"file":    "auth required pam_pwdfile.so pwdfile=DIR/users\naccount required pam_permit.so\n",
-		"unfit":   "auth required pam_pwdfile.so pwdfile=DIR/users\naccount required pam_unix.so\n",
-		"twice":   "auth optional pam_pwdfile.so pwdfile=/dev/null\nauth required pam_pwdfile.so pwdfile=DIR/users\naccount required pam_permit.so\n",
-		"anybody": "auth required pam_permit.so\naccount required pam_permit.so\n",
-		"root":    "auth sufficient pam_rootok.so\naccount required pam_permit.so\n",
-		"down":    "auth required pam_debug.so auth=authinfo_unavail\naccount required pam_permit.so\n",
-		"broken":  "auth required pam_no_such_module.so\naccount required pam_permit.so\n",
-		"empty":   "# nothing\n",
-		"slow":    "auth optional pam_faildelay.so delay=300000000\nauth required pam_pwdfile.so pwdfile=DIR/users nodelay\naccount required pam_permit.so\n",
+		"file":   "auth required pam_pwdfile.so pwdfile=DIR/users\naccount required pam_permit.so\n",
+		"unfit":  "auth required pam_pwdfile.so pwdfile=DIR/users\naccount required pam_unix.so\n",
+		"twice":  "auth optional pam_pwdfile.so pwdfile=/dev/null\nauth required pam_pwdfile.so pwdfile=DIR/users\naccount required pam_permit.so\n",
+		"permit": "auth required pam_permit.so\naccount required pam_permit.so\n",
+		"root":   "auth sufficient pam_rootok.so\naccount required pam_permit.so\n",
+		"down":   "auth required pam_debug.so auth=authinfo_unavail\naccount required pam_permit.so\n",
+		"broken": "auth required pam_no_such_module.so\naccount required pam_permit.so\n",
+		"empty":  "# nothing\n",
+		"slow":   "auth optional pam_faildelay.so delay=300000000\nauth required pam_pwdfile.so pwdfile=DIR/users nodelay\naccount required pam_permit.so\n",
 	})
 	hashed, err := exec.Command("openssl", "passwd", "-6", "sesame").Output()
 	if err != nil {
@@ -243,32 +243,32 @@ func TestPAMServices(t *testing.T) {
 		{"file", "nobody", "sesame", unknown},
 		{"unfit", "virtual", "sesame", unknown},
 		{"twice", "virtual", "sesame", "yes"},
-		{"anybody", "virtual", "sesame", later},
+		{"permit", "virtual", "sesame", later},
 		{"root", "root", "sesame", later},
 		{"down", "virtual", "sesame", later},
 		{"broken", "virtual", "sesame", later},
 		{"empty", "virtual", "sesame", refused},
 		{"slow", "virtual", "wrong", refused}, // at once, not in five minutes
 	} {
-		got := told(t, h.store(t, tt.service), tt.user, tt.password)
+		got := answerOf(t, h.store(t, tt.service), tt.user, tt.password)
 		if got != tt.want && !(tt.user == "nobody" && got == refused) {
 			t.Errorf("%s: %s, %s: %s, want %s", tt.service, tt.user, tt.password, got, tt.want)
 		}
 	}
 	for _, name := range hostileNames {
-		if got := told(t, h.store(t, "file"), name, "sesame"); got != refused && got != unknown {
+		if got := answerOf(t, h.store(t, "file"), name, "sesame"); got != refused && got != unknown {
 			t.Errorf("%.20q: %s", name, got)
 		}
 	}
 }
 
-// What the modules are told of the client, and what of root they have.
+// The modules get the address of the client, and keep only the capabilities that they need.
 func TestPAMItems(t *testing.T) {
 	t.Parallel()
 	h := startPAMHelper(t, map[string]string{"smtp": "auth optional pam_exec.so quiet /bin/sh DIR/note\nauth required pam_unix.so\naccount required pam_unix.so\n"})
 	write(t, h.file("note"), `grep CapBnd /proc/self/status >"`+h.file("caps")+`"; echo "$PAM_USER $PAM_RHOST $PAM_TTY $PAM_RUSER $PAM_SERVICE" >>"`+h.file("seen")+"\"\n")
 	user := newUser(t, "sesame")
-	if got := told(t, h.store(t, "smtp"), user, "sesame"); got != "yes" {
+	if got := answerOf(t, h.store(t, "smtp"), user, "sesame"); got != "yes" {
 		t.Fatal(got)
 	}
 	text, err := os.ReadFile(h.file("seen"))
@@ -278,15 +278,15 @@ func TestPAMItems(t *testing.T) {
 	text, err = os.ReadFile(h.file("caps"))
 	var caps uint64
 	if _, scanErr := fmt.Sscanf(string(text), "CapBnd: %x", &caps); err != nil || scanErr != nil || caps&^keptCaps != 0 {
-		t.Errorf("the modules may have the capabilities %q, %v, %v", text, err, scanErr)
+		t.Errorf("the modules have the capabilities %q, %v, %v", text, err, scanErr)
 	}
 }
 
-// keptCaps are the capabilities that docs/systemd/postern-pam-helper.service
-// names: 0 to 7, CAP_IPC_LOCK and CAP_AUDIT_WRITE.
+// keptCaps are the capabilities in docs/systemd/postern-pam-helper.service: 0 to 7,
+// CAP_IPC_LOCK and CAP_AUDIT_WRITE.
 const keptCaps = 0xff | 1<<14 | 1<<29
 
-// A module that hangs is killed, and others go on meanwhile.
+// A module that hangs is killed; other logins work meanwhile.
 func TestPAMHangs(t *testing.T) {
 	t.Parallel()
 	mark := strconv.Itoa(100000 + os.Getpid())
@@ -298,11 +298,11 @@ func TestPAMHangs(t *testing.T) {
 	hangs, smtp := h.store(t, "hangs"), h.store(t, "smtp")
 	answers := make(chan string, 2)
 	for range cap(answers) {
-		go func() { answers <- told(t, hangs, user, "sesame") }()
+		go func() { answers <- answerOf(t, hangs, user, "sesame") }()
 	}
-	kit.Eventually(t, "two modules that hang", func() bool { return running("sleep", mark) == 2 })
+	kit.Eventually(t, "two hanging modules", func() bool { return running("sleep", mark) == 2 })
 	for range 3 {
-		if got := told(t, smtp, user, "sesame"); got != "yes" {
+		if got := answerOf(t, smtp, user, "sesame"); got != "yes" {
 			t.Errorf("meanwhile: %s", got)
 		}
 	}
@@ -312,19 +312,19 @@ func TestPAMHangs(t *testing.T) {
 		}
 	}
 	kit.Eventually(t, "the end of the modules", func() bool { return running("sleep", mark) == 0 })
-	if got := told(t, smtp, user, "sesame"); got != "yes" {
+	if got := answerOf(t, smtp, user, "sesame"); got != "yes" {
 		t.Errorf("afterwards: %s", got)
 	}
 
-	// 50 that are abandoned leave nothing, long before the time is over.
+	// 50 abandoned logins leave no process, long before the timeout.
 	abandon(t, 50, func(ctx context.Context) error {
-		_, err := hangs.VerifyPassword(ctx, stranger, user, "sesame")
+		_, err := hangs.VerifyPassword(ctx, remotePeer, user, "sesame")
 		return err
 	})
-	if got := told(t, smtp, user, "sesame"); got != "yes" {
-		t.Errorf("after the abandoned ones: %s", got)
+	if got := answerOf(t, smtp, user, "sesame"); got != "yes" {
+		t.Errorf("after the abandoned logins: %s", got)
 	}
-	kit.Eventually(t, "the end of the abandoned ones", func() bool { return running("sleep", mark) == 0 })
+	kit.Eventually(t, "the end of the abandoned logins", func() bool { return running("sleep", mark) == 0 })
 }
 
 // running counts the processes with this command line.
@@ -340,8 +340,8 @@ func running(args ...string) int {
 	return n
 }
 
-// The helper down and back, 200 logins at once, and its end.
-func TestPAMHelperTroubles(t *testing.T) {
+// 200 logins at once, and a helper that is killed and started again.
+func TestPAMHelperRestart(t *testing.T) {
 	t.Parallel()
 	h := startPAMHelper(t, map[string]string{"smtp": shippedService(t, "smtp")})
 	s, user := h.store(t, "smtp"), newUser(t, "sesame")
@@ -350,7 +350,7 @@ func TestPAMHelperTroubles(t *testing.T) {
 		if i%4 == 3 {
 			password, want = "wrong", refused
 		}
-		if got := told(t, s, user, password); got != want {
+		if got := answerOf(t, s, user, password); got != want {
 			t.Errorf("%d of 200: %s, want %s", i, got, want)
 		}
 	})
@@ -358,11 +358,11 @@ func TestPAMHelperTroubles(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-h.ended
-	if got := told(t, s, user, "sesame"); got != later {
+	if got := answerOf(t, s, user, "sesame"); got != later {
 		t.Errorf("killed: %s", got)
 	}
-	h.start(t) // in the place of the stale socket
-	if got := told(t, s, user, "sesame"); got != "yes" {
+	h.start(t) // replaces the stale socket
+	if got := answerOf(t, s, user, "sesame"); got != "yes" {
 		t.Errorf("back: %s", got)
 	}
 	if err := s.Check(t.Context()); err != nil {
@@ -370,7 +370,7 @@ func TestPAMHelperTroubles(t *testing.T) {
 	}
 }
 
-// Cyrus SASL's own client, as users who may ask and who may not.
+// The client of Cyrus SASL, as users that are allowed and not allowed.
 func TestPAMHelperTestsaslauthd(t *testing.T) {
 	t.Parallel()
 	peer(t, "root", "testsaslauthd")
@@ -383,7 +383,7 @@ func TestPAMHelperTestsaslauthd(t *testing.T) {
 		{0, "sesame", "OK"},
 		{nobody, "sesame", "OK"},
 		{nobody, "wrong", "NO"},
-		{1, "sesame", "failed"}, // the connection ends without an answer
+		{1, "sesame", "failed"}, // the connection ends without a reply
 	} {
 		cmd := exec.Command("testsaslauthd", "-f", h.socket(), "-s", "smtp", "-u", user, "-p", tt.password)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: tt.uid, Gid: 1}}
@@ -393,7 +393,7 @@ func TestPAMHelperTestsaslauthd(t *testing.T) {
 		}
 	}
 	if !strings.Contains(h.log(), "--allow-user") {
-		t.Error("the log does not say what to do about who is refused")
+		t.Error("the log does not name --allow-user for refused clients")
 	}
 	h.wantMode(t, 0o666)
 }
@@ -406,8 +406,7 @@ func (h *pamHelper) wantMode(t *testing.T, mode fs.FileMode) {
 	}
 }
 
-// A Postfix whose users log in through Cyrus SASL and the helper, in the place
-// of saslauthd.
+// A Postfix whose users log in through Cyrus SASL and the helper instead of saslauthd.
 func TestPAMHelperForPostfix(t *testing.T) {
 	t.Parallel()
 	h := startPAMHelper(t, map[string]string{"smtp": shippedService(t, "smtp")}, "--allow-user", "postfix")
@@ -417,7 +416,7 @@ func TestPAMHelperForPostfix(t *testing.T) {
 		"smtpd_sasl_auth_enable = yes",
 		"smtpd_sasl_type = cyrus",
 		"smtpd_sasl_path = smtpd",
-		"max_use = 1", // the smtpd that has seen the port being probed has seen no smtpd.conf
+		"max_use = 1", // the smtpd that served the first probe of the port has no smtpd.conf
 	)
 	sasl := filepath.Join(p.conf, "sasl")
 	if err := os.Mkdir(sasl, 0o755); err != nil {

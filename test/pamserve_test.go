@@ -12,8 +12,8 @@ import (
 	"postern/test/kit"
 )
 
-// startWithPAM is a postern-pam that is started as root and has a PAM store without
-// a socket. It sees service files of the test's own.
+// startWithPAM starts postern-pam as root, with a PAM store without a socket. It sees the
+// service file of the test in /etc/pam.d.
 func startWithPAM(t *testing.T, service string) *postern {
 	t.Helper()
 	peer(t, "root", "unshare")
@@ -29,8 +29,8 @@ func startWithPAM(t *testing.T, service string) *postern {
 	})
 }
 
-// Started as root, postern-pam starts the helper, which stays root, and becomes the
-// user itself.
+// postern-pam that is started as root starts the helper, which stays root, and then becomes
+// the user itself.
 func TestServeStartsPAMHelper(t *testing.T) {
 	t.Parallel()
 	note := filepath.Join(openFolder(t), "note")
@@ -49,26 +49,26 @@ func TestServeStartsPAMHelper(t *testing.T) {
 	if text, err := os.ReadFile(note + ".uid"); err != nil || !strings.HasPrefix(string(text), "Uid:\t0\t0\t0\t0\n") {
 		t.Errorf("the modules run as %q, %v", text, err)
 	}
-	status, said := p.authTest(t, user, "sesame")
-	if status != 0 || !strings.Contains(said, "store pam was asked for") {
-		t.Errorf("auth test: %d\n%s", status, said)
+	status, output := p.authTest(t, user, "sesame")
+	if status != 0 || !strings.Contains(output, "store pam was asked for") {
+		t.Errorf("auth test: status %d\n%s", status, output)
 	}
 	p.signal(t, syscall.SIGHUP)
-	kit.Eventually(t, "the reload", func() bool { return len(p.logLines("msg=reloaded")) > 0 })
+	kit.Eventually(t, "the reload", func() bool { return len(p.logged("msg=reloaded")) > 0 })
 	p.wantLogin(t, loopbackClient(5), user, "sesame", 235)
 	if got := p.pamHelper(t); got != helper {
-		t.Error("a reload has started another helper")
+		t.Error("the reload started another helper")
 	}
 
 	if err := syscall.Kill(helper, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	kit.Eventually(t, "the note of the helper's end", func() bool { return len(p.logLines("level=ERROR", "PAM helper has ended")) > 0 })
+	kit.Eventually(t, "the log line about the end of the helper", func() bool { return len(p.logged("level=ERROR", "PAM helper has ended")) > 0 })
 	p.wantLogin(t, loopbackClient(6), user, "sesame", 454)
 	p.wantLogin(t, loopbackClient(7), user, "wrong", 454)
 }
 
-// The helper ends with postern, with what its modules have started.
+// The helper and the processes of its modules end with postern.
 func TestPAMHelperEndsWithServe(t *testing.T) {
 	t.Parallel()
 	mark := strconv.Itoa(200000 + os.Getpid())
@@ -82,14 +82,14 @@ func TestPAMHelperEndsWithServe(t *testing.T) {
 	if err := c.Text.PrintfLine("AUTH PLAIN %s", kit.Plain("alice", "sesame")); err != nil {
 		t.Fatal(err)
 	}
-	kit.Eventually(t, "a module that hangs", func() bool { return running("sleep", mark) == 1 })
+	kit.Eventually(t, "a hanging module", func() bool { return running("sleep", mark) == 1 })
 	p.kill(t)
 	kit.Eventually(t, "the end of the helper", func() bool {
 		return running("sleep", mark) == 0 && syscall.Kill(helper, 0) == syscall.ESRCH
 	})
 }
 
-// pamHelper is the process that postern has started.
+// pamHelper returns the process id of the helper that postern has started.
 func (p *postern) pamHelper(t *testing.T) int {
 	t.Helper()
 	parent := fmt.Sprintf("PPid:\t%d\n", p.cmd.Process.Pid)
@@ -102,14 +102,14 @@ func (p *postern) pamHelper(t *testing.T) int {
 			return pid
 		}
 	}
-	t.Fatal("there is no PAM helper")
+	t.Fatal("no PAM helper")
 	return 0
 }
 
 func statusOf(pid int) string { return fmt.Sprintf("/proc/%d/status", pid) }
 
-// Without PAM in the program, and without root, the server does not start, and
-// says what to do.
+// Without PAM in the program, or without root, the server does not start, and the error
+// has the next step.
 func TestServeWithoutPAM(t *testing.T) {
 	t.Parallel()
 	opts := posternOptions{NextHop: "smtp://127.0.0.1:1", Stores: "[[auth.stores]]\nkind = \"pam\"\n"}

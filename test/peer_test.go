@@ -1,34 +1,37 @@
-// Package test runs postern among the programs that it has to get on with:
-// a private Postfix as the next hop, real mail clients in front of it,
-// somebody else's DKIM verifier, fail2ban.
+// Package test runs postern together with real peers: a private Postfix as the next hop,
+// mail clients, user databases, another DKIM verifier, fail2ban.
 //
-// [startPostfix] and [startPostern] start the two servers in folders of the
-// test's own, on loopback ports of its own, and end them by their own process
-// ids; nothing below /etc is read or changed. Behind Postfix stands a
-// [sink], which keeps each message as the bytes that came over the wire.
+// [startPostfix] and [startPostern] start the two servers in temporary folders and on
+// reserved loopback ports, and end them by their process ids; nothing below /etc is read
+// or changed. Postfix delivers to a [sink], which keeps the bytes of each message.
 //
-// The programs come from Debian; run.sh installs them and then runs these
-// tests with POSTERN_TEST_REQUIRE_PEERS=1. Without that variable a test whose
-// program is missing is skipped.
+// The programs come from Debian. run.sh installs them and then runs these tests with
+// POSTERN_TEST_REQUIRE_PEERS=1. Without that variable a test whose program is missing is
+// skipped.
 //
 // To add a mail client, add a line to the table in clients_test.go.
 package test
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
+	"time"
+
+	"postern/test/kit"
 )
 
-// python is Debian's interpreter: its dkim module is not another's.
+// python is Debian's interpreter, for which Debian's dkim module is installed.
 const python = "/usr/bin/python3"
 
-// peer says which programs a test needs: names of commands, or of what probes
-// knows. A missing one skips the test, or fails it where every peer has to be
-// there. It is the only place where a test is skipped.
+// peer names what a test needs: commands, or the names that probe knows. A missing one
+// skips the test, or fails it if POSTERN_TEST_REQUIRE_PEERS is 1. Only peer and kit skip
+// tests.
 func peer(t *testing.T, names ...string) {
 	t.Helper()
 	for _, name := range names {
@@ -81,7 +84,34 @@ func probe(name string) error {
 	return err
 }
 
-// nodeEnv lets node find the packages that run.sh has put outside the tree.
+// nodeEnv lets node find the packages that run.sh has installed outside the tree.
 func nodeEnv() []string {
 	return append(os.Environ(), "NODE_PATH="+os.Getenv("POSTERN_TEST_NODE_PATH"))
+}
+
+// program and plainProgram build postern once, for the first test that needs it: with
+// the race detector, and without it for measurements.
+var program, plainProgram = kit.Program("postern-race", "-race"), kit.Program("postern")
+
+func TestMain(m *testing.M) {
+	status := m.Run()
+	kit.RemovePrograms()
+	os.Exit(status)
+}
+
+func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+
+// listening reports whether a server accepts connections at addr.
+func listening(addr string) bool {
+	c, err := net.DialTimeout("tcp", addr, time.Second)
+	if err != nil {
+		return false
+	}
+	c.Close()
+	return true
+}
+
+// loopbackClient returns a different client address in 127.0.0.0/8 for each n.
+func loopbackClient(n int) *net.TCPAddr {
+	return &net.TCPAddr{IP: net.ParseIP(fmt.Sprintf("127.1.%d.%d", n/250, 1+n%250))}
 }

@@ -15,7 +15,7 @@ import (
 	"postern/test/kit"
 )
 
-// A tlsMode is one of the two ports, in the words of the configuration.
+// A tlsMode is one of the two ports, as the configuration names it.
 type tlsMode string
 
 const (
@@ -30,34 +30,34 @@ const (
 	nobody   = kit.Nobody
 )
 
-// posternOptions says in what a test's postern differs from the default one.
+// posternOptions are the differences from the default postern of the tests.
 type posternOptions struct {
 	NextHop string
 
 	// Sections are lines to add to sections of the configuration.
 	Sections map[string]string
 
-	// Stores are tables [[auth.stores]], instead of the file of users.
+	// Stores are tables [[auth.stores]] instead of the user file.
 	Stores string
 
-	// Plain is postern without the race detector, to be measured.
+	// Plain is postern without the race detector, for measurements.
 	Plain bool
 
 	// PAM is the build with libpam.
 	PAM bool
 
-	// PAMServices is a folder that it sees as /etc/pam.d.
+	// PAMServices is a folder that postern sees as /etc/pam.d.
 	PAMServices string
 
-	// Root starts it as root; [server] has to name whom it becomes.
+	// Root starts postern as root; [server] must name the user that it becomes.
 	Root bool
 
-	// Proxied says that 127.0.0.1 is a trusted proxy, which has to introduce
-	// each connection.
+	// Proxied makes 127.0.0.1 a trusted proxy, which must send a PROXY header on each
+	// connection.
 	Proxied bool
 }
 
-// A postern is the server under test, running in a folder of its own.
+// A postern is the server under test, with its own folder.
 type postern struct {
 	dir   string
 	ca    *kit.CA
@@ -67,9 +67,9 @@ type postern struct {
 	ended chan error
 }
 
-// startPostern starts the server and waits until both ports answer. At the
-// end of the test it has to stop cleanly, and to have logged neither a panic
-// nor a data race.
+// startPostern starts the server and waits until both ports accept clients. At the end of
+// the test the server must end with status 0, and must not have logged a panic or a data
+// race.
 func startPostern(t *testing.T, opts posternOptions) *postern {
 	t.Helper()
 	p := newPostern(t, opts)
@@ -77,7 +77,7 @@ func startPostern(t *testing.T, opts posternOptions) *postern {
 	return p
 }
 
-// newPostern writes everything that the server needs, and does not start it.
+// newPostern writes all files of the server and does not start it.
 func newPostern(t *testing.T, opts posternOptions) *postern {
 	t.Helper()
 	p := &postern{
@@ -98,14 +98,15 @@ func (p *postern) file(name string) string { return filepath.Join(p.dir, name) }
 
 func (p *postern) addr(mode tlsMode) string { return loopback(p.ports[mode]) }
 
-// newCertificate writes a pair; only its serial number tells it from others.
+// newCertificate writes a certificate and its key. Certificates differ in the serial
+// number.
 func (p *postern) newCertificate(t *testing.T, serial int64) {
 	t.Helper()
 	p.ca.Issue(t, serial, p.file("cert.pem"), p.file("key.pem"))
 	p.own(t)
 }
 
-// configure writes the configuration file. broken goes in front of it.
+// configure writes the configuration file, with broken as its first lines.
 func (p *postern) configure(t *testing.T, broken string) {
 	t.Helper()
 	var b strings.Builder
@@ -135,7 +136,7 @@ func (p *postern) configure(t *testing.T, broken string) {
 	write(t, p.file("config.toml"), b.String())
 }
 
-// own hands the folder to the user that postern will be.
+// own makes the user of postern the owner of the files.
 func (p *postern) own(t *testing.T) {
 	t.Helper()
 	files, err := filepath.Glob(p.file("*"))
@@ -164,7 +165,7 @@ func (p *postern) run(t *testing.T) {
 	}
 }
 
-// command is postern with a subcommand, as the user who owns its files.
+// command returns a subcommand of postern, as the user that owns its files.
 func (p *postern) command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	file, err := p.build()
@@ -193,13 +194,13 @@ func (p *postern) build() (string, error) {
 	return program()
 }
 
-// answers says whether a client could get as far as EHLO inside TLS. A server
-// that has ended never will.
+// answers reports whether a client gets a reply to EHLO inside TLS. It ends the test if the
+// server has ended.
 func (p *postern) answers(t *testing.T, mode tlsMode) bool {
 	select {
 	case err := <-p.ended:
 		p.ended <- err
-		t.Fatalf("postern has ended: %v\n%s", err, p.log())
+		t.Fatalf("postern ended: %v\n%s", err, p.log())
 	default:
 	}
 	c, err := p.connect(mode, nil)
@@ -210,7 +211,7 @@ func (p *postern) answers(t *testing.T, mode tlsMode) bool {
 	return true
 }
 
-// finish stops what still runs and looks at how it ended.
+// finish stops the server and checks its status and its log.
 func (p *postern) finish(t *testing.T) {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
@@ -228,23 +229,23 @@ func (p *postern) finish(t *testing.T) {
 	}
 }
 
-// lastOf leaves out what nobody would read.
+// lastOf returns the end of a long log.
 func lastOf(log string) string {
-	const most = 32 << 10
-	if len(log) <= most {
+	const limit = 32 << 10
+	if len(log) <= limit {
 		return log
 	}
-	return fmt.Sprintf("(%d bytes before)\n%s", len(log)-most, log[len(log)-most:])
+	return fmt.Sprintf("(%d bytes before)\n%s", len(log)-limit, log[len(log)-limit:])
 }
 
-// kill ends the server as a power cut would.
+// kill ends the server by SIGKILL.
 func (p *postern) kill(t *testing.T) {
 	t.Helper()
 	if err := p.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	<-p.ended
-	p.ended <- nil // finish has nothing to object to
+	p.ended <- nil // for finish
 }
 
 func (p *postern) signal(t *testing.T, s os.Signal) {
@@ -259,8 +260,8 @@ func (p *postern) log() string {
 	return string(text)
 }
 
-// logLines returns the lines that contain all of words.
-func (p *postern) logLines(words ...string) []string {
+// logged returns the log lines that contain all words.
+func (p *postern) logged(words ...string) []string {
 	var found []string
 	lines := bufio.NewScanner(strings.NewReader(p.log()))
 	for lines.Scan() {

@@ -14,9 +14,9 @@ import (
 	instance "postern/test/postfix"
 )
 
-// A postfix is a private instance: configuration, queue and data are in a temporary
-// folder, and everything is relayed to a sink. It listens on a port, with and without
-// STARTTLS, on another one with implicit TLS, and on a socket.
+// A postfix is a private instance of Postfix: configuration, queue and data are in a
+// temporary folder, and all messages are relayed to a sink. It listens on a port with
+// STARTTLS, on one with implicit TLS, and on a socket.
 type postfix struct {
 	Addr   string
 	URL    string // of Addr as a next hop
@@ -26,20 +26,19 @@ type postfix struct {
 	conf   string
 }
 
-// settings are lines of main.cf. The error counting of Postfix stays as it is.
+// settings returns the lines of main.cf. The error limits of Postfix are its defaults.
 func (p *postfix) settings(extra []string) []string {
 	return append([]string{
 		"myhostname = mx.example.net",
 		"mynetworks = 127.0.0.0/8",
-		"smtp_line_length_limit = 0", // its own SMTP client leaves the bytes as they are
+		"smtp_line_length_limit = 0", // its SMTP client does not change the bytes
 		"smtpd_relay_restrictions = permit_mynetworks, reject",
 		"smtpd_tls_security_level = may",
 		"smtpd_tls_chain_files = " + p.dir + "/key.pem, " + p.dir + "/cert.pem",
 	}, extra...)
 }
 
-// startPostfix starts an instance that relays to s. Each extra is a line of
-// main.cf.
+// startPostfix starts an instance that relays to s. Each extra is a line of main.cf.
 func startPostfix(t *testing.T, s *sink, extra ...string) *postfix {
 	t.Helper()
 	return startPostfixTo(t, s.port, extra...)
@@ -74,8 +73,8 @@ func newPostfix(t *testing.T, port int, extra ...string) *postfix {
 	return p
 }
 
-// guard starts a process that stops the instance when the test is over, even if
-// the test is killed: its standard input closes with this process.
+// guard starts a process that stops the instance at the end of the test, even if the test
+// is killed: its standard input is closed when this process ends.
 func (p *postfix) guard(t *testing.T) {
 	t.Helper()
 	cmd := exec.Command("sh", "-c", `read -r _; exec postfix -c "$0" abort`, p.conf)
@@ -88,7 +87,7 @@ func (p *postfix) guard(t *testing.T) {
 	}
 	t.Cleanup(func() {
 		hold.Close()
-		_ = cmd.Wait() // an instance that is stopped already is no error
+		_ = cmd.Wait() // fails if the instance is already stopped
 		if t.Failed() {
 			t.Logf("log of Postfix:\n%s", lastOf(p.log()))
 		}
@@ -114,7 +113,7 @@ func (p *postfix) control(t *testing.T, verb string) {
 	}
 }
 
-// dial connects to Postfix without postern in between.
+// dial connects to Postfix directly.
 func (p *postfix) dial(t *testing.T) *submitter {
 	t.Helper()
 	conn, err := net.DialTimeout("tcp", p.Addr, kit.Patience)
@@ -131,7 +130,7 @@ func (p *postfix) log() string {
 	return string(text)
 }
 
-// daemons returns the process ids of the instance's children of that name.
+// daemons returns the process ids of the children of the instance with this name.
 func (p *postfix) daemons(t *testing.T, name string) []int {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(p.dir, "spool/pid/master.pid"))

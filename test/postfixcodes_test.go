@@ -37,9 +37,9 @@ var (
 	}
 )
 
-// The same command lines get the same reply codes from Postfix and from postern,
-// but for the differences that are listed, each with a reason. A listed one that
-// is none fails, too.
+// Postfix and postern give the same reply codes to the same command lines, except for the
+// listed differences, each of which has a reason. A listed difference that does not exist
+// fails the test, too.
 func TestPostfixCodes(t *testing.T) {
 	t.Parallel()
 	peer(t, "root", "saslpasswd2")
@@ -60,11 +60,11 @@ func TestPostfixCodes(t *testing.T) {
 	reportDifferences(t, found, listed)
 }
 
-// reportDifferences fails the test for what is found and not listed, in the format
-// of the list, and for what is listed and not found.
+// reportDifferences fails the test for differences that are found and not listed, in the
+// format of the list, and for those that are listed and not found.
 func reportDifferences(t *testing.T, found, listed map[codeKey]codeDifference) {
 	t.Helper()
-	var unlisted, gone []string
+	var unlisted, missing []string
 	for key, d := range found {
 		if listed[key] != d {
 			unlisted = append(unlisted, key.String()+"\t"+d.postfix+"\t"+d.postern)
@@ -72,16 +72,16 @@ func reportDifferences(t *testing.T, found, listed map[codeKey]codeDifference) {
 	}
 	for key, d := range listed {
 		if found[key] != d {
-			gone = append(gone, key.String()+"\t"+d.postfix+"\t"+d.postern)
+			missing = append(missing, key.String()+"\t"+d.postfix+"\t"+d.postern)
 		}
 	}
 	slices.Sort(unlisted)
-	slices.Sort(gone)
+	slices.Sort(missing)
 	if len(unlisted) > 0 {
 		t.Errorf("%d differences are not listed:\n%s", len(unlisted), strings.Join(unlisted, "\n"))
 	}
-	if len(gone) > 0 {
-		t.Errorf("%d differences are listed and do not exist:\n%s", len(gone), strings.Join(gone, "\n"))
+	if len(missing) > 0 {
+		t.Errorf("%d differences are listed and do not exist:\n%s", len(missing), strings.Join(missing, "\n"))
 	}
 }
 
@@ -98,8 +98,8 @@ func startCodePostfix(t *testing.T, s *sink) *codeServer {
 	}
 }
 
-// addSasldb creates a user in a database of Cyrus SASL. Debian's Postfix looks for
-// its configuration in a folder of its own configuration.
+// addSasldb creates a user in a database of Cyrus SASL. Debian's Postfix reads its
+// configuration from a folder below its own.
 func (p *postfix) addSasldb(t *testing.T, user string) {
 	t.Helper()
 	folder, db := filepath.Join(p.conf, "sasl"), filepath.Join(p.conf, "sasldb2")
@@ -124,8 +124,8 @@ func startCodePostern(t *testing.T, s *sink) *codeServer {
 	}
 }
 
-// compareCodes sends a section to both servers and returns where they differ. before
-// is the number of client addresses that are taken.
+// compareCodes sends a section to both servers and returns the differences. before is the
+// number of client addresses that are already used.
 func compareCodes(t *testing.T, theirs, ours *codeServer, section *codeSection, before int) map[codeKey]codeDifference {
 	t.Helper()
 	runs := [][]codeLine{section.lines}
@@ -158,8 +158,8 @@ func compareCodes(t *testing.T, theirs, ours *codeServer, section *codeSection, 
 	return found
 }
 
-// compareRun compares one session. After the line at which one of the servers has
-// closed the connection there is nothing left to compare.
+// compareRun compares one session, up to the line at which one of the servers closes the
+// connection.
 func compareRun(theirs, ours *codeServer, section *codeSection, lines []codeLine, n int) (map[codeKey]codeDifference, error) {
 	a, err := theirs.run(section, lines, n)
 	if err != nil {

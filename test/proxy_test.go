@@ -24,9 +24,9 @@ listen v2
   server postern %[3]s send-proxy-v2
 `
 
-// Behind HAProxy the log shows the client, with either version of the PROXY
-// protocol.
-func TestClientBehindHAProxy(t *testing.T) {
+// With HAProxy before postern the log has the address of the client, with either version of
+// the PROXY protocol.
+func TestHAProxy(t *testing.T) {
 	t.Parallel()
 	peer(t, "haproxy")
 	p := startPostern(t, posternOptions{NextHop: "smtp://" + startSink(t).Addr, Proxied: true})
@@ -45,8 +45,8 @@ func TestClientBehindHAProxy(t *testing.T) {
 		if err := c.want(535, "AUTH PLAIN "+kit.Plain("alice", "wrong")); err != nil {
 			t.Error(err)
 		}
-		if lines := p.logLines("auth failed", "client="+from.IP.String()+" "); len(lines) != 1 {
-			t.Errorf("version %d: %d lines with the client's address, want one:\n%s", i+1, len(lines), p.log())
+		if lines := p.logged("auth failed", "client="+from.IP.String()+" "); len(lines) != 1 {
+			t.Errorf("version %d: %d lines with the address of the client, want one:\n%s", i+1, len(lines), p.log())
 		}
 	}
 }
@@ -68,8 +68,8 @@ func startHAProxy(t *testing.T, server string) (v1, v2 string) {
 	return v1, v2
 }
 
-// A trusted proxy has to say for whom it speaks, and nobody else may.
-func TestProxyHeaderIsForProxies(t *testing.T) {
+// A trusted proxy must send a PROXY header, and other clients must not.
+func TestProxyHeader(t *testing.T) {
 	t.Parallel()
 	p := startPostern(t, posternOptions{NextHop: "smtp://" + startSink(t).Addr, Proxied: true})
 	cases := []struct {
@@ -80,8 +80,8 @@ func TestProxyHeaderIsForProxies(t *testing.T) {
 	}{
 		{"proxy with header", net.IPv4(127, 0, 0, 1), "PROXY TCP4 192.0.2.9 192.0.2.1 50000 587\r\n", true},
 		{"proxy without header", net.IPv4(127, 0, 0, 1), "EHLO x\r\n", false},
-		{"stranger without header", net.IPv4(127, 1, 0, 1), "", true},
-		{"stranger with header", net.IPv4(127, 1, 0, 1), "PROXY TCP4 192.0.2.9 192.0.2.1 50000 587\r\n", false},
+		{"client without header", net.IPv4(127, 1, 0, 1), "", true},
+		{"client with header", net.IPv4(127, 1, 0, 1), "PROXY TCP4 192.0.2.9 192.0.2.1 50000 587\r\n", false},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

@@ -8,22 +8,21 @@ import (
 	"testing"
 )
 
-// Reasons for which postern completes fewer addresses than Postfix.
+// The reasons why postern completes fewer addresses than Postfix.
 const (
 	author      = "the field has an author with a domain"
-	displayName = "the word is a part of an unquoted display name"
+	displayName = "the word is part of an unquoted display name"
 	encodedWord = "an encoded word is never an address"
 	quoted      = "a quoted string is never an address"
 	beyondASCII = "text outside ASCII is never an address"
-	phrase      = "words without an address are not understood"
-	routed      = "a source route or an old form of one is left to the next hop"
-	malformed   = "a malformed list stays as it is"
+	phrase      = "words without an address are ambiguous"
+	routed      = "a source route, in any form, is left to the next hop"
+	malformed   = "a malformed list is not changed"
 	folding     = "Postfix unfolds a field that it changes"
 )
 
-// addressFields has fields as submitted, as postern sends them on, and as
-// Postfix 3.7 does for a client in local_header_rewrite_clients. "" is an
-// unchanged value.
+// addressFields has header fields as submitted, as postern sends them, and as Postfix 3.7
+// sends them for a client in local_header_rewrite_clients. "" is an unchanged value.
 var addressFields = []struct{ name, in, postern, postfix, reason string }{
 	{"From", "alice", "alice@example.org", "alice@example.org", ""},
 	{"From", "<alice>", "<alice@example.org>", "<alice@example.org>", ""},
@@ -76,8 +75,8 @@ var addressFields = []struct{ name, in, postern, postfix, reason string }{
 	{"Resent-To", "Smith, John <john@example.net>", "", "Smith@example.org, John <john@example.net>", displayName},
 }
 
-// postern completes the addresses that Postfix completes, except for what may
-// be a part of a display name and what it cannot read.
+// postern completes the addresses that Postfix completes, except for words that may be part
+// of a display name, and fields that it cannot parse.
 func TestAddressFieldsLikePostfix(t *testing.T) {
 	t.Parallel()
 	s := startSink(t)
@@ -92,19 +91,19 @@ func TestAddressFieldsLikePostfix(t *testing.T) {
 	for i, c := range addressFields {
 		postern, postfix := c.name+": "+cmp.Or(c.postern, c.in), c.name+": "+cmp.Or(c.postfix, c.in)
 		if ours[i] != postern {
-			t.Errorf("%s: %s\npostern made of it %q\nwant               %q", c.name, c.in, ours[i], postern)
+			t.Errorf("%s: %s\npostern sends %q\nwant          %q", c.name, c.in, ours[i], postern)
 		}
 		if theirs[i] != postfix {
-			t.Errorf("%s: %s\nPostfix made of it %q\nwant               %q", c.name, c.in, theirs[i], postfix)
+			t.Errorf("%s: %s\nPostfix sends %q\nwant          %q", c.name, c.in, theirs[i], postfix)
 		}
 		if (c.reason == "") != (postern == postfix) {
-			t.Errorf("%s: %s\na difference needs a reason, and only a difference: %q", c.name, c.in, c.reason)
+			t.Errorf("%s: %s\neach difference must have a reason, and nothing else: %q", c.name, c.in, c.reason)
 		}
 	}
 }
 
-// addressFieldsAfter submits all of addressFields in one header and returns
-// them as they arrive.
+// addressFieldsAfter submits all addressFields in one header and returns them as they
+// arrive.
 func addressFieldsAfter(t *testing.T, c *submitter, s *sink, mark string) []string {
 	t.Helper()
 	text := "Date: Sun, 01 Nov 2026 12:00:00 +0000\r\nMessage-ID: <" + mark + "@example.org>\r\nSubject: first\r\n"
@@ -130,9 +129,8 @@ func addressFieldsAfter(t *testing.T, c *submitter, s *sink, mark string) []stri
 	return fields
 }
 
-// A Postfix with its defaults rewrites the header that postern has signed. With
-// the setting that the migration guide names, the header and the signatures
-// arrive as postern sent them.
+// A Postfix with default settings rewrites the header that postern has signed. With the
+// setting of the migration guide the header and the signatures arrive unchanged.
 func TestPostfixRewritesHeaders(t *testing.T) {
 	t.Parallel()
 	k := newDKIMKeys(t)

@@ -20,15 +20,15 @@ import (
 	"postern/test/kit"
 )
 
-// A cyrusDaemon is the saslauthd of Cyrus SASL, with a socket in a folder of the
-// test's own. It sees /etc as its namespace of mounts shows it, and nothing of
-// the machine's is changed.
+// A cyrusDaemon is the saslauthd of Cyrus SASL, with a socket in a temporary folder. It runs
+// in a mount namespace with other files in /etc, so that no file of the machine is
+// changed.
 type cyrusDaemon struct {
 	dir   string
-	etc   string // what is mounted where, as commands of a shell
+	etc   string // shell commands that mount files below /etc
 	flags []string
 	cmd   *exec.Cmd
-	hold  io.Closer // what the guard waits for
+	hold  io.Closer // closed to end the daemon
 }
 
 func startSaslauthd(t *testing.T, etc string, flags ...string) *cyrusDaemon {
@@ -44,7 +44,7 @@ func (d *cyrusDaemon) socket() string { return filepath.Join(d.dir, "mux") }
 
 func (d *cyrusDaemon) start(t *testing.T) {
 	t.Helper()
-	// The guard ends the daemon with all its processes when this one is gone.
+	// The guard ends the daemon and its children when this process ends.
 	guard := `unshare --mount sh -c "$0" "$@" </dev/null & read -r _; kill -KILL 0`
 	inside := d.etc + ` && exec saslauthd -d -m "$0" "$@"` // -d: in the foreground
 	d.cmd = exec.Command("sh", append([]string{"-c", guard, inside, d.dir}, d.flags...)...)
@@ -74,8 +74,8 @@ func (d *cyrusDaemon) signal(t *testing.T, s syscall.Signal) {
 	}
 }
 
-// stop ends it without asking: saslauthd's handler of SIGTERM writes to the log,
-// and may wait there for itself.
+// stop ends it by SIGKILL: saslauthd's handler of SIGTERM writes to the log, and may
+// deadlock there.
 func (d *cyrusDaemon) stop(t *testing.T) {
 	if d.cmd == nil {
 		return
@@ -84,9 +84,9 @@ func (d *cyrusDaemon) stop(t *testing.T) {
 	_ = d.hold.Close()
 	_ = d.cmd.Wait() // ended by a signal, as intended
 	d.cmd = nil
-	// Only the guard has been waited for. Each of the others listens until it is gone.
+	// Wait waited only for the guard. Each of the other processes listens until it ends.
 	if !kit.Soon(func() bool { return d.store("").Check(context.Background()) != nil }) {
-		t.Error("somebody still listens for saslauthd")
+		t.Error("a process still listens on the socket")
 	}
 	if t.Failed() {
 		text, _ := os.ReadFile(filepath.Join(d.dir, "log"))
@@ -98,12 +98,12 @@ func (d *cyrusDaemon) store(realm string) *saslauthd.Store {
 	return saslauthd.New(saslauthd.Config{Path: d.socket(), Service: "smtp", Realm: realm})
 }
 
-// told is how a store has answered: "yes", a kind of failure, or "later".
-func told(t *testing.T, s auth.PasswordVerifier, login, password string) string {
+// answerOf returns the answer of a store: "yes", a kind of failure, or "later".
+func answerOf(t *testing.T, s auth.PasswordVerifier, login, password string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), kit.Patience)
 	defer cancel()
-	id, err := s.VerifyPassword(ctx, stranger, login, password)
+	id, err := s.VerifyPassword(ctx, remotePeer, login, password)
 	if f, ok := errors.AsType[*auth.Failure](err); ok {
 		return f.Kind.String()
 	}
@@ -117,9 +117,9 @@ func told(t *testing.T, s auth.PasswordVerifier, login, password string) string 
 	return "yes"
 }
 
-var stranger = &auth.Peer{Remote: netip.MustParseAddrPort("192.0.2.7:4711")}
+var remotePeer = &auth.Peer{Remote: netip.MustParseAddrPort("192.0.2.7:4711")}
 
-// hostileNames are logins that mean something else to somebody.
+// hostileNames are logins that have a meaning in some query language or protocol.
 var hostileNames = []string{
 	"*)(uid=*", "a' or 1=1--", "x\tlocal", "x\ny", "x\x00y", "../../etc/shadow", "%n%s", "-", strings.Repeat("x", 1<<20),
 }
@@ -129,7 +129,7 @@ const (
 	unknown = "no such user"
 )
 
-// A users' database of Cyrus SASL, in the place of the machine's.
+// A user database of Cyrus SASL in the place of /etc/sasldb2.
 func TestSaslauthdSasldb(t *testing.T) {
 	t.Parallel()
 	peer(t, "root", "saslpasswd2")
@@ -141,27 +141,27 @@ func TestSaslauthdSasldb(t *testing.T) {
 	for _, tt := range []struct{ login, password, want string }{
 		{"alice", "sesame", "yes"},
 		{"alice", "wrong", refused},
-		{"alice", "wonderland", refused}, // bob's
+		{"alice", "wonderland", refused}, // the password of bob
 		{"bob", "wonderland", "yes"},
 		{"carol", "sesame", refused},
 	} {
-		if got := told(t, s, tt.login, tt.password); got != tt.want {
+		if got := answerOf(t, s, tt.login, tt.password); got != tt.want {
 			t.Errorf("%s, %s: %s, want %s", tt.login, tt.password, got, tt.want)
 		}
 	}
-	if got := told(t, d.store("example.com"), "alice", "sesame"); got != refused {
+	if got := answerOf(t, d.store("example.com"), "alice", "sesame"); got != refused {
 		t.Errorf("in another realm: %s", got)
 	}
 	for _, name := range hostileNames {
-		if got := told(t, s, name, "sesame"); got != refused && got != unknown {
+		if got := answerOf(t, s, name, "sesame"); got != refused && got != unknown {
 			t.Errorf("%.20q: %s", name, got)
 		}
 	}
 	setSasldb(t, db, "alice", "example.org", "simsalabim")
-	if got := told(t, s, "alice", "sesame"); got != refused {
+	if got := answerOf(t, s, "alice", "sesame"); got != refused {
 		t.Errorf("the old password: %s", got)
 	}
-	if got := told(t, s, "alice", "simsalabim"); got != "yes" {
+	if got := answerOf(t, s, "alice", "simsalabim"); got != "yes" {
 		t.Errorf("the new password: %s", got)
 	}
 }
@@ -175,9 +175,8 @@ func setSasldb(t *testing.T, db, user, realm, password string) {
 	}
 }
 
-// Down, hanging, and back again; then 200 logins at once, and 50 that are
-// abandoned.
-func TestSaslauthdTroubles(t *testing.T) {
+// A saslauthd that is down, up again, and hangs; 50 abandoned logins, and 200 at once.
+func TestSaslauthdFaults(t *testing.T) {
 	t.Parallel()
 	peer(t, "root", "saslpasswd2")
 	db := filepath.Join(openFolder(t), "sasldb2")
@@ -186,20 +185,20 @@ func TestSaslauthdTroubles(t *testing.T) {
 	s := d.store("example.org")
 
 	d.stop(t)
-	if got := told(t, s, "alice", "sesame"); got != "later" {
+	if got := answerOf(t, s, "alice", "sesame"); got != "later" {
 		t.Errorf("down: %s", got)
 	}
 	if err := s.Check(t.Context()); err == nil || !strings.Contains(err.Error(), d.dir) {
-		t.Errorf("down: Check says %v", err)
+		t.Errorf("down: Check returns %v", err)
 	}
 	d.start(t)
-	if got := told(t, s, "alice", "sesame"); got != "yes" {
+	if got := answerOf(t, s, "alice", "sesame"); got != "yes" {
 		t.Errorf("back: %s", got)
 	}
 
 	d.signal(t, syscall.SIGSTOP)
 	abandon(t, 50, func(ctx context.Context) error {
-		_, err := s.VerifyPassword(ctx, stranger, "alice", "sesame")
+		_, err := s.VerifyPassword(ctx, remotePeer, "alice", "sesame")
 		return err
 	})
 	d.signal(t, syscall.SIGCONT)
@@ -208,13 +207,13 @@ func TestSaslauthdTroubles(t *testing.T) {
 		if i%2 == 1 {
 			password, want = "wrong", refused
 		}
-		if got := told(t, s, "alice", password); got != want {
+		if got := answerOf(t, s, "alice", password); got != want {
 			t.Errorf("%d of 200: %s, want %s", i, got, want)
 		}
 	})
 }
 
-// abandon asks n times at once, and goes away after a moment.
+// abandon starts n logins at once and cancels each after half a second.
 func abandon(t *testing.T, n int, ask func(context.Context) error) {
 	t.Helper()
 	atOnce(t, n, func(i int) {
@@ -235,8 +234,7 @@ func atOnce(t *testing.T, n int, do func(i int)) {
 	all.Wait()
 }
 
-// saslauthd with PAM, and the marker for the fifth string, which it does not
-// notice.
+// saslauthd with PAM. It ignores the marker of a fifth string in the request.
 func TestSaslauthdPAM(t *testing.T) {
 	t.Parallel()
 	user := newUser(t, "sesame")
@@ -249,7 +247,7 @@ func TestSaslauthdPAM(t *testing.T) {
 		{user, "wrong", refused},
 		{"no-such-user", "sesame", refused},
 	} {
-		if got := told(t, s, tt.login, tt.password); got != tt.want {
+		if got := answerOf(t, s, tt.login, tt.password); got != tt.want {
 			t.Errorf("%s, %s: %s, want %s", tt.login, tt.password, got, tt.want)
 		}
 	}
@@ -259,7 +257,7 @@ func TestSaslauthdPAM(t *testing.T) {
 			t.Fatal(err)
 		}
 		a, err := saslauthd.Ask(t.Context(), conn, saslauthd.Request{
-			Login: user, Password: password, Service: "smtp", Extended: true, Client: stranger.Remote.Addr(),
+			Login: user, Password: password, Service: "smtp", Extended: true, Client: remotePeer.Remote.Addr(),
 		})
 		if err != nil || a.Verdict != want {
 			t.Errorf("five strings, %s: %+v, %v", password, a, err)

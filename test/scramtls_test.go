@@ -14,7 +14,7 @@ import (
 	"postern/test/kit"
 )
 
-// startScram is a postern with keys for SCRAM, made by "postern passwd".
+// startScram starts a postern with SCRAM keys that "postern passwd" has made.
 func startScram(t *testing.T) *postern {
 	t.Helper()
 	path := filepath.Join(openFolder(t), "users")
@@ -29,7 +29,7 @@ func startScram(t *testing.T) *postern {
 
 var tlsVersions = map[string]uint16{"TLS1.2": tls.VersionTLS12, "TLS1.3": tls.VersionTLS13}
 
-// SCRAM by GNU SASL, which has the server prove itself. Its channel binding is
+// SCRAM by GNU SASL, which checks the proof of the server. Its channel binding is
 // tls-exporter on TLS 1.3 and tls-unique on TLS 1.2.
 func TestScramByGsasl(t *testing.T) {
 	t.Parallel()
@@ -51,19 +51,19 @@ func TestScramByGsasl(t *testing.T) {
 	}
 	for version := range tlsVersions {
 		if out, err := p.gsasl(t, "SCRAM-SHA-256-PLUS", "alice", "wrong", "--priority", "NORMAL:-VERS-ALL:+VERS-"+version); err == nil {
-			t.Errorf("the wrong password is right on %s:\n%s", version, out)
+			t.Errorf("a wrong password is accepted on %s:\n%s", version, out)
 		}
 		for _, mech := range []string{"SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"} {
-			if n := len(p.logLines("auth ok", "mech="+mech+" ", "tls="+version)); n != 1 {
+			if n := len(p.logged("auth ok", "mech="+mech+" ", "tls="+version)); n != 1 {
 				t.Errorf("%d logins by %s on %s", n, mech, version)
 			}
 		}
 	}
 }
 
-// Without the extended master secret (RFC 7627) tls-unique proves nothing, so
-// SCRAM-SHA-256-PLUS is not offered on TLS 1.2. A client that does not insist on a
-// channel binding logs in without one.
+// Without the extended master secret (RFC 7627) tls-unique is not secure, so
+// SCRAM-SHA-256-PLUS is not offered on TLS 1.2. A client that does not require channel
+// binding logs in without it.
 func TestScramWithoutExtendedMasterSecret(t *testing.T) {
 	t.Parallel()
 	peer(t, "gsasl")
@@ -75,15 +75,15 @@ func TestScramWithoutExtendedMasterSecret(t *testing.T) {
 	if out, err := p.gsasl(t, "SCRAM-SHA-256", "alice", password, "--priority", priority, "--no-cb"); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
-	if n := len(p.logLines("auth ok", "mech=SCRAM-SHA-256 ", "tls=TLS1.2")); n != 1 {
+	if n := len(p.logged("auth ok", "mech=SCRAM-SHA-256 ", "tls=TLS1.2")); n != 1 {
 		t.Errorf("%d logins", n)
 	}
-	if n := len(p.logLines("auth ok", "mech=SCRAM-SHA-256-PLUS")); n != 0 {
+	if n := len(p.logged("auth ok", "mech=SCRAM-SHA-256-PLUS")); n != 0 {
 		t.Errorf("%d logins with a channel binding", n)
 	}
 }
 
-// The bindings of each version of TLS, with the SCRAM client of xdg-go.
+// The channel bindings of each TLS version, with the SCRAM client of xdg-go.
 func TestScramPlus(t *testing.T) {
 	t.Parallel()
 	p := startScram(t)
@@ -115,8 +115,8 @@ func TestScramPlus(t *testing.T) {
 		{"unique", "TLS1.3", zeros, password, 535},
 		{"wrong password", "TLS1.2", endpoint, "wrong", 535},
 		{"wrong password", "TLS1.3", exporter, "wrong", 535},
-		{"somebody in between", "TLS1.2", other, password, 535},
-		{"somebody in between", "TLS1.3", other, password, 535},
+		{"man in the middle", "TLS1.2", other, password, 535},
+		{"man in the middle", "TLS1.3", other, password, 535},
 	} {
 		t.Run(tt.name+" on "+tt.version, func(t *testing.T) {
 			config := p.tlsConfig()
@@ -132,13 +132,13 @@ func TestScramPlus(t *testing.T) {
 			}
 			conversation := client.NewConversationWithChannelBinding(binding)
 			if r := converse(t, c, "SCRAM-SHA-256-PLUS", conversation); r.Code != tt.code || tt.code == 235 && !conversation.Valid() {
-				t.Errorf("%v, want %d; the server has proved itself: %v", r, tt.code, conversation.Valid())
+				t.Errorf("got %v, want %d; proof of the server is valid: %v", r, tt.code, conversation.Valid())
 			}
 		})
 	}
 }
 
-// greetWith is connect with a TLS configuration, and says what came of that.
+// greetWith is connect with a TLS configuration. It also returns the TLS state.
 func (p *postern) greetWith(t *testing.T, config *tls.Config) (*submitter, tls.ConnectionState) {
 	t.Helper()
 	conn, err := net.Dial("tcp", p.addr(startTLS))

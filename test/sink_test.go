@@ -12,17 +12,17 @@ import (
 	"postern/test/kit"
 )
 
-// A delivery is one message as it came over the wire.
+// A delivery is one message as it was received.
 type delivery struct {
 	From   string
 	To     []string
 	Params []string // of MAIL, and of each RCPT
-	Data   []byte   // dot-stuffing taken off, nothing else
+	Data   []byte   // without dot-stuffing, otherwise unchanged
 }
 
-// A sink is the mail server where everything ends. It knows just enough SMTP
-// for Postfix and for postern, checks line ends, and shares no code
-// with the servers under test.
+// A sink is the mail server that receives all messages. It implements only the SMTP that
+// Postfix and postern need, checks line ends, and shares no code with the servers under
+// test.
 type sink struct {
 	Addr string
 	port int
@@ -81,24 +81,24 @@ func (s *sink) serve(c net.Conn) {
 		delete(s.conns, c)
 		s.mu.Unlock()
 	}()
-	d := dialogue{sink: s, conn: c, in: bufio.NewReader(c)}
-	d.say("220 sink.example.net ESMTP")
+	d := sinkSession{sink: s, conn: c, in: bufio.NewReader(c)}
+	d.send("220 sink.example.net ESMTP")
 	for d.next() {
 	}
 }
 
-// A dialogue is one connection to the sink.
-type dialogue struct {
+// A sinkSession is one connection to the sink.
+type sinkSession struct {
 	sink *sink
 	conn net.Conn
 	in   *bufio.Reader
 	mail delivery
 }
 
-func (d *dialogue) say(line string) { _, _ = io.WriteString(d.conn, line+"\r\n") }
+func (d *sinkSession) send(line string) { _, _ = io.WriteString(d.conn, line+"\r\n") }
 
-// next answers one command, and reports whether there may be another.
-func (d *dialogue) next() bool {
+// next replies to one command, and reports whether another one may follow.
+func (d *sinkSession) next() bool {
 	line, err := d.in.ReadString('\n')
 	if err != nil {
 		return false
@@ -106,29 +106,29 @@ func (d *dialogue) next() bool {
 	verb, arg, _ := strings.Cut(strings.TrimRight(line, "\r\n"), " ")
 	switch strings.ToUpper(verb) {
 	case "EHLO":
-		d.say("250-sink.example.net\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250 ENHANCEDSTATUSCODES")
+		d.send("250-sink.example.net\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250 ENHANCEDSTATUSCODES")
 	case "MAIL":
 		d.mail = delivery{From: path(arg), Params: []string{params(arg)}}
-		d.say("250 2.1.0 Ok")
+		d.send("250 2.1.0 Ok")
 	case "RCPT":
 		d.mail.To = append(d.mail.To, path(arg))
 		d.mail.Params = append(d.mail.Params, params(arg))
-		d.say("250 2.1.5 Ok")
+		d.send("250 2.1.5 Ok")
 	case "DATA":
 		return d.data()
 	case "RSET", "NOOP":
-		d.say("250 2.0.0 Ok")
+		d.send("250 2.0.0 Ok")
 	case "QUIT":
-		d.say("221 2.0.0 Bye")
+		d.send("221 2.0.0 Bye")
 		return false
 	default:
-		d.say("502 5.5.1 Not here")
+		d.send("502 5.5.1 Not here")
 	}
 	return true
 }
 
-func (d *dialogue) data() bool {
-	d.say("354 End data with <CR><LF>.<CR><LF>")
+func (d *sinkSession) data() bool {
+	d.send("354 End data with <CR><LF>.<CR><LF>")
 	data, err := readData(d.in)
 	if err != nil {
 		return false
@@ -137,11 +137,11 @@ func (d *dialogue) data() bool {
 	d.sink.mu.Lock()
 	d.sink.arrived = append(d.sink.arrived, d.mail)
 	d.sink.mu.Unlock()
-	d.say("250 2.0.0 Ok: kept by the sink")
+	d.send("250 2.0.0 Ok: kept by the sink")
 	return true
 }
 
-// path takes the address out of FROM:<...> and TO:<...>.
+// path returns the address of FROM:<...> and TO:<...>.
 func path(arg string) string {
 	_, after, _ := strings.Cut(arg, "<")
 	addr, _, _ := strings.Cut(after, ">")
@@ -154,7 +154,7 @@ func params(arg string) string {
 	return after
 }
 
-// readData reads up to CRLF.CRLF and nothing that looks like it.
+// readData reads up to CRLF.CRLF, and accepts nothing similar as the end.
 func readData(in *bufio.Reader) ([]byte, error) {
 	var data []byte
 	fresh := true // the line before ended in CRLF
@@ -174,7 +174,7 @@ func readData(in *bufio.Reader) ([]byte, error) {
 	}
 }
 
-// deliveries returns what has arrived so far and contains mark.
+// deliveries returns the messages so far that contain mark.
 func (s *sink) deliveries(mark string) []delivery {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -187,10 +187,10 @@ func (s *sink) deliveries(mark string) []delivery {
 	return found
 }
 
-// wait returns the one message that contains mark, once it is there.
+// wait waits for the only message that contains mark.
 func (s *sink) wait(t *testing.T, mark string) delivery {
 	t.Helper()
-	kit.Eventually(t, "the message "+mark+" at the sink", func() bool {
+	kit.Eventually(t, "the message "+mark+" to reach the sink", func() bool {
 		return len(s.deliveries(mark)) > 0
 	})
 	found := s.deliveries(mark)

@@ -23,20 +23,20 @@ import (
 	"postern/test/kit"
 )
 
-// A database is a private server, or a file.
+// A database is a private server or a file.
 type database struct {
 	driver sqlstore.Driver
 	server *daemon // nil for a file
-	dsn    string  // of its administrator, over TCP; the path of a file
-	socket string  // the DSN over the socket; empty for a file
+	dsn    string  // of the administrator, over TCP; the path of a file
+	socket string  // DSN over the socket; empty for a file
 }
 
-// startPostgres starts a PostgreSQL, which refuses to run as root.
+// startPostgres starts a PostgreSQL as the user postgres: it refuses to run as root.
 func startPostgres(t *testing.T) *database {
 	t.Helper()
 	bin := postgresFolder()
 	if bin == "" {
-		bin = "postgres" // not there
+		bin = "postgres" // does not exist
 	}
 	peer(t, "root", filepath.Join(bin, "initdb"))
 	dir, port := folderOf(t, "postgres"), kit.Port(t)
@@ -49,13 +49,13 @@ func startPostgres(t *testing.T) *database {
 	db.server = startDaemon(t, dir, daemon{
 		args: []string{"setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", filepath.Join(bin, "postgres"), "-D", data,
 			"-c", "listen_addresses=127.0.0.1", "-p", fmt.Sprint(port), "-c", "unix_socket_directories=" + dir, "-c", "fsync=off"},
-		stops: "INT", // does not wait for its clients
+		stops: "INT", // does not wait for clients
 		ready: func() bool { return db.ping() == nil },
 	})
 	return db
 }
 
-// postgresFolder is where Debian has the newest version.
+// postgresFolder returns the programs of the newest installed version.
 func postgresFolder() string {
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
 	if len(found) == 0 {
@@ -146,8 +146,8 @@ func (d *database) exec(t *testing.T, statements ...string) {
 	}
 }
 
-// drill opens a store with the query; dsn is for databases with a server.
-func (d *database) drill(t *testing.T, dsn, query string) storeDrill {
+// checks opens a store with the query; dsn is for databases with a server.
+func (d *database) checks(t *testing.T, dsn, query string) storeChecks {
 	t.Helper()
 	cfg := sqlstore.Defaults()
 	cfg.Driver, cfg.DSN = d.driver, dsn
@@ -155,10 +155,10 @@ func (d *database) drill(t *testing.T, dsn, query string) storeDrill {
 		cfg.DSN, cfg.Path = "", d.dsn
 	}
 	set(t, &cfg.Query, query)
-	return d.drillWith(t, cfg)
+	return d.checksWith(t, cfg)
 }
 
-func (d *database) drillWith(t *testing.T, cfg sqlstore.Config) storeDrill {
+func (d *database) checksWith(t *testing.T, cfg sqlstore.Config) storeChecks {
 	t.Helper()
 	cfg.Validate(func(key, why string) { t.Errorf("%s: %s", key, why) })
 	store, err := sqlstore.New(cfg, passwords.NewChecker(time.Minute))
@@ -169,10 +169,10 @@ func (d *database) drillWith(t *testing.T, cfg sqlstore.Config) storeDrill {
 	if err := store.Check(t.Context()); err != nil {
 		t.Errorf("check: %v", err)
 	}
-	return storeDrill{store: store, server: d.server, user: "alice@example.org", wrong: "wrong password", nobody: "no such user"}
+	return storeChecks{store: store, server: d.server, user: "alice@example.org", wrong: "wrong password", nobody: "no such user"}
 }
 
-// eachDatabase runs a test with every kind of them, at the same time.
+// eachDatabase runs a test with every kind of database in parallel.
 func eachDatabase(t *testing.T, test func(*testing.T, *database)) {
 	t.Parallel()
 	for name, start := range map[string]func(*testing.T) *database{"postgres": startPostgres, "mysql": startMariaDB, "sqlite": newSQLite} {
@@ -194,8 +194,8 @@ func TestSQL(t *testing.T) {
 			"insert into accounts values ('none@example.org', null, true)",
 			"insert into accounts values ('clear@example.org', 'secret', true)",
 		)
-		drill := d.drill(t, d.socket, "select hash, name as username, not active as disabled from accounts where name = {user}")
-		drill.all(t)
+		checks := d.checks(t, d.socket, "select hash, name as username, not active as disabled from accounts where name = {user}")
+		checks.all(t)
 		for login, want := range map[string]string{
 			"bob@example.org":    "account disabled",
 			"locked@example.org": "wrong password",
@@ -203,15 +203,15 @@ func TestSQL(t *testing.T) {
 			"clear@example.org":  "temporary",
 			"carol@example.org":  "ok carol@example.org",
 		} {
-			drill.want(t, login, "secret", want)
+			checks.want(t, login, "secret", want)
 		}
 		d.exec(t, "update accounts set hash = '"+changed+"' where name = 'carol@example.org'")
-		drill.want(t, "carol@example.org", "secret", "wrong password")
-		drill.want(t, "carol@example.org", "changed", "ok carol@example.org")
+		checks.want(t, "carol@example.org", "secret", "wrong password")
+		checks.want(t, "carol@example.org", "changed", "ok carol@example.org")
 	})
 }
 
-// hashOf is a quick one.
+// hashOf returns a hash that is quick to verify.
 func hashOf(t *testing.T, password string) string {
 	t.Helper()
 	out, err := exec.Command("openssl", "passwd", "-1", "-salt", "postern", password).Output()
@@ -221,15 +221,15 @@ func hashOf(t *testing.T, password string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// MariaDB takes many spellings for one name: all of them are the same user.
+// MariaDB finds a name by many spellings: all of them are the same user.
 func TestSQLSpellings(t *testing.T) {
 	t.Parallel()
 	d := startMariaDB(t)
 	d.exec(t, "create table accounts (name varchar(255) primary key, hash varchar(255)) character set utf8mb4",
 		"insert into accounts values ('alice@example.org', '"+hashOf(t, "secret")+"')")
-	drill := d.drill(t, d.dsn, "select hash, name as username from accounts where name = {user}")
+	checks := d.checks(t, d.dsn, "select hash, name as username from accounts where name = {user}")
 	for _, login := range []string{"ALICE@example.org", "\u00e0lice@example.org", "alice@example.org "} {
-		drill.want(t, login, "secret", "ok alice@example.org")
+		checks.want(t, login, "secret", "ok alice@example.org")
 	}
 	cfg := sqlstore.Defaults()
 	cfg.Driver, cfg.DSN = d.driver, d.dsn
@@ -239,15 +239,15 @@ func TestSQLSpellings(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer store.Close()
-	drill.store = store
-	drill.want(t, "alice@example.org", "secret", "temporary")
+	checks.store = store
+	checks.want(t, "alice@example.org", "secret", "temporary")
 	if err := store.Check(t.Context()); err == nil {
-		t.Error("check finds nothing wrong")
+		t.Error("check reports no error")
 	}
 }
 
-// A name that the character set of a column cannot hold is nobody's; one that it
-// can hold is found.
+// A name that the character set of a column cannot represent belongs to no user; one that
+// it can represent is found.
 func TestSQLCharacterSets(t *testing.T) {
 	const umlaut, cyrillic = "\u00e4lice@example.org", "\u0430\u043b\u0438\u0441\u0430@example.org"
 	secret := hashOf(t, "secret")
@@ -257,9 +257,9 @@ func TestSQLCharacterSets(t *testing.T) {
 		d.exec(t, "create table accounts (name varchar(255) primary key, hash varchar(255)) character set latin1",
 			"insert into accounts values ('"+umlaut+"', '"+secret+"')")
 		for _, where := range []string{"name = {user}", "concat(name, '') = lower({user})", "{user} in (name, concat(name, ''))"} {
-			drill := d.drill(t, d.dsn, "select hash, name as username from accounts where "+where)
-			drill.want(t, umlaut, "secret", "ok "+umlaut)
-			drill.want(t, cyrillic, "secret", "no such user")
+			checks := d.checks(t, d.dsn, "select hash, name as username from accounts where "+where)
+			checks.want(t, umlaut, "secret", "ok "+umlaut)
+			checks.want(t, cyrillic, "secret", "no such user")
 		}
 	})
 	t.Run("postgres", func(t *testing.T) {
@@ -270,13 +270,13 @@ func TestSQLCharacterSets(t *testing.T) {
 		d.dsn = reader + " client_encoding=UTF8"
 		d.exec(t, "create table accounts (name varchar(255) primary key, hash varchar(255))",
 			"insert into accounts values ('"+umlaut+"', '"+secret+"')")
-		drill := d.drill(t, reader, "select hash, name as username from accounts where name = {user}")
-		drill.want(t, umlaut, "secret", "ok "+umlaut)
-		drill.want(t, cyrillic, "secret", "no such user")
+		checks := d.checks(t, reader, "select hash, name as username from accounts where name = {user}")
+		checks.want(t, umlaut, "secret", "ok "+umlaut)
+		checks.want(t, cyrillic, "secret", "no such user")
 	})
 }
 
-// A database with a password, which stands in a file and shows up nowhere.
+// The DSN with a password is read from a file, and no error contains the password.
 func TestSQLPassword(t *testing.T) {
 	t.Parallel()
 	d := startMariaDB(t)
@@ -288,7 +288,7 @@ func TestSQLPassword(t *testing.T) {
 	set(t, &cfg.Query, "select hash, name as username from accounts where name = {user}")
 	dsn := strings.Replace(d.dsn, "root", "reader:topsecret", 1)
 	writeSecret(t, cfg.DSNFile, dsn)
-	d.drillWith(t, cfg).want(t, "alice@example.org", "secret", "ok alice@example.org")
+	d.checksWith(t, cfg).want(t, "alice@example.org", "secret", "ok alice@example.org")
 
 	writeSecret(t, cfg.DSNFile, strings.Replace(dsn, "topsecret", "topsecret2", 1))
 	store, err := sqlstore.New(cfg, passwords.NewChecker(time.Minute))
@@ -315,8 +315,7 @@ func writeSecret(t *testing.T, path, text string) {
 	}
 }
 
-// Every query in docs/sql/README.md works with the tables that stand there, in
-// every database.
+// Every query of docs/sql/README.md works with its tables in every database.
 func TestSQLExamples(t *testing.T) {
 	examples := readExamples(t)
 	if len(examples) < 4 {
@@ -331,13 +330,13 @@ func TestSQLExamples(t *testing.T) {
 			}
 			statements := strings.Split(tables, ";")
 			d.exec(t, statements[:len(statements)-1]...)
-			drill := d.drill(t, d.dsn, e.queryFor(d.driver))
-			drill.goodAndBad(t)
-			drill.hostileNames(t)
-			drill.want(t, "bob@example.org", "secret", "account disabled")
-			drill.want(t, "bob@example.org", "wrong", "wrong password")
-			drill.want(t, "alice@example.net", "secret", "no such user")
-			drill.want(t, "alice", "secret", "no such user")
+			checks := d.checks(t, d.dsn, e.queryFor(d.driver))
+			checks.goodAndBad(t)
+			checks.hostileNames(t)
+			checks.want(t, "bob@example.org", "secret", "account disabled")
+			checks.want(t, "bob@example.org", "wrong", "wrong password")
+			checks.want(t, "alice@example.net", "secret", "no such user")
+			checks.want(t, "alice", "secret", "no such user")
 			if t.Failed() {
 				t.Fatal(e.name)
 			}
@@ -358,7 +357,7 @@ func (e example) queryFor(d sqlstore.Driver) string {
 	return e.query[""]
 }
 
-// readExamples takes the sections that have a query apart.
+// readExamples returns the sections that have a query.
 func readExamples(t *testing.T) (all []example) {
 	t.Helper()
 	text, err := os.ReadFile("../docs/sql/README.md")
@@ -386,7 +385,7 @@ func readExamples(t *testing.T) (all []example) {
 	return all
 }
 
-// fenced returns the code blocks of a language.
+// fenced returns the code blocks in a language.
 func fenced(text, language string) (blocks []string) {
 	for {
 		_, rest, ok := strings.Cut(text, "\n```"+language+"\n")

@@ -9,12 +9,12 @@ import (
 	"postern/test/kit"
 )
 
-// A submitter is a client of postern that knows what it wants to hear: an error
-// is, besides those of the network, a reply that was not the expected one.
+// A submitter is a client that returns an unexpected reply as an error, like errors of the
+// network.
 type submitter struct{ *kit.Client }
 
-// connect goes as far as the EHLO inside TLS. The connection comes from the
-// address from, or from any if that is nil.
+// connect connects, starts TLS and sends EHLO. from is the address of the client; nil is
+// any.
 func (p *postern) connect(mode tlsMode, from *net.TCPAddr) (*submitter, error) {
 	conn, err := dialFrom(from, p.addr(mode))
 	if err != nil {
@@ -34,7 +34,7 @@ func dialFrom(from *net.TCPAddr, addr string) (net.Conn, error) {
 	return d.Dial("tcp", addr)
 }
 
-// greet is connect for a connection that is there already.
+// greet is connect for an open connection.
 func (p *postern) greet(conn net.Conn, mode tlsMode) (*submitter, error) {
 	c := newSubmitter(conn)
 	if err := c.hello(mode, p.tlsConfig()); err != nil {
@@ -72,8 +72,8 @@ func (c *submitter) hello(mode tlsMode, config *tls.Config) error {
 	return c.wantAll("", "EHLO client.example.org")
 }
 
-// wantAll sends one line after the other, "" standing for a mere wait for
-// the greeting, and wants no refusal.
+// wantAll sends one line after the other. None may be refused. "" only waits for the
+// greeting.
 func (c *submitter) wantAll(lines ...string) error {
 	for _, line := range lines {
 		r, err := c.Ask(line)
@@ -87,7 +87,7 @@ func (c *submitter) wantAll(lines ...string) error {
 	return nil
 }
 
-// want is ask for one that knows the answer.
+// want sends a line that must get this code.
 func (c *submitter) want(code int, line string) error {
 	r, err := c.Ask(line)
 	if err != nil {
@@ -99,8 +99,8 @@ func (c *submitter) want(code int, line string) error {
 	return nil
 }
 
-// submit sends one message in one transaction. The reply is that to the end
-// of data, or else the first refusal.
+// submit sends one message in one transaction. It returns the reply to the end of data, or
+// the first reply that refuses a command.
 func (c *submitter) submit(data string, from string, to ...string) (kit.Reply, error) {
 	lines := []string{"MAIL FROM:<" + from + ">"}
 	for _, rcpt := range to {
@@ -115,13 +115,13 @@ func (c *submitter) submit(data string, from string, to ...string) (kit.Reply, e
 	return c.finish(data)
 }
 
-// finish sends what has to follow a 354.
+// finish sends a message after the reply 354.
 func (c *submitter) finish(data string) (kit.Reply, error) {
 	r, _, err := c.Finish(data)
 	return r, err
 }
 
-// mustLogin is login for the goroutine of the test itself.
+// mustLogin is login for the goroutine of the test.
 func (p *postern) mustLogin(t *testing.T, user string) *submitter {
 	t.Helper()
 	c, err := p.login(user, nil)
@@ -132,7 +132,7 @@ func (p *postern) mustLogin(t *testing.T, user string) *submitter {
 	return c
 }
 
-// letter is a small message that the sink can tell from all others.
+// letter returns a small message. The mark identifies it.
 func letter(mark string) string {
 	return "From: Alice <alice@example.org>\r\nTo: Bob <bob@example.net>\r\nSubject: " + mark +
 		"\r\nDate: Sun, 01 Nov 2026 12:00:00 +0000\r\nMessage-ID: <" + mark + "@example.org>\r\n\r\nHello.\r\n"

@@ -9,16 +9,16 @@ import (
 	"postern/test/kit"
 )
 
-// What a connection of openssl s_client shows.
+// The results of a connection of openssl s_client.
 const (
-	noTicket  = "a new session, no ticket"
-	newTicket = "a new session, a ticket"
+	noTicket  = "a new session without a ticket"
+	newTicket = "a new session with a ticket"
 	reused    = "the old session"
 )
 
-// resume connects, sends QUIT, and waits until the server has closed the
-// connection, so a ticket that comes after the handshake has arrived. It offers
-// the session in the file, if there is one, and keeps the new one there.
+// resume connects, sends QUIT, and waits until the server has closed the connection, so
+// that a ticket that follows the handshake has arrived. It offers the session in the
+// file, if the file exists, and stores the new session there.
 func (p *postern) resume(t *testing.T, mode tlsMode, version, session string) string {
 	t.Helper()
 	args := []string{"s_client", "-connect", p.addr(mode), "-CAfile", p.ca.File, "-verify_return_error", "-ign_eof", version}
@@ -53,16 +53,16 @@ func (p *postern) resume(t *testing.T, mode tlsMode, version, session string) st
 // setTickets reloads the configuration with tls.session_tickets set.
 func (p *postern) setTickets(t *testing.T, value string) {
 	t.Helper()
-	before := len(p.logLines("msg=reloaded"))
+	before := len(p.logged("msg=reloaded"))
 	p.opts.Sections = map[string]string{"tls": "session_tickets = " + value}
 	p.configure(t, "")
 	p.own(t)
 	p.signal(t, syscall.SIGHUP)
-	kit.Eventually(t, "the reload", func() bool { return len(p.logLines("msg=reloaded")) > before })
+	kit.Eventually(t, "the reload", func() bool { return len(p.logged("msg=reloaded")) > before })
 }
 
-// With tls.session_tickets = false a client gets no ticket, and cannot use one
-// that it got before. A reload changes the key for new connections.
+// With tls.session_tickets = false a client gets no ticket and cannot use an older one. A
+// reload changes the setting for new connections.
 func TestSessionTickets(t *testing.T) {
 	t.Parallel()
 	peer(t, "openssl")

@@ -1,7 +1,7 @@
 // Package postfix writes the files of private instances of Postfix, for tests and
-// measurements: configuration, queue and data are in a folder of the caller's,
-// nothing below /etc is read or changed, and everything is relayed to one port
-// on loopback. Starting and ending an instance is the caller's:
+// measurements. Configuration, queue and data are in one folder; nothing below /etc is
+// read or changed. All messages are relayed to one port on loopback. The caller starts
+// and stops an instance:
 //
 //	postfix -c DIR/etc start
 package postfix
@@ -16,12 +16,12 @@ import (
 	"strings"
 )
 
-// An Instance is what one instance has of its own.
+// An Instance is the configuration of one instance.
 type Instance struct {
-	// Dir is its folder, where users other than root have to get, too.
+	// Dir is its folder. Users other than root must have access to it.
 	Dir string
 
-	// Services are the lines of master.cf by which messages come in.
+	// Services are the lines of master.cf for services that receive messages.
 	Services []string
 
 	// Settings are lines of main.cf.
@@ -31,7 +31,7 @@ type Instance struct {
 	NextHop int
 }
 
-// services are those that go on with a message once it is in, without chroot.
+// services are the services that process a received message, without chroot.
 const services = `
 pickup     unix  n - n 60 1 pickup
 cleanup    unix  n - n - 0 cleanup
@@ -51,8 +51,8 @@ scache     unix  - - n - 1 scache
 postlog    unix-dgram n - n - 1 postlogd
 `
 
-// settings are the defaults of Postfix but for where things are, and for where
-// messages go.
+// settings are the settings for folders and for the destination of messages; the others
+// have Postfix's defaults.
 const settings = `
 compatibility_level = 3.6
 queue_directory = %[1]s/spool
@@ -71,8 +71,8 @@ relayhost = [127.0.0.1]:%[2]d
 // Conf is the folder for "postfix -c".
 func (i Instance) Conf() string { return filepath.Join(i.Dir, "etc") }
 
-// Write makes the folders that Postfix wants to find, and its configuration. Only
-// root can: the data belong to the user postfix.
+// Write makes the folders that Postfix needs, and its configuration. It needs root, since
+// the data folder belongs to the user postfix.
 func (i Instance) Write() error {
 	owner, err := user.Lookup("postfix")
 	if err != nil {

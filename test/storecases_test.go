@@ -12,21 +12,21 @@ import (
 	sqlstore "postern/server/auth/sql"
 )
 
-func userfileOutside(t *testing.T) outsider {
+func userfileCase(t *testing.T) storeCase {
 	path := filepath.Join(openFolder(t), "users")
 	write(t, path, "closed:!"+hash+"\n")
 	setUserfilePassword(t, path, "alice", password)
-	return outsider{
+	return storeCase{
 		stores: fmt.Sprintf("mechanisms = %s\n[[auth.stores]]\nkind = \"userfile\"\npath = %q\n", ownMechanisms, path),
 		user:   "alice", password: password, closed: "closed",
 		mechanisms: []string{"SCRAM-SHA-256"},
 	}
 }
 
-// ownMechanisms are all that postern has itself.
+// ownMechanisms are all mechanisms that postern implements.
 const ownMechanisms = `["PLAIN", "LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"]`
 
-// setUserfilePassword is "postern passwd", with keys for SCRAM.
+// setUserfilePassword runs "postern passwd", which writes SCRAM keys.
 func setUserfilePassword(t *testing.T, path, user, password string) {
 	t.Helper()
 	file, err := program()
@@ -40,31 +40,31 @@ func setUserfilePassword(t *testing.T, path, user, password string) {
 	}
 }
 
-func saslauthdOutside(t *testing.T) outsider {
+func saslauthdCase(t *testing.T) storeCase {
 	services := openFolder(t)
 	write(t, filepath.Join(services, "smtp"), "auth required pam_unix.so nodelay\naccount required pam_unix.so\n")
 	d := startSaslauthd(t, fmt.Sprintf("mount --bind %s /etc/pam.d", services), "-a", "pam", "-n", "2")
-	return outsider{
+	return storeCase{
 		stores: fmt.Sprintf("[[auth.stores]]\nkind = \"saslauthd\"\npath = %q\n", d.socket()),
 		user:   newUser(t, "sesame"), password: "sesame", closed: newUser(t, "sesame", "chage -E 2020-01-01"),
 		down: func() { d.stop(t) }, up: func() { d.start(t) },
 	}
 }
 
-// pamOutside is the static build, with a helper that is a service of its own.
-func pamOutside(t *testing.T) outsider {
+// pamCase is the static build, with a separate helper service.
+func pamCase(t *testing.T) storeCase {
 	flags := []string{"--allow-user", strconv.Itoa(nobody)}
 	h := startPAMHelper(t, map[string]string{"smtp": shippedService(t, "smtp")}, flags...)
-	return outsider{
+	return storeCase{
 		stores: fmt.Sprintf("[[auth.stores]]\nkind = \"pam\"\nsocket = %q\n", h.socket()),
 		user:   newUser(t, "sesame"), password: "sesame", closed: newUser(t, "sesame", "chage -E 2020-01-01"),
 		down: func() { h.stop(t) }, up: func() { h.start(t, flags...) },
 	}
 }
 
-func dovecotOutside(t *testing.T) outsider {
+func dovecotCase(t *testing.T) storeCase {
 	d := startDovecot(t)
-	return outsider{
+	return storeCase{
 		stores: fmt.Sprintf("[[auth.stores]]\nkind = \"dovecot\"\npath = %q\n", d.socket),
 		user:   "alice@example.org", password: "secret", closed: "closed@example.org",
 		mechanisms: []string{"CRAM-MD5", "DIGEST-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256"},
@@ -72,16 +72,16 @@ func dovecotOutside(t *testing.T) outsider {
 	}
 }
 
-func ldapOutside(t *testing.T) outsider {
+func ldapCase(t *testing.T) storeCase {
 	s := startSlapd(t)
-	return outsider{
+	return storeCase{
 		stores: s.table(t, ""),
 		user:   "alice", password: "secret", closed: "bob",
 		down: s.stop, up: func() { s.start(t) },
 	}
 }
 
-// table is a [[auth.stores]] that searches by StartTLS, with more lines.
+// table returns a table [[auth.stores]] that searches over StartTLS, with more lines.
 func (s *slapd) table(t *testing.T, more string) string {
 	t.Helper()
 	password := filepath.Join(s.dir, "password")
@@ -103,19 +103,19 @@ disabled_filter = "(employeeType=departed)"
 `, s.url, filepath.Join(s.dir, "ca.pem"), password, more)
 }
 
-// sharedSQLite is a file that postern's user gets at.
+// sharedSQLite returns a file that the user of postern can read.
 func sharedSQLite(t *testing.T) *database {
 	return &database{driver: sqlstore.SQLite, dsn: filepath.Join(openFolder(t), "users.sqlite")}
 }
 
-// sqlOutside has keys for SCRAM in the table.
-func sqlOutside(t *testing.T, d *database) outsider {
+// sqlCase has SCRAM keys in the table.
+func sqlCase(t *testing.T, d *database) storeCase {
 	keys := keysOf(t, "secret")
 	d.exec(t, "create table accounts (name varchar(255) primary key, hash varchar(255), active boolean)",
 		"insert into accounts values ('alice@example.org', '"+keys+"', true)",
 		"insert into accounts values ('closed@example.org', '"+keys+"', false)",
 	)
-	o := outsider{
+	o := storeCase{
 		stores: fmt.Sprintf("mechanisms = %s\n[[auth.stores]]\nkind = \"sql\"\ndriver = %q\n"+
 			"query = \"select hash, name as username, not active as disabled from accounts where name = {user}\"\n", ownMechanisms, d.driver),
 		user: "alice@example.org", password: "secret", closed: "closed@example.org",
@@ -130,7 +130,7 @@ func sqlOutside(t *testing.T, d *database) outsider {
 	return o
 }
 
-// keysOf is what "postern passwd --scheme scram-sha-256" writes.
+// keysOf returns the SCRAM keys that "postern passwd --scheme scram-sha-256" writes.
 func keysOf(t *testing.T, password string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "users")

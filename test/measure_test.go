@@ -13,26 +13,26 @@ import (
 	"time"
 )
 
-// pss is the server's share of memory in KiB.
+// pss returns the memory of the server in KiB, with its share of shared pages.
 func (p *postern) pss(t *testing.T) int {
 	t.Helper()
-	return p.vital(t, "smaps_rollup", "Pss")
+	return p.procField(t, "smaps_rollup", "Pss")
 }
 
-// mostMemory is the most KiB of memory that the server has had at any moment.
-func (p *postern) mostMemory(t *testing.T) int {
+// peakMemory returns the highest memory use of the server so far, in KiB.
+func (p *postern) peakMemory(t *testing.T) int {
 	t.Helper()
-	return p.vital(t, "status", "VmHWM")
+	return p.procField(t, "status", "VmHWM")
 }
 
-// heap is the KiB of memory that are the server's own: what of its program is in
-// memory is left out, since other servers share that.
+// heap returns the private memory of the server in KiB, without the pages of its program,
+// which other servers share.
 func (p *postern) heap(t *testing.T) int {
 	t.Helper()
-	return p.vital(t, "smaps_rollup", "Anonymous")
+	return p.procField(t, "smaps_rollup", "Anonymous")
 }
 
-// files is the number of its open files and connections.
+// files returns the number of open files and connections of the server.
 func (p *postern) files(t *testing.T) int {
 	t.Helper()
 	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
@@ -42,8 +42,8 @@ func (p *postern) files(t *testing.T) int {
 	return len(open)
 }
 
-// vital is a number in one of the kernel's files about the server's process.
-func (p *postern) vital(t *testing.T, file, name string) int {
+// procField returns a number in one of the files in /proc about the server.
+func (p *postern) procField(t *testing.T, file, name string) int {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", p.cmd.Process.Pid, file))
 	if err != nil {
@@ -60,23 +60,22 @@ func (p *postern) vital(t *testing.T, file, name string) int {
 	return n
 }
 
-// goroutines ends the server with SIGQUIT, upon which a program in Go prints
-// what each goroutine is doing, and counts them by the function that started
-// them.
-func (p *postern) goroutines(t *testing.T) census {
+// goroutines ends the server with SIGQUIT, which makes a Go program print all goroutines,
+// and counts them by the function that started them.
+func (p *postern) goroutines(t *testing.T) goroutineCount {
 	t.Helper()
 	p.signal(t, syscall.SIGQUIT)
 	select {
 	case <-p.ended:
-		p.ended <- nil // finish has nothing to object to
+		p.ended <- nil // for finish
 	case <-time.After(time.Minute):
-		t.Fatal("postern has not ended after SIGQUIT")
+		t.Fatal("postern did not end after SIGQUIT")
 	}
 	_, dump, found := strings.Cut(p.log(), "SIGQUIT: quit")
 	if !found {
-		t.Fatal("postern has said nothing after SIGQUIT")
+		t.Fatal("postern printed nothing after SIGQUIT")
 	}
-	c := census{}
+	c := goroutineCount{}
 	for _, block := range strings.Split(dump, "\n\n") {
 		if !strings.HasPrefix(block, "goroutine ") {
 			continue
@@ -90,10 +89,10 @@ func (p *postern) goroutines(t *testing.T) census {
 	return c
 }
 
-// A census is a number of goroutines for each function that starts some.
-type census map[string]int
+// A goroutineCount is the number of goroutines by the function that started them.
+type goroutineCount map[string]int
 
-func (c census) total() int {
+func (c goroutineCount) total() int {
 	n := 0
 	for _, m := range c {
 		n += m
@@ -101,7 +100,7 @@ func (c census) total() int {
 	return n
 }
 
-func (c census) String() string {
+func (c goroutineCount) String() string {
 	var all []string
 	for _, starter := range slices.Sorted(maps.Keys(c)) {
 		all = append(all, fmt.Sprintf("%d of %s", c[starter], starter))
@@ -109,13 +108,13 @@ func (c census) String() string {
 	return strings.Join(all, ", ")
 }
 
-// A work is CPU time since the start of the machine, in ticks of the kernel: what
-// the server and this process have used, what others have, and what nobody has.
-type work struct{ ours, others, idle int }
+// cpuTime is CPU time since the start of the machine, in ticks of the kernel: of the
+// server and this process, of other processes, and idle.
+type cpuTime struct{ ours, others, idle int }
 
-func (p *postern) workSoFar(t *testing.T) work {
+func (p *postern) cpuTime(t *testing.T) cpuTime {
 	t.Helper()
-	var w work
+	var w cpuTime
 	for i, n := range ticks(t, "/proc/stat", "cpu ")[:8] { // proc_stat(5): user nice system idle iowait irq softirq steal
 		if i == 3 || i == 4 {
 			w.idle += n
@@ -131,7 +130,7 @@ func (p *postern) workSoFar(t *testing.T) work {
 	return w
 }
 
-// ticks are the numbers behind a mark in a file of the kernel; words count as 0.
+// ticks returns the numbers after a mark in a file of the kernel; words count as 0.
 func ticks(t *testing.T, file, mark string) []int {
 	t.Helper()
 	text, err := os.ReadFile(file)
@@ -148,8 +147,8 @@ func ticks(t *testing.T, file, mark string) []int {
 	return numbers
 }
 
-// share is the part of the machine that others have left since begun.
-func (w work) share(begun work) float64 {
+// share returns the part of the CPU time since begun that other processes did not use.
+func (w cpuTime) share(begun cpuTime) float64 {
 	ours, others, idle := w.ours-begun.ours, w.others-begun.others, w.idle-begun.idle
 	return float64(ours+idle) / float64(ours+others+idle)
 }

@@ -18,8 +18,8 @@ import (
 	"postern/test/kit"
 )
 
-// A daemon is a server that runs in the foreground, under a shell that ends it
-// when this process is gone.
+// A daemon is a server that runs in the foreground, under a shell that ends it when this
+// process ends.
 type daemon struct {
 	args  []string
 	stops string // the signal that ends it
@@ -29,8 +29,8 @@ type daemon struct {
 	log   string
 }
 
-// startDaemon starts a server and waits until it is ready. Its output goes to a
-// file in dir.
+// startDaemon starts a server and waits until it is ready. Its output is written to a file
+// in dir.
 func startDaemon(t *testing.T, dir string, d daemon) *daemon {
 	t.Helper()
 	d.log = filepath.Join(dir, "output")
@@ -74,7 +74,7 @@ func (d *daemon) stop() {
 	d.hold = nil
 }
 
-// signal sends a signal to the daemon and its own children.
+// signal sends a signal to the daemon and its children.
 func (d *daemon) signal(t *testing.T, s syscall.Signal) {
 	t.Helper()
 	for _, pid := range childrenOf(d.cmd.Process.Pid) {
@@ -86,8 +86,8 @@ func (d *daemon) signal(t *testing.T, s syscall.Signal) {
 	}
 }
 
-// freeze stops it until signal goes on with SIGCONT. The kernel takes its time to
-// stop each thread.
+// freeze stops the daemon until it gets SIGCONT. It waits until the kernel has stopped each
+// thread.
 func (d *daemon) freeze(t *testing.T) {
 	t.Helper()
 	d.signal(t, syscall.SIGSTOP)
@@ -126,9 +126,8 @@ func childrenOf(pid int) []int {
 	return pids
 }
 
-// A storeDrill is a store with its server, and what every such pair has to get
-// right.
-type storeDrill struct {
+// storeChecks are the checks that every store must pass with its real server.
+type storeChecks struct {
 	store  auth.PasswordVerifier
 	server *daemon // nil if there is none
 	user   string  // canonical, with the password "secret"
@@ -136,8 +135,8 @@ type storeDrill struct {
 	nobody string  // the answer to an unknown name
 }
 
-// verdict is "ok" with the user, the kind of the failure, or "temporary".
-func verdict(id auth.Identity, err error) string {
+// outcomeOf returns "ok" and the user, the kind of the failure, or "temporary".
+func outcomeOf(id auth.Identity, err error) string {
 	f, no := errors.AsType[*auth.Failure](err)
 	switch {
 	case err == nil:
@@ -148,12 +147,12 @@ func verdict(id auth.Identity, err error) string {
 	return "temporary"
 }
 
-// storeTime is ample for an answer, and for one server of two to be silent for
-// the half of it.
+// storeTime is enough for an answer even if the first of two servers is silent for half of
+// it.
 const storeTime = 40 * time.Second
 
-// answer asks the store; an answer that takes too long is a temporary error.
-func (d storeDrill) answer(login, password string, limit time.Duration) (string, error) {
+// answer verifies a password within limit. It reports an answer that comes much later.
+func (d storeChecks) answer(login, password string, limit time.Duration) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	began := time.Now()
@@ -161,17 +160,17 @@ func (d storeDrill) answer(login, password string, limit time.Duration) (string,
 	if late := time.Since(began) - limit; late > 30*time.Second {
 		return "too late", fmt.Errorf("%v after the end of its time: %w", late, err)
 	}
-	return verdict(id, err), err
+	return outcomeOf(id, err), err
 }
 
-func (d storeDrill) want(t *testing.T, login, password, want string) {
+func (d storeChecks) want(t *testing.T, login, password, want string) {
 	t.Helper()
 	if got, err := d.answer(login, password, storeTime); got != want {
 		t.Errorf("%.50q: %s, want %s (%v)", login, got, want, err)
 	}
 }
 
-func (d storeDrill) all(t *testing.T) {
+func (d storeChecks) all(t *testing.T) {
 	t.Run("good and bad", d.goodAndBad)
 	t.Run("hostile names", d.hostileNames)
 	t.Run("many at once", d.manyAtOnce)
@@ -182,14 +181,14 @@ func (d storeDrill) all(t *testing.T) {
 	}
 }
 
-func (d storeDrill) goodAndBad(t *testing.T) {
+func (d storeChecks) goodAndBad(t *testing.T) {
 	d.want(t, d.user, "secret", "ok "+d.user)
 	d.want(t, d.user, "wrong", d.wrong)
 	d.want(t, d.user, "", auth.BadPassword.String())
 	d.want(t, "nobody@example.org", "secret", d.nobody)
 }
 
-func (d storeDrill) hostileNames(t *testing.T) {
+func (d storeChecks) hostileNames(t *testing.T) {
 	names := []string{
 		"*)(uid=*", "*", "a' or 1=1--", `a" or 1=1--`, "a' or '1'='1", "'; drop table users; --", `\' or 1=1 -- `, "{user}", "$1", "?", "%",
 		"x\tlocal", "x\ny", "x\x00y", "../../etc/passwd", "alice,ou=people", "#alice", `alice\`, "\xff\xfe", strings.Repeat("a", 1<<20),
@@ -204,7 +203,7 @@ func (d storeDrill) hostileNames(t *testing.T) {
 	d.want(t, d.user, "secret", "ok "+d.user)
 }
 
-func (d storeDrill) manyAtOnce(t *testing.T) {
+func (d storeChecks) manyAtOnce(t *testing.T) {
 	var wait sync.WaitGroup
 	for i := range 200 {
 		wait.Go(func() {
@@ -218,14 +217,14 @@ func (d storeDrill) manyAtOnce(t *testing.T) {
 	wait.Wait()
 }
 
-// abandoned logins, whose clients go away at any moment, are in nobody's way.
-func (d storeDrill) abandoned(t *testing.T) {
+// abandoned logins, whose clients disconnect at any moment, do not affect others.
+func (d storeChecks) abandoned(t *testing.T) {
 	var wait sync.WaitGroup
 	for i := range 50 {
 		wait.Go(func() {
 			ctx, cancel := context.WithTimeoutCause(t.Context(), time.Duration(i)*200*time.Microsecond, context.Canceled)
 			defer cancel()
-			if got := verdict(d.store.VerifyPassword(ctx, tlsClient(1), d.user, "secret")); got != "temporary" && got != "ok "+d.user {
+			if got := outcomeOf(d.store.VerifyPassword(ctx, tlsClient(1), d.user, "secret")); got != "temporary" && got != "ok "+d.user {
 				t.Error(got)
 			}
 		})
@@ -234,10 +233,9 @@ func (d storeDrill) abandoned(t *testing.T) {
 	wait.Wait()
 }
 
-// hanging stops the server in the middle of everything: there is an answer in
-// time, and a yes as soon as it goes on.
-func (d storeDrill) hanging(t *testing.T) {
-	d.want(t, d.user, "secret", "ok "+d.user) // there are connections to hang on
+// hanging freezes the server: logins fail in time, and succeed when the server continues.
+func (d storeChecks) hanging(t *testing.T) {
+	d.want(t, d.user, "secret", "ok "+d.user) // opens connections
 	d.server.freeze(t)
 	defer d.server.signal(t, syscall.SIGCONT)
 	var wait sync.WaitGroup
@@ -254,13 +252,13 @@ func (d storeDrill) hanging(t *testing.T) {
 	d.want(t, d.user, "wrong", d.wrong)
 }
 
-func (d storeDrill) downAndBack(t *testing.T) {
+func (d storeChecks) downAndBack(t *testing.T) {
 	d.server.stop()
 	d.want(t, d.user, "secret", "temporary")
 	d.want(t, d.user, "wrong", "temporary")
 	d.want(t, "nobody@example.org", "secret", "temporary")
 	if c, ok := d.store.(interface{ Check(context.Context) error }); ok && c.Check(t.Context()) == nil {
-		t.Error("check finds nothing wrong")
+		t.Error("check reports no error")
 	}
 	d.server.start(t)
 	d.want(t, d.user, "secret", "ok "+d.user)

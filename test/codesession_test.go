@@ -16,8 +16,8 @@ type codeServer struct {
 	config *tls.Config
 }
 
-// A codeTalk is a session with a codeServer.
-type codeTalk struct {
+// A codeSession is a session with a codeServer.
+type codeSession struct {
 	*submitter
 	server *codeServer
 	closed bool // by the server
@@ -45,8 +45,8 @@ func (s *codeServer) run(section *codeSection, lines []codeLine, n int) ([]strin
 	return outcomes, nil
 }
 
-// open takes a session as far as the section wants it.
-func (s *codeServer) open(section *codeSection, n int) (*codeTalk, error) {
+// open opens a session and brings it into the state of the section.
+func (s *codeServer) open(section *codeSection, n int) (*codeSession, error) {
 	mode := implicitTLS
 	if section.state == statePlain {
 		mode = startTLS
@@ -58,7 +58,7 @@ func (s *codeServer) open(section *codeSection, n int) (*codeTalk, error) {
 	if mode == implicitTLS {
 		conn = tls.Client(conn, s.config)
 	}
-	c := &codeTalk{submitter: newSubmitter(conn), server: s}
+	c := &codeSession{submitter: newSubmitter(conn), server: s}
 	if err := c.prepare(section); err != nil {
 		c.Close()
 		return nil, err
@@ -66,7 +66,7 @@ func (s *codeServer) open(section *codeSection, n int) (*codeTalk, error) {
 	return c, nil
 }
 
-func (c *codeTalk) prepare(section *codeSection) error {
+func (c *codeSession) prepare(section *codeSection) error {
 	before := []string{""} // the greeting
 	if section.state == stateTLS || section.state == stateUser {
 		before = append(before, "EHLO client.example")
@@ -89,9 +89,9 @@ func (c *codeTalk) prepare(section *codeSection) error {
 	return nil
 }
 
-// outcomes sends a line as often as it asks for and returns its outcome; equal
-// ones in a row are counted, as in "1000*250 2, 200*452 4".
-func (c *codeTalk) outcomes(l codeLine) string {
+// outcomes sends a line as often as it specifies and returns the outcomes; equal ones in
+// a row are counted, as in "1000*250 2, 200*452 4".
+func (c *codeSession) outcomes(l codeLine) string {
 	if l.repeat == 1 {
 		return c.outcome(l.bytes)
 	}
@@ -124,7 +124,7 @@ func (c *codeTalk) outcomes(l codeLine) string {
 // outcome sends one line and returns its reply code and the class of the enhanced
 // code, as in "250 2", or "closed" if the connection is closed instead. After 354
 // a message is sent, and its outcome is appended.
-func (c *codeTalk) outcome(line string) string {
+func (c *codeSession) outcome(line string) string {
 	r, err := c.exchange(line)
 	if err != nil {
 		c.closed = true
@@ -140,10 +140,9 @@ func (c *codeTalk) outcome(line string) string {
 	return o
 }
 
-// exchange sends bytes and reads one reply. A server may have sent its reply and
-// closed the connection before it has read everything: an error of the write is
-// no reason not to read.
-func (c *codeTalk) exchange(bytes string) (kit.Reply, error) {
+// exchange sends bytes and reads one reply. It reads even if writing fails: a server may
+// send its reply and close the connection before it has read everything.
+func (c *codeSession) exchange(bytes string) (kit.Reply, error) {
 	if err := c.Conn.SetDeadline(time.Now().Add(kit.Patience)); err != nil {
 		return kit.Reply{}, err
 	}
@@ -153,7 +152,7 @@ func (c *codeTalk) exchange(bytes string) (kit.Reply, error) {
 }
 
 // upgrade starts TLS after the 220 that STARTTLS got.
-func (c *codeTalk) upgrade() error {
+func (c *codeSession) upgrade() error {
 	conn := tls.Client(c.Conn, c.server.config)
 	if err := conn.Handshake(); err != nil {
 		return err
@@ -162,11 +161,10 @@ func (c *codeTalk) upgrade() error {
 	return nil
 }
 
-// probe finds out whether the server has closed the connection, and returns what
-// is to be appended to the outcome: a 421 that follows the reply, "closed" if the
-// connection is closed after another code than 221 and 421, "open" if it is not
-// closed after one of them.
-func (c *codeTalk) probe(outcome string) string {
+// probe checks whether the server has closed the connection, and returns a suffix for the
+// outcome: a 421 that follows the reply, "closed" if the connection is closed after a
+// code other than 221 and 421, "open" if it is not closed after one of them.
+func (c *codeSession) probe(outcome string) string {
 	code := lastCode(outcome)
 	if code == "334" || code == "closed" {
 		return "" // the next line would be a response, or there is none
@@ -180,13 +178,13 @@ func (c *codeTalk) probe(outcome string) string {
 	case !c.closed && closes:
 		return " open"
 	case r.Code == 421:
-		farewell := ", " + codes(r)
-		return farewell + c.probe(farewell)
+		closing := ", " + codes(r)
+		return closing + c.probe(closing)
 	}
 	return ""
 }
 
-// lastCode is the reply code at the end of an outcome.
+// lastCode returns the reply code at the end of an outcome.
 func lastCode(outcome string) string {
 	parts := strings.Split(outcome, ", ")
 	last := parts[len(parts)-1]
@@ -197,7 +195,7 @@ func lastCode(outcome string) string {
 	return code
 }
 
-// codes is the code of a reply with the class of its enhanced code, if it has one.
+// codes returns the code of a reply and the class of its enhanced code, if it has one.
 func codes(r kit.Reply) string {
 	if len(r.Text) > 1 && r.Text[1] == '.' && strings.Contains("245", r.Text[:1]) {
 		return fmt.Sprintf("%d %s", r.Code, r.Text[:1])

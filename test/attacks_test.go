@@ -15,12 +15,12 @@ import (
 	"postern/test/kit"
 )
 
-// attacker gives each n an address that no honest user has.
+// attacker returns a different address for each n, which no normal user has.
 func attacker(n int) *net.TCPAddr {
 	return &net.TCPAddr{IP: net.IPv4(127, 2+byte(n/62500), byte(n/250%250), byte(1+n%250))}
 }
 
-// A tally counts what happened, by name.
+// A tally counts events by name.
 type tally struct {
 	mu     sync.Mutex
 	counts map[string]int
@@ -43,24 +43,24 @@ func (c *tally) String() string {
 	return strings.Join(all, ", ")
 }
 
-// storming is how long a storm rages, and stormers how many connections it opens,
-// or brings to TLS, at a time: with more, it would be the clients, the honest
-// ones among them, who have to wait for each other.
+// attackTime is the length of an attack. atATime is the number of connections that it
+// opens, or secures with TLS, at a time: with more, the clients, including the normal
+// users, would delay each other.
 const (
-	storming = 5 * time.Second
-	stormers = 64
+	attackTime = 5 * time.Second
+	atATime    = 64
 )
 
-// openAll opens connections as fast as it can and keeps them for a while.
+// openAll opens connections as fast as possible and keeps them for two seconds.
 func (p *postern) openAll(n int, from func(i int) *net.TCPAddr) string {
 	const keep = 2 * time.Second
 	var count tally
 	var next atomic.Int64
 	held := make([]net.Conn, n)
 	begun := time.Now()
-	_ = inBackground(stormers, func(int) error {
+	_ = inBackground(atATime, func(int) error {
 		for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
-			c, what := p.knock(from(i))
+			c, what := p.dialAndRead(from(i))
 			held[i] = c
 			count.add(what)
 		}
@@ -76,8 +76,8 @@ func (p *postern) openAll(n int, from func(i int) *net.TCPAddr) string {
 	return fmt.Sprintf("%v in %v", &count, took.Round(time.Millisecond))
 }
 
-// knock connects and waits for the first word. The connection is nil if it was refused.
-func (p *postern) knock(from *net.TCPAddr) (c net.Conn, what string) {
+// dialAndRead connects and reads the greeting. The connection is nil if it was refused.
+func (p *postern) dialAndRead(from *net.TCPAddr) (c net.Conn, what string) {
 	c, err := dialFrom(from, p.addr(startTLS))
 	if err != nil {
 		return nil, "not connected"
@@ -86,21 +86,21 @@ func (p *postern) knock(from *net.TCPAddr) (c net.Conn, what string) {
 	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
 	if _, err := io.ReadFull(c, code[:]); err != nil || string(code[:]) != "220" {
 		c.Close()
-		return nil, "turned away"
+		return nil, "refused"
 	}
 	return c, "greeted"
 }
 
-// dribbleAll has n clients hold the server up, each in one of the ways below.
-// Whoever is thrown out comes back.
-func (p *postern) dribbleAll(n int) string {
+// runSlowClients runs n clients, each slow in one of the ways below. A client whose
+// connection is closed connects again.
+func (p *postern) runSlowClients(n int) string {
 	var count tally
 	end := make(chan struct{})
-	time.AfterFunc(storming, func() { close(end) })
-	gate := make(chan struct{}, stormers)
+	time.AfterFunc(attackTime, func() { close(end) })
+	slots := make(chan struct{}, atATime)
 	_ = inBackground(n, func(i int) error {
 		for {
-			count.add(p.dribble(i, gate, end))
+			count.add(p.runSlowClient(i, slots, end))
 			select {
 			case <-end:
 				return nil
@@ -111,40 +111,40 @@ func (p *postern) dribbleAll(n int) string {
 	return count.String()
 }
 
-// dribble holds one connection for as long as the server lets it.
-func (p *postern) dribble(i int, gate chan struct{}, end <-chan struct{}) (what string) {
-	way := dribblers[i%len(dribblers)]
-	gate <- struct{}{}
-	c, slow, err := way.begin(p, attacker(i))
-	<-gate
+// runSlowClient keeps one connection for as long as the server allows.
+func (p *postern) runSlowClient(i int, slots chan struct{}, end <-chan struct{}) (what string) {
+	s := slowClients[i%len(slowClients)]
+	slots <- struct{}{}
+	c, slow, err := s.begin(p, attacker(i))
+	<-slots
 	if err != nil {
-		return "turned away"
+		return "refused"
 	}
 	defer c.Close()
 	for {
 		select {
 		case <-end:
-			return "held until the end"
+			return "kept until the end"
 		case <-time.After(time.Second):
 		}
-		if way.say == "" {
+		if s.send == "" {
 			continue
 		}
-		if _, err := io.WriteString(slow, way.say); err != nil {
-			return "thrown out"
+		if _, err := io.WriteString(slow, s.send); err != nil {
+			return "closed by the server"
 		}
 	}
 }
 
-// A dribbler is a way to be slow.
-type dribbler struct {
+// A slowClient is a way to be slow.
+type slowClient struct {
 	mode    tlsMode
 	prepare func(net.Conn) (net.Conn, error)
-	say     string // once a second
+	send    string // once a second
 }
 
-// begin returns the connection, and what is said slowly over.
-func (d dribbler) begin(p *postern, from *net.TCPAddr) (c, slow net.Conn, err error) {
+// begin returns the connection, and what is written to slowly.
+func (d slowClient) begin(p *postern, from *net.TCPAddr) (c, slow net.Conn, err error) {
 	c, err = dialFrom(from, p.addr(d.mode))
 	if err != nil {
 		return nil, nil, err
@@ -160,65 +160,65 @@ func (d dribbler) begin(p *postern, from *net.TCPAddr) (c, slow net.Conn, err er
 	return c, slow, err
 }
 
-var dribblers = []dribbler{
-	{mode: implicitTLS}, // silence in place of a handshake
-	{mode: implicitTLS, prepare: halfHello, say: "\x00"}, // a handshake that does not end
-	{mode: startTLS, say: "E"},                           // a command that does not end
-	{mode: startTLS, prepare: secured("AUTH PLAIN"), say: "A"},
-	{mode: startTLS, prepare: secured("AUTH LOGIN"), say: "A"},
+var slowClients = []slowClient{
+	{mode: implicitTLS}, // no handshake
+	{mode: implicitTLS, prepare: halfHello, send: "\x00"}, // a handshake without end
+	{mode: startTLS, send: "E"},                           // a command without end
+	{mode: startTLS, prepare: secured("AUTH PLAIN"), send: "A"},
+	{mode: startTLS, prepare: secured("AUTH LOGIN"), send: "A"},
 }
 
-// halfHello sends the header of a TLS record with a ClientHello, and no more.
+// halfHello sends only the header of a TLS record with a ClientHello.
 func halfHello(c net.Conn) (net.Conn, error) {
 	_, err := c.Write([]byte{22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3})
 	return c, err
 }
 
-// secured goes on to TLS and then says something that is not refused.
+// secured starts TLS and sends a command that is not refused.
 func secured(line string) func(net.Conn) (net.Conn, error) {
 	return func(c net.Conn) (net.Conn, error) {
 		s := newSubmitter(c)
-		if err := s.hello(startTLS, carelessTLS); err != nil {
+		if err := s.hello(startTLS, uncheckedTLS); err != nil {
 			return nil, err
 		}
 		return s.Conn, s.wantAll(line)
 	}
 }
 
-// carelessTLS is that of clients who do not care whom they talk to.
-var carelessTLS = &tls.Config{InsecureSkipVerify: true}
+// uncheckedTLS is for clients that do not check the certificate.
+var uncheckedTLS = &tls.Config{InsecureSkipVerify: true}
 
-// guessAll tries wrong passwords at a steady pace, however long the answers take.
+// guessAll tries wrong passwords at a constant rate, however long the replies take.
 func (p *postern) guessAll(perSecond int, from func(i int) *net.TCPAddr) string {
 	var count tally
 	var all sync.WaitGroup
 	pace := time.NewTicker(time.Second / time.Duration(perSecond))
 	defer pace.Stop()
-	gate := make(chan struct{}, stormers)
-	end := time.Now().Add(storming)
+	slots := make(chan struct{}, atATime)
+	end := time.Now().Add(attackTime)
 	n := 0
 	for ; time.Now().Before(end); n++ {
 		<-pace.C
-		gate <- struct{}{}
+		slots <- struct{}{}
 		g := guess{user: fmt.Sprintf("user%d", n), password: fmt.Sprintf("guess-%d", n), end: end}
 		if n%2 == 0 {
 			g.user = "alice"
 		}
 		address := from(n)
-		all.Go(func() { count.add(g.try(p, address, func() { <-gate })) })
+		all.Go(func() { count.add(g.try(p, address, func() { <-slots })) })
 	}
 	all.Wait()
 	return fmt.Sprintf("%d guesses: %v", n, &count)
 }
 
-// A guess is a wrong password. Who guesses has no patience beyond the end.
+// A guess is a wrong password. The connection is closed at end.
 type guess struct {
 	user, password string
 	end            time.Time
 }
 
-// try makes the guess on a connection of its own. It tells when that has come
-// about, or has failed to, and returns how the guess was answered.
+// try makes the guess on a new connection. It calls connected when the connection is
+// secured or has failed, and returns the result.
 func (g guess) try(p *postern, from *net.TCPAddr, connected func()) string {
 	c, err := dialFrom(from, p.addr(startTLS))
 	if err != nil {
@@ -228,14 +228,14 @@ func (g guess) try(p *postern, from *net.TCPAddr, connected func()) string {
 	defer c.Close()
 	defer time.AfterFunc(time.Until(g.end), func() { c.Close() }).Stop()
 	s := newSubmitter(c)
-	err = s.hello(startTLS, carelessTLS)
+	err = s.hello(startTLS, uncheckedTLS)
 	connected()
 	if err != nil {
-		return "turned away"
+		return "refused"
 	}
 	r, err := s.Ask("AUTH PLAIN " + kit.Plain(g.user, g.password))
 	if err != nil {
-		return "without an answer"
+		return "without a reply"
 	}
 	return fmt.Sprintf("got %d", r.Code)
 }
