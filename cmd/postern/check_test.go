@@ -12,8 +12,8 @@ import (
 	"postern/test/kit"
 )
 
-func TestCheckSaysWhatWorks(t *testing.T) {
-	s := newServing(t)
+func TestCheckOfAGoodConfiguration(t *testing.T) {
+	s := newTestServer(t)
 	status, stdout, stderr := command(t, "", "check", "--config", s.config())
 	if status != process.ExitOK {
 		t.Errorf("status %d", status)
@@ -21,8 +21,8 @@ func TestCheckSaysWhatWorks(t *testing.T) {
 	wantLines(t, stdout+stderr, "ok    configuration", "ok    certificate", "ok    store", "ok    policy", "ok    stage", "ok    relay")
 }
 
-func TestCheckSaysWhatDoesNot(t *testing.T) {
-	s := newServing(t)
+func TestCheckOfABadConfiguration(t *testing.T) {
+	s := newTestServer(t)
 	s.configure(t, `[[relay.dkim]]
 domain = "example.org"
 selector = "s1"
@@ -32,8 +32,8 @@ recipient = "permit_sasl_authenticated"
 mynetworks = "127.0.0.0/8"
 `)
 	s.mailbox.Close()
-	must(t, os.WriteFile(s.file("cert.pem"), []byte("broken"), 0o600))
-	must(t, os.Remove(s.file("users")))
+	kit.Must(t, os.WriteFile(s.file("cert.pem"), []byte("broken"), 0o600))
+	kit.Must(t, os.Remove(s.file("users")))
 	status, stdout, _ := command(t, "", "check", "--config", s.config())
 	if status != process.ExitFailure {
 		t.Errorf("status %d, want %d", status, process.ExitFailure)
@@ -41,11 +41,11 @@ mynetworks = "127.0.0.0/8"
 	wantLines(t, stdout, "ok    configuration", "FAIL  certificate", "FAIL  store", "warn  policy", "FAIL  relay", "FAIL  DKIM key", "missing.pem")
 }
 
-// A Postfix on the same machine rewrites headers by default. The note names the
-// setting once, and signatures only if there are any.
+// A Postfix on the same machine rewrites headers by default. The note has the setting
+// once, and mentions signatures only if there are DKIM keys.
 func TestCheckOfHeaderRewriting(t *testing.T) {
 	const setting, signatures = "-o local_header_rewrite_clients=", "signatures of the DKIM keys"
-	s := newServing(t)
+	s := newTestServer(t)
 	check := func() string {
 		_, stdout, _ := command(t, "", "check", "--config", s.config())
 		return stdout
@@ -70,9 +70,9 @@ func TestCheckOfHeaderRewriting(t *testing.T) {
 	}
 }
 
-// Where SCRAM is offered, the users that it locks out are named.
+// If SCRAM is offered, check names the users without keys.
 func TestCheckOfUsersWithoutScramKeys(t *testing.T) {
-	s := newServing(t)
+	s := newTestServer(t)
 	s.user(t, "bob", "right")
 	text := readFile(t, s.config())
 	writeFile(t, s.config(), strings.Replace(text, "[auth]\n", "[auth]\nmechanisms = [\"SCRAM-SHA-256\", \"PLAIN\"]\n", 1))
@@ -83,10 +83,10 @@ func TestCheckOfUsersWithoutScramKeys(t *testing.T) {
 	wantLines(t, stdout, "ok    store", "warn  store", "no keys for it: alice, bob\n", "--scheme scram-sha-256")
 }
 
-// Where SCRAM is offered, keys that clients with Cyrus SASL refuse are counted.
+// If SCRAM is offered, check counts keys that clients with Cyrus SASL refuse.
 func TestCheckOfKeysWithTooManyIterations(t *testing.T) {
 	const keys = ",YK+1dPj8bZkC8xGGSYJxxg==,0UyNb/aUgNz9cMVocRpmC26+qybBm4s3VJbO56Pg2P0=,sNiopwTgYuTa9FZLshbHbI6ZgFrYvikeHMIF4xQXVi4="
-	s := newServing(t)
+	s := newTestServer(t)
 	writeFile(t, s.file("users"), "alice:{SCRAM-SHA-256}65536"+keys+"\nbob:{SCRAM-SHA-256}65537"+keys+"\ncarol:{SCRAM-SHA-256}100000"+keys+
 		"\ndave:!{SCRAM-SHA-256}100000"+keys+"\n")
 	text := readFile(t, s.config())
@@ -105,9 +105,9 @@ func TestCheckOfKeysWithTooManyIterations(t *testing.T) {
 	}
 }
 
-// check prints what the sandbox would allow, or why there would be none.
+// check prints what the sandbox allows, or why there is none.
 func TestCheckOfTheSandbox(t *testing.T) {
-	s := newServing(t)
+	s := newTestServer(t)
 	_, stdout, _ := command(t, "", "check", "--config", s.config())
 	if _, err := process.NewSandbox(new(access.List)).Describe(); err == nil {
 		wantLines(t, stdout, "ok    sandbox        Landlock", "reads     ", s.dir, "writes    ", "connects  to TCP ports ")
@@ -121,12 +121,12 @@ func TestCheckOfTheSandbox(t *testing.T) {
 
 // check distinguishes a free port, one of postern and one of another process.
 func TestCheckOfPorts(t *testing.T) {
-	s := newServing(t)
+	s := newTestServer(t)
 	_, stdout, _ := command(t, "", "check", "--config", s.config())
 	wantLines(t, stdout, "ok    port           "+s.address+" (listener submission) is free\n")
 
 	l, err := net.Listen("tcp", s.address)
-	must(t, err)
+	kit.Must(t, err)
 	defer l.Close()
 	status, stdout, _ := command(t, "", "check", "--config", s.config())
 	if status != process.ExitOK {
@@ -143,9 +143,9 @@ func TestCheckOfPorts(t *testing.T) {
 
 // A server that accepts connections and sends no reply does not block check.
 func TestCheckOfAStoreThatHangs(t *testing.T) {
-	s := newServing(t)
+	s := newTestServer(t)
 	l, err := net.Listen("unix", s.file("mux"))
-	must(t, err)
+	kit.Must(t, err)
 	defer l.Close()
 	silent := fmt.Sprintf(`[{ kind = "pam", socket = %q, timeout = "100ms" }]`, s.file("mux"))
 	text := readFile(t, s.config())
@@ -157,19 +157,19 @@ func TestCheckOfAStoreThatHangs(t *testing.T) {
 	wantLines(t, stdout, "FAIL  store", "no answer in time", "ok    relay")
 }
 
-func sceneCheck() int {
+func checkInSubprocess() int {
 	return run([]string{"check", "--config", os.Getenv("POSTERN_TEST_FILE")}, os.Stdin, os.Stdout, os.Stdout)
 }
 
-// Root can read files that the server's user cannot.
-func TestCheckLooksAsTheUser(t *testing.T) {
-	s := newServing(t)
+// Root can read files that the user of the server cannot.
+func TestCheckRunsAsTheUser(t *testing.T) {
+	s := newTestServer(t)
 	text := strings.Replace(readFile(t, s.config()), "[server]\n", "[server]\nuser = \"nobody\"\n", 1)
 	writeFile(t, s.config(), text)
 	dir := kit.OpenDir(t)
 	for _, f := range []string{"config.toml", "cert.pem", "users"} {
 		writeFile(t, dir+"/"+f, strings.ReplaceAll(readFile(t, s.file(f)), s.dir, dir))
-		must(t, os.Chmod(dir+"/"+f, 0o644))
+		kit.Must(t, os.Chmod(dir+"/"+f, 0o644))
 	}
 	writeFile(t, dir+"/key.pem", readFile(t, s.file("key.pem")))
 	out := kit.AsRoot(t, "check", process.ExitFailure, "POSTERN_TEST_FILE="+dir+"/config.toml")

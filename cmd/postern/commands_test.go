@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"postern/cmd/postern/internal/process"
+	"postern/test/kit"
 )
 
 func TestCommandLine(t *testing.T) {
@@ -16,7 +17,7 @@ func TestCommandLine(t *testing.T) {
 	for _, c := range []struct {
 		args   string
 		status int
-		says   string
+		want   string
 	}{
 		{"", process.ExitOK, "Usage:"},
 		{"serve --help", process.ExitOK, "SIGHUP"},
@@ -40,21 +41,21 @@ func TestCommandLine(t *testing.T) {
 		{"check --config " + missing, process.ExitFailure, missing},
 	} {
 		status, stdout, stderr := command(t, "", strings.Fields(c.args)...)
-		if status != c.status || !strings.Contains(stdout+stderr, c.says) {
-			t.Errorf("postern %s: status %d, want %d and %q in\n%s%s", c.args, status, c.status, c.says, stdout, stderr)
+		if status != c.status || !strings.Contains(stdout+stderr, c.want) {
+			t.Errorf("postern %s: status %d, want %d and %q in\n%s%s", c.args, status, c.status, c.want, stdout, stderr)
 		}
 	}
 }
 
 func TestPasswdThenAuthTest(t *testing.T) {
-	s := newServing(t)
+	s := newTestServer(t)
 	if status, _, stderr := command(t, "blue\n", "passwd", "--stdin", s.file("users"), "carol"); status != process.ExitOK {
 		t.Fatalf("passwd: status %d: %s", status, stderr)
 	}
 	for _, c := range []struct {
 		user, password string
 		status         int
-		says           string
+		want           string
 	}{
 		{"carol", "blue\n", process.ExitOK, `yes: store userfile accepts "carol"`},
 		{"carol", "red\n", process.ExitFailure, "no: store userfile refuses"},
@@ -62,21 +63,22 @@ func TestPasswdThenAuthTest(t *testing.T) {
 		{"carol", "\n", process.ExitFailure, "empty password"},
 	} {
 		status, stdout, stderr := command(t, c.password, "auth", "test", "--config", s.config(), "-u", c.user, "-p", "-")
-		if status != c.status || !strings.Contains(stdout, c.says) {
-			t.Errorf("%s with %q: status %d, want %d and %q in\n%s%s", c.user, c.password, status, c.status, c.says, stdout, stderr)
+		if status != c.status || !strings.Contains(stdout, c.want) {
+			t.Errorf("%s with %q: status %d, want %d and %q in\n%s%s", c.user, c.password, status, c.status, c.want, stdout, stderr)
 		}
 	}
-	must(t, os.Remove(s.file("users")))
+	kit.Must(t, os.Remove(s.file("users")))
 	status, _, stderr := command(t, "blue\n", "auth", "test", "--config", s.config(), "-u", "carol", "-p", "-")
 	if status != process.ExitTempFail {
 		t.Errorf("without a store: status %d, want %d\n%s", status, process.ExitTempFail, stderr)
 	}
 }
 
-// No password is set that could never be used to log in, and the error gives the reason.
+// passwd does not set a password with which no login could succeed. The error has the
+// reason.
 func TestPasswdRefusesWhatNoSchemeAccepts(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "users")
-	for _, tt := range []struct{ scheme, password, says string }{
+	for _, tt := range []struct{ scheme, password, want string }{
 		{"bcrypt", "", "empty"},
 		{"bcrypt", strings.Repeat("x", 73), "bcrypt accepts at most 72; choose a shorter password, or one of the schemes sha512-crypt"},
 		{"sha512-crypt", strings.Repeat("x", 513), "sha512-crypt accepts at most 512"},
@@ -88,8 +90,8 @@ func TestPasswdRefusesWhatNoSchemeAccepts(t *testing.T) {
 		{"argon2id", "a\x00b", "NUL"},
 	} {
 		status, _, stderr := command(t, tt.password+"\n", "passwd", "--stdin", "--scheme", tt.scheme, file, "carol")
-		if status != process.ExitFailure || !strings.Contains(stderr, tt.says) {
-			t.Errorf("%s, %d octets: status %d, %q; want ...%s...", tt.scheme, len(tt.password), status, stderr, tt.says)
+		if status != process.ExitFailure || !strings.Contains(stderr, tt.want) {
+			t.Errorf("%s, %d octets: status %d, %q; want ...%s...", tt.scheme, len(tt.password), status, stderr, tt.want)
 		}
 	}
 	if _, err := os.Stat(file); err == nil {
@@ -97,11 +99,11 @@ func TestPasswdRefusesWhatNoSchemeAccepts(t *testing.T) {
 	}
 }
 
-// The longest password that passwd sets is right for "auth test", which sends it as
-// a client would.
+// "auth test", which sends a password as a client does, accepts the longest password that
+// passwd sets.
 func TestLongestPasswords(t *testing.T) {
 	for scheme, octets := range map[string]int{"bcrypt": 72, "sha512-crypt": 512, "argon2id": 4096, "scram-sha-256": 4096} {
-		s := newServing(t)
+		s := newTestServer(t)
 		password := strings.Repeat("x", octets)
 		if status, _, stderr := command(t, password+"\n", "passwd", "--stdin", "--scheme", scheme, s.file("users"), "carol"); status != process.ExitOK {
 			t.Fatalf("%s: status %d: %s", scheme, status, stderr)
@@ -134,13 +136,13 @@ func TestDKIMKeygen(t *testing.T) {
 		}
 	}
 	keys, err := filepath.Glob(filepath.Join(dir, "*.pem"))
-	must(t, err)
+	kit.Must(t, err)
 	if len(keys) != 2 {
 		t.Fatalf("keys: %q, want two", keys)
 	}
 	for _, key := range keys {
 		info, err := os.Stat(key)
-		must(t, err)
+		kit.Must(t, err)
 		if info.Mode().Perm() != 0o600 {
 			t.Errorf("%s has mode %04o, want 0600", key, info.Mode().Perm())
 		}

@@ -11,13 +11,13 @@ import (
 )
 
 func TestHealth(t *testing.T) {
-	s := startServing(t)
+	s := startTestServer(t)
 	wantHealth(t, "--config", s.config())
 	wantHealth(t, "--address", s.address)
 }
 
-// wantHealth asks more than once, as supervisors do: health gives the server two
-// seconds, for which a machine may stand still.
+// wantHealth runs the command until it succeeds, as service managers do: a busy
+// machine may need more than the two seconds of health.
 func wantHealth(t *testing.T, args ...string) {
 	t.Helper()
 	var status int
@@ -30,8 +30,8 @@ func wantHealth(t *testing.T, args ...string) {
 	}
 }
 
-func TestHealthBehindAProxy(t *testing.T) {
-	s := newServing(t)
+func TestHealthWithPROXYHeader(t *testing.T) {
+	s := newTestServer(t)
 	s.configure(t, "")
 	text := strings.Replace(readFile(t, s.config()), "[server]\n", "[server]\nproxy_trusted = [\"127.0.0.0/8\"]\n", 1)
 	writeFile(t, s.config(), text)
@@ -42,11 +42,11 @@ func TestHealthBehindAProxy(t *testing.T) {
 	}
 }
 
-func TestHealthOfNoServer(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0") // never says a word
-	must(t, err)
+func TestHealthWithoutServer(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0") // does not accept a connection
+	kit.Must(t, err)
 	defer l.Close()
-	for name, address := range map[string]string{"nobody there": kit.Addr(t), "silence": l.Addr().String()} {
+	for name, address := range map[string]string{"no listener": kit.Addr(t), "silence": l.Addr().String()} {
 		begin := time.Now()
 		status, _, stderr := command(t, "", "health", "--address", address)
 		if status != process.ExitFailure || !strings.Contains(stderr, "not healthy") {

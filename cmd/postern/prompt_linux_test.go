@@ -17,25 +17,25 @@ import (
 	"postern/test/kit"
 )
 
-// openTerminal makes a pseudo-terminal: what is written to the person's side
-// is typed on the other.
+// openTerminal returns the two sides of a pseudo-terminal. Text that is written to the
+// person's side is input of the other one.
 func openTerminal(t *testing.T) (person, terminal *os.File) {
 	t.Helper()
 	person, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
-	must(t, err)
+	kit.Must(t, err)
 	t.Cleanup(func() { person.Close() })
 	fd := int(person.Fd())
-	must(t, unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0))
+	kit.Must(t, unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0))
 	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
-	must(t, err)
+	kit.Must(t, err)
 	terminal, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|syscall.O_NOCTTY, 0)
-	must(t, err)
+	kit.Must(t, err)
 	t.Cleanup(func() { terminal.Close() })
 	return person, terminal
 }
 
-// typist answers each question when it is asked: not before, or the terminal
-// would still echo.
+// A typist types an answer after each question, when the terminal does not echo any
+// more.
 type typist struct {
 	person   *os.File
 	terminal *os.File
@@ -55,12 +55,12 @@ func (w *typist) Write(p []byte) (int, error) {
 }
 
 func (w *typist) answer(text string) {
-	awaitMute(w.terminal)
+	awaitNoEcho(w.terminal)
 	_, _ = w.person.WriteString(text + "\n")
 }
 
-// awaitMute waits until what is typed does not show.
-func awaitMute(terminal *os.File) { kit.Soon(func() bool { return !echoes(terminal) }) }
+// awaitNoEcho waits until the terminal does not echo.
+func awaitNoEcho(terminal *os.File) { kit.Soon(func() bool { return !echoes(terminal) }) }
 
 func echoes(f *os.File) bool {
 	termios, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
@@ -85,7 +85,7 @@ func TestPasswdAsksTwice(t *testing.T) {
 				t.Errorf("status %d, want %d: %s", status, c.status, w.asked.String())
 			}
 			if !echoes(terminal) {
-				t.Error("the terminal was left mute")
+				t.Error("the terminal is left without echo")
 			}
 			if _, err := os.Stat(file); (err == nil) != (c.status == process.ExitOK) {
 				t.Errorf("file: %v", err)
@@ -94,23 +94,23 @@ func TestPasswdAsksTwice(t *testing.T) {
 	}
 }
 
-func TestInterruptDoesNotLeaveTheTerminalMute(t *testing.T) {
+func TestInterruptRestoresEcho(t *testing.T) {
 	person, terminal := openTerminal(t)
 	p, err := newPrompter(terminal, &bytes.Buffer{})
-	must(t, err)
+	kit.Must(t, err)
 	asked := make(chan error, 1)
 	go func() {
 		_, err := p.ask("Password: ")
 		asked <- err
 	}()
-	awaitMute(terminal)
-	must(t, syscall.Kill(os.Getpid(), syscall.SIGINT))
+	awaitNoEcho(terminal)
+	kit.Must(t, syscall.Kill(os.Getpid(), syscall.SIGINT))
 	if err := <-asked; err == nil || !strings.Contains(err.Error(), "interrupted") {
 		t.Errorf("got %v", err)
 	}
 	if !echoes(terminal) || !term.IsTerminal(int(terminal.Fd())) {
-		t.Error("the terminal was left mute")
+		t.Error("the terminal is left without echo")
 	}
-	_, err = person.WriteString("\n") // lets the reader go that was left behind
-	must(t, err)
+	_, err = person.WriteString("\n") // ends the goroutine that reads
+	kit.Must(t, err)
 }

@@ -23,27 +23,27 @@ import (
 	"postern/test/kit"
 )
 
-// A confined server is one in a process of its own, in its sandbox. It tries out
-// on demand what it can still do.
+// A confined server runs in another process, in its sandbox. On request it tries an
+// operation.
 type confined struct {
-	*serving
+	*testServer
 	in  io.WriteCloser
 	out *bufio.Scanner
 }
 
-// startConfined starts a server whose certificate is laid out as certbot does
-// it: a link in one folder, the files in another.
+// startConfined starts a server. Its certificate is a link in one folder to a file in
+// another, as with certbot.
 func startConfined(t *testing.T) *confined {
 	t.Helper()
-	c := &confined{serving: newServingIn(t, kit.OpenDir(t))}
+	c := &confined{testServer: newTestServerIn(t, kit.OpenDir(t))}
 	archive := kit.OpenDir(t)
 	for _, name := range []string{"cert", "key"} {
 		link := c.file(name + ".pem")
-		must(t, os.Remove(link))
-		must(t, os.Symlink(filepath.Join(archive, name+"1.pem"), link))
+		kit.Must(t, os.Remove(link))
+		kit.Must(t, os.Symlink(filepath.Join(archive, name+"1.pem"), link))
 	}
 	certify(t, filepath.Join(archive, "cert1.pem"), filepath.Join(archive, "key1.pem"))
-	must(t, os.Mkdir(c.file("stage"), 0o700))
+	kit.Must(t, os.Mkdir(c.file("stage"), 0o700))
 	c.configureStaged(t, "")
 	give(t, c.dir, archive)
 
@@ -51,16 +51,16 @@ func startConfined(t *testing.T) *confined {
 	cmd.Stderr = &c.log
 	var err error
 	c.in, err = cmd.StdinPipe()
-	must(t, err)
+	kit.Must(t, err)
 	out, err := cmd.StdoutPipe()
-	must(t, err)
+	kit.Must(t, err)
 	c.out = bufio.NewScanner(out)
-	must(t, cmd.Start())
+	kit.Must(t, cmd.Start())
 	pass := make(chan struct{})
 	go func() {
 		defer close(pass)
 		for s := range c.signals {
-			_ = cmd.Process.Signal(s) // of one that has ended: nobody is left to tell
+			_ = cmd.Process.Signal(s) // fails if the process has ended
 		}
 	}()
 	t.Cleanup(func() {
@@ -82,8 +82,8 @@ func startConfined(t *testing.T) *confined {
 	return c
 }
 
-// configureStaged keeps staged messages out of the folder where everybody's
-// files are.
+// configureStaged sets a folder for staged messages, so that the process may not write
+// to /tmp.
 func (c *confined) configureStaged(t *testing.T, more string) {
 	t.Helper()
 	c.configure(t, more)
@@ -91,22 +91,22 @@ func (c *confined) configureStaged(t *testing.T, more string) {
 	writeFile(t, c.config(), strings.Replace(text, "[server]\n", fmt.Sprintf("[server]\nstage_dir = %q\n", c.file("stage")), 1))
 }
 
-// give hands folders to the user that the server becomes.
+// give makes the user that the server becomes the owner of folders.
 func give(t *testing.T, folders ...string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		return
 	}
 	nobody, err := process.LookupAccount("nobody")
-	must(t, err)
+	kit.Must(t, err)
 	for _, folder := range folders {
-		must(t, filepath.WalkDir(folder, func(path string, _ fs.DirEntry, err error) error {
+		kit.Must(t, filepath.WalkDir(folder, func(path string, _ fs.DirEntry, err error) error {
 			return errors.Join(err, os.Lchown(path, nobody.UID, nobody.GID))
 		}))
 	}
 }
 
-// try returns what came of an attempt inside the sandbox: "ok", or the error.
+// try returns the result of an operation in the sandbox: "ok", or the error.
 func (c *confined) try(t *testing.T, what, on string) string {
 	t.Helper()
 	if _, err := fmt.Fprintln(c.in, what, on); err != nil {
@@ -132,38 +132,38 @@ func (c *confined) allows(t *testing.T, what, on string) {
 	}
 }
 
-// sceneConfined serves, and does what it is told on its standard input.
-func sceneConfined() int {
+// serveConfined serves in a subprocess, and tries the operations on its standard input.
+func serveConfined() int {
 	file := os.Getenv("POSTERN_TEST_FILE")
 	signals := process.CatchSignals()
 	d, err := app.NewDaemon(func() (*config.Config, error) { return config.Load(file) }, os.Stderr)
 	if err != nil {
-		return complain(err)
+		return printError(err)
 	}
 	defer d.Close()
 	d.File = file
 	var become *process.Account
 	if os.Geteuid() == 0 {
 		if become, err = process.LookupAccount("nobody"); err != nil {
-			return complain(err)
+			return printError(err)
 		}
 	}
 	if err := d.Start(become); err != nil {
-		return complain(err)
+		return printError(err)
 	}
-	go obey(os.Stdin, os.Stdout)
+	go answer(os.Stdin, os.Stdout)
 	if err := d.Run(context.Background(), signals); err != nil {
-		return complain(err)
+		return printError(err)
 	}
 	return process.ExitOK
 }
 
-func complain(err error) int {
+func printError(err error) int {
 	fmt.Fprintln(os.Stderr, err)
 	return process.ExitFailure
 }
 
-func obey(in io.Reader, out io.Writer) {
+func answer(in io.Reader, out io.Writer) {
 	fmt.Fprintln(out, "ready")
 	for lines := bufio.NewScanner(in); lines.Scan(); {
 		what, on, _ := strings.Cut(lines.Text(), " ")
@@ -189,7 +189,7 @@ var attempts = map[string]func(on string) error{
 	"unix": func(path string) error { return closing(net.Dial("unix", path)) },
 	"bind": func(address string) error {
 		var config net.ListenConfig
-		config.SetMultipathTCP(false) // which Landlock does not know
+		config.SetMultipathTCP(false) // which Landlock does not restrict
 		return closing(config.Listen(context.Background(), "tcp", address))
 	},
 	"resolve": func(name string) error { _, err := net.LookupHost(name); return err },
@@ -209,15 +209,15 @@ func closing(c io.Closer, err error) error {
 	return c.Close()
 }
 
-// What an attacker could want, if he had taken over the process.
+// Operations of an attacker who controls the process.
 func TestSandboxRefuses(t *testing.T) {
 	c := startConfined(t)
 	elsewhere := kit.OpenDir(t)
 	shadow := filepath.Join(elsewhere, "shadow")
-	must(t, os.WriteFile(shadow, []byte("root:$6$:::::::\n"), 0o644)) // a copy that everybody may read
-	must(t, os.Chmod(elsewhere, 0o777))
+	kit.Must(t, os.WriteFile(shadow, []byte("root:$6$:::::::\n"), 0o644)) // a copy that all users may read
+	kit.Must(t, os.Chmod(elsewhere, 0o777))
 	foreign, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
+	kit.Must(t, err)
 	defer foreign.Close()
 
 	c.refuses(t, "open", "/etc/shadow")
@@ -241,28 +241,28 @@ func TestSandboxRefuses(t *testing.T) {
 	}
 }
 
-// landlockOf is the version of Landlock that the server reports.
+// landlockOf returns the version of Landlock in the log of the server.
 func landlockOf(t *testing.T, c *confined) int {
 	t.Helper()
 	m := regexp.MustCompile(`msg="sandbox entered" landlock=(\d+)`).FindStringSubmatch(c.log.String())
 	if m == nil {
-		t.Fatalf("the log does not tell of the sandbox:\n%s", c.log.String())
+		t.Fatalf("the log has no sandbox:\n%s", c.log.String())
 	}
 	n, err := strconv.Atoi(m[1])
-	must(t, err)
+	kit.Must(t, err)
 	return n
 }
 
-// What a server needs while it runs.
+// Operations that a server needs while it runs.
 func TestSandboxAllows(t *testing.T) {
 	c := startConfined(t)
 	socket := filepath.Join(kit.OpenDir(t), "mux")
 	store, err := net.Listen("unix", socket)
-	must(t, err)
+	kit.Must(t, err)
 	defer store.Close()
-	must(t, os.Chmod(socket, 0o666))
+	kit.Must(t, os.Chmod(socket, 0o666))
 
-	must(t, c.submit(t, "alice", "right"))
+	kit.Must(t, c.submit(t, "alice", "right"))
 	for _, file := range []string{"/etc/hosts", "/etc/resolv.conf", "/etc/ssl/certs", "/usr/share/zoneinfo", "/dev/urandom"} {
 		if _, err := os.Stat(file); err == nil {
 			c.allows(t, "open", file)
@@ -273,47 +273,47 @@ func TestSandboxAllows(t *testing.T) {
 	c.allows(t, "resolve", "localhost")
 }
 
-// Certbot writes new files and swaps the links; the folder of the files was
-// allowed, not the files.
-func TestSandboxLetsCertificatesBeRenewed(t *testing.T) {
+// Certbot writes new files and replaces the links. The sandbox allows the folder of the
+// files.
+func TestSandboxAllowsRenewedCertificates(t *testing.T) {
 	c := startConfined(t)
 	cert, err := filepath.EvalSymlinks(c.file("cert.pem"))
-	must(t, err)
+	kit.Must(t, err)
 	archive := filepath.Dir(cert)
 	certify(t, filepath.Join(archive, "cert2.pem"), filepath.Join(archive, "key2.pem"))
 	give(t, archive)
 	before := len(c.log.String())
 	for _, name := range []string{"cert", "key"} {
-		must(t, os.Symlink(filepath.Join(archive, name+"2.pem"), c.file("new")))
-		must(t, os.Rename(c.file("new"), c.file(name+".pem")))
+		kit.Must(t, os.Symlink(filepath.Join(archive, name+"2.pem"), c.file("new")))
+		kit.Must(t, os.Rename(c.file("new"), c.file(name+".pem")))
 	}
 	c.waitFor(t, before, `msg="certificate reloaded"`)
-	must(t, c.submit(t, "alice", "right")) // who trusts the new one only
+	kit.Must(t, c.submit(t, "alice", "right")) // trusts the new one only
 }
 
-// A link that leads out of what was allowed at start is the reason that the log
-// gives, not the mode of a file that everybody may read.
-func TestSandboxIsNamedWhereItRefuses(t *testing.T) {
+// If a link leads out of the folders of the sandbox, the log names the sandbox and not
+// the mode of a file that all users may read.
+func TestSandboxIsNamedInErrors(t *testing.T) {
 	c := startConfined(t)
 	elsewhere := kit.OpenDir(t)
 	cert, key := filepath.Join(elsewhere, "cert.pem"), filepath.Join(elsewhere, "key.pem")
 	certify(t, cert, key)
 	give(t, elsewhere)
 	before := len(c.log.String())
-	must(t, os.Symlink(cert, c.file("new")))
-	must(t, os.Rename(c.file("new"), c.file("cert.pem")))
+	kit.Must(t, os.Symlink(cert, c.file("new")))
+	kit.Must(t, os.Rename(c.file("new"), c.file("cert.pem")))
 	c.waitFor(t, before, "certificate cannot be reloaded; the old one stays")
-	if said := c.log.String()[before:]; !strings.Contains(said, "but a sandbox does not") {
-		t.Errorf("the log does not name the sandbox:\n%s", said)
+	if got := c.log.String()[before:]; !strings.Contains(got, "but a sandbox does not") {
+		t.Errorf("the log does not name the sandbox:\n%s", got)
 	}
 }
 
-func TestSandboxLetsTheUserFileBeRewritten(t *testing.T) {
+func TestSandboxAllowsARewrittenUserFile(t *testing.T) {
 	c := startConfined(t)
 	c.user(t, "bob", "bobs") // by renaming
 	give(t, c.dir)
 	before := len(c.log.String())
-	// The file is looked at once a second.
+	// The server checks the file once a second.
 	if !kit.Soon(func() bool { return c.submit(t, "bob", "bobs") == nil }) {
 		t.Errorf("bob cannot log in:\n%s", c.log.String()[before:])
 	}
@@ -321,19 +321,19 @@ func TestSandboxLetsTheUserFileBeRewritten(t *testing.T) {
 
 func TestReloadWithinTheSandbox(t *testing.T) {
 	c := startConfined(t)
-	must(t, os.Rename(c.file("users"), c.file("users2")))
+	kit.Must(t, os.Rename(c.file("users"), c.file("users2")))
 	c.user(t, "bob", "bobs")
 	c.configureStaged(t, "[log]\nlevel = \"debug\"\n")
 	give(t, c.dir)
 	c.reload(t, "msg=reloaded")
-	must(t, c.submit(t, "bob", "bobs"))
+	kit.Must(t, c.submit(t, "bob", "bobs"))
 }
 
 func TestReloadBeyondTheSandboxIsRefused(t *testing.T) {
 	c := startConfined(t)
 	elsewhere := kit.OpenDir(t)
 	other := startMailbox(t, c.file("other"))
-	for name, test := range map[string]struct{ old, new, says string }{
+	for name, test := range map[string]struct{ old, new, want string }{
 		"file":   {c.file("users"), filepath.Join(elsewhere, "users"), "auth.stores[0].path: reading " + elsewhere},
 		"folder": {c.file("stage"), elsewhere, "server.stage_dir: writing to " + elsewhere},
 		"port":   {c.mailbox.URL(), other.URL(), "relay.next_hops: connecting to TCP port"},
@@ -347,10 +347,10 @@ func TestReloadBeyondTheSandboxIsRefused(t *testing.T) {
 			give(t, c.dir)
 			before := len(c.log.String())
 			c.reload(t, "reload refused")
-			if said := c.log.String()[before:]; !strings.Contains(said, test.says) {
-				t.Errorf("the log does not say %q:\n%s", test.says, said)
+			if got := c.log.String()[before:]; !strings.Contains(got, test.want) {
+				t.Errorf("the log lacks %q:\n%s", test.want, got)
 			}
-			must(t, c.submit(t, "alice", "right"))
+			kit.Must(t, c.submit(t, "alice", "right"))
 		})
 	}
 }

@@ -14,18 +14,18 @@ import (
 	"postern/test/kit"
 )
 
-func TestServeTakesMail(t *testing.T) {
-	s := startServing(t)
-	must(t, s.submit(t, "alice", "right"))
+func TestServeAcceptsMail(t *testing.T) {
+	s := startTestServer(t)
+	kit.Must(t, s.submit(t, "alice", "right"))
 	if err := s.submit(t, "alice", "wrong"); err == nil || !strings.Contains(err.Error(), "535") {
 		t.Errorf("a wrong password: got %v, want 535", err)
 	}
 }
 
 func TestReloadBringsNewUsersAndHops(t *testing.T) {
-	s := startServing(t)
+	s := startTestServer(t)
 	other := startMailbox(t, s.file("other"))
-	must(t, os.Rename(s.file("users"), s.file("users2")))
+	kit.Must(t, os.Rename(s.file("users"), s.file("users2")))
 	s.user(t, "bob", "bobs")
 	writeFile(t, s.config(), strings.Replace(readFile(t, s.config()), s.mailbox.URL(), other.URL(), 1))
 	s.reload(t, "msg=reloaded")
@@ -40,34 +40,34 @@ func TestReloadBringsNewUsersAndHops(t *testing.T) {
 
 func TestReloadRefusesABrokenFile(t *testing.T) {
 	for name, c := range map[string]struct {
-		spoil func(t *testing.T, s *serving)
-		says  string
+		spoil func(t *testing.T, s *testServer)
+		want  string
 	}{
-		"configuration": {func(t *testing.T, s *serving) { s.configure(t, "no_such_key = 1\n") }, "no_such_key"},
-		"certificate": {func(t *testing.T, s *serving) {
-			must(t, os.WriteFile(s.file("cert.pem"), []byte("broken"), 0o600))
+		"configuration": {func(t *testing.T, s *testServer) { s.configure(t, "no_such_key = 1\n") }, "no_such_key"},
+		"certificate": {func(t *testing.T, s *testServer) {
+			kit.Must(t, os.WriteFile(s.file("cert.pem"), []byte("broken"), 0o600))
 		}, "cert.pem"},
-		"open relay": {func(t *testing.T, s *serving) {
+		"open relay": {func(t *testing.T, s *testServer) {
 			s.configure(t, "[[listener]]\nname = \"open\"\naddress = [\"127.0.0.1:0\"]\nrequire_auth = false\n[policy]\nrecipient = \"permit\"\n")
 		}, "open relay"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := startServing(t)
+			s := startTestServer(t)
 			cert, err := os.ReadFile(s.file("cert.pem"))
-			must(t, err)
+			kit.Must(t, err)
 			c.spoil(t, s)
 			s.reload(t, "reload refused")
-			if !strings.Contains(s.log.String(), c.says) {
-				t.Errorf("the log does not name %q:\n%s", c.says, s.log.String())
+			if !strings.Contains(s.log.String(), c.want) {
+				t.Errorf("the log lacks %q:\n%s", c.want, s.log.String())
 			}
-			must(t, os.WriteFile(s.file("cert.pem"), cert, 0o600)) // which the client trusts
-			must(t, s.submit(t, "alice", "right"))
+			kit.Must(t, os.WriteFile(s.file("cert.pem"), cert, 0o600)) // the client trusts this one
+			kit.Must(t, s.submit(t, "alice", "right"))
 		})
 	}
 }
 
-func TestReloadSaysWhatNeedsARestart(t *testing.T) {
-	s := startServing(t)
+func TestReloadLogsWhatNeedsARestart(t *testing.T) {
+	s := startTestServer(t)
 	s.configure(t, "[log]\nformat = \"json\"\nlevel = \"debug\"\n")
 	s.reload(t, "msg=reloaded")
 	s.address = kit.Addr(t)
@@ -80,12 +80,12 @@ func TestReloadSaysWhatNeedsARestart(t *testing.T) {
 	}
 }
 
-// A session in flight has been asked to end and does not: the first signal
-// waits for it, the second does not.
+// The server waits for a transaction in flight after the first signal, and not after
+// the second one.
 func TestSecondSignalEndsAtOnce(t *testing.T) {
-	s := startServing(t)
+	s := startTestServer(t)
 	d, err := s.trial(t, "alice", "right").Begin(t.Context())
-	must(t, err)
+	kit.Must(t, err)
 	defer d.Close()
 	if _, err := d.Command(354, "DATA"); err != nil {
 		t.Fatal(err)
@@ -108,12 +108,12 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 }
 
 func TestPortInUseIsExplained(t *testing.T) {
-	s := newServing(t)
+	s := newTestServer(t)
 	l, err := net.Listen("tcp", s.address)
-	must(t, err)
+	kit.Must(t, err)
 	defer l.Close()
 	d, err := app.NewDaemon(func() (*config.Config, error) { return config.Load(s.config()) }, &s.log)
-	must(t, err)
+	kit.Must(t, err)
 	defer d.Close()
 	err = d.Start(nil)
 	if err == nil || !strings.Contains(err.Error(), "another server has this port") {
@@ -125,7 +125,7 @@ func TestServeRefusesRoot(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it is refused to root")
 	}
-	s := newServing(t)
+	s := newTestServer(t)
 	status, _, stderr := command(t, "", "serve", "--config", s.config())
 	if status != process.ExitConfig || !strings.Contains(stderr, "server.user") {
 		t.Errorf("status %d, want %d; it said:\n%s", status, process.ExitConfig, stderr)

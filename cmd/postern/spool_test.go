@@ -16,11 +16,11 @@ import (
 	"postern/test/kit"
 )
 
-// spooling is a server with a spool, whose next hop is scripted and down.
-func spooling(t *testing.T) (*serving, *relaytest.Hop) {
+// spooling returns a server with a spool. Its next hop is scripted and down.
+func spooling(t *testing.T) (*testServer, *relaytest.Hop) {
 	t.Helper()
 	hop := relaytest.New(t, relaytest.Options{})
-	s := newServing(t)
+	s := newTestServer(t)
 	s.configure(t, "patience = \"50ms\"\nspool = \""+s.file("spool")+"\"\n")
 	writeFile(t, s.config(), strings.Replace(readFile(t, s.config()), s.mailbox.URL(), hop.URL(), 1))
 	s.start(t)
@@ -28,16 +28,16 @@ func spooling(t *testing.T) (*serving, *relaytest.Hop) {
 	return s, hop
 }
 
-// send submits a message as alice and wants 250.
-func (s *serving) send(t *testing.T) {
+// send submits a message as alice, which must be accepted.
+func (s *testServer) send(t *testing.T) {
 	t.Helper()
 	if err := s.trial(t, "alice", "right").Send(t.Context(), "token"); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// delivers waits for so many messages at the hop, and wants no more.
-func (s *serving) delivers(t *testing.T, hop *relaytest.Hop, want int) {
+// delivers waits for this number of messages at the hop. There must not be more.
+func (s *testServer) delivers(t *testing.T, hop *relaytest.Hop, want int) {
 	t.Helper()
 	kit.Soon(func() bool { return len(hop.Delivered()) >= want })
 	if n := len(hop.Delivered()); n != want {
@@ -45,7 +45,7 @@ func (s *serving) delivers(t *testing.T, hop *relaytest.Hop, want int) {
 	}
 }
 
-func (s *serving) queue(t *testing.T, args ...string) string {
+func (s *testServer) queue(t *testing.T, args ...string) string {
 	t.Helper()
 	status, stdout, stderr := command(t, "", append(append([]string{"queue"}, args...), "--config", s.config())...)
 	if status != process.ExitOK {
@@ -56,8 +56,8 @@ func (s *serving) queue(t *testing.T, args ...string) string {
 
 var queueID = regexp.MustCompile(`(?m)^[0-9a-f]{20}`)
 
-// A message that is spooled can be looked after, outlives a reload and a
-// restart, and arrives.
+// A spooled message can be managed, is kept during a reload and a restart, and is
+// delivered.
 func TestSpool(t *testing.T) {
 	s, hop := spooling(t)
 	s.send(t)
@@ -74,7 +74,7 @@ func TestSpool(t *testing.T) {
 	s.stop(t)
 	hop.Start()
 
-	again := &serving{dir: s.dir, address: s.address, mailbox: s.mailbox, signals: make(chan os.Signal), ended: make(chan error, 1)}
+	again := &testServer{dir: s.dir, address: s.address, mailbox: s.mailbox, signals: make(chan os.Signal), ended: make(chan error, 1)}
 	again.start(t)
 	if n := len(hop.Delivered()); n != 0 {
 		t.Errorf("%d delivered from hold", n)
@@ -84,8 +84,7 @@ func TestSpool(t *testing.T) {
 	again.delivers(t, hop, 1)
 }
 
-// A reload neither opens the spool twice nor loses it, and says what it
-// cannot change.
+// A reload keeps the open spool, and logs what it cannot change.
 func TestSpoolAndReload(t *testing.T) {
 	s, hop := spooling(t)
 	s.send(t)
@@ -97,8 +96,8 @@ func TestSpoolAndReload(t *testing.T) {
 	s.reload(t, "key=relay.spool")
 }
 
-// A report of the spool is signed by the key of the domain that it is from, after
-// a reload, too.
+// A report of the spool is signed by the key of its sender's domain, also after a
+// reload.
 func TestSpoolReportsAreSigned(t *testing.T) {
 	s, hop := spooling(t)
 	dir := t.TempDir()
@@ -106,14 +105,14 @@ func TestSpoolReportsAreSigned(t *testing.T) {
 		t.Fatal(stderr)
 	}
 	keys, err := filepath.Glob(filepath.Join(dir, "*.pem"))
-	must(t, err)
+	kit.Must(t, err)
 	if len(keys) != 1 {
 		t.Fatalf("keys: %q", keys)
 	}
 	s.stop(t)
 	text := strings.Replace(readFile(t, s.config()), "[server]\n", "[server]\norigin = \"example.net\"\n", 1)
 	writeFile(t, s.config(), text+fmt.Sprintf("[[relay.dkim]]\ndomain = \"example.net\"\nselector = \"s1\"\nkey = %q\n", keys[0]))
-	again := &serving{dir: s.dir, address: s.address, mailbox: s.mailbox, signals: make(chan os.Signal), ended: make(chan error, 1)}
+	again := &testServer{dir: s.dir, address: s.address, mailbox: s.mailbox, signals: make(chan os.Signal), ended: make(chan error, 1)}
 	again.start(t)
 	again.send(t)
 	again.reload(t, "msg=reloaded")
@@ -132,12 +131,12 @@ func TestSpoolReportsAreSigned(t *testing.T) {
 	wantLines(t, string(got[0].Data), "DKIM-Signature: ", "d=example.net;", "From: Mail Delivery System <MAILER-DAEMON@example.net>\r\n")
 }
 
-// Two servers would deliver everything twice.
+// Two servers with one spool would deliver each message twice.
 func TestSpoolIsOpenedOnce(t *testing.T) {
 	s, hop := spooling(t)
 	writeFile(t, s.file("second.toml"), strings.Replace(readFile(t, s.config()), s.address, kit.Addr(t), 1))
 	d, err := app.NewDaemon(func() (*config.Config, error) { return config.Load(s.file("second.toml")) }, t.Output())
-	must(t, err)
+	kit.Must(t, err)
 	defer d.Close()
 	if err := d.Start(nil); err == nil || !strings.Contains(err.Error(), "another process") {
 		t.Errorf("a second server: %v", err)
@@ -145,9 +144,9 @@ func TestSpoolIsOpenedOnce(t *testing.T) {
 	hop.Start()
 }
 
-// A message that is delivered while "flush" works through its list is no
-// failure; one that somebody has named and that is not there is.
-func TestQueueWhileItMoves(t *testing.T) {
+// If "flush" finds that a message of its list has been delivered, that is no error. It is
+// one for a message that was named and does not exist.
+func TestQueueWhileMessagesAreDelivered(t *testing.T) {
 	for all, fails := range map[bool]bool{true: false, false: true} {
 		var out strings.Builder
 		err := doEach(&out, []string{"a", "b", "c"}, all, func(id string) error {
@@ -163,7 +162,7 @@ func TestQueueWhileItMoves(t *testing.T) {
 }
 
 func TestQueueWithoutSpool(t *testing.T) {
-	s := newServing(t)
+	s := newTestServer(t)
 	if status, _, stderr := command(t, "", "queue", "list", "--config", s.config()); status != process.ExitFailure || !strings.Contains(stderr, "relay.spool") {
 		t.Errorf("status %d: %s", status, stderr)
 	}
@@ -172,15 +171,15 @@ func TestQueueWithoutSpool(t *testing.T) {
 	}
 }
 
-func TestCheckLooksAtTheSpool(t *testing.T) {
-	s := newServing(t)
+func TestCheckOfTheSpool(t *testing.T) {
+	s := newTestServer(t)
 	s.configure(t, "spool = \""+s.file("spool")+"\"\n")
 	status, stdout, _ := command(t, "", "check", "--config", s.config())
 	if status != process.ExitFailure {
 		t.Errorf("status %d", status)
 	}
 	wantLines(t, stdout, "FAIL  spool", "install -d")
-	must(t, os.Mkdir(s.file("spool"), 0o700))
+	kit.Must(t, os.Mkdir(s.file("spool"), 0o700))
 	status, stdout, _ = command(t, "", "check", "--config", s.config())
 	if status != process.ExitOK {
 		t.Errorf("status %d", status)
