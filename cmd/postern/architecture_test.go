@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -13,17 +14,24 @@ import (
 	"testing"
 )
 
-// arrows lists the packages of this module that a package may import. "x/*" are the
-// packages below x, which may not import each other. docs/architecture.md has
-// the picture.
-var arrows = map[string][]string{
-	"cmd/postern": nil, // everything
+// This file states the rules of docs/architecture.md for all code that is not a test:
+//
+//   - Packages import only what mayImport allows. server/auth, policy, relay and certs
+//     import neither each other nor server.
+//   - Only relay uses the client of go-smtp, and nothing uses its server.
+//   - There is no init function, no mutable state of a package, and no import for its
+//     effects, except the drivers of database/sql.
+//   - Only the main packages end the process.
+//   - Below cmd, a *slog.Logger is passed in. Elsewhere only NewLog takes one: everything
+//     else reports events.
 
-	"cmd/postern/internal/*": nil, // everything
-
+// mayImport lists the packages of this module that a package may import. "x/*" are the
+// packages below x that have no row; they may not import each other. Leaf packages,
+// internal/*, may be imported by all packages but other leaf packages.
+var mayImport = map[string][]string{
 	"server":        {"server/auth", "server/auth/throttle", "policy", "relay", "relay/message", "server/smtpd"},
 	"server/smtpd":  {},
-	"server/auth":   {"server/auth/hash", "server/auth/semaphore", "server/auth/throttle"}, // tools that know nothing of it
+	"server/auth":   {"server/auth/hash", "server/auth/semaphore", "server/auth/throttle"}, // which do not import it
 	"policy":        {"policy/lookup"},
 	"policy/lookup": {},
 	"relay":         {"relay/message"},
@@ -33,26 +41,29 @@ var arrows = map[string][]string{
 	"server/auth/hash":      {"server/auth/semaphore"},
 	"server/auth/semaphore": {},
 	"server/auth/throttle":  {"server/auth/hash"},
-	"server/auth/*":         {"server/auth", "server/auth/hash", "server/auth/semaphore", "server/auth/throttle"}, // backends share the tools, not each other
+	"server/auth/*":         {"server/auth", "server/auth/hash", "server/auth/semaphore", "server/auth/throttle"}, // backends
 	"server/auth/pam":       {"server/auth", "server/auth/saslauthd"},                                             // the helper uses its protocol
 	"relay/relaytest":       {"test/kit"},
 	"relay/*":               {"relay", "relay/message"},
 
-	"internal/*":   {}, // leaf packages, which every package but another leaf may import
+	"internal/*":   {}, // leaf packages
 	"internal/dsn": {"internal/text"},
 
-	"test":         {}, // its tests know what they test
+	"test":         {},
 	"test/fault":   {},
 	"test/kit":     {},
 	"test/postfix": {},
 	"bench":        {"certs", "test/postfix"},
 }
 
-// commands are the packages that have a command line and end the process.
-var commands = []string{"cmd/postern", "bench"}
+// anything is the path below which packages may import every package.
+const anything = "cmd/postern"
 
-// only lists what few packages may import, besides tests.
-var only = map[string][]string{
+// programs are the packages that have a command line and end the process.
+var programs = []string{"cmd/postern", "bench"}
+
+// onlyIn lists imports that only few packages may have, besides tests.
+var onlyIn = map[string][]string{
 	"github.com/BurntSushi/toml": {"cmd/postern/internal/config"},
 	"github.com/spf13/cobra":     {"cmd/postern"},
 	"flag":                       {"cmd/postern", "test/kit"},
@@ -65,22 +76,84 @@ var only = map[string][]string{
 
 const module = "postern"
 
-// drivers are the packages that are imported for their effects: package sql
-// knows no other way.
+// drivers register themselves when they are imported. Package database/sql has no other
+// way.
 var drivers = []string{"github.com/go-sql-driver/mysql", "github.com/jackc/pgx/v5/stdlib", "modernc.org/sqlite"}
 
 func TestArchitecture(t *testing.T) {
 	files := sources(t, "../..")
 	if len(files) < 50 {
-		t.Fatalf("only %d files: this does not look at the module", len(files))
+		t.Fatalf("only %d files: these are not all of the module", len(files))
 	}
+	rooms := []string{"server", "server/auth", "policy", "relay", "certs"}
+	for _, room := range rooms[1:] {
+		for _, other := range rooms {
+			if slices.Contains(mayImport[room], other) {
+				t.Errorf("the row of %s must not have %s", room, other)
+			}
+		}
+	}
+	packages := make(map[string][]source)
 	for _, f := range files {
 		f.checkImports(t)
-		f.checkFunctions(t)
+		f.checkUses(t)
+		f.checkLoggers(t)
+		packages[f.pkg] = append(packages[f.pkg], f)
+	}
+	for _, files := range packages {
+		checkState(t, files)
 	}
 }
 
-// A source is a Go file that is no test, whatever it is built for.
+// Each rule reports a source that breaks it.
+func TestArchitectureRules(t *testing.T) {
+	for text, want := range map[string]string{
+		`import _ "os"`:                                                     "imports os for its effects",
+		`import "postern/server"`:                                           "may import",
+		`import "github.com/BurntSushi/toml"`:                               "is only for",
+		`func init() {}`:                                                    "has an init function",
+		`import "os"; func f() { os.Exit(1) }`:                              "calls os.Exit",
+		`func f() { smtp.NewServer(nil) }`:                                  "uses the server of go-smtp",
+		`func f() { smtp.NewClient(nil) }`:                                  "uses the client of go-smtp",
+		`var x int; func f() { x = 1 }`:                                     "changes the variable x of the package",
+		`var x = map[int]int{}; func f() { x[1]++ }`:                        "changes the variable x of the package",
+		`var x struct{ y int }; func f() { x.y = 1 }`:                       "changes the variable x of the package",
+		`var x sync.Mutex`:                                                  "the variable x of the package is mutable",
+		`var x = make(map[int]int)`:                                         "the variable x of the package is mutable",
+		`var x atomic.Int64`:                                                "the variable x of the package is mutable",
+		`type T struct { log *slog.Logger }`:                                "uses *slog.Logger",
+		`func New(l *slog.Logger) {}`:                                       "uses *slog.Logger",
+		`func NewLog(l *slog.Logger) {}; var x sync.Pool`:                   "",
+		`type eventLog struct { *slog.Logger }`:                             "",
+		`var x = 1; func f() { x := 2; x++; var y struct{x int}; y.x = 3 }`: "",
+	} {
+		tree, err := parser.ParseFile(token.NewFileSet(), "x.go", "package relay; "+text, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &recorder{TB: t}
+		f := source{name: "policy/x.go", pkg: "policy", tree: tree}
+		f.checkImports(r)
+		f.checkUses(r)
+		f.checkLoggers(r)
+		checkState(r, []source{f})
+		if got := strings.Join(r.errors, "; "); want == "" && got != "" || !strings.Contains(got, want) {
+			t.Errorf("%s: reported %q, want %q", text, got, want)
+		}
+	}
+}
+
+// A recorder keeps the errors of a test.
+type recorder struct {
+	testing.TB
+	errors []string
+}
+
+func (r *recorder) Errorf(format string, args ...any) {
+	r.errors = append(r.errors, fmt.Sprintf(format, args...))
+}
+
+// A source is a Go file that is not a test, for whatever system it is built.
 type source struct {
 	name string
 	pkg  string // its folder
@@ -99,7 +172,7 @@ func sources(t *testing.T, root string) (all []source) {
 		case entry.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go"):
 			return nil
 		}
-		tree, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+		tree, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
 		if err != nil {
 			return err
 		}
@@ -114,13 +187,14 @@ func sources(t *testing.T, root string) (all []source) {
 	return all
 }
 
-func (f source) checkImports(t *testing.T) {
-	allowed, known := arrows[f.pkg]
+func (f source) checkImports(t testing.TB) {
+	allowed, known := mayImport[f.pkg]
 	if !known {
-		allowed, known = arrows[path.Dir(f.pkg)+"/*"]
+		allowed, known = mayImport[path.Dir(f.pkg)+"/*"]
 	}
-	if !known {
-		t.Errorf("%s: package %s has no place in the house; see the table of this test", f.name, f.pkg)
+	everything := f.pkg == anything || strings.HasPrefix(f.pkg, anything+"/")
+	if !known && !everything {
+		t.Errorf("%s: package %s has no row in mayImport", f.name, f.pkg)
 		return
 	}
 	for _, spec := range f.tree.Imports {
@@ -132,52 +206,184 @@ func (f source) checkImports(t *testing.T) {
 		if spec.Name != nil && spec.Name.Name == "_" && !slices.Contains(drivers, imported) {
 			t.Errorf("%s imports %s for its effects", f.name, imported)
 		}
-		if imported == "flag" && slices.Contains(commands, f.pkg) {
-			continue
-		}
-		if owners, ok := only[imported]; ok && !slices.Contains(owners, f.pkg) {
-			t.Errorf("%s imports %s, which is for tests and %q", f.name, imported, owners)
+		flags := imported == "flag" && slices.Contains(programs, f.pkg)
+		if owners, ok := onlyIn[imported]; ok && !flags && !slices.Contains(owners, f.pkg) {
+			t.Errorf("%s imports %s, which is only for tests and %q", f.name, imported, owners)
 		}
 		inner, ours := strings.CutPrefix(imported, module+"/")
 		leaf := strings.HasPrefix(inner, "internal/") && !strings.HasPrefix(f.pkg, "internal/")
-		if ours && !strings.HasPrefix(f.pkg, "cmd/postern") && !leaf && !slices.Contains(allowed, inner) {
+		if ours && !everything && !leaf && !slices.Contains(allowed, inner) {
 			t.Errorf("%s imports %s; %s may import %q only", f.name, imported, f.pkg, allowed)
 		}
 	}
 }
 
-// checkFunctions finds what runs by itself, and what ends the process from
-// outside main.
-func (f source) checkFunctions(t *testing.T) {
-	for _, decl := range f.tree.Decls {
-		if fn, ok := decl.(*ast.FuncDecl); ok && fn.Recv == nil && fn.Name.Name == "init" {
+// checkUses finds init functions, the end of the process, and go-smtp's two sides.
+func (f source) checkUses(t testing.TB) {
+	ast.Inspect(f.tree, func(n ast.Node) bool {
+		if fn, ok := n.(*ast.FuncDecl); ok && fn.Recv == nil && fn.Name.Name == "init" {
 			t.Errorf("%s has an init function", f.name)
 		}
-	}
-	f.checkServer(t)
-	if slices.Contains(commands, f.pkg) {
-		return
-	}
-	ast.Inspect(f.tree, func(n ast.Node) bool {
-		if call, ok := n.(*ast.SelectorExpr); ok && call.Sel.Name == "Exit" {
-			if x, ok := call.X.(*ast.Ident); ok && x.Name == "os" {
-				t.Errorf("%s calls os.Exit", f.name)
+		use, ok := n.(*ast.SelectorExpr)
+		if !ok {
+			return true
+		}
+		pkg, _ := use.X.(*ast.Ident)
+		if pkg == nil || pkg.Obj != nil { // a variable
+			return true
+		}
+		switch name := pkg.Name + "." + use.Sel.Name; {
+		case name == "os.Exit" && !slices.Contains(programs, f.pkg):
+			t.Errorf("%s calls os.Exit", f.name)
+		case slices.Contains([]string{"smtp.NewServer", "smtp.Server", "smtp.Backend"}, name):
+			t.Errorf("%s uses the server of go-smtp", f.name)
+		case slices.Contains([]string{"smtp.NewClient", "smtp.Client"}, name), strings.HasPrefix(name, "smtp.Dial"):
+			if f.pkg != "relay" {
+				t.Errorf("%s uses the client of go-smtp", f.name)
 			}
 		}
 		return true
 	})
 }
 
-// checkServer finds uses of go-smtp's server: postern's is server/smtpd. Only tests
-// compare the two.
-func (f source) checkServer(t *testing.T) {
-	ast.Inspect(f.tree, func(n ast.Node) bool {
-		if use, ok := n.(*ast.SelectorExpr); ok {
-			x, ok := use.X.(*ast.Ident)
-			if ok && x.Name == "smtp" && (use.Sel.Name == "NewServer" || use.Sel.Name == "Server" || use.Sel.Name == "Backend") {
-				t.Errorf("%s uses the server of go-smtp", f.name)
+// ownLoggers are the packages outside of cmd that have a logger: the PAM helper is a
+// process of its own, and the others are tools.
+var ownLoggers = []string{"server/auth/pam", "bench", "test/kit", "relay/relaytest"}
+
+// checkLoggers finds *slog.Logger outside of NewLog and of what it returns.
+func (f source) checkLoggers(t testing.TB) {
+	if strings.HasPrefix(f.pkg, "cmd/") || slices.Contains(ownLoggers, f.pkg) {
+		return
+	}
+	for _, decl := range f.tree.Decls {
+		name := ""
+		switch d := decl.(type) {
+		case *ast.FuncDecl:
+			name = d.Name.Name
+			if d.Recv != nil {
+				name = typeName(d.Recv.List[0].Type)
+			}
+		case *ast.GenDecl:
+			if spec, ok := d.Specs[0].(*ast.TypeSpec); ok && len(d.Specs) == 1 {
+				name = spec.Name.Name
 			}
 		}
+		if slices.Contains([]string{"NewLog", "newEventLog", "eventLog", "sessionLog"}, name) {
+			continue
+		}
+		ast.Inspect(decl, func(n ast.Node) bool {
+			if use, ok := n.(*ast.SelectorExpr); ok && use.Sel.Name == "Logger" {
+				if x, ok := use.X.(*ast.Ident); ok && x.Name == "slog" {
+					t.Errorf("%s: %s uses *slog.Logger; report an event instead", f.name, name)
+				}
+			}
+			return true
+		})
+	}
+}
+
+func typeName(e ast.Expr) string {
+	if star, ok := e.(*ast.StarExpr); ok {
+		e = star.X
+	}
+	if id, ok := e.(*ast.Ident); ok {
+		return id.Name
+	}
+	return ""
+}
+
+// checkState finds variables of the package that change: those of mutable types, and
+// those that a function assigns to. A sync.Pool is a cache of the runtime. What a
+// function does through a pointer is not found.
+func checkState(t testing.TB, files []source) {
+	variables := make(map[string]bool)
+	for _, f := range files {
+		for _, decl := range f.tree.Decls {
+			d, ok := decl.(*ast.GenDecl)
+			if !ok || d.Tok != token.VAR {
+				continue
+			}
+			for _, spec := range d.Specs {
+				v := spec.(*ast.ValueSpec)
+				for i, name := range v.Names {
+					variables[name.Name] = name.Name != "_"
+					if isMutable(v.Type) || i < len(v.Values) && isMutable(v.Values[i]) {
+						t.Errorf("%s: the variable %s of the package is mutable", f.name, name.Name)
+					}
+				}
+			}
+		}
+	}
+	for _, f := range files {
+		for _, decl := range f.tree.Decls {
+			fn, ok := decl.(*ast.FuncDecl)
+			if !ok {
+				continue
+			}
+			ast.Inspect(fn, func(n ast.Node) bool {
+				for _, target := range assigned(n) {
+					if id := root(target); id != nil && variables[id.Name] && !f.isLocal(id) {
+						t.Errorf("%s: %s changes the variable %s of the package", f.name, fn.Name.Name, id.Name)
+					}
+				}
+				return true
+			})
+		}
+	}
+}
+
+// isMutable reports whether a type or a value can only be meant to change.
+func isMutable(e ast.Expr) bool {
+	switch e := e.(type) {
+	case *ast.ChanType:
 		return true
-	})
+	case *ast.SelectorExpr:
+		x, _ := e.X.(*ast.Ident)
+		return x != nil && (x.Name == "atomic" || x.Name == "sync" && e.Sel.Name != "Pool")
+	case *ast.CallExpr:
+		fn, _ := e.Fun.(*ast.Ident)
+		return fn != nil && (fn.Name == "make" || fn.Name == "new")
+	case *ast.IndexExpr: // atomic.Pointer[T]
+		return isMutable(e.X)
+	}
+	return false
+}
+
+// assigned returns what a statement assigns to.
+func assigned(n ast.Node) []ast.Expr {
+	switch n := n.(type) {
+	case *ast.AssignStmt:
+		if n.Tok != token.DEFINE {
+			return n.Lhs
+		}
+	case *ast.IncDecStmt:
+		return []ast.Expr{n.X}
+	}
+	return nil
+}
+
+// root returns the variable of x, x.y, x[i] or *x.
+func root(e ast.Expr) *ast.Ident {
+	for {
+		switch x := e.(type) {
+		case *ast.Ident:
+			return x
+		case *ast.SelectorExpr:
+			e = x.X
+		case *ast.IndexExpr:
+			e = x.X
+		case *ast.StarExpr:
+			e = x.X
+		case *ast.ParenExpr:
+			e = x.X
+		default:
+			return nil
+		}
+	}
+}
+
+// isLocal reports whether the parser has found the declaration of id in a function. The
+// variables of the package are in the scope of the file, or in another file.
+func (f source) isLocal(id *ast.Ident) bool {
+	return id.Obj != nil && f.tree.Scope.Lookup(id.Name) != id.Obj
 }
