@@ -11,18 +11,18 @@ import (
 	"postern/server/auth/semaphore"
 )
 
-// ErrBusy means that the password was not compared: too many hashes were being computed
-// for all of the time that the caller may wait. It is a temporary error.
+// ErrBusy means that the password was not compared, because other hashes were being computed
+// for as long as the caller may wait. It is a temporary error.
 var ErrBusy = errors.New("hash: too many passwords are being hashed at once")
 
-// DefaultDecoy is a hash for [Checker.Decoy] if a store has none to imitate: bcrypt of
-// cost 10. No password with this hash is known.
+// DefaultDecoy is a hash for [Checker.Decoy] if a store has no hash to imitate: bcrypt of
+// cost 10. No password is known that matches it.
 const DefaultDecoy = "$2a$10$PosternDecoyPosternDeu9xFqvN0bZyTtWm3kHcRjLsEaUi2oGd6"
 
-// A Checker compares passwords for all stores of the process. It computes at
-// most as many hashes at once as Go uses processors, of those that need more than
-// 128 MiB one at a time. The others wait for a bounded time. It remembers the passwords
-// that have matched. It may be used by many goroutines at once.
+// A Checker compares passwords for all stores of the process. It computes at most as many
+// hashes at once as Go uses processors, and only one at a time that needs more than 128 MiB.
+// Further callers wait for a bounded time. It remembers the passwords that have matched. It
+// may be used by many goroutines at once.
 type Checker struct {
 	slots *semaphore.Priority
 	large *semaphore.Priority
@@ -30,7 +30,7 @@ type Checker struct {
 	wait  atomic.Int64 // time.Duration
 }
 
-// NewChecker returns a Checker whose callers wait for up to wait.
+// NewChecker returns a Checker whose callers wait at most for wait.
 func NewChecker(wait time.Duration) *Checker {
 	c := &Checker{slots: semaphore.New(runtime.GOMAXPROCS(0)), large: semaphore.New(1), memo: newMemo()}
 	c.SetWait(wait)
@@ -41,16 +41,17 @@ func NewChecker(wait time.Duration) *Checker {
 func (c *Checker) SetWait(wait time.Duration) { c.wait.Store(int64(wait)) }
 
 // Check reports whether password is the one whose hash is stored. known means that
-// the client has logged in before; it goes before the others. An error means that the
-// password was not compared: [ErrBusy], the cause of ctx, or that of Parse.
+// the client has logged in before; it does not wait for others. An error means that the
+// password was not compared: it is [ErrBusy], with the cause of ctx if that has ended, or an
+// error of Parse.
 func (c *Checker) Check(ctx context.Context, stored, password string, known bool) (bool, error) {
 	mac := c.memo.key.MAC(stored, password)
 	if c.memo.has(mac) {
 		return true, nil
 	}
-	return c.whenItsTurn(ctx, stored, known, func(h Hash) (bool, error) {
-		// A client opens several connections at once: the comparison may have been
-		// made for one of them meanwhile.
+	return c.compute(ctx, stored, known, func(h Hash) (bool, error) {
+		// A client opens several connections at once: another one may have made the
+		// comparison meanwhile.
 		if c.memo.has(mac) {
 			return true, nil
 		}
@@ -62,21 +63,21 @@ func (c *Checker) Check(ctx context.Context, stored, password string, known bool
 	})
 }
 
-// Decoy takes as long as a Check that fails. Stores call it for an unknown user, so that
-// the time of the answer does not depend on whether there is such a user.
+// Decoy takes as long as a Check that fails. Stores call it for unknown users, so that the
+// time of the answer does not depend on whether there is such a user.
 func (c *Checker) Decoy(ctx context.Context, stored, password string, known bool) error {
 	mac := c.memo.key.MAC(stored, password)
 	c.memo.has(mac)
-	_, err := c.whenItsTurn(ctx, stored, known, func(h Hash) (bool, error) {
+	_, err := c.compute(ctx, stored, known, func(h Hash) (bool, error) {
 		c.memo.has(mac)
 		return h.Matches(password)
 	})
 	return err
 }
 
-// whenItsTurn waits until the hash may be computed, and calls compare. It does neither
-// for a locked hash, which no password matches.
-func (c *Checker) whenItsTurn(ctx context.Context, stored string, known bool, compare func(Hash) (bool, error)) (bool, error) {
+// compute waits until the hash may be computed, and calls compare. For a locked hash, which
+// no password matches, it does neither.
+func (c *Checker) compute(ctx context.Context, stored string, known bool, compare func(Hash) (bool, error)) (bool, error) {
 	h, err := Parse(stored)
 	if err != nil || h.Locked() {
 		return false, err

@@ -56,7 +56,7 @@ func TestMemoIsBoundToTheStoredHash(t *testing.T) {
 		"another process":  newMemo().key.MAC("stored", password),
 	} {
 		if m.has(mac) {
-			t.Errorf("%s is taken for the one that matched", name)
+			t.Errorf("%s counts as the one that matched", name)
 		}
 	}
 	if !m.has(m.key.MAC("stored", password)) {
@@ -64,25 +64,25 @@ func TestMemoIsBoundToTheStoredHash(t *testing.T) {
 	}
 }
 
-func TestMemoIsBoundedAndKeepsWhatIsUsed(t *testing.T) {
+func TestMemoIsBoundedAndKeepsUsedEntries(t *testing.T) {
 	m := newMemo()
 	used := m.key.MAC("used", password)
 	m.add(used)
 	for i := range 5 * memoHalf {
 		m.add(m.key.MAC("stored", fmt.Sprint(i)))
 		if i%1000 == 0 && !m.has(used) {
-			t.Fatalf("forgot after %d what is used all the time", i)
+			t.Fatalf("forgot a used entry after %d others", i)
 		}
 	}
 	if n := len(m.young) + len(m.old); n > 2*memoHalf {
 		t.Errorf("holds %d", n)
 	}
 	if m.has(m.key.MAC("stored", "0")) {
-		t.Error("never forgets")
+		t.Error("the oldest entry is still remembered")
 	}
 }
 
-func TestMemoNeedsNoPlace(t *testing.T) {
+func TestMemoNeedsNoSlot(t *testing.T) {
 	c := NewChecker(time.Minute)
 	if ok, err := c.Check(t.Context(), bcrypt05, password, false); !ok || err != nil {
 		t.Fatal(ok, err)
@@ -115,9 +115,9 @@ func TestDeadlineEndsTheWait(t *testing.T) {
 	})
 }
 
-// Who has waited for a place while another connection of the same user was
-// verified needs none of the work. Only the memo knows this password.
-func TestMemoIsAskedAgainAfterWaiting(t *testing.T) {
+// A caller that has waited while another connection of the same user was verified does not
+// compute the hash, which no password matches.
+func TestMemoIsCheckedAgainAfterWaiting(t *testing.T) {
 	const stored = "$2y$05$abcdefghijklmnopqrstuu0000000000000000000000000000000"
 	synctest.Test(t, func(t *testing.T) {
 		c := NewChecker(time.Minute)
@@ -186,7 +186,7 @@ func BenchmarkParse(b *testing.B) {
 	}
 }
 
-// BenchmarkHash shows what the hashes of New cost.
+// BenchmarkHash measures the hashes of New.
 func BenchmarkHash(b *testing.B) {
 	for _, scheme := range Schemes() {
 		stored, err := New(scheme, password)

@@ -10,7 +10,7 @@ import (
 
 const password = "correct horse"
 
-// vectors reads testdata/vectors.txt: hashes made by others, and their kinds.
+// vectors reads testdata/vectors.txt: hashes made by other programs, and their kinds.
 func vectors(t testing.TB) map[string]string {
 	t.Helper()
 	text, err := os.ReadFile("testdata/vectors.txt")
@@ -31,7 +31,7 @@ func vectors(t testing.TB) map[string]string {
 	return kinds
 }
 
-func TestHashesMadeByOthers(t *testing.T) {
+func TestHashesOfOtherPrograms(t *testing.T) {
 	for stored, kind := range vectors(t) {
 		t.Run(stored[:16], func(t *testing.T) {
 			h, err := Parse(stored)
@@ -60,7 +60,7 @@ func TestPasswordsThatAreNotASCII(t *testing.T) {
 	}{
 		{"$2y$05$abcdefghijklmnopqrstuuQNr.NUko7cjRuTOhPz.WP0eA4f4.Xuq", true},
 		{"$6$saltstring$CoxdaS6Tm7cKJz.0a7sfzA1BgPrkxcckeT9l5tpg6fYMO1ZCS2yugTAnv7yXZAoWpDhDjauR6rdy1PhJ/807W.", true},
-		// Made with the old mistake that the library does not make: not matched.
+		// Made with the old bug, which the library does not have: no match.
 		{"$2x$05$abcdefghijklmnopqrstuu4B.w5xLC4Wlfo6gSnyKvAU0AoWf1N0e", false},
 	}
 	for _, tt := range tests {
@@ -74,7 +74,7 @@ func TestPasswordsThatAreNotASCII(t *testing.T) {
 	}
 }
 
-func TestBcryptSeesSeventyTwoBytes(t *testing.T) {
+func TestBcryptComparesSeventyTwoBytes(t *testing.T) {
 	// Made by crypt(3) from 100 times "x".
 	h, err := Parse("$2b$05$abcdefghijklmnopqrstuujf8SX2ahXLwp9w/B.Y5XdysS6yR576q")
 	if err != nil {
@@ -87,7 +87,7 @@ func TestBcryptSeesSeventyTwoBytes(t *testing.T) {
 	}
 }
 
-func TestLockedHashesMatchNobody(t *testing.T) {
+func TestNoPasswordMatchesALockedHash(t *testing.T) {
 	locked := []string{
 		"", "x", "NP", "!", "!!", "*", "*LK*", "{CRYPT}!", "{CRYPT}*", "{BLF-CRYPT}",
 		"!$2y$05$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2",
@@ -204,7 +204,7 @@ func TestNewRefuses(t *testing.T) {
 		{"sha512-crypt", strings.Repeat("x", 513), "accepts at most 512; choose a shorter password, or one of the schemes argon2id, scram-sha-256"},
 		{"argon2id", strings.Repeat("x", MaxPassword+1), "accepts at most 4096; choose a shorter password"},
 		{"scram-sha-256", strings.Repeat("x", MaxPassword+1), "accepts at most 4096; choose a shorter password"},
-		{"md5", password, "known are bcrypt, sha512-crypt, argon2id"},
+		{"md5", password, "known ones are bcrypt, sha512-crypt, argon2id"},
 	}
 	for _, tt := range tests {
 		if _, err := New(tt.scheme, tt.password); err == nil || !strings.Contains(err.Error(), tt.why) {
@@ -213,8 +213,8 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
-// What New makes of the longest password that it takes matches that password, and
-// no longer one with the same beginning.
+// A hash of the longest password that New accepts matches that password, and no longer one
+// with the same beginning.
 func TestLongestPassword(t *testing.T) {
 	for _, m := range makers {
 		longest := strings.Repeat("x", m.longest)
@@ -240,8 +240,8 @@ func TestLongestPassword(t *testing.T) {
 	}
 }
 
-// A password that is too long for its scheme costs one comparison with the
-// stand-in, and does not match even a hash of the stand-in.
+// A password that is too long for its scheme costs one comparison with the substitute, and
+// does not match even a hash of the substitute.
 func TestTooLongPassword(t *testing.T) {
 	for stored := range vectors(t) {
 		h, err := Parse(stored)
@@ -253,7 +253,7 @@ func TestTooLongPassword(t *testing.T) {
 		}
 		for octets, hashed := range map[int]int{
 			h.longest - 1: h.longest - 1, h.longest: h.longest,
-			h.longest + 1: len(standIn), 9213: len(standIn), 1 << 20: len(standIn),
+			h.longest + 1: len(substitute), 9213: len(substitute), 1 << 20: len(substitute),
 		} {
 			var compared []int
 			counting := h

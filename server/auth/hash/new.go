@@ -11,9 +11,9 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// What the hashes that New makes cost: each some tens of milliseconds. A mail
-// client sends its password with every message, and the memory of Argon2 is
-// needed once per processor (OWASP's smallest recommendation for that reason).
+// The costs of the hashes that New makes: each takes some tens of milliseconds. A mail client
+// sends its password with every message, and Argon2 needs its memory once per processor;
+// hence OWASP's smallest recommendation.
 const (
 	bcryptCost   = 10
 	shaRounds    = 100_000
@@ -22,15 +22,15 @@ const (
 	argon2Lanes  = 1
 )
 
-// A maker makes hashes of one scheme, of passwords of up to longest octets.
+// A maker makes hashes of one scheme. The password has at most longest octets.
 type maker struct {
 	scheme  string
 	longest int
 	make    func(password string) (string, error)
 }
 
-// The first is the default. bcrypt compares the first 72 octets of a password
-// only, so a longer one is not hashed with it.
+// The first maker is the default. bcrypt compares only the first 72 octets of a password,
+// so longer ones are not hashed with it.
 var makers = []maker{
 	{"bcrypt", 72, newBcrypt},
 	{"sha512-crypt", maxCrypt, newSHA512Crypt},
@@ -38,7 +38,7 @@ var makers = []maker{
 	{"scram-sha-256", MaxPassword, newScram},
 }
 
-// Schemes names the schemes that New makes; the first is the default.
+// Schemes returns the names of the schemes that New makes; the first is the default.
 func Schemes() []string {
 	var names []string
 	for _, m := range makers {
@@ -47,20 +47,20 @@ func Schemes() []string {
 	return names
 }
 
-// New hashes a password. The caller has brought it into its prepared form; for
-// "scram-sha-256" SASLprep follows. A password that could never be used to log in
-// is an error: an empty one, one with a NUL, one that is too long for the scheme.
+// New hashes a password, which the caller has prepared with PRECIS; for "scram-sha-256", New
+// adds SASLprep. A password with which no login is possible is an error: an empty one, one
+// with a NUL, one that is too long for the scheme.
 func New(scheme, password string) (string, error) {
 	if password == "" {
-		return "", errors.New("the password is empty, and no mechanism accepts an empty password")
+		return "", errors.New("the password is empty, which no mechanism accepts; choose another one")
 	}
-	// PLAIN (RFC 4616) separates its fields by NUL.
+	// PLAIN (RFC 4616) separates its fields with NUL.
 	if strings.ContainsRune(password, 0) {
-		return "", errors.New("a password cannot hold a NUL byte")
+		return "", errors.New("the password contains a NUL byte, which PLAIN cannot send; choose another one")
 	}
 	i := slices.IndexFunc(makers, func(m maker) bool { return m.scheme == scheme })
 	if i < 0 {
-		return "", fmt.Errorf("unknown password scheme %q; known are %s", scheme, strings.Join(Schemes(), ", "))
+		return "", fmt.Errorf("unknown password scheme %q; the known ones are %s", scheme, strings.Join(Schemes(), ", "))
 	}
 	if len(password) > makers[i].longest {
 		return "", tooLong(makers[i], len(password))
@@ -68,7 +68,7 @@ func New(scheme, password string) (string, error) {
 	return makers[i].make(password)
 }
 
-// tooLong names the schemes that accept a password of that many octets.
+// tooLong returns an error with the schemes that accept a password of that many octets.
 func tooLong(m maker, octets int) error {
 	var others []string
 	for _, other := range makers {

@@ -1,7 +1,10 @@
 package hash
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"regexp"
@@ -14,8 +17,8 @@ import (
 	"github.com/tg123/go-htpasswd"
 )
 
-// What a comparison may cost at the most: about ten seconds of one processor,
-// and the memory of the heaviest hashes that Dovecot and libsodium make.
+// The bounds on the cost of a comparison: about ten seconds of one processor, and the memory
+// of the largest hashes that Dovecot and libsodium make.
 const (
 	maxBcryptCost   = 16
 	maxRounds       = 5_000_000 // of SHA-crypt
@@ -23,24 +26,23 @@ const (
 	maxMemoryPasses = 8 << 20   // KiB times passes, of Argon2
 	maxLanes        = 64        // of Argon2
 
-	// A hash that needs more than this is compared alone.
+	// Of the hashes that need more, only one is computed at a time.
 	largeMemory = 128 << 10 // KiB
 )
 
-// MaxPassword is the longest password that any scheme accepts, in octets. One of
-// this length fits in every mechanism's response together with two names of 512
-// octets: RFC 4954, section 4 gives a response 12,288 octets in base64.
+// MaxPassword is the longest password that any scheme accepts, in octets. It fits into a
+// response of every mechanism together with two names of 512 octets: RFC 4954, section 4
+// allows 12,288 octets of base64.
 const MaxPassword = 4096
 
 // maxCrypt is the longest password of the schemes of crypt(3), in octets
-// (CRYPT_MAX_PASSPHRASE_SIZE of libxcrypt). SHA-crypt and MD5-crypt hash the
-// whole password in each of their rounds: without a bound, 9,000 octets would take
-// seconds.
+// (CRYPT_MAX_PASSPHRASE_SIZE of libxcrypt). SHA-crypt and MD5-crypt hash the whole password
+// in each round: without a bound, 9,000 octets would take seconds.
 const maxCrypt = 512
 
-// A scheme is one row of the table. The text that parse gets begins with one of
-// the prefixes. A password of more than longest octets matches no hash of the
-// scheme, see [Hash.Matches].
+// A scheme is one row of the table of schemes. The text for parse begins with one of the
+// prefixes. A password of more than longest octets matches no hash of the scheme, see
+// [Hash.Matches].
 type scheme struct {
 	name     string
 	longest  int
@@ -50,7 +52,7 @@ type scheme struct {
 
 var schemes = []scheme{
 	{"bcrypt", maxCrypt, []string{"$2a$", "$2b$", "$2x$", "$2y$"}, parseBcrypt},
-	{"bcrypt-sha256", MaxPassword, []string{"$bcrypt-sha256$"}, parseBcryptSHA256}, // so does passlib
+	{"bcrypt-sha256", MaxPassword, []string{"$bcrypt-sha256$"}, parseBcryptSHA256}, // the bound of passlib
 	{"sha512-crypt", maxCrypt, []string{"$6$"}, parseSHACrypt},
 	{"sha256-crypt", maxCrypt, []string{"$5$"}, parseSHACrypt},
 	{"argon2id", MaxPassword, []string{"$argon2id$"}, parseArgon2},
@@ -64,7 +66,7 @@ var schemes = []scheme{
 	{"scram-sha-256", MaxPassword, []string{scramName}, parseScram},
 }
 
-func (s scheme) wrote(text string) bool {
+func (s scheme) matches(text string) bool {
 	for _, p := range s.prefixes {
 		if strings.HasPrefix(text, p) {
 			return true
@@ -73,14 +75,14 @@ func (s scheme) wrote(text string) bool {
 	return false
 }
 
-// withoutDovecotName takes off the {SCHEME} that Dovecot writes in front of a
-// hash, and returns how the rest must begin.
+// withoutDovecotName removes the {SCHEME} that Dovecot puts before a hash, and returns the
+// prefix that the rest must have.
 func withoutDovecotName(stored string) (text, allowed string, err error) {
 	name, rest, ok := strings.Cut(stored, "}")
 	if !ok || !strings.HasPrefix(name, "{") {
 		return stored, "", nil
 	}
-	// Dovecot compares the names without regard to case.
+	// Dovecot ignores case here.
 	switch strings.ToUpper(name[1:]) {
 	case "BLF-CRYPT":
 		return rest, "$2", nil
@@ -106,18 +108,20 @@ func withoutDovecotName(stored string) (text, allowed string, err error) {
 	return "", "", ErrUnknown
 }
 
-// malformed is the error for a hash that begins like one of a scheme and goes on
-// differently. The libraries' own errors repeat the hash.
-func malformed(scheme string) error { return fmt.Errorf("malformed %s hash", scheme) }
+// malformed returns the error for a hash that has the prefix of a scheme, but not its form.
+// The errors of the libraries repeat the hash.
+func malformed(scheme string) error {
+	return fmt.Errorf("malformed %s hash; set a new password", scheme)
+}
 
 var bcryptForm = regexp.MustCompile(`^\$2[abxy]\$([0-9]{2})\$[./A-Za-z0-9]{53}$`)
 
-// The variants differ by old mistakes in the C sources. $2x$ marks hashes made
-// with one that concerned 8-bit characters; the library does not make it, so
-// that ASCII passwords match those hashes and others do not.
+// parseBcrypt parses all variants, which differ by old bugs of C implementations. $2x$ marks
+// hashes made with a bug in the treatment of 8-bit characters. The library does not have that
+// bug, so ASCII passwords match such hashes and others do not.
 //
-// A password is compared by its first 72 bytes, as every bcrypt does: a longer one
-// was hashed that way. [New] refuses to make such a hash.
+// Only the first 72 bytes of a password are compared, as by every bcrypt: longer passwords
+// were hashed that way. [New] refuses to make such a hash.
 func parseBcrypt(name, text string) (Hash, error) {
 	form := bcryptForm.FindStringSubmatch(text)
 	if form == nil {
@@ -129,6 +133,28 @@ func parseBcrypt(name, text string) (Hash, error) {
 	h, err := parseWith(htpasswd.AcceptBcrypt)(name, text)
 	h.cost = form[1]
 	return h, err
+}
+
+var bcryptSHA256Form = regexp.MustCompile(`^\$bcrypt-sha256\$v=2,t=2b,r=([1-9][0-9]?)\$([./A-Za-z0-9]{22})\$([./A-Za-z0-9]{31})$`)
+
+// parseBcryptSHA256 parses the default hash of passlib, which Mailu uses: bcrypt of a digest
+// of the password, so that every byte of a long password counts.
+func parseBcryptSHA256(name, text string) (Hash, error) {
+	form := bcryptSHA256Form.FindStringSubmatch(text)
+	if form == nil {
+		return Hash{}, fmt.Errorf("malformed %s hash, or not of version 2; set a new password", name)
+	}
+	inner, err := parseBcrypt(name, fmt.Sprintf("$2b$%02d$%s%s", number(form[1]), form[2], form[3]))
+	if err != nil {
+		return Hash{}, err
+	}
+	salt := []byte(form[2])
+	match := func(password string) (bool, error) {
+		mac := hmac.New(sha256.New, salt)
+		mac.Write([]byte(password))
+		return inner.match(base64.StdEncoding.EncodeToString(mac.Sum(nil)))
+	}
+	return Hash{scheme: name, cost: inner.cost, match: match}, nil
 }
 
 var shaCryptForm = regexp.MustCompile(`^\$[56]\$(?:rounds=([1-9][0-9]{0,11})\$)?[^$:\s]{0,16}\$([./A-Za-z0-9]+)$`)

@@ -15,24 +15,24 @@ import (
 	"github.com/xdg-go/stringprep"
 )
 
-// scramName is what Dovecot writes in front of the keys of SCRAM-SHA-256.
+// scramName is what Dovecot puts before the keys of SCRAM-SHA-256.
 const scramName = "{SCRAM-SHA-256}"
 
-// CyrusMaxIterations is the highest iteration count for which the client side of
-// Cyrus SASL computes SCRAM (MAX_ITERATION_COUNTER in its plugins/scram.c). Above
-// it, every client that uses Cyrus SASL fails before it sends a proof, with
-// "iteration-count is too big, refusing to compute". Postfix as a client uses it, and
-// so do mail clients that are built with it, such as mutt.
+// CyrusMaxIterations is the highest iteration count that the client of Cyrus SASL accepts
+// for SCRAM (MAX_ITERATION_COUNTER in its plugins/scram.c). Above it, every client that uses
+// Cyrus SASL fails before it sends a proof, with "iteration-count is too big, refusing to
+// compute". Postfix as a client uses Cyrus SASL, and so do mail clients that are built with
+// it, such as mutt.
 const CyrusMaxIterations = 65_536
 
-// The shape of the keys that New makes. A client that logs in by SCRAM computes
-// the iterations itself, on a telephone perhaps; for PLAIN they are computed here.
+// The shape of the keys that New makes. With SCRAM the client computes the iterations,
+// perhaps on a phone; with PLAIN the server does.
 const (
 	scramIterations = CyrusMaxIterations
 	scramSalt       = 16 // bytes
 )
 
-// Bounds of the keys of others.
+// The bounds on keys that another program has made.
 const (
 	minIterations = 4096      // RFC 7677, section 4
 	maxIterations = 5_000_000 // a second or two
@@ -40,8 +40,8 @@ const (
 	maxSalt       = 64        // bytes
 )
 
-// ScramKeys are what SCRAM-SHA-256 (RFC 5802, section 3; RFC 7677) checks a
-// password against without ever seeing it.
+// ScramKeys are the keys with which SCRAM-SHA-256 (RFC 5802, section 3; RFC 7677) checks the
+// proof of a client that knows the password.
 type ScramKeys struct {
 	Salt       []byte
 	Iterations int
@@ -49,12 +49,12 @@ type ScramKeys struct {
 	ServerKey  []byte
 }
 
-// Shape returns what a client sees of the keys before it has proved anything.
+// Shape returns the part of the keys that a client gets before it has proved anything.
 func (k ScramKeys) Shape() ScramShape {
 	return ScramShape{Iterations: k.Iterations, SaltLength: len(k.Salt)}
 }
 
-// A ScramShape is what is not secret of ScramKeys, and the same for many users.
+// A ScramShape is the part of ScramKeys that is not secret, and equal for many users.
 type ScramShape struct {
 	Iterations int
 	SaltLength int // bytes
@@ -65,8 +65,7 @@ func DefaultScramShape() ScramShape {
 	return ScramShape{Iterations: scramIterations, SaltLength: scramSalt}
 }
 
-// ScramKeys returns the keys, if that is what is stored. They are not to be
-// changed.
+// ScramKeys returns the keys, if the hash consists of keys. The caller must not change them.
 func (h Hash) ScramKeys() (keys ScramKeys, ok bool) {
 	if h.scram == nil {
 		return ScramKeys{}, false
@@ -76,7 +75,7 @@ func (h Hash) ScramKeys() (keys ScramKeys, ok bool) {
 
 var scramForm = regexp.MustCompile(`^\{SCRAM-SHA-256\}([1-9][0-9]{0,11}),([A-Za-z0-9+/]+={0,2}),([A-Za-z0-9+/]{43}=),([A-Za-z0-9+/]{43}=)$`)
 
-// parseScram reads Dovecot's form: iterations, salt, StoredKey and ServerKey.
+// parseScram parses Dovecot's form: iterations, salt, StoredKey and ServerKey.
 func parseScram(name, text string) (Hash, error) {
 	form := scramForm.FindStringSubmatch(text)
 	if form == nil {
@@ -100,8 +99,8 @@ func parseScram(name, text string) (Hash, error) {
 	return Hash{scheme: name, cost: form[1], scram: keys, match: keys.match}, nil
 }
 
-// match is for PLAIN and LOGIN. Both keys are compared: no password matches a line
-// that is put together from two others.
+// match compares a password, for PLAIN and LOGIN. It compares both keys: no password matches
+// a line that is composed of two others.
 func (k *ScramKeys) match(password string) (bool, error) {
 	password = saslPrepared(password)
 	if password == "" {
@@ -114,7 +113,7 @@ func (k *ScramKeys) match(password string) (bool, error) {
 	return subtle.ConstantTimeCompare(stored, k.StoredKey)&subtle.ConstantTimeCompare(server, k.ServerKey) == 1, nil
 }
 
-// RFC 5802, section 3:
+// deriveScram computes the keys of RFC 5802, section 3:
 //
 //	SaltedPassword  := Hi(Normalize(password), salt, i)
 //	ClientKey       := HMAC(SaltedPassword, "Client Key")
@@ -135,9 +134,8 @@ func hmacSHA256(key []byte, text string) []byte {
 	return h.Sum(nil)
 }
 
-// saslPrepared is Normalize of RFC 5802, section 5.1: SASLprep (RFC 4013), since
-// that is what the clients of SCRAM do. What SASLprep forbids stays as it is, as
-// most clients leave it.
+// saslPrepared is Normalize of RFC 5802, section 5.1: SASLprep (RFC 4013), as clients of SCRAM
+// use it. A password that SASLprep forbids is not changed, as in most clients.
 func saslPrepared(password string) string {
 	prepared, err := stringprep.SASLprep.Prepare(password)
 	if err != nil {
@@ -149,7 +147,7 @@ func saslPrepared(password string) string {
 func newScram(password string) (string, error) {
 	password = saslPrepared(password)
 	if password == "" {
-		return "", errors.New("the password is empty after SASLprep (RFC 4013); take one with letters in it")
+		return "", errors.New("the password is empty after SASLprep (RFC 4013); choose one with letters or digits")
 	}
 	salt := make([]byte, scramSalt)
 	rand.Read(salt) // never fails: crypto/rand ends the process instead

@@ -13,12 +13,12 @@ const (
 	scramKey = "0UyNb/aUgNz9cMVocRpmC26+qybBm4s3VJbO56Pg2P0="
 )
 
-// scramLine is a line in Dovecot's form whose keys belong to no password.
+// scramLine returns a line in Dovecot's form. No password matches its keys.
 func scramLine(iterations, salt string) string {
 	return scramName + strings.Join([]string{iterations, salt, scramKey, scramKey}, ",")
 }
 
-// The keys are those that the library's own client computes.
+// The client of the library computes the same keys.
 func TestScramKeysAgreeWithTheClient(t *testing.T) {
 	tests := []struct{ name, password string }{
 		{"ASCII", "pencil"},
@@ -49,7 +49,7 @@ func TestScramKeysAgreeWithTheClient(t *testing.T) {
 			t.Fatal(err)
 		}
 		if string(keys.StoredKey) != string(want.StoredKey) || string(keys.ServerKey) != string(want.ServerKey) {
-			t.Errorf("%s: other keys than the client's", tt.name)
+			t.Errorf("%s: the client computes other keys", tt.name)
 		}
 	}
 }
@@ -138,7 +138,7 @@ func TestScramFormIsStrict(t *testing.T) {
 	}
 	for _, spoilt := range []string{" ", "\n", ",", "=", ":"} {
 		if _, err := Parse(scramLine("4096", salt16) + spoilt); err == nil {
-			t.Errorf("%q at the end is let through", spoilt)
+			t.Errorf("%q at the end is accepted", spoilt)
 		}
 	}
 }
