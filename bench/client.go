@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -16,11 +18,11 @@ import (
 // may use a slow server at once.
 const patience = 2 * time.Minute
 
-// A target is where a server listens, and how clients talk to it.
+// A target is the address of a server and how clients connect to it.
 type target struct {
 	addr       string
 	tls        *tls.Config
-	bare       bool // TLS from the first byte, and nothing inside it
+	bare       bool // implicit TLS without SMTP
 	handshakes handshakes
 }
 
@@ -50,7 +52,7 @@ func pause(ctx context.Context, d time.Duration) error {
 
 func (t *target) probe() error {
 	if t.bare {
-		return t.shake()
+		return t.handshake()
 	}
 	c, err := t.dial()
 	if err != nil {
@@ -59,9 +61,9 @@ func (t *target) probe() error {
 	return c.quit()
 }
 
-// shake connects, does a handshake, and waits until the server closes the
+// handshake connects, does the TLS handshake, and waits until the server closes the
 // connection.
-func (t *target) shake() error {
+func (t *target) handshake() error {
 	c, err := tls.Dial("tcp", t.addr, t.tls)
 	if err != nil {
 		return err
@@ -93,7 +95,7 @@ func (t *target) dial() (*client, error) {
 	return c, nil
 }
 
-// login connects and does everything up to a successful AUTH PLAIN.
+// login connects, starts TLS and authenticates with PLAIN.
 func (t *target) login(user string) (*client, error) {
 	c, err := t.dial()
 	if err != nil {
@@ -107,10 +109,10 @@ func (t *target) login(user string) (*client, error) {
 }
 
 func (c *client) authenticate(t *target, user string) error {
-	if err := c.say("250", "EHLO client.example.org"); err != nil {
+	if err := c.command("250", "EHLO client.example.org"); err != nil {
 		return err
 	}
-	if err := c.say("220", "STARTTLS"); err != nil {
+	if err := c.command("220", "STARTTLS"); err != nil {
 		return err
 	}
 	secured := tls.Client(c.conn, t.tls)
@@ -120,11 +122,11 @@ func (c *client) authenticate(t *target, user string) error {
 	t.handshakes.add(secured.ConnectionState())
 	c.conn = secured
 	c.in.Reset(secured)
-	if err := c.say("250", "EHLO client.example.org"); err != nil {
+	if err := c.command("250", "EHLO client.example.org"); err != nil {
 		return err
 	}
 	token := base64.StdEncoding.EncodeToString([]byte("\x00" + user + "\x00" + password))
-	return c.say("235", "AUTH PLAIN "+token)
+	return c.command("235", "AUTH PLAIN "+token)
 }
 
 // send submits one message, which must end in CRLF and need no dot-stuffing.
@@ -139,28 +141,28 @@ func (c *client) send(message []byte) error {
 	return c.expect("250")
 }
 
-// begin does everything up to the message.
+// begin sends the commands before the message.
 func (c *client) begin() error {
-	if err := c.say("250", "MAIL FROM:<alice@example.org>"); err != nil {
+	if err := c.command("250", "MAIL FROM:<alice@example.org>"); err != nil {
 		return err
 	}
-	if err := c.say("250", "RCPT TO:<bob@example.net>"); err != nil {
+	if err := c.command("250", "RCPT TO:<bob@example.net>"); err != nil {
 		return err
 	}
-	return c.say("354", "DATA")
+	return c.command("354", "DATA")
 }
 
 func (c *client) quit() error {
 	defer c.conn.Close()
-	return c.say("221", "QUIT")
+	return c.command("221", "QUIT")
 }
 
-func (c *client) say(code, command string) error {
-	if _, err := io.WriteString(c.conn, command+"\r\n"); err != nil {
+func (c *client) command(code, line string) error {
+	if _, err := io.WriteString(c.conn, line+"\r\n"); err != nil {
 		return err
 	}
 	if err := c.expect(code); err != nil {
-		verb, _, _ := strings.Cut(command, " ")
+		verb, _, _ := strings.Cut(line, " ")
 		return fmt.Errorf("%s: %w", verb, err)
 	}
 	return nil
@@ -181,11 +183,50 @@ func (c *client) expect(code string) error {
 	}
 }
 
-// letter is a message of about size bytes with the header that clients write.
+// letter returns a message of about size bytes with the usual header of clients.
 func letter(size int) []byte {
 	const header = "From: Alice <alice@example.org>\r\nTo: Bob <bob@example.net>\r\nSubject: A letter\r\n" +
 		"Date: Mon, 2 Nov 2026 10:00:00 +0000\r\nMessage-ID: <1.2.3@client.example.org>\r\n" +
 		"MIME-Version: 1.0\r\nContent-Type: text/plain; charset=us-ascii\r\n\r\n"
 	const line = "The quick brown fox jumps over the lazy dog, and then it does it again.\r\n"
 	return []byte(header + strings.Repeat(line, max(1, (size-len(header))/len(line))))
+}
+
+// handshakes counts the TLS handshakes of the clients of a round. It shows whether they
+// used -hybrid and -resume, which depends on the server, too. Its methods may be called
+// concurrently.
+type handshakes struct {
+	mu      sync.Mutex
+	all     int
+	resumed int
+	groups  map[tls.CurveID]int // by key exchange
+}
+
+func (h *handshakes) add(state tls.ConnectionState) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.all++
+	if state.DidResume {
+		h.resumed++
+	}
+	if h.groups == nil {
+		h.groups = make(map[tls.CurveID]int)
+	}
+	h.groups[state.CurveID]++
+}
+
+// String lists the key exchanges and the share of resumed sessions, such as
+// "X25519, 99.8 % of 1,200 resumed".
+func (h *handshakes) String() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.all == 0 {
+		return "no handshake"
+	}
+	var names []string
+	for group := range h.groups {
+		names = append(names, group.String())
+	}
+	slices.Sort(names)
+	return fmt.Sprintf("%s, %.1f %% of %d resumed", strings.Join(names, " and "), 100*float64(h.resumed)/float64(h.all), h.all)
 }

@@ -11,7 +11,7 @@ import (
 // load is what the command line sets about the clients.
 type load struct {
 	time   time.Duration // of a round
-	crowd  int           // clients of S4 and S6
+	many   int           // clients of S4 and S6
 	hybrid bool          // they offer X25519MLKEM768
 	resume bool          // they resume their TLS session
 }
@@ -37,7 +37,7 @@ type tally struct {
 	until time.Time
 }
 
-// more reports whether another session should begin.
+// more reports whether to start another session.
 func (t *tally) more() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -58,11 +58,11 @@ func (t *tally) fail(err error) {
 	}
 }
 
-// drive has n clients run one session after the other, for as long as the load
-// lasts or until a session returns more = false, and returns the server's CPU
-// microseconds for each message.
+// drive runs n clients, each with one session after the other, until the time of the load
+// is over or a session returns more = false. It returns the CPU time of the server for
+// each message, in microseconds.
 func (t *trial) drive(n int, session func(*tally) (more bool, err error)) (measure, error) {
-	before, err := t.cage.settled(t.ctx)
+	before, err := t.cgroup.settled(t.ctx)
 	if err != nil {
 		return measure{}, err
 	}
@@ -84,7 +84,7 @@ func (t *trial) drive(n int, session func(*tally) (more bool, err error)) (measu
 	}
 	all.Wait()
 	elapsed := time.Since(begun)
-	after, err := t.cage.settled(t.ctx)
+	after, err := t.cgroup.settled(t.ctx)
 	if err == nil {
 		err = count.first
 	}

@@ -29,7 +29,7 @@ func main() {
 	if len(os.Args) == 4 && floors[os.Args[1]] != nil { // started by startFloor
 		exit(serveFloor(floors[os.Args[1]], os.Args[2], os.Args[3]))
 	}
-	// SIGPIPE comes when the reader of the output has ended: clean up then, too.
+	// SIGPIPE means that the reader of the output has ended: clean up then, too.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
 	defer stop()
 	exit(run(ctx, parseFlags()))
@@ -59,11 +59,11 @@ func parseFlags() options {
 	flag.StringVar(&o.postern, "postern", "", "`path` of the postern under test; without it postern is not measured")
 	flag.StringVar(&servers, "servers", strings.Join(serverNames(), ","), "servers to measure")
 	flag.StringVar(&scenarios, "scenarios", strings.Join(scenarioNames(), ","), "scenarios to run")
-	flag.IntVar(&o.rounds, "rounds", 3, "rounds of each scenario, S4 and S6 excepted, which have one; the median counts")
+	flag.IntVar(&o.rounds, "rounds", 3, "rounds of each scenario except S4 and S6, which have one; the result is the median")
 	flag.DurationVar(&o.load.time, "time", 5*time.Second, "length of a round")
-	flag.IntVar(&o.load.crowd, "crowd", 2000, "clients of S4 and S6")
-	flag.BoolVar(&o.load.hybrid, "hybrid", false, "let the clients offer X25519MLKEM768 before X25519, which not every peer has")
-	flag.BoolVar(&o.load.resume, "resume", false, "let the clients resume their TLS session, as most do when they come again")
+	flag.IntVar(&o.load.many, "crowd", 2000, "clients of S4 and S6")
+	flag.BoolVar(&o.load.hybrid, "hybrid", false, "clients offer X25519MLKEM768 before X25519 (not every peer supports it)")
+	flag.BoolVar(&o.load.resume, "resume", false, "clients resume their TLS session, as most clients do")
 	flag.BoolVar(&o.keep, "keep", false, "keep the folder with configurations and logs")
 	flag.Parse()
 	o.servers, o.scenarios = strings.Split(servers, ","), strings.Split(scenarios, ",")
@@ -93,9 +93,8 @@ func (o options) wants(sc scenario, sv server) bool {
 		(!sv.postern || o.postern != "")
 }
 
-// measureAll runs the rounds of one server in one scenario. If one fails it
-// prints the error and returns the rounds before it, so the other servers are
-// still measured.
+// measureAll runs the rounds of one server in one scenario. If a round fails it prints the
+// error and returns the rounds before, so that the other servers are still measured.
 func measureAll(ctx context.Context, s *site, sv server, sc scenario, o options) []measure {
 	var all []measure
 	rounds := o.rounds
@@ -115,10 +114,10 @@ func measureAll(ctx context.Context, s *site, sv server, sc scenario, o options)
 	return all
 }
 
-// round starts the server, waits until it greets, and measures it once. When ctx
-// ends it kills the server; the clients then fail, which ends the round.
+// round starts the server, waits for its greeting, and measures it once. When ctx ends it
+// kills the server; then the clients fail, which ends the round.
 func round(ctx context.Context, s *site, sv server, sc scenario, l load) (m measure, err error) {
-	c, err := newCage(fmt.Sprintf("postern-bench-%d", os.Getpid()))
+	c, err := newCgroup(fmt.Sprintf("postern-bench-%d", os.Getpid()))
 	if err != nil {
 		return measure{}, err
 	}
@@ -132,7 +131,7 @@ func round(ctx context.Context, s *site, sv server, sc scenario, l load) (m meas
 	if err := t.await(ctx, 20*time.Second); err != nil {
 		return measure{}, fmt.Errorf("the server did not start: %w (-keep keeps its log)", err)
 	}
-	m, err = sc.run(&trial{ctx: ctx, site: s, cage: c, target: t, load: l})
+	m, err = sc.run(&trial{ctx: ctx, site: s, cgroup: c, target: t, load: l})
 	if l.hybrid || l.resume {
 		m.remark = strings.TrimPrefix(m.remark+"; "+t.handshakes.String(), "; ")
 	}

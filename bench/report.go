@@ -35,8 +35,8 @@ func (r *report) of(sc scenario) []row {
 	return rows
 }
 
-// write prints, in Markdown, two tables for the README: all figures, and what
-// postern costs in floors. One for each scenario follows.
+// write prints, in Markdown, two tables for the README: all figures, and the cost of
+// postern in multiples of the floors. A table for each scenario follows.
 func (r *report) write(w io.Writer) {
 	r.writeSummary(w)
 	r.writeFloors(w)
@@ -196,7 +196,7 @@ func (r row) spread() (low, high float64) {
 	return low, high
 }
 
-// figure formats f without digits that mean nothing.
+// figure formats f without insignificant digits.
 func figure(f float64) string {
 	if f == 0 {
 		return "-"

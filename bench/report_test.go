@@ -77,7 +77,7 @@ func TestReportOfFloors(t *testing.T) {
 			got := reportOf(t, tt.all)
 			if tt.want == "" {
 				if strings.Contains(got, "multiples") {
-					t.Errorf("there is a table of floors:\n%s", got)
+					t.Errorf("got a table of floors:\n%s", got)
 				}
 			} else if !strings.Contains(got, tt.want) {
 				t.Errorf("got\n%s\nwant in it\n%s", got, tt.want)

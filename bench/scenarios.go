@@ -29,22 +29,22 @@ const perMessage = "CPU µs/message"
 var scenarios = []scenario{
 	{name: "S1", what: "connect, STARTTLS, AUTH (bcrypt cost 10), one message of 2 KiB, QUIT; 16 at a time",
 		unit: perMessage, bare: true, warm: true,
-		run: func(t *trial) (measure, error) { return t.mailClients(16, dear) }},
+		run: func(t *trial) (measure, error) { return t.mailClients(16, slowUser) }},
 	{name: "S1a", what: "the same with bcrypt cost 4, one client alone; p50 and p99 are from dialling to 250",
 		unit: perMessage, warm: true, alone: true,
-		run: func(t *trial) (measure, error) { return t.mailClients(1, cheap) }},
+		run: func(t *trial) (measure, error) { return t.mailClients(1, fastUser) }},
 	{name: "S1c", what: "as S1 with bcrypt cost 4, each user for the first time; 16 at a time",
 		unit: perMessage, run: (*trial).firstTime},
 	{name: "S2", what: "sessions of 100 messages of 2 KiB; 16 at a time",
 		unit: perMessage, run: func(t *trial) (measure, error) { return t.sessions(16, 100, 2<<10) }},
 	{name: "S3", what: "sessions of 10 messages of 1 MiB; 8 at a time",
 		unit: perMessage, run: func(t *trial) (measure, error) { return t.sessions(8, 10, 1<<20) }},
-	{name: "S4", what: "clients that have logged in and say nothing", unit: "KiB/client",
+	{name: "S4", what: "clients that have logged in and are idle", unit: "KiB/client",
 		once: true, run: (*trial).idle},
 	{name: "S5", what: "connect, STARTTLS, AUTH (bcrypt cost 10), QUIT; 16 at a time",
 		unit: "CPU µs/login", bare: true, warm: true,
-		run: func(t *trial) (measure, error) { return t.logins(16, dear) }},
-	{name: "S6", what: "clients that upload 1 MiB at 64 KiB/s each", unit: "MiB at the most",
+		run: func(t *trial) (measure, error) { return t.logins(16, slowUser) }},
+	{name: "S6", what: "clients that upload 1 MiB at 64 KiB/s each", unit: "MiB at most",
 		once: true, run: (*trial).uploads},
 }
 
@@ -62,16 +62,16 @@ func (sc scenario) fits(s server) bool { return (sc.bare || !s.bare) && (sc.warm
 type trial struct {
 	ctx    context.Context // when it ends, the server is killed
 	site   *site
-	cage   *cage
+	cgroup *cgroup
 	target *target
 	load   load
 }
 
-// shakes drives a bare server, with a handshake in place of each session.
-func (t *trial) shakes(n int) (measure, error) {
+// handshakes drives a bare server: each session is only a handshake.
+func (t *trial) handshakes(n int) (measure, error) {
 	return t.drive(n, func(count *tally) (bool, error) {
 		begun := time.Now()
-		err := t.target.shake()
+		err := t.target.handshake()
 		count.add(time.Since(begun))
 		return err == nil, err
 	})
@@ -79,7 +79,7 @@ func (t *trial) shakes(n int) (measure, error) {
 
 func (t *trial) mailClients(n int, user string) (measure, error) {
 	if t.target.bare {
-		return t.shakes(n)
+		return t.handshakes(n)
 	}
 	message := letter(2 << 10)
 	if err := t.submitOnce(user, message, nil); err != nil { // the user has logged in before
@@ -113,10 +113,10 @@ func (t *trial) firstTime() (measure, error) {
 	message := letter(2 << 10)
 	return t.drive(16, func(count *tally) (bool, error) {
 		i := int(next.Add(1)) - 1
-		if i >= colds {
+		if i >= singles {
 			return false, nil
 		}
-		err := t.submitOnce(cold(i), message, count)
+		err := t.submitOnce(singleUser(i), message, count)
 		return err == nil, err
 	})
 }
@@ -126,7 +126,7 @@ func (t *trial) firstTime() (measure, error) {
 func (t *trial) sessions(n, messages, size int) (measure, error) {
 	message := letter(size)
 	return t.drive(n, func(count *tally) (bool, error) {
-		c, err := t.target.login(cheap)
+		c, err := t.target.login(fastUser)
 		if err != nil {
 			return false, err
 		}
@@ -143,7 +143,7 @@ func (t *trial) sessions(n, messages, size int) (measure, error) {
 
 func (t *trial) logins(n int, user string) (measure, error) {
 	if t.target.bare {
-		return t.shakes(n)
+		return t.handshakes(n)
 	}
 	login := func(count *tally) (bool, error) {
 		begun := time.Now()
@@ -160,50 +160,50 @@ func (t *trial) logins(n int, user string) (measure, error) {
 	return t.drive(n, login)
 }
 
-// idle measures the memory for clients that have logged in and are idle, one
-// round's time after the last login.
+// idle measures the memory for clients that have logged in and are idle, after the time of
+// one round.
 func (t *trial) idle() (measure, error) {
-	before, err := t.cage.pss()
+	before, err := t.cgroup.pss()
 	if err != nil {
 		return measure{}, err
 	}
-	held, err := t.gather()
-	defer hangUp(held)
+	held, err := t.loginMany()
+	defer closeAll(held)
 	if err != nil {
 		return measure{}, err
 	}
 	if err := pause(t.ctx, t.load.time); err != nil {
 		return measure{}, err
 	}
-	after, err := t.cage.pss()
+	after, err := t.cgroup.pss()
 	return measure{
 		figure: float64(after-before) / float64(len(held)),
 		remark: fmt.Sprintf("%d clients, %d KiB in all", len(held), after),
 	}, err
 }
 
-// gather logs the crowd in, 16 at a time.
-func (t *trial) gather() ([]*client, error) {
+// loginMany logs in the clients of S4 and S6, 16 at a time.
+func (t *trial) loginMany() ([]*client, error) {
 	var (
-		mu   sync.Mutex
-		all  sync.WaitGroup
-		held []*client
-		errs []error
-		gate = make(chan struct{}, 16)
+		mu    sync.Mutex
+		all   sync.WaitGroup
+		held  []*client
+		errs  []error
+		slots = make(chan struct{}, 16)
 	)
-	enough := func() bool {
+	failed := func() bool {
 		mu.Lock()
 		defer mu.Unlock()
 		return len(errs) > 0
 	}
-	for range t.load.crowd {
-		gate <- struct{}{}
-		if enough() {
+	for range t.load.many {
+		slots <- struct{}{}
+		if failed() {
 			break
 		}
 		all.Go(func() {
-			defer func() { <-gate }()
-			c, err := t.target.login(cheap)
+			defer func() { <-slots }()
+			c, err := t.target.login(fastUser)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -217,17 +217,17 @@ func (t *trial) gather() ([]*client, error) {
 	return held, errors.Join(errs...)
 }
 
-func hangUp(clients []*client) {
+func closeAll(clients []*client) {
 	for _, c := range clients {
 		_ = c.conn.Close()
 	}
 }
 
-// uploads has all clients send over what would be a slow line, and measures the
-// peak memory, the connections at the next hop, and the clients without a 250.
+// uploads makes all clients send slowly, and measures the peak memory, the connections to
+// the next hop, and the clients without a 250.
 func (t *trial) uploads() (measure, error) {
-	held, err := t.gather()
-	defer hangUp(held)
+	held, err := t.loginMany()
+	defer closeAll(held)
 	if err != nil {
 		return measure{}, err
 	}
@@ -255,16 +255,15 @@ func (t *trial) uploads() (measure, error) {
 	most := <-peaks
 	m, err := count.measure(0, elapsed)
 	m.figure = float64(most.pss) / 1024
-	m.remark = fmt.Sprintf("%d connections at the next hop at the most, %d of %d failed", most.hops, len(held)-len(count.took), len(held))
+	m.remark = fmt.Sprintf("%d connections to the next hop at most, %d of %d failed", most.hops, len(held)-len(count.took), len(held))
 	if count.first != nil {
 		m.remark += fmt.Sprintf(", the first one: %v", count.first)
 	}
 	return m, err
 }
 
-// uploadTime is how long one upload takes at 64 KiB/s. The clients begin evenly
-// within the same time, not all in one second, so all are sending when the last
-// one begins.
+// uploadTime is the time of one upload at 64 KiB/s. The clients start evenly within that
+// time, so that all are sending when the last one starts.
 const uploadTime = 16 * time.Second
 
 // upload sends 1 MiB, 16 KiB every quarter of a second.
@@ -283,13 +282,13 @@ func (c *client) upload(message []byte) error {
 		rest = rest[n:]
 		time.Sleep(pause)
 	}
-	return c.say("250", ".")
+	return c.command("250", ".")
 }
 
 type peak struct{ pss, hops int }
 
-// watch records the peaks of memory and of connections at the next hop until
-// stop is closed.
+// watch records the peaks of memory and of connections to the next hop until stop is
+// closed.
 func (t *trial) watch(stop <-chan struct{}) <-chan peak {
 	result := make(chan peak, 1)
 	go func() {
@@ -301,7 +300,7 @@ func (t *trial) watch(stop <-chan struct{}) <-chan peak {
 				return
 			case <-time.After(500 * time.Millisecond):
 			}
-			pss, _ := t.cage.pss()
+			pss, _ := t.cgroup.pss()
 			most = peak{max(most.pss, pss), max(most.hops, connectionsTo(t.site.sink))}
 		}
 	}()

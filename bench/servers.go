@@ -10,7 +10,7 @@ import (
 type server struct {
 	name  string // on the command line
 	title string // in the report
-	start func(*site, *cage) (addr string, err error)
+	start func(*site, *cgroup) (addr string, err error)
 
 	postern bool // it is the program of -postern
 	floor   bool // a lower bound of the cost, not a server to use
@@ -21,31 +21,31 @@ type server struct {
 var servers = []server{
 	{name: "floor", title: "floor", floor: true, bare: true, start: startFloor("floor")},
 	{name: "rote", title: "rote", floor: true, start: startFloor("rote")},
-	{name: "postern", title: "postern", postern: true, start: func(s *site, c *cage) (string, error) {
+	{name: "postern", title: "postern", postern: true, start: func(s *site, c *cgroup) (string, error) {
 		return startPostern(s, c, "")
 	}},
-	{name: "postern-no-tickets", title: "postern, session tickets off", postern: true, variant: true, start: func(s *site, c *cage) (string, error) {
+	{name: "postern-no-tickets", title: "postern, session tickets off", postern: true, variant: true, start: func(s *site, c *cgroup) (string, error) {
 		return startPostern(s, c, "[tls]\nsession_tickets = false")
 	}},
-	{name: "postfix+dovecot", title: "Postfix + Dovecot auth", start: func(s *site, c *cage) (string, error) {
+	{name: "postfix+dovecot", title: "Postfix + Dovecot auth", start: func(s *site, c *cgroup) (string, error) {
 		return startPostfix(s, c, func(dir string) (string, error) { return startDovecotAuth(s, c, dir, "0") })
 	}},
-	{name: "postfix+dovecot-cache", title: "Postfix + Dovecot auth, its cache on", variant: true, start: func(s *site, c *cage) (string, error) {
+	{name: "postfix+dovecot-cache", title: "Postfix + Dovecot auth, its cache on", variant: true, start: func(s *site, c *cgroup) (string, error) {
 		return startPostfix(s, c, func(dir string) (string, error) { return startDovecotAuth(s, c, dir, dovecotCache) })
 	}},
-	{name: "postfix+saslauthd", title: "Postfix + saslauthd (PAM)", start: func(s *site, c *cage) (string, error) {
+	{name: "postfix+saslauthd", title: "Postfix + saslauthd (PAM)", start: func(s *site, c *cgroup) (string, error) {
 		return startPostfix(s, c, func(dir string) (string, error) { return startSaslauthd(s, c, dir) })
 	}},
-	{name: "postfix+saslauthd-c", title: "Postfix + saslauthd -c", variant: true, start: func(s *site, c *cage) (string, error) {
+	{name: "postfix+saslauthd-c", title: "Postfix + saslauthd -c", variant: true, start: func(s *site, c *cgroup) (string, error) {
 		return startPostfix(s, c, func(dir string) (string, error) { return startSaslauthd(s, c, dir, "-c") })
 	}},
-	{name: "dovecot", title: "Dovecot submission", start: func(s *site, c *cage) (string, error) {
+	{name: "dovecot", title: "Dovecot submission", start: func(s *site, c *cgroup) (string, error) {
 		return startDovecotSubmission(s, c, logins{each: 1, processes: 3000}, "0")
 	}},
-	{name: "dovecot-fast", title: "Dovecot submission, high-performance login", start: func(s *site, c *cage) (string, error) {
+	{name: "dovecot-fast", title: "Dovecot submission, high-performance login", start: func(s *site, c *cgroup) (string, error) {
 		return startDovecotSubmission(s, c, logins{processes: 4}, "0")
 	}},
-	{name: "dovecot-fast-cache", title: "Dovecot submission, high-performance login, its cache on", variant: true, start: func(s *site, c *cage) (string, error) {
+	{name: "dovecot-fast-cache", title: "Dovecot submission, high-performance login, its cache on", variant: true, start: func(s *site, c *cgroup) (string, error) {
 		return startDovecotSubmission(s, c, logins{processes: 4}, dovecotCache)
 	}},
 }
@@ -59,8 +59,8 @@ func serverNames() []string {
 }
 
 // startFloor returns a function that starts one of floors.
-func startFloor(name string) func(*site, *cage) (string, error) {
-	return func(s *site, c *cage) (string, error) {
+func startFloor(name string) func(*site, *cgroup) (string, error) {
+	return func(s *site, c *cgroup) (string, error) {
 		self, err := os.Executable()
 		if err != nil {
 			return "", err
@@ -95,7 +95,7 @@ next_hops = ["smtp://{sink}"]
 `
 
 // startPostern starts postern with lines for the section [tls].
-func startPostern(s *site, c *cage, tls string) (string, error) {
+func startPostern(s *site, c *cgroup, tls string) (string, error) {
 	dir, err := s.folder()
 	if err != nil {
 		return "", err

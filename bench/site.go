@@ -21,19 +21,19 @@ import (
 	"postern/certs"
 )
 
-// The users, all with the same password. The hash of dear has bcrypt cost 10,
-// that of cheap and those of the cold users, which log in once each, cost 4.
+// The users, all with the same password. The hash of slowUser has bcrypt cost 10; the
+// hashes of fastUser and of the single users, which log in once each, have cost 4.
 const (
 	password = "correct horse battery staple"
-	dear     = "alice"
-	cheap    = "carol"
-	colds    = 12000
+	slowUser = "alice"
+	fastUser = "carol"
+	singles  = 12000
 )
 
-func cold(i int) string { return fmt.Sprintf("cold%05d", i) }
+func singleUser(i int) string { return fmt.Sprintf("single%05d", i) }
 
-// A site is what all servers of a run share: a folder with certificate and
-// users, and the next hop.
+// A site is what all servers of a run share: a folder with the certificate and the users,
+// and the next hop.
 type site struct {
 	dir     string
 	postern string
@@ -71,8 +71,7 @@ func (s *site) close(keep bool) {
 
 func (s *site) path(name string) string { return filepath.Join(s.dir, name) }
 
-// folder makes a folder for a server that is about to start, with the given
-// ones inside it.
+// folder makes a folder for a server, with these folders inside it.
 func (s *site) folder(subs ...string) (string, error) {
 	s.rounds++
 	dir := s.path(fmt.Sprintf("server%d", s.rounds))
@@ -113,9 +112,9 @@ func (s *site) clientTLS(l load) *tls.Config {
 
 // users writes the file of lines "user:hash" that every server reads.
 func (s *site) users() error {
-	names := []string{cheap}
-	for i := range colds {
-		names = append(names, cold(i))
+	names := []string{fastUser}
+	for i := range singles {
+		names = append(names, singleUser(i))
 	}
 	lines := make([]string, len(names)+1)
 	var all sync.WaitGroup
@@ -127,7 +126,7 @@ func (s *site) users() error {
 			}
 		})
 	}
-	lines[len(names)] = userLine(dear, bcrypt.DefaultCost)
+	lines[len(names)] = userLine(slowUser, bcrypt.DefaultCost)
 	all.Wait()
 	return os.WriteFile(s.path("users"), []byte(strings.Join(lines, "")), 0o644)
 }

@@ -14,29 +14,29 @@ import (
 	"time"
 )
 
-// A cage is a control group with all processes of one server. The kernel adds
-// up their CPU time, including that of processes which are gone.
-type cage struct {
+// A cgroup is a control group with all processes of one server. The kernel adds up their
+// CPU time, including that of processes that have ended.
+type cgroup struct {
 	dir string
 	cpu func() (time.Duration, error)
 }
 
-// newCage makes one in the hierarchy of version 2 or, where there is none with
+// newCgroup makes a control group in the hierarchy of version 2 or, if there is none with
 // the cpu controller, in cpuacct of version 1.
-func newCage(name string) (*cage, error) {
-	c := &cage{}
+func newCgroup(name string) (*cgroup, error) {
+	c := &cgroup{}
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
 		c.dir, c.cpu = filepath.Join("/sys/fs/cgroup", name), c.cpuStat
 	} else {
 		c.dir, c.cpu = filepath.Join("/sys/fs/cgroup/cpuacct", name), c.cpuacct
 	}
 	if err := os.Mkdir(c.dir, 0o755); err != nil {
-		return nil, fmt.Errorf("no control group, are you root? %w", err)
+		return nil, fmt.Errorf("cannot make a control group: run this as root: %w", err)
 	}
 	return c, nil
 }
 
-func (c *cage) cpuStat() (time.Duration, error) {
+func (c *cgroup) cpuStat() (time.Duration, error) {
 	text, err := os.ReadFile(filepath.Join(c.dir, "cpu.stat"))
 	if err != nil {
 		return 0, err
@@ -44,7 +44,7 @@ func (c *cage) cpuStat() (time.Duration, error) {
 	return number(regexp.MustCompile(`usage_usec (\d+)`), text, time.Microsecond)
 }
 
-func (c *cage) cpuacct() (time.Duration, error) {
+func (c *cgroup) cpuacct() (time.Duration, error) {
 	text, err := os.ReadFile(filepath.Join(c.dir, "cpuacct.usage"))
 	if err != nil {
 		return 0, err
@@ -61,30 +61,29 @@ func number(field *regexp.Regexp, text []byte, unit time.Duration) (time.Duratio
 	return time.Duration(n) * unit, err
 }
 
-// settled is the CPU time used so far, once nothing is done any more: what has
-// been accepted is then on its way, out of the queue, or its process is gone.
-func (c *cage) settled(ctx context.Context) (time.Duration, error) {
-	const calm, look = 2 * time.Millisecond, 300 * time.Millisecond
+// settled returns the CPU time used so far, when the server does nothing any more: then it
+// has processed all messages that it accepted.
+func (c *cgroup) settled(ctx context.Context) (time.Duration, error) {
+	const idle, interval = 2 * time.Millisecond, 300 * time.Millisecond
 	before, err := c.cpu()
 	for range 200 {
 		if err != nil {
 			return 0, err
 		}
-		if err := pause(ctx, look); err != nil {
+		if err := pause(ctx, interval); err != nil {
 			return 0, err
 		}
 		var now time.Duration
-		if now, err = c.cpu(); err == nil && now-before < calm {
+		if now, err = c.cpu(); err == nil && now-before < idle {
 			return now, nil
 		}
 		before = now
 	}
-	return before, errors.New("the server does not come to rest")
+	return before, errors.New("the server does not become idle")
 }
 
-// start runs a command in the cage and leaves it there. What it prints goes to
-// the file.
-func (c *cage) start(log string, args ...string) error {
+// start starts a command in the control group. Its output is written to the file log.
+func (c *cgroup) start(log string, args ...string) error {
 	f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
@@ -96,11 +95,11 @@ func (c *cage) start(log string, args ...string) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	go func() { _ = cmd.Wait() }() // it is killed in the end
+	go func() { _ = cmd.Wait() }() // destroy kills it
 	return nil
 }
 
-func (c *cage) pids() ([]int, error) {
+func (c *cgroup) pids() ([]int, error) {
 	text, err := os.ReadFile(filepath.Join(c.dir, "cgroup.procs"))
 	var all []int
 	for _, field := range strings.Fields(string(text)) {
@@ -112,14 +111,14 @@ func (c *cage) pids() ([]int, error) {
 
 var pssLine = regexp.MustCompile(`(?m)^Pss:\s+(\d+) kB$`)
 
-// pss is the memory of all processes in KiB, what they share counted once.
-func (c *cage) pss() (int, error) {
+// pss returns the memory of all processes in KiB; shared memory counts once.
+func (c *cgroup) pss() (int, error) {
 	pids, err := c.pids()
 	sum := 0
 	for _, pid := range pids {
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 		if err != nil {
-			continue // gone meanwhile
+			continue // the process has ended
 		}
 		if found := pssLine.FindSubmatch(text); found != nil {
 			n, _ := strconv.Atoi(string(found[1]))
@@ -129,16 +128,16 @@ func (c *cage) pss() (int, error) {
 	return sum, err
 }
 
-// kill ends all processes in the cage, but for those that are being born.
-func (c *cage) kill() {
+// kill ends all processes in the control group, except those that start at this moment.
+func (c *cgroup) kill() {
 	pids, _ := c.pids()
 	for _, pid := range pids {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 }
 
-// destroy ends all processes in the cage, and the cage.
-func (c *cage) destroy() error {
+// destroy ends all processes in the control group and removes it.
+func (c *cgroup) destroy() error {
 	for range 200 {
 		c.kill()
 		err := os.Remove(c.dir)

@@ -43,11 +43,11 @@ func startRote(t *testing.T, l load) *target {
 	return &target{addr: listener.Addr().String(), tls: s.clientTLS(l)}
 }
 
-// The load generator's own client gets the replies that it needs for every
-// scenario: several messages in a session, of every size.
+// The client of the load generator gets the replies that each scenario needs: several
+// messages of every size in one session.
 func TestRoteServesTheLoadGenerator(t *testing.T) {
 	target := startRote(t, load{})
-	c, err := target.login(dear)
+	c, err := target.login(slowUser)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +63,7 @@ func TestRoteServesTheLoadGenerator(t *testing.T) {
 	}
 }
 
-// Only a line with the dot alone ends a message, wherever the server's reads end.
+// Only a line with only a dot ends a message, wherever the reads of the server end.
 func TestRoteFindsTheEnd(t *testing.T) {
 	const buffer = 4096 // of bufio
 	for name, message := range map[string]string{
@@ -75,15 +75,15 @@ func TestRoteFindsTheEnd(t *testing.T) {
 		"many lines across many buffers": strings.Repeat(strings.Repeat("y", 70)+"\r\n", 500),
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, err := startRote(t, load{}).login(cheap)
+			c, err := startRote(t, load{}).login(fastUser)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if err := c.begin(); err != nil {
 				t.Fatal(err)
 			}
-			// A server that ended the message too early would reply to its rest,
-			// and one that ended it too late would not reply to EHLO and QUIT.
+			// If the message ended too early, the server would reply to its rest; if too
+			// late, not to EHLO and QUIT.
 			if _, err := io.WriteString(c.conn, message+".\r\nEHLO again\r\nQUIT\r\n"); err != nil {
 				t.Fatal(err)
 			}
@@ -109,7 +109,7 @@ func codes(replies string) string {
 	return strings.Join(all, " ")
 }
 
-// A command that was sent in clear with STARTTLS is not answered inside TLS.
+// A command that was sent in clear text together with STARTTLS gets no reply inside TLS.
 func TestRoteDiscardsWhatPrecedesTLS(t *testing.T) {
 	target := startRote(t, load{})
 	conn, err := net.Dial("tcp", target.addr)
@@ -123,16 +123,16 @@ func TestRoteDiscardsWhatPrecedesTLS(t *testing.T) {
 	if err := c.expect("220"); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.say("220", "STARTTLS\r\nNOSUCH injected"); err != nil {
+	if err := c.command("220", "STARTTLS\r\nNOSUCH injected"); err != nil {
 		t.Fatal(err)
 	}
 	secured := tls.Client(conn, target.tls)
 	c.conn = secured
 	c.in.Reset(secured)
-	if err := c.say("250", "EHLO client.example.org"); err != nil {
+	if err := c.command("250", "EHLO client.example.org"); err != nil {
 		t.Error(err)
 	}
-	if err := c.say("503", "STARTTLS"); err != nil {
+	if err := c.command("503", "STARTTLS"); err != nil {
 		t.Error(err)
 	}
 	if err := c.quit(); err != nil {
@@ -140,8 +140,8 @@ func TestRoteDiscardsWhatPrecedesTLS(t *testing.T) {
 	}
 }
 
-// -hybrid and -resume do what they promise: each handshake uses the key exchange
-// asked for, and each one after the first resumes the session.
+// With -hybrid each handshake uses X25519MLKEM768, and with -resume each one after the first
+// resumes the session.
 func TestHandshakesOfLoads(t *testing.T) {
 	for _, tt := range []struct {
 		load  load
@@ -156,7 +156,7 @@ func TestHandshakesOfLoads(t *testing.T) {
 			target := startRote(t, tt.load)
 			const logins = 5
 			for range logins {
-				c, err := target.login(dear)
+				c, err := target.login(slowUser)
 				if err != nil {
 					t.Fatal(err)
 				}
