@@ -33,7 +33,7 @@ type confined struct {
 
 // startConfined starts a server. Its certificate is a link in one folder to a file in
 // another, as with certbot.
-func startConfined(t *testing.T) *confined {
+func startConfined(t *testing.T, sections ...string) *confined {
 	t.Helper()
 	c := &confined{testServer: newTestServerIn(t, kit.OpenDir(t))}
 	archive := kit.OpenDir(t)
@@ -44,7 +44,7 @@ func startConfined(t *testing.T) *confined {
 	}
 	certify(t, filepath.Join(archive, "cert1.pem"), filepath.Join(archive, "key1.pem"))
 	kit.Must(t, os.Mkdir(c.file("stage"), 0o700))
-	c.configureStaged(t, "")
+	c.configureStaged(t, strings.Join(sections, ""))
 	give(t, c.dir, archive)
 
 	cmd := kit.Subprocess("confined", "POSTERN_TEST_FILE="+c.config())
@@ -329,6 +329,36 @@ func TestReloadWithinTheSandbox(t *testing.T) {
 	kit.Must(t, c.submit(t, "bob", "bobs"))
 }
 
+// A reload reads a lookup table again, also after it was replaced by renaming. A table with an
+// error leaves the old configuration in use.
+func TestReloadReadsLookupTables(t *testing.T) {
+	tables := kit.OpenDir(t)
+	table := filepath.Join(tables, "senders")
+	replace := func(text string) {
+		writeFile(t, table+".new", text)
+		kit.Must(t, os.Rename(table+".new", table))
+		give(t, tables)
+	}
+	replace("eve@example.org REJECT\n")
+	c := startConfined(t, fmt.Sprintf("[policy]\nsender = \"check_sender_access texthash:%s\"\n", table))
+	kit.Must(t, c.submit(t, "alice", "right"))
+	replace("example.org REJECT Not today\n")
+	kit.Must(t, c.submit(t, "alice", "right")) // the file is not watched
+	c.reload(t, "msg=reloaded")
+	if err := c.submit(t, "alice", "right"); err == nil || !strings.Contains(err.Error(), "Not today") {
+		t.Errorf("after the reload: %v", err)
+	}
+	replace("example.org OK\nexample.net HOLD\n")
+	before := len(c.log.String())
+	c.reload(t, "reload refused")
+	if logged := c.log.String()[before:]; !strings.Contains(logged, "senders: line 2, key") {
+		t.Errorf("the log does not name the line:\n%s", logged)
+	}
+	if err := c.submit(t, "alice", "right"); err == nil || !strings.Contains(err.Error(), "Not today") {
+		t.Errorf("after the refused reload: %v", err)
+	}
+}
+
 func TestReloadBeyondTheSandboxIsRefused(t *testing.T) {
 	c := startConfined(t)
 	elsewhere := kit.OpenDir(t)
@@ -336,6 +366,7 @@ func TestReloadBeyondTheSandboxIsRefused(t *testing.T) {
 	for name, test := range map[string]struct{ old, new, want string }{
 		"file":   {c.file("users"), filepath.Join(elsewhere, "users"), "auth.stores[0].path: reading " + elsewhere},
 		"folder": {c.file("stage"), elsewhere, "server.stage_dir: writing to " + elsewhere},
+		"table":  {"[relay]\n", fmt.Sprintf("[policy]\nsender = \"check_sender_access texthash:%s/senders\"\n[relay]\n", elsewhere), "policy.sender: reading " + elsewhere},
 		"port":   {c.mailbox.URL(), other.URL(), "relay.next_hops: connecting to TCP port"},
 	} {
 		if name == "port" && landlockOf(t, c) < process.LandlockTCP {
