@@ -1,13 +1,14 @@
-// Package fileperm says what keeps this process from a file or a Unix socket: which
-// folder on the way, whose it is, and with what mode. An administrator wants to
-// read that, and not "permission denied".
+// Package fileperm explains "permission denied": it finds the file or the folder of its path
+// that this process has no access to, with its owner and mode.
 //
-// What to do about it is for those to say who know what the file is for.
+// The next step depends on the purpose of the file, so the caller adds it.
 package fileperm
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -17,27 +18,27 @@ import (
 	"syscall"
 )
 
-// The permissions that may be missing, as modes have them for everybody.
+// The permissions that may be missing, as the bits of a mode for others.
 const (
 	Read  fs.FileMode = 0o4
-	Write fs.FileMode = 0o2 // to connect to a socket, too
-	pass  fs.FileMode = 0o1 // through a folder
+	Write fs.FileMode = 0o2 // needed to connect to a socket, too
+	enter fs.FileMode = 0o1 // a folder
 )
 
-// A Blocker is the file that cannot be opened, or the folder on the way to it that
-// cannot be passed.
+// A Blocker is the file that cannot be opened, or the folder of its path that cannot be
+// entered.
 type Blocker struct {
 	Path     string
 	Mode     fs.FileMode
 	UID, GID int
-	Need     fs.FileMode // what is missing: of a folder the right to pass it
+	Need     fs.FileMode // the missing permission; of a folder that to enter it
 }
 
-// maxLinks is how many symbolic links Linux follows before it gives up.
+// maxLinks is the number of symbolic links that Linux follows.
 const maxLinks = 40
 
-// FindBlocker walks to path as the kernel does, link by link, until it may not go
-// on. need is what is wanted at the end. It looks with the eyes of the process.
+// FindBlocker follows path and its links as the kernel does, until this process has no
+// access. need is the permission needed at the end.
 func FindBlocker(path string, need fs.FileMode) (Blocker, bool) {
 	done, rest := "/", split(path)
 	for links := 0; len(rest) > 0; {
@@ -77,18 +78,18 @@ func blockerAt(path string, need fs.FileMode) (Blocker, bool) {
 		return Blocker{}, false
 	}
 	if info.IsDir() {
-		need = pass
+		need = enter
 	}
 	return Blocker{Path: path, Mode: info.Mode(), UID: int(st.Uid), GID: int(st.Gid), Need: need}, true
 }
 
-// String is the path with its owner and mode.
+// String returns the path with its owner and mode.
 func (b Blocker) String() string {
 	return fmt.Sprintf("%s, which belongs to %s:%s with mode %04o", b.Path, UserName(b.UID), GroupName(b.GID), b.Mode.Perm())
 }
 
-// Group names the group that who is in it has the right by; a process with the
-// groups given is not. It is empty if there is none, or if it is root's.
+// Group returns the name of the group whose members have the permission. It is empty if the
+// group does not have it, if the group is root's, or if it is one of groups.
 func (b Blocker) Group(groups []int) string {
 	if b.Mode.Perm()&(b.Need<<3) == 0 || b.GID == 0 || slices.Contains(groups, b.GID) {
 		return ""
@@ -96,8 +97,8 @@ func (b Blocker) Group(groups []int) string {
 	return GroupName(b.GID)
 }
 
-// UserName is the name of a user, or the number of one who has none (a container
-// with an arbitrary uid).
+// UserName returns the name of a user, or the number if there is none (a container with an
+// arbitrary uid).
 func UserName(uid int) string {
 	id := strconv.Itoa(uid)
 	if u, err := user.LookupId(id); err == nil {
@@ -106,11 +107,48 @@ func UserName(uid int) string {
 	return id
 }
 
-// GroupName is the name of a group, or the number of one that has none.
+// GroupName returns the name of a group, or the number if there is none.
 func GroupName(gid int) string {
 	id := strconv.Itoa(gid)
 	if g, err := user.LookupGroupId(id); err == nil {
 		return g.Name
 	}
 	return id
+}
+
+// ExplainDial adds the cause to the error of a connection to a Unix socket: the path that is
+// missing or not accessible, with its owner and mode. Other errors are returned unchanged.
+func ExplainDial(err error) error {
+	op, ok := errors.AsType[*net.OpError](err)
+	if !ok || op.Op != "dial" || op.Addr == nil || op.Addr.Network() != "unix" {
+		return err
+	}
+	path := op.Addr.String()
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w; %s does not exist: start the server, or correct the path of its socket", err, firstMissing(path))
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("%w; no process listens there (%s): start the server again", err, at(path))
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w; uid %d has no access to %s", err, os.Geteuid(), at(path))
+	}
+	return err
+}
+
+// at describes the file or folder that blocks the path of a socket.
+func at(path string) string {
+	if b, ok := FindBlocker(path, Write); ok {
+		return b.String()
+	}
+	return path
+}
+
+// firstMissing returns the shortest prefix of path that does not exist.
+func firstMissing(path string) string {
+	for missing := path; ; missing = filepath.Dir(missing) {
+		dir := filepath.Dir(missing)
+		if _, err := os.Lstat(dir); err == nil || dir == missing {
+			return missing
+		}
+	}
 }

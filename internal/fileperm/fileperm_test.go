@@ -1,14 +1,16 @@
 package fileperm
 
 import (
+	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
-// The way ends where the kernel's would: links are followed, also relative ones
-// and those that lead up.
+// Links are followed as by the kernel, also relative ones and those with "..".
 func TestFindBlocker(t *testing.T) {
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
@@ -36,7 +38,7 @@ func TestFindBlocker(t *testing.T) {
 		"open/relative":   file,
 		"open/folder/key": file,
 		"open/circle":     "",
-		"open/dangling":   filepath.Join(dir, "open"), // which can be passed: nothing is there
+		"open/dangling":   filepath.Join(dir, "open"), // can be entered: the target is missing
 		"closed":          filepath.Join(dir, "closed"),
 	} {
 		b, ok := FindBlocker(filepath.Join(dir, path), Read)
@@ -47,7 +49,7 @@ func TestFindBlocker(t *testing.T) {
 }
 
 func TestBlockerGroup(t *testing.T) {
-	const group = 2_000_000_124 // of no name
+	const group = 2_000_000_124 // without a name
 	for _, tt := range []struct {
 		name   string
 		b      Blocker
@@ -57,9 +59,9 @@ func TestBlockerGroup(t *testing.T) {
 		{"readable by the group", Blocker{Mode: 0o640, GID: group, Need: Read}, nil, "2000000124"},
 		{"not by the group", Blocker{Mode: 0o600, GID: group, Need: Read}, nil, ""},
 		{"readable, and not to be written", Blocker{Mode: 0o640, GID: group, Need: Write}, nil, ""},
-		{"a folder to pass", Blocker{Mode: os.ModeDir | 0o710, GID: group, Need: pass}, nil, "2000000124"},
+		{"a folder to enter", Blocker{Mode: os.ModeDir | 0o710, GID: group, Need: enter}, nil, "2000000124"},
 		{"root's group", Blocker{Mode: 0o640, Need: Read}, nil, ""},
-		{"our group", Blocker{Mode: 0o640, GID: group, Need: Read}, []int{1, group}, ""},
+		{"group of the process", Blocker{Mode: 0o640, GID: group, Need: Read}, []int{1, group}, ""},
 	} {
 		if got := tt.b.Group(tt.groups); got != tt.want {
 			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
@@ -71,5 +73,35 @@ func TestBlockerString(t *testing.T) {
 	b := Blocker{Path: "/run/saslauthd", Mode: os.ModeDir | 0o710, UID: 0, GID: 2_000_000_124}
 	if got := b.String(); !strings.HasPrefix(got, "/run/saslauthd, which belongs to ") || !strings.HasSuffix(got, ":2000000124 with mode 0710") {
 		t.Error(got)
+	}
+}
+
+func TestExplainDial(t *testing.T) {
+	dir := t.TempDir()
+	stale := filepath.Join(dir, "stale")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: stale, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	if err := errors.Join(l.Close(), os.Chmod(stale, 0o640)); err != nil {
+		t.Fatal(err)
+	}
+	for path, text := range map[string]string{
+		filepath.Join(dir, "gone", "socket"): filepath.Join(dir, "gone") + " does not exist",
+		stale:                                "mode 0640",
+	} {
+		_, err := net.Dial("unix", path)
+		if got := ExplainDial(err); !strings.Contains(got.Error(), text) || !errors.Is(got, err) {
+			t.Errorf("%s: %v", path, got)
+		}
+	}
+	forbidden := &net.OpError{Op: "dial", Net: "unix", Addr: &net.UnixAddr{Name: stale, Net: "unix"}, Err: syscall.EACCES}
+	if got := ExplainDial(forbidden); !strings.Contains(got.Error(), "mode 0640") {
+		t.Errorf("forbidden: %v", got)
+	}
+	other := errors.New("anything else")
+	if got := ExplainDial(other); got != other {
+		t.Errorf("%v", got)
 	}
 }

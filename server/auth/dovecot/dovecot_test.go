@@ -75,7 +75,7 @@ func TestCheckFails(t *testing.T) {
 	}
 	free := kit.Addr(t)
 	tests := map[Address][]string{
-		{"unix", filepath.Join(dir, "none")}: {"is not there", "unix_listener auth-postern", fileperm.GroupName(os.Getegid())},
+		{"unix", filepath.Join(dir, "none")}: {"does not exist", "unix_listener auth-postern", fileperm.GroupName(os.Getegid())},
 		{"unix", stale}:                      {"mode 0640", "start the server"},
 		{"tcp", free}:                        {"inet:" + free, "inet_listener"},
 		{"unix", startFake(t, "220 mx.example.org ESMTP\n", nil).path}: {"not Dovecot's authentication protocol"},

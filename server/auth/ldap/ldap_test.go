@@ -403,7 +403,7 @@ func TestCheck(t *testing.T) {
 	}
 	s = open(t, withService(t, f.url(), gone, "ldapi:///nowhere/ldapi"))
 	err := s.Check(t.Context())
-	if err == nil || strings.Contains(err.Error(), f.url()) || !strings.Contains(err.Error(), gone) || !strings.Contains(err.Error(), "/nowhere is not there") {
+	if err == nil || strings.Contains(err.Error(), f.url()) || !strings.Contains(err.Error(), gone) || !strings.Contains(err.Error(), "/nowhere does not exist") {
 		t.Errorf("%v", err)
 	}
 }

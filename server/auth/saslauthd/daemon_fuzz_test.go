@@ -15,63 +15,62 @@ import (
 	"postern/test/kit"
 )
 
-// How a hostile daemon behaves, besides what it says.
+// The manner of a hostile daemon: flags and a number.
 const (
-	deaf    = 1 << iota // does not read the question
-	lingers             // does not hang up when it has said all
-	// The rest of the byte is how much it says at a time; 0 is everything.
-	sipShift = iota
+	ignores   = 1 << iota // does not read the request
+	keepsOpen             // does not close the connection after its answer
+	// The other bits are the size of a write; 0 is everything at once.
+	sizeShift = iota
 )
 
-const untold = "a secret that nobody is told"
+const secret = "a secret that no error contains"
 
-// FuzzDaemon asks a daemon that says anything at all, in pieces, and may hang up
-// before it has heard the question or never. Only the whole word OK, in an answer
-// that has come as a whole, lets anybody in; only NO keeps somebody out; all
-// else is a temporary error. No error tells the password, or is unfit for a line
-// of the log.
+// FuzzDaemon sends a request to a daemon that answers with arbitrary bytes in pieces, and may
+// close the connection before it has read the request, or never. Only a complete answer with
+// the word OK accepts a login, and only NO refuses it; all others are temporary errors. No
+// error contains the password or a control character.
 func FuzzDaemon(f *testing.F) {
-	for _, said := range []string{
+	for _, sent := range []string{
 		"\x00\x02OK", "\x00\x02NO", "\x00\x03OK ", "\x00\x08OK aliceNO", "\x00\x04OKAY", "\x00\x03OK\x00", "\x00\x02ok",
 		"\x00\x09NO\x1b[2J\r\n\x00\x00", "\x00\x0eTRYAGAIN later", "\x00\x02O", "\x00\x00", "\x00", "", "\xff\xffOK",
 		"\x00\x05NO no\x00\x02OK", "\x02\x00NO " + strings.Repeat("x", 509),
 	} {
-		for _, manner := range []byte{0, deaf, lingers, 1 << sipShift, deaf | lingers | 3<<sipShift} {
-			f.Add([]byte(said), manner, "alice", untold)
+		for _, manner := range []byte{0, ignores, keepsOpen, 1 << sizeShift, ignores | keepsOpen | 3<<sizeShift} {
+			f.Add([]byte(sent), manner, "alice", secret)
 		}
 	}
 	f.Add([]byte("\x00\x02OK"), byte(0), "alice\x00root", "secret")
-	f.Add([]byte("\x00\x02OK"), byte(deaf), strings.Repeat("x", 70000), "secret")
+	f.Add([]byte("\x00\x02OK"), byte(ignores), strings.Repeat("x", 70000), "secret")
 	f.Add([]byte("\x00\x02OK"), byte(0), "", "")
 	d := newHostileDaemon(f)
-	f.Fuzz(func(t *testing.T, said []byte, manner byte, login, password string) {
-		id, err := d.ask(said, manner, login, password)
-		verdict, whole := spelledOut(said)
+	f.Fuzz(func(t *testing.T, sent []byte, manner byte, login, password string) {
+		id, err := d.ask(sent, manner, login, password)
+		verdict, whole := parse(sent)
 		switch {
 		case err == nil:
 			if verdict != OK || !sendable(login, password) || id != (auth.Identity{User: login, Store: Kind}) {
-				t.Fatalf("%q lets in %+v", said, id)
+				t.Fatalf("%q authenticates %+v", sent, id)
 			}
 		case isFailure(err):
 			if verdict != NO && sendable(login, password) {
-				t.Fatalf("%q keeps out: %v", said, err)
+				t.Fatalf("%q refuses: %v", sent, err)
 			}
-		case whole && verdict != Neither && manner&deaf == 0 && sendable(login, password):
-			t.Fatalf("%q was not understood: %v", said, err)
+		case whole && verdict != Neither && manner&ignores == 0 && sendable(login, password):
+			t.Fatalf("%q is a temporary error: %v", sent, err)
 		}
 		if err != nil {
-			fitForLog(t, err, password == untold && !strings.Contains(login+string(said), untold))
+			checkText(t, err, password == secret && !strings.Contains(login+string(sent), secret))
 		}
 	})
 }
 
-// spelledOut reads an answer as saslauthd's own clients do: a length, and a word
-// that ends there or at a blank.
-func spelledOut(said []byte) (v Verdict, whole bool) {
-	if len(said) < 2 || len(said) < 2+int(said[0])<<8+int(said[1]) {
+// parse parses an answer as saslauthd's clients do: a length, and a word that ends there or at
+// a blank.
+func parse(answer []byte) (v Verdict, whole bool) {
+	if len(answer) < 2 || len(answer) < 2+int(answer[0])<<8+int(answer[1]) {
 		return Neither, false
 	}
-	word, _, _ := bytes.Cut(said[2:2+int(said[0])<<8+int(said[1])], []byte(" "))
+	word, _, _ := bytes.Cut(answer[2:2+int(answer[0])<<8+int(answer[1])], []byte(" "))
 	switch string(word) {
 	case "OK":
 		return OK, true
@@ -81,7 +80,7 @@ func spelledOut(said []byte) (v Verdict, whole bool) {
 	return Neither, true
 }
 
-// sendable reports whether the protocol has room for the two.
+// sendable reports whether login and password fit into the protocol.
 func sendable(login, password string) bool {
 	return len(login) <= MaxField && len(password) <= MaxField && !strings.Contains(login+password, "\x00")
 }
@@ -91,20 +90,20 @@ func isFailure(err error) bool {
 	return ok
 }
 
-// fitForLog wants err to be one bounded line, and without the password if that
-// can be told from the rest.
-func fitForLog(t *testing.T, err error, secret bool) {
+// checkText requires a short text without control characters, and without the password if
+// noSecret is set.
+func checkText(t *testing.T, err error, noSecret bool) {
 	t.Helper()
 	text := err.Error()
-	if secret && strings.Contains(text, untold) {
+	if noSecret && strings.Contains(text, secret) {
 		t.Errorf("the password is in %q", text)
 	}
 	if len(text) > 2000 || strings.ContainsFunc(text, unicode.IsControl) {
-		t.Errorf("not fit for the log: %q", text)
+		t.Errorf("too long or with control characters: %q", text)
 	}
 }
 
-// A hostileDaemon serves one connection at a time, each as ask wants it.
+// A hostileDaemon serves one connection at a time, with the behaviour given to ask.
 type hostileDaemon struct {
 	listener net.Listener
 	store    *Store
@@ -121,20 +120,20 @@ func newHostileDaemon(t testing.TB) *hostileDaemon {
 	return &hostileDaemon{l, New(Config{Path: path, Service: "smtp", Realm: "example.org"})}
 }
 
-// ask has one question, if there is one, answered like that. Both ends of the
-// connection are closed when it returns.
-func (d *hostileDaemon) ask(said []byte, manner byte, login, password string) (auth.Identity, error) {
+// ask sends one request, if it is sendable, to a daemon that answers sent. It returns after
+// both ends of the connection were closed.
+func (d *hostileDaemon) ask(sent []byte, manner byte, login, password string) (auth.Identity, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), kit.Patience)
 	defer cancel()
 	if !sendable(login, password) {
-		return d.store.VerifyPassword(ctx, nil, login, password) // connects to nobody
+		return d.store.VerifyPassword(ctx, nil, login, password) // does not connect
 	}
 	served := make(chan struct{})
-	question, _ := Request{Login: login, Password: password, Service: d.store.cfg.Service, Realm: d.store.cfg.Realm}.Append(nil)
+	request, _ := Request{Login: login, Password: password, Service: d.store.cfg.Service, Realm: d.store.cfg.Realm}.Append(nil)
 	go func() {
 		defer close(served)
 		if conn, err := d.listener.Accept(); err == nil {
-			misbehave(conn, said, manner, len(question), cancel)
+			misbehave(conn, sent, manner, len(request), cancel)
 		}
 	}()
 	id, err := d.store.VerifyPassword(ctx, nil, login, password)
@@ -142,28 +141,29 @@ func (d *hostileDaemon) ask(said []byte, manner byte, login, password string) (a
 	return id, err
 }
 
-// misbehave does as manner says. giveUp is for the client who waits in vain.
-func misbehave(conn net.Conn, said []byte, manner byte, question int, giveUp func()) {
+// misbehave answers in the given manner. It calls giveUp if the client would wait for an
+// answer that never arrives.
+func misbehave(conn net.Conn, sent []byte, manner byte, request int, giveUp func()) {
 	defer conn.Close()
-	_, whole := spelledOut(said)
-	if manner&deaf == 0 {
-		_, _ = io.CopyN(io.Discard, conn, int64(question))
+	_, whole := parse(sent)
+	if manner&ignores == 0 {
+		_, _ = io.CopyN(io.Discard, conn, int64(request))
 	}
-	sip := int(manner >> sipShift)
-	if sip == 0 {
-		sip = len(said)
+	size := int(manner >> sizeShift)
+	if size == 0 {
+		size = len(sent)
 	}
-	for len(said) > 0 {
-		n := min(sip, len(said))
-		if _, err := conn.Write(said[:n]); err != nil {
+	for len(sent) > 0 {
+		n := min(size, len(sent))
+		if _, err := conn.Write(sent[:n]); err != nil {
 			return
 		}
-		said = said[n:]
+		sent = sent[n:]
 	}
-	if manner&lingers != 0 {
+	if manner&keepsOpen != 0 {
 		if !whole {
 			giveUp()
 		}
-		_, _ = io.Copy(io.Discard, conn) // until the client hangs up
+		_, _ = io.Copy(io.Discard, conn) // until the client closes the connection
 	}
 }

@@ -1,47 +1,57 @@
-// Package saslauthd asks the saslauthd of Cyrus SASL, or whoever speaks its
-// protocol, whether a password is right.
+// Package saslauthd verifies passwords with the saslauthd of Cyrus SASL (saslauthd(8)), or
+// another daemon with the same protocol. Its [Store] has the ability
+// [auth.PasswordVerifier].
 //
-// The protocol is one connection to a Unix socket per question: the client
-// sends login, password, service and realm, the daemon answers OK or NO with a
-// text and hangs up. There is no word for "ask again later": a daemon that
-// has no answer sends NO too, or hangs up. So a NO is [auth.Unknowable], and
-// everything that is neither OK nor NO is a temporary error.
+// The protocol is one connection to a Unix socket for each request: the client sends login,
+// password, service and realm, and the daemon answers OK or NO with a text and closes the
+// connection. There is no answer for a temporary error: the daemon then sends NO, too, or
+// closes the connection. So NO is [auth.Unknowable], and everything else but OK is a
+// temporary error.
 //
-// wire.go holds the protocol in both directions, since "postern pam-helper"
-// (package pam) speaks it from the other end, and also what the two add to it:
-// a fifth string with the client's address. A question from this package's own
-// store never has it.
+// protocol.go has both sides of the protocol, since "postern pam-helper" (package pam) is a
+// daemon, and an extension between the two: a fifth string with the client's address. The
+// store of this package never sends it.
 //
-// Debian's saslauthd keeps its socket in a folder that only the group sasl may
-// pass, or in Postfix's chroot; [Store.Check] and the log name what
-// is in the way, with the command that mends it.
+// Login and password are at most [MaxField] bytes. Every call ends with its ctx.
+//
+// Debian's saslauthd has its socket in a folder that only the group sasl may enter, or in
+// Postfix's chroot. The errors name the folder, and the command that gives access.
+//
+// Left out: the names of users, which saslauthd does not return.
 package saslauthd
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
+	"time"
 
 	"postern/internal/access"
+	"postern/internal/fileperm"
 	"postern/server/auth"
 )
 
-// Kind is what the configuration calls this store, and its name in the log.
+// Kind is the kind of this store in the configuration, and its default name in the log.
 const Kind = "saslauthd"
 
 // Config is a table [[auth.stores]] of kind "saslauthd".
 type Config struct {
-	// Path of the socket; absolute. Where saslauthd serves a Postfix in its
-	// chroot: "/var/spool/postfix/var/run/saslauthd/mux".
+	// Path is the absolute path of the socket. If saslauthd serves a Postfix in its
+	// chroot, it is "/var/spool/postfix/var/run/saslauthd/mux".
 	Path string `toml:"path"`
 
-	// Service is what saslauthd hands on as the PAM service.
+	// Service is the PAM service that saslauthd uses.
 	Service string `toml:"service"`
 
-	// Realm is sent along with each login. saslauthd makes use of it with
-	// sasldb, with LDAP (%r of ldap_filter), and with PAM where it runs with -r.
+	// Realm is sent with each login. saslauthd uses it with sasldb, with LDAP (%r of
+	// ldap_filter), and with PAM if it was started with -r.
 	Realm string `toml:"realm"`
 }
 
@@ -50,18 +60,17 @@ func Defaults() Config {
 	return Config{Path: "/run/saslauthd/mux", Service: "smtp"}
 }
 
-// maxPath is the room that the kernel has for the path of a socket.
+// maxPath is the longest path of a socket on Linux.
 const maxPath = 107 // bytes
 
-// maxWord bounds service and realm: saslauthd refuses longer ones.
+// maxWord bounds service and realm. saslauthd refuses longer ones.
 const maxWord = 256 // bytes
 
-// Validate reports each value that makes no sense, with its key relative to the
-// table.
+// Validate implements auth.BackendConfig.
 func (c *Config) Validate(bad func(key, why string)) {
 	if !filepath.IsAbs(c.Path) || len(c.Path) > maxPath {
-		bad("path", `must be the absolute path of a socket, such as "/run/saslauthd/mux", or for the one that Postfix `+
-			`has in its chroot "/var/spool/postfix/var/run/saslauthd/mux"; the kernel takes 107 bytes`)
+		bad("path", `must be the absolute path of a socket, such as "/run/saslauthd/mux" or, in the chroot of Postfix, `+
+			`"/var/spool/postfix/var/run/saslauthd/mux"; it may have at most 107 bytes`)
 	}
 	if !isWord(c.Service) || c.Service == "" {
 		bad("service", `must be one word of at most 256 bytes, such as "smtp"; with PAM it is the name of a file in /etc/pam.d`)
@@ -85,18 +94,16 @@ func isWord(s string) bool {
 	return len(s) <= maxWord && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f })
 }
 
-// A Store asks one saslauthd. It may be used by many goroutines at once; it
-// starts none that outlives a call, and has nothing to close.
+// A Store sends requests to one saslauthd. It may be used by many goroutines at once. It has
+// no goroutines and connections between calls, so it has no Close.
 type Store struct{ cfg Config }
 
-// New returns a store. It does not connect yet: a saslauthd that is started later
-// is found then.
+// New returns a store. It does not connect, so saslauthd may be started later.
 func New(cfg Config) *Store { return &Store{cfg} }
 
-// VerifyPassword implements auth.PasswordVerifier. The canonical user is the
-// login as it was given, since saslauthd does not return a name. A login or a
-// password of more than [MaxField] bytes is refused without a question to
-// saslauthd, whichever user it is for.
+// VerifyPassword implements auth.PasswordVerifier. The canonical user is the unchanged login,
+// since saslauthd does not return a name. A login or a password of more than [MaxField]
+// bytes is refused for every user without asking saslauthd.
 func (s *Store) VerifyPassword(ctx context.Context, _ *auth.Peer, login, password string) (auth.Identity, error) {
 	a, err := s.ask(ctx, Request{Login: login, Password: password, Service: s.cfg.Service, Realm: s.cfg.Realm})
 	if err != nil {
@@ -106,9 +113,13 @@ func (s *Store) VerifyPassword(ctx context.Context, _ *auth.Peer, login, passwor
 	case OK:
 		return auth.Identity{User: login, Store: Kind}, nil
 	case NO:
-		return auth.Identity{}, &auth.Failure{Kind: auth.Unknowable, Store: Kind, Reason: reason(a.Text)}
+		f := &auth.Failure{Kind: auth.Unknowable, Store: Kind}
+		if a.Text != "" {
+			f.Reason = "saslauthd: " + Clip(a.Text)
+		}
+		return auth.Identity{}, f
 	}
-	return auth.Identity{}, &auth.Unavailable{Store: Kind, Err: fmt.Errorf("saslauthd said neither OK nor NO but %s", Clip(a.Text))}
+	return auth.Identity{}, &auth.Unavailable{Store: Kind, Err: fmt.Errorf("saslauthd answered %s, want OK or NO", Clip(a.Text))}
 }
 
 func (s *Store) ask(ctx context.Context, r Request) (Answer, error) {
@@ -122,9 +133,8 @@ func (s *Store) ask(ctx context.Context, r Request) (Answer, error) {
 	return Ask(ctx, conn, r)
 }
 
-// Refusal is what the store of that name returns for a request that was not
-// answered. A string that does not fit is a refusal by this store only: another
-// one may accept it.
+// Refusal returns the error of a store for a request that was not answered. For a string
+// that does not fit it is a failure after which the next store is asked.
 func Refusal(store string, err error) error {
 	field, ok := errors.AsType[*FieldError](err)
 	switch {
@@ -136,18 +146,93 @@ func Refusal(store string, err error) error {
 	return &auth.Failure{Kind: auth.Unknowable, Store: store, Reason: "the " + field.Field + " " + field.Why}
 }
 
-func reason(text string) string {
-	if text == "" {
-		return ""
-	}
-	return "saslauthd says " + Clip(text)
-}
-
-// Check connects once, and returns what is in the way.
+// Check connects, and returns the error with its remedy.
 func (s *Store) Check(ctx context.Context) error {
 	conn, err := Dial(ctx, s.cfg.Path)
 	if err != nil {
 		return err
 	}
 	return conn.Close()
+}
+
+// A connect to a Unix socket whose backlog is full fails at once, so Dial repeats it after
+// these pauses.
+const (
+	minPause = 5 * time.Millisecond
+	maxPause = 200 * time.Millisecond
+)
+
+// Dial connects to the socket at path. While the backlog of the daemon is full it waits,
+// until ctx ends at most. Other errors contain the next step.
+func Dial(ctx context.Context, path string) (net.Conn, error) {
+	var d net.Dialer
+	for pause := minPause; ; pause = min(2*pause, maxPause) {
+		conn, err := d.DialContext(ctx, "unix", path)
+		switch {
+		case err == nil:
+			return conn, nil
+		case !errors.Is(err, syscall.EAGAIN):
+			return nil, explain(path, err)
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("the backlog of %s is full: %w", path, context.Cause(ctx))
+		}
+	}
+}
+
+// Ask sends r on conn, reads the answer, and closes conn in any case. It ends with ctx. The
+// error is a [*FieldError] if nothing was sent.
+func Ask(ctx context.Context, conn net.Conn, r Request) (Answer, error) {
+	defer conn.Close()
+	text, err := r.Append(nil)
+	if err != nil {
+		return Answer{}, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	// A daemon that refuses early may close the connection before it has read all of the
+	// request. Its answer can still be read.
+	_, sent := conn.Write(text)
+	a, err := ReadAnswer(conn)
+	switch {
+	case err == nil:
+		return a, nil
+	case ctx.Err() != nil:
+		return Answer{}, fmt.Errorf("no answer in time: %w", context.Cause(ctx))
+	case sent != nil:
+		return Answer{}, fmt.Errorf("the daemon closed the connection before it had read the request: %w", sent)
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
+		return Answer{}, fmt.Errorf("the daemon closed the connection without an answer: %w", err)
+	}
+	return Answer{}, fmt.Errorf("the daemon closed the connection during its answer: %w", err)
+}
+
+// explain adds the file or folder that prevents a connection, and the next step.
+func explain(path string, err error) error {
+	err = fileperm.ExplainDial(err)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w; set path to the socket in the folder of saslauthd's option -m "+
+			"(on Debian see OPTIONS in /etc/default/saslauthd)", err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w; %s", err, advice(path))
+	}
+	return err
+}
+
+// advice returns how to get access to the socket. Debian's /run/saslauthd has mode 0710 and
+// belongs to root:sasl.
+func advice(path string) string {
+	blocker, ok := fileperm.FindBlocker(path, fileperm.Write)
+	if !ok {
+		blocker.Path = path
+	}
+	group := blocker.Group(nil)
+	if group == "" {
+		return "give this user access to " + blocker.Path + ", or move the socket of the daemon"
+	}
+	return fmt.Sprintf("add the user to the group %s and restart postern; run as root: usermod -a -G %[1]s %s",
+		group, fileperm.UserName(os.Geteuid()))
 }

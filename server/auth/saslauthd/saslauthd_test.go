@@ -20,8 +20,8 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(kit.Main(m)) }
 
-// A daemon is a scripted saslauthd: it hears each request and says the answer as
-// it stands, before it hangs up.
+// A daemon is a scripted saslauthd. It reads a request, calls a function that answers it, and
+// closes the connection.
 type daemon struct {
 	path string
 	mu   sync.Mutex
@@ -69,40 +69,41 @@ func (d *daemon) store() *Store {
 	return New(Config{Path: d.path, Service: "smtp", Realm: "example.org"})
 }
 
-func says(wire string) func(Request, net.Conn) {
-	return func(_ Request, conn net.Conn) { fmt.Fprint(conn, wire) }
+// send returns a function that answers with text.
+func send(text string) func(Request, net.Conn) {
+	return func(_ Request, conn net.Conn) { fmt.Fprint(conn, text) }
 }
 
 func TestVerifyPassword(t *testing.T) {
 	tests := []struct {
 		name, answer string
-		want         string // "yes", a kind of failure, or "later"
+		want         string // "accepted", a kind of failure, or "temporary"
 	}{
-		{"OK", "\x00\x02OK", "yes"},
-		{"OK with text", "\x00\x06OK yes", "yes"},
+		{"OK", "\x00\x02OK", "accepted"},
+		{"OK with text", "\x00\x06OK yes", "accepted"},
 		{"NO", "\x00\x02NO", auth.Unknowable.String()},
 		{"NO with text", "\x00\x19NO authentication failure", auth.Unknowable.String()},
-		{"neither", "\x00\x05MAYBE", "later"},
-		{"empty", "\x00\x00", "later"},
-		{"OK in small letters", "\x00\x02ok", "later"},
-		{"a word that begins with OK", "\x00\x04OKAY", "later"},
-		{"nothing", "", "later"},
-		{"half a count", "\x00", "later"},
-		{"half an answer", "\x00\x02O", "later"},
-		{"OK and hang-up before the end", "\xff\xffOK", "later"},
-		{"no count", "OK", "later"},
-		{"garbage", strings.Repeat("\xfe", 1<<17), "later"},
+		{"neither", "\x00\x05MAYBE", "temporary"},
+		{"empty", "\x00\x00", "temporary"},
+		{"OK in small letters", "\x00\x02ok", "temporary"},
+		{"a word that begins with OK", "\x00\x04OKAY", "temporary"},
+		{"nothing", "", "temporary"},
+		{"half a count", "\x00", "temporary"},
+		{"half an answer", "\x00\x02O", "temporary"},
+		{"OK in an incomplete answer", "\xff\xffOK", "temporary"},
+		{"no count", "OK", "temporary"},
+		{"garbage", strings.Repeat("\xfe", 1<<17), "temporary"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			d := startDaemon(t, says(tt.answer))
+			d := startDaemon(t, send(tt.answer))
 			id, err := d.store().VerifyPassword(t.Context(), &auth.Peer{}, "alice", "pw")
 			if got := outcome(id, err); got != tt.want {
 				t.Errorf("%s (%v), want %s", got, err, tt.want)
 			}
 			want := Request{Login: "alice", Password: "pw", Service: "smtp", Realm: "example.org"}
 			if seen := d.requests(); len(seen) != 1 || seen[0] != want {
-				t.Errorf("asked %+v", seen)
+				t.Errorf("requests %+v", seen)
 			}
 		})
 	}
@@ -113,16 +114,16 @@ func outcome(id auth.Identity, err error) string {
 	case ok:
 		return f.Kind.String()
 	case err != nil:
-		return "later"
+		return "temporary"
 	case id != auth.Identity{User: "alice", Store: Kind}:
-		return fmt.Sprintf("yes to %+v", id)
+		return fmt.Sprintf("accepted %+v", id)
 	}
-	return "yes"
+	return "accepted"
 }
 
-// What does not fit into the protocol never gets to the daemon.
+// Strings that do not fit into the protocol are not sent to the daemon.
 func TestUnsendable(t *testing.T) {
-	d := startDaemon(t, says("\x00\x02OK"))
+	d := startDaemon(t, send("\x00\x02OK"))
 	long := strings.Repeat("x", 1<<20)
 	tests := []struct {
 		login, password string
@@ -143,16 +144,16 @@ func TestUnsendable(t *testing.T) {
 		}
 	}
 	if seen := d.requests(); len(seen) != 0 {
-		t.Errorf("%d questions reached the daemon", len(seen))
+		t.Errorf("%d requests reached the daemon", len(seen))
 	}
 	if _, err := d.store().VerifyPassword(t.Context(), &auth.Peer{}, "alice", long[:MaxField]); err != nil {
 		t.Errorf("the longest password: %v", err)
 	}
 }
 
-// No character of a login or password means anything to the protocol.
+// No character of a login or password has a meaning in the protocol.
 func TestHostileNames(t *testing.T) {
-	d := startDaemon(t, says("\x00\x02NO"))
+	d := startDaemon(t, send("\x00\x02NO"))
 	for _, name := range []string{"*)(uid=*", "a' or 1=1--", "x\tlocal", "x\ny", "../../etc/shadow", "\x00postern/1", strings.Repeat("x", 1024)} {
 		_, err := d.store().VerifyPassword(t.Context(), &auth.Peer{}, name, name)
 		if _, ok := errors.AsType[*auth.Failure](err); !ok {
@@ -161,13 +162,12 @@ func TestHostileNames(t *testing.T) {
 	}
 	for _, r := range d.requests() {
 		if r.Login != r.Password || r.Service != "smtp" || r.Realm != "example.org" || r.Extended {
-			t.Errorf("the daemon understood %+v", r)
+			t.Errorf("the daemon received %+v", r)
 		}
 	}
 }
 
-// A daemon that hangs costs its client the time that the context gives, and
-// others nothing.
+// If the daemon hangs, a request ends at its deadline, and others are not affected.
 func TestHang(t *testing.T) {
 	free := make(chan struct{})
 	d := startDaemon(t, func(r Request, conn net.Conn) {
@@ -180,7 +180,7 @@ func TestHang(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	_, err := d.store().VerifyPassword(ctx, &auth.Peer{}, "hang", "pw")
-	if _, no := errors.AsType[*auth.Failure](err); no || !errors.Is(err, context.DeadlineExceeded) {
+	if _, refused := errors.AsType[*auth.Failure](err); refused || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("hanging: %v", err)
 	}
 	if _, err := d.store().VerifyPassword(t.Context(), &auth.Peer{}, "alice", "pw"); err != nil {
@@ -188,7 +188,7 @@ func TestHang(t *testing.T) {
 	}
 }
 
-// Cancelled without a deadline: the client has gone away.
+// A request ends when its context without a deadline is cancelled.
 func TestCancel(t *testing.T) {
 	asked := make(chan struct{})
 	free := make(chan struct{})
@@ -224,11 +224,11 @@ func TestManyAtOnce(t *testing.T) {
 	}
 	clients.Wait()
 	if asked.Load() != 200 {
-		t.Errorf("%d questions", asked.Load())
+		t.Errorf("%d requests", asked.Load())
 	}
 }
 
-// A full line of waiting connections is waited for, but not longer than ctx.
+// Dial waits while the backlog is full, until ctx ends at most.
 func TestBusy(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mux")
 	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
@@ -247,7 +247,7 @@ func TestBusy(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if _, err := Dial(ctx, path); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("no room: %v", err)
+		t.Errorf("full: %v", err)
 	}
 	time.AfterFunc(20*time.Millisecond, func() {
 		if taken, _, err := syscall.Accept(fd); err == nil {
@@ -256,13 +256,13 @@ func TestBusy(t *testing.T) {
 	})
 	second, err := Dial(t.Context(), path)
 	if err != nil {
-		t.Fatalf("room at last: %v", err)
+		t.Fatalf("no longer full: %v", err)
 	}
 	second.Close()
 }
 
 func TestDown(t *testing.T) {
-	d := startDaemon(t, says("\x00\x02OK"))
+	d := startDaemon(t, send("\x00\x02OK"))
 	s := New(Config{Path: d.path + ".later", Service: "smtp"})
 	_, err := s.VerifyPassword(t.Context(), &auth.Peer{}, "alice", "pw")
 	if u, ok := errors.AsType[*auth.Unavailable](err); !ok || u.Store != Kind {
@@ -277,7 +277,7 @@ func TestDown(t *testing.T) {
 }
 
 func TestCheck(t *testing.T) {
-	d := startDaemon(t, says("\x00\x02OK"))
+	d := startDaemon(t, send("\x00\x02OK"))
 	if err := d.store().Check(t.Context()); err != nil {
 		t.Errorf("up: %v", err)
 	}
@@ -289,9 +289,9 @@ func TestCheck(t *testing.T) {
 	l.SetUnlinkOnClose(false)
 	l.Close()
 	for path, wants := range map[string][]string{
-		stale:                              {stale, "nobody listens", "mode"},
-		filepath.Join(d.path, "../x/mux"):  {"/x is not there", "-m"},
-		filepath.Join(t.TempDir(), "gone"): {"is not there"},
+		stale:                              {stale, "no process listens", "mode"},
+		filepath.Join(d.path, "../x/mux"):  {"/x does not exist", "-m"},
+		filepath.Join(t.TempDir(), "gone"): {"does not exist"},
 	} {
 		err := New(Config{Path: path}).Check(t.Context())
 		for _, want := range wants {
@@ -324,7 +324,7 @@ func TestValidate(t *testing.T) {
 		var keys []string
 		cfg.Validate(func(key, why string) { keys = append(keys, key) })
 		if got := strings.Join(keys, " "); got != tt.want {
-			t.Errorf("%s: complains about %q, want %q", tt.name, got, tt.want)
+			t.Errorf("%s: errors for %q, want %q", tt.name, got, tt.want)
 		}
 	}
 }

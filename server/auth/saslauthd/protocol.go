@@ -10,38 +10,36 @@ import (
 	"strings"
 )
 
-// A Request is what a client sends on a connection, once: four counted strings,
-// each with its length in front as 16 bits, the most significant byte first.
+// A Request is the only message of a client on a connection: four strings, each after its
+// length as 16 bits in network byte order.
 type Request struct {
 	Login, Password, Service, Realm string
 
-	// Extended is set if a fifth string follows, the client's address, and
-	// that the sender understands the texts of the answers that package pam
-	// writes. A plain saslauthd takes such a request as one of four strings.
+	// Extended requests have a fifth string, the client's address, and their sender
+	// understands the texts of package pam's answers. saslauthd ignores the extension.
 	Extended bool
 	Client   netip.Addr // only if Extended; the zero Addr is "unknown"
 }
 
-// marker ends the service of an extended request. A sender of four strings then
-// waits for its answer and closes nothing, so whether a fifth is to come has to
-// be known before it: neither a pause nor the end of the stream could show it.
-// To saslauthd, which is written in C, the service ends at the NUL; it answers
-// without having read what comes after the fourth string. No other client
-// sends these bytes by accident, since its service is a C string as well. The
-// number is the version: a reader of version 1 refuses a marker with another
-// one, and no two readers take the same bytes for different things.
+// marker ends the service of an extended request. A client that sends four strings keeps the
+// connection open and waits for the answer, so the reader has to know before the fifth
+// string whether there is one. For saslauthd, which is written in C, the service ends at the
+// NUL, and it answers without reading further than the fourth string. Other clients do not
+// send these bytes by accident, since their service is a C string, too. The number is the
+// version: a reader of version 1 refuses other markers, so that no two readers interpret the
+// same bytes differently.
 const marker = "\x00postern/1"
 
-// MaxField is the longest string that [ReadRequest] accepts and that a store sends
-// (see [Request.Fits]), in bytes. Saslauthd itself answers NO above 256 bytes;
-// other daemons that speak its protocol accept longer passwords.
+// MaxField is the longest string that [ReadRequest] accepts and that a store sends (see
+// [Request.Fits]), in bytes. saslauthd answers NO to strings of more than 256 bytes; other
+// daemons with its protocol accept longer passwords.
 const MaxField = 1024
 
 var (
 	// ErrTooLong is returned by ReadRequest for a string longer than MaxField.
 	ErrTooLong = errors.New("saslauthd: a string of the request is too long")
 
-	// ErrMalformed is returned by ReadRequest for what cannot be meant.
+	// ErrMalformed is returned by ReadRequest for invalid strings.
 	ErrMalformed = errors.New("saslauthd: malformed request")
 )
 
@@ -50,8 +48,8 @@ type FieldError struct{ Field, Why string }
 
 func (e *FieldError) Error() string { return "saslauthd: the " + e.Field + " " + e.Why }
 
-// Append appends r as it goes over the wire. It returns a [*FieldError] if r
-// cannot be sent, and b as it was.
+// Append appends the encoded request. If r cannot be sent it returns a [*FieldError] and the
+// unchanged b.
 func (r Request) Append(b []byte) ([]byte, error) {
 	if err := r.check(); err != nil {
 		return b, err
@@ -67,8 +65,8 @@ func (r Request) Append(b []byte) ([]byte, error) {
 	return append(b, tail...), nil
 }
 
-// Fits returns a [*FieldError] if the other side would not accept r: if a string
-// cannot be sent, or if login or password is longer than MaxField.
+// Fits returns a [*FieldError] if a string cannot be sent, or if login or password is longer
+// than MaxField, which the reader does not accept.
 func (r Request) Fits() error {
 	why := fmt.Sprintf("is longer than %d bytes", MaxField)
 	switch {
@@ -83,26 +81,26 @@ func (r Request) Fits() error {
 func (r Request) check() error {
 	for _, f := range []struct {
 		name, value string
-		most        int
+		limit       int
 	}{
 		{"login", r.Login, math.MaxUint16},
 		{"password", r.Password, math.MaxUint16},
 		{"service", r.Service, math.MaxUint16 - len(marker)},
 		{"realm", r.Realm, math.MaxUint16},
 	} {
-		if len(f.value) > f.most {
+		if len(f.value) > f.limit {
 			return &FieldError{f.name, "is longer than the protocol allows"}
 		}
-		// Saslauthd would use only what is before the NUL: "secret" of
+		// saslauthd would use only the part before the NUL: "secret" of
 		// "secret\x00anything".
 		if strings.Contains(f.value, "\x00") {
-			return &FieldError{f.name, "holds a NUL, which ends a string for saslauthd"}
+			return &FieldError{f.name, "contains a NUL, which ends a string for saslauthd"}
 		}
 	}
 	return nil
 }
 
-// client is the fifth string.
+// client returns the fifth string.
 func (r Request) client() string {
 	if !r.Client.IsValid() {
 		return ""
@@ -115,9 +113,8 @@ func appendCounted(b []byte, s string) []byte {
 	return append(b, s...)
 }
 
-// ReadRequest reads one request and not a byte more. A string longer than
-// [MaxField] is [ErrTooLong], anything else that cannot be meant
-// [ErrMalformed]; other errors are those of in.
+// ReadRequest reads one request and no byte after it. It returns [ErrTooLong] for a string
+// longer than [MaxField], [ErrMalformed] for other invalid strings, and the errors of in.
 func ReadRequest(in io.Reader) (Request, error) {
 	var r Request
 	for _, s := range []*string{&r.Login, &r.Password, &r.Service, &r.Realm} {
@@ -170,7 +167,7 @@ func readCount(in io.Reader) (int, error) {
 func readText(in io.Reader, n int, s *string) error {
 	text := make([]byte, n)
 	if _, err := io.ReadFull(in, text); err != nil {
-		// The count was there: this end is no clean one.
+		// The count was complete, so this is not the regular end of the stream.
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
@@ -184,13 +181,13 @@ func readText(in io.Reader, n int, s *string) error {
 type Verdict uint8
 
 const (
-	Neither Verdict = iota // no answer is known
+	Neither Verdict = iota // a temporary error
 	OK
 	NO
 )
 
-// tryAgain is the word of an answer that is neither. Saslauthd has none, and
-// clients other than ours would take it for a NO.
+// tryAgain is the word of a temporary error. saslauthd has none, and clients other than
+// package pam treat it as NO.
 const tryAgain = "TRYAGAIN"
 
 func (v Verdict) String() string {
@@ -203,14 +200,13 @@ func (v Verdict) String() string {
 	return tryAgain
 }
 
-// An Answer is what comes back: one counted string, a word and, after a blank,
-// a text.
+// An Answer is one string after its length: a word and, after a blank, a text.
 type Answer struct {
 	Verdict Verdict
 	Text    string
 }
 
-// Append appends a as it goes over the wire. A text that is too long is cut.
+// Append appends the encoded answer. A text that is too long is cut.
 func (a Answer) Append(b []byte) []byte {
 	s := a.Verdict.String()
 	if a.Text != "" {
@@ -219,9 +215,8 @@ func (a Answer) Append(b []byte) []byte {
 	return appendCounted(b, s[:min(len(s), math.MaxUint16)])
 }
 
-// ReadAnswer reads an answer. What begins with neither OK nor NO as a whole
-// word comes back as Neither, with all of it as the text. No text is fit for a
-// log before [Clip].
+// ReadAnswer reads an answer. If its first word is unknown, the verdict is Neither and the
+// text is the whole string. Use [Clip] before a text is logged.
 func ReadAnswer(in io.Reader) (Answer, error) {
 	n, err := readCount(in)
 	if err != nil {
@@ -243,12 +238,11 @@ func ReadAnswer(in io.Reader) (Answer, error) {
 	return Answer{Neither, s}, nil
 }
 
-// Clip makes a text of the other side fit for a log line: quoted, and of bounded
-// length.
+// Clip returns a text of the peer in quotes and of bounded length, for the log.
 func Clip(s string) string {
-	const most = 200 // bytes
-	if len(s) > most {
-		return fmt.Sprintf("%+q...", s[:most])
+	const limit = 200 // bytes
+	if len(s) > limit {
+		return fmt.Sprintf("%+q...", s[:limit])
 	}
 	return fmt.Sprintf("%+q", s)
 }

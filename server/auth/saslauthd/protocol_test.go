@@ -11,12 +11,12 @@ import (
 
 var client = netip.MustParseAddr("192.0.2.7")
 
-// The bytes as saslauthd's own clients send them.
-func TestRequestOnTheWire(t *testing.T) {
+// The encoding is that of saslauthd's clients.
+func TestEncodeRequest(t *testing.T) {
 	tests := []struct {
 		name string
 		r    Request
-		wire string
+		text string
 	}{
 		{"four strings", Request{Login: "alice", Password: "pw", Service: "smtp", Realm: "example.org"},
 			"\x00\x05alice\x00\x02pw\x00\x04smtp\x00\x0bexample.org"},
@@ -28,11 +28,11 @@ func TestRequestOnTheWire(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			wire, err := tt.r.Append(nil)
-			if err != nil || string(wire) != tt.wire {
-				t.Fatalf("%q, %v; want %q", wire, err, tt.wire)
+			text, err := tt.r.Append(nil)
+			if err != nil || string(text) != tt.text {
+				t.Fatalf("%q, %v; want %q", text, err, tt.text)
 			}
-			in := strings.NewReader(tt.wire + "more")
+			in := strings.NewReader(tt.text + "more")
 			got, err := ReadRequest(in)
 			if err != nil || got != tt.r {
 				t.Errorf("read %+v, %v", got, err)
@@ -67,7 +67,7 @@ func TestRequestCannotBeSent(t *testing.T) {
 	}
 }
 
-// What Fits accepts is what ReadRequest accepts.
+// ReadRequest accepts the requests that Fits accepts, and no others.
 func TestRequestFits(t *testing.T) {
 	longest := strings.Repeat("x", MaxField)
 	for name, tt := range map[string]struct {
@@ -83,9 +83,9 @@ func TestRequestFits(t *testing.T) {
 		if refused != (tt.field != "") || refused && field.Field != tt.field {
 			t.Errorf("%s: %v", name, field)
 		}
-		wire, err := tt.r.Append(nil)
+		text, err := tt.r.Append(nil)
 		if err == nil {
-			_, err = ReadRequest(bytes.NewReader(wire))
+			_, err = ReadRequest(bytes.NewReader(text))
 		}
 		if (err != nil) != refused {
 			t.Errorf("%s: read: %v", name, err)
@@ -95,7 +95,7 @@ func TestRequestFits(t *testing.T) {
 
 func TestReadRequestRefuses(t *testing.T) {
 	tests := []struct {
-		name, wire string
+		name, text string
 		want       error
 	}{
 		{"nothing", "", io.EOF},
@@ -110,7 +110,7 @@ func TestReadRequestRefuses(t *testing.T) {
 		{"fifth string no address", "\x00\x01a\x00\x01b\x00\x0bc\x00postern/1\x00\x00\x00\x04evil", ErrMalformed},
 	}
 	for _, tt := range tests {
-		if _, err := ReadRequest(strings.NewReader(tt.wire)); !errors.Is(err, tt.want) {
+		if _, err := ReadRequest(strings.NewReader(tt.text)); !errors.Is(err, tt.want) {
 			t.Errorf("%s: %v, want %v", tt.name, err, tt.want)
 		}
 	}
@@ -118,7 +118,7 @@ func TestReadRequestRefuses(t *testing.T) {
 
 func TestReadAnswer(t *testing.T) {
 	tests := []struct {
-		wire string
+		text string
 		want Answer
 	}{
 		{"\x00\x02OK", Answer{OK, ""}},
@@ -133,25 +133,25 @@ func TestReadAnswer(t *testing.T) {
 		{"\x00\x03OK\n", Answer{Neither, "OK\n"}},
 	}
 	for _, tt := range tests {
-		if got, err := ReadAnswer(strings.NewReader(tt.wire)); err != nil || got != tt.want {
-			t.Errorf("%q: %+v, %v", tt.wire, got, err)
+		if got, err := ReadAnswer(strings.NewReader(tt.text)); err != nil || got != tt.want {
+			t.Errorf("%q: %+v, %v", tt.text, got, err)
 		}
 	}
-	for wire, want := range map[string]error{"": io.EOF, "\x00": io.ErrUnexpectedEOF, "\x00\x02O": io.ErrUnexpectedEOF} {
-		if _, err := ReadAnswer(strings.NewReader(wire)); !errors.Is(err, want) {
-			t.Errorf("%q: %v, want %v", wire, err, want)
+	for text, want := range map[string]error{"": io.EOF, "\x00": io.ErrUnexpectedEOF, "\x00\x02O": io.ErrUnexpectedEOF} {
+		if _, err := ReadAnswer(strings.NewReader(text)); !errors.Is(err, want) {
+			t.Errorf("%q: %v, want %v", text, err, want)
 		}
 	}
 }
 
-// What can be read can be sent again, as the same bytes.
+// A request that was read can be sent, and is then read again unchanged.
 func FuzzReadRequest(f *testing.F) {
 	for _, r := range []Request{{}, {Login: "alice", Password: "pw", Service: "smtp"}, {Service: "s", Extended: true, Client: client}} {
-		wire, _ := r.Append(nil)
-		f.Add(wire)
+		text, _ := r.Append(nil)
+		f.Add(text)
 	}
-	f.Fuzz(func(t *testing.T, wire []byte) {
-		r, err := ReadRequest(bytes.NewReader(wire))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		r, err := ReadRequest(bytes.NewReader(text))
 		if err != nil {
 			return
 		}
@@ -166,19 +166,19 @@ func FuzzReadRequest(f *testing.F) {
 	})
 }
 
-// Only the whole word OK is a yes.
+// Only an answer with the whole word OK accepts a login.
 func FuzzReadAnswer(f *testing.F) {
 	f.Add([]byte("\x00\x02OK"))
 	f.Add([]byte("\x00\x05NO no"))
 	f.Add([]byte("\xff\xffOK"))
-	f.Fuzz(func(t *testing.T, wire []byte) {
-		a, err := ReadAnswer(bytes.NewReader(wire))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		a, err := ReadAnswer(bytes.NewReader(text))
 		if err != nil || a.Verdict != OK {
 			return
 		}
-		said := string(wire[2 : 2+(int(wire[0])<<8|int(wire[1]))])
-		if said != "OK" && !strings.HasPrefix(said, "OK ") {
-			t.Fatalf("%q is a yes", said)
+		s := string(text[2 : 2+(int(text[0])<<8|int(text[1]))])
+		if s != "OK" && !strings.HasPrefix(s, "OK ") {
+			t.Fatalf("%q is OK", s)
 		}
 	})
 }
