@@ -77,8 +77,7 @@ func BenchmarkConnLimiter(b *testing.B) {
 		if s == nil {
 			b.Fatal(reason)
 		}
-		s.authenticated()
-		s.remember()
+		s.authenticated(true)
 		s.release()
 	}
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -96,22 +97,15 @@ func DefaultListeners() []Listener {
 // NewListener returns the defaults of a [[listener]].
 func NewListener() Listener { return Listener{Mode: STARTTLS, RequireAuth: true} }
 
-// hostname returns the configured name or the machine's own.
-func (c *Config) hostname() string {
-	if c.Hostname != "" {
-		return c.Hostname
+// names returns the name of the server, by default the machine's own, and the domain for
+// addresses without one, by default that name.
+func (c *Config) names() (hostname, origin string) {
+	hostname = c.Hostname
+	if hostname == "" {
+		hostname, _ = os.Hostname()
 	}
-	if name, err := os.Hostname(); err == nil && name != "" {
-		return name
-	}
-	return "localhost"
-}
-
-func (c *Config) origin() string {
-	if c.Origin != "" {
-		return c.Origin
-	}
-	return c.hostname()
+	hostname = cmp.Or(hostname, "localhost")
+	return hostname, cmp.Or(c.Origin, hostname)
 }
 
 // over returns l with the values that it leaves open taken from base.

@@ -16,7 +16,7 @@ import (
 func (s *session) Data(ctx context.Context, _ bool) (smtpd.Body, *smtpd.Reply) {
 	t := s.mail
 	r := s.request(t, t.envelope.Options.Size)
-	if refused := s.judge(r, s.parts.Policy.AtData(ctx, r)); refused != nil {
+	if refused := s.verdictReply(r, s.parts.Policy.AtData(ctx, r)); refused != nil {
 		return nil, refused
 	}
 	b := &body{session: s, staged: s.stage.New(message.Options{BareNewlines: s.config.BareNewline, Size: t.envelope.Options.Size})}
@@ -58,7 +58,7 @@ func (b *body) Commit(ctx context.Context) *smtpd.Reply {
 	s, t := b.session, b.session.mail
 	size := b.staged.Received()
 	r := s.request(t, size)
-	if refused := s.judge(r, s.parts.Policy.AtEndOfData(ctx, r)); refused != nil {
+	if refused := s.verdictReply(r, s.parts.Policy.AtEndOfData(ctx, r)); refused != nil {
 		return refused
 	}
 	if b.digest != nil {
@@ -86,18 +86,15 @@ func (s *session) accepted(t *transaction, size int64, receipt relay.Receipt) *s
 			r.OnSeen(false)
 		}
 	}()
+	e := t.envelope
+	event := MessageEvent{ID: e.Message, User: e.Login, From: e.Sender, To: t.recipients, Size: size}
 	if receipt.First != "" {
-		s.events.Duplicate(t.event(size), receipt)
+		s.events.Duplicate(event, receipt)
 	} else {
-		s.events.Accepted(t.event(size), receipt, time.Since(t.envelope.Begun))
+		s.events.Accepted(event, receipt, time.Since(e.Begun))
 	}
 	logged = true
 	return r
-}
-
-// event is the message for the log.
-func (t *transaction) event(size int64) MessageEvent {
-	return MessageEvent{ID: t.envelope.Message, User: t.envelope.Login, From: t.envelope.Sender, To: t.recipients, Size: size}
 }
 
 // fixUps is how the header of t's message is put in order.
@@ -105,7 +102,7 @@ func (s *session) fixUps(t *transaction) fixUps {
 	_, extended := s.conn.Hello()
 	return fixUps{
 		Sender: t.envelope.Sender,
-		Origin: s.config.origin(),
+		Origin: s.origin,
 		NewID:  func() string { return smtpd.NewID() + smtpd.NewID() },
 		Trace: trace{
 			Hide:     s.config.HideClient,
@@ -115,7 +112,7 @@ func (s *session) fixUps(t *transaction) fixUps {
 			UTF8:     t.envelope.Options.UTF8,
 			TLS:      s.tlsFacts,
 			Login:    s.loggedIn,
-			Hostname: s.config.hostname(),
+			Hostname: s.hostname,
 			ID:       t.envelope.Message,
 			Now:      time.Now(),
 		},

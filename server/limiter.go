@@ -55,22 +55,19 @@ func (g *connLimiter) acquire(client netip.Prefix, l Limits) (s *slot, reason st
 
 func reached(n, limit int) bool { return limit > 0 && n >= limit }
 
-// authenticated notes that the connection does not count as unauthenticated any
-// more.
-func (s *slot) authenticated() {
-	s.limiter.mu.Lock()
-	defer s.limiter.mu.Unlock()
+// authenticated notes that the connection does not count as unauthenticated any more, and,
+// if a login has succeeded, that its client is a known one.
+func (s *slot) authenticated(loggedIn bool) {
+	g := s.limiter
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	if s.unauthenticated && !s.released {
-		s.limiter.unauthenticated--
+		g.unauthenticated--
 	}
 	s.unauthenticated = false
-}
-
-// remember notes that a login has succeeded from the client's address.
-func (s *slot) remember() {
-	s.limiter.mu.Lock()
-	defer s.limiter.mu.Unlock()
-	s.limiter.known.add(s.client)
+	if loggedIn {
+		g.known.add(s.client)
+	}
 }
 
 // release gives the slot back. A further call does nothing.
@@ -88,6 +85,21 @@ func (s *slot) release() {
 	}
 	if g.clients[s.client]--; g.clients[s.client] == 0 {
 		delete(g.clients, s.client)
+	}
+}
+
+// slots are the places of a connection: in the whole server, and in its listener.
+type slots [2]*slot
+
+func (s slots) authenticated(loggedIn bool) {
+	for _, place := range s {
+		place.authenticated(loggedIn)
+	}
+}
+
+func (s slots) release() {
+	for _, place := range s {
+		place.release()
 	}
 }
 

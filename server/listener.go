@@ -6,17 +6,28 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/pires/go-proxyproto"
 
+	"postern/internal/netprefix"
+	"postern/relay/message"
 	"postern/server/smtpd"
 )
 
 const (
 	proxyTimeout = 10 * time.Second // for a proxy to send its header
 	maxPause     = time.Second      // between two attempts to accept
+
+	// replyTime is the time within which every command is answered. RFC 6409, section
+	// 5.3, asks for two minutes, DATA included.
+	replyTime = 110 * time.Second
+
+	// maxCommandLine is in octets. RFC 4954, section 4, asks for 12,288 in an exchange of
+	// AUTH; everything else is far shorter.
+	maxCommandLine = 16 << 10
 )
 
 // A listener is the sockets of one [[listener]], with the snapshot that serves the
@@ -130,4 +141,109 @@ func refuseInClear(raw net.Conn, mode Mode) {
 		_ = raw.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
 		_, _ = raw.Write([]byte("421 4.7.0 Error: too many connections\r\n"))
 	}
+}
+
+// A snapshot is all that the sessions of one listener work with. It never changes:
+// a reload makes a new one for the connections that come then. As an
+// [smtpd.Handler] it admits connections.
+type snapshot struct {
+	server   *Server
+	listener *listener
+	config   *Config
+	hostname string
+	origin   string // completes addresses without a domain
+	parts    *ListenerParts
+	limits   Limits // the listener's own over the server's
+	protocol smtpd.Config
+	stage    *message.Stage
+}
+
+// newSnapshot makes the snapshot of one listener; l is nil if that is not known yet.
+func (s *Server) newSnapshot(p *Parts, parts *ListenerParts, l *listener) (*snapshot, error) {
+	if parts.Policy == nil {
+		return nil, fmt.Errorf("server: listener %q has no policy", parts.Name)
+	}
+	limits := parts.Limits.over(p.Config.Limits)
+	var hidden []string
+	for _, keyword := range parts.DiscardEHLOKeywords {
+		hidden = append(hidden, strings.ToUpper(keyword))
+	}
+	hostname, origin := p.Config.names()
+	return &snapshot{
+		server: s, listener: l, parts: parts, stage: p.Stage,
+		config: &p.Config, hostname: hostname, origin: origin, limits: limits,
+		protocol: smtpd.Config{
+			Hostname:       hostname,
+			TLS:            parts.TLS,
+			ImplicitTLS:    parts.Mode == TLS,
+			RequireTLS:     true,
+			HiddenKeywords: hidden,
+			MaxErrors:      limits.RefusedCommands,
+			MaxJunk:        limits.JunkCommands,
+			MaxOvershoot:   limits.RecipientOvershoot,
+			MaxLine:        maxCommandLine,
+			PreAuth:        smtpd.Timeouts{Command: min(limits.LoginCommandTimeout, limits.CommandTimeout), Data: min(limits.LoginCommandTimeout, limits.DataTimeout)},
+			Normal:         smtpd.Timeouts{Command: limits.CommandTimeout, Data: limits.DataTimeout},
+			LoginTime:      limits.LoginTime,
+			ReplyTime:      replyTime,
+			WriteTime:      time.Minute,
+			RefuseTime:     5 * time.Second,
+			Linger:         s.linger,
+		},
+	}, nil
+}
+
+// NewSession implements smtpd.Handler: it admits the connection, or refuses it
+// because of a limit.
+func (s *snapshot) NewSession(ctx context.Context, c *smtpd.Conn) (smtpd.Session, *smtpd.Reply) {
+	client := c.Remote().Addr()
+	slots, reason := s.acquireSlots(netprefix.Client(client))
+	if reason != "" {
+		s.server.events.ConnectionRefused(s.parts.Name, client, reason)
+		return nil, s.refuse(ctx, c)
+	}
+	n := &session{snapshot: s, conn: c, slots: slots, begun: time.Now()}
+	n.events = s.server.events.ForSession(c.ID(), s.parts.Name, client)
+	if !s.server.add(n) {
+		slots.release()
+		c.Abort(smtpd.ErrClosed)
+		return nil, replyShuttingDown
+	}
+	n.events.Connected()
+	return n, nil
+}
+
+// acquireSlots returns the slots of a connection, or the limit that is reached.
+func (s *snapshot) acquireSlots(client netip.Prefix) (all slots, reason string) {
+	server, reason := s.server.limiter.acquire(client, s.config.Limits)
+	if reason == tooManyUnauthenticated && s.server.dropOldestUnauthenticated() {
+		server, reason = s.server.limiter.acquire(client, s.config.Limits)
+	}
+	if reason != "" {
+		return slots{}, reason
+	}
+	own, reason := s.listener.limiter.acquire(client, s.parts.Limits)
+	if reason != "" {
+		server.release()
+		return slots{}, reason
+	}
+	return slots{server, own}, ""
+}
+
+// refusalLimits bound the connections that are refused inside TLS at the same time.
+var refusalLimits = Limits{Connections: 64, ConnectionsPerClient: 2}
+
+// refuse returns the reply to a connection above a limit. Inside TLS it costs a
+// handshake, so only a few clients receive it; to the others the connection is
+// closed at once, which mail clients report as a problem with the certificate.
+func (s *snapshot) refuse(ctx context.Context, c *smtpd.Conn) *smtpd.Reply {
+	if s.parts.Mode == TLS {
+		slot, _ := s.server.refused.acquire(netprefix.Client(c.Remote().Addr()), refusalLimits)
+		if slot == nil {
+			c.Abort(smtpd.ErrClosed)
+		} else {
+			context.AfterFunc(ctx, slot.release)
+		}
+	}
+	return replyTooManyConnections
 }

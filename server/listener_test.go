@@ -1,10 +1,15 @@
 package server
 
 import (
+	"bytes"
+	"encoding/binary"
 	"net"
 	"net/netip"
+	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // A failingListener fails a few times, then accepts once, then is closed.
@@ -103,4 +108,143 @@ func TestListenFails(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A countingConn counts the packets that the server sends.
+type countingConn struct {
+	net.Conn
+	writes atomic.Int32
+}
+
+func (c *countingConn) Write(p []byte) (int, error) {
+	c.writes.Add(1)
+	return c.Conn.Write(p)
+}
+
+// TestRepliesAreHeldBack: one command, or one batch of pipelined ones, costs one
+// packet, however many lines the replies have.
+func TestRepliesAreHeldBack(t *testing.T) {
+	d := newTestServer(t, defaultSettings())
+	raw, end := tcpPair(t)
+	counted := &countingConn{Conn: raw}
+	go d.server.listeners[0].serve(counted)
+	c := newClient(end.(*net.TCPConn), STARTTLS)
+	one := func(what string, commands ...string) {
+		t.Helper()
+		counted.writes.Store(0)
+		if err := c.converse(commands...); err != nil {
+			t.Fatalf("%s: %v\n%s", what, err, c.transcript())
+		}
+		if n := counted.writes.Load(); n != 1 {
+			t.Errorf("%s: %d writes", what, n)
+		}
+	}
+	c.must(t, "", "220")
+	one("EHLO in clear", "EHLO client.example.org", "250")
+	one("STARTTLS", "STARTTLS", "220")
+	if err := c.startTLS(); err != nil {
+		t.Fatal(err)
+	}
+	one("EHLO", "EHLO client.example.org", "250")
+	one("AUTH", "AUTH PLAIN AGFsaWNlAHNlY3JldA==", "235")
+	// The first pair is the batch, the others only read.
+	batch := []string{strings.Repeat("NOOP\r\n", 20) + "RSET", "250"}
+	for range 20 {
+		batch = append(batch, "", "250")
+	}
+	one("a batch", batch...)
+	one("QUIT", "QUIT", "221")
+}
+
+// trustedProxyAddr must send a header.
+var trustedProxyAddr = netip.MustParseAddrPort("203.0.113.9:40000")
+
+const proxySignature = "\r\n\r\n\x00\r\nQUIT\n"
+
+// FuzzProxyHeader has a trusted proxy send anything in the place of its header. Only a
+// whole header is greeted, and the client is the one that a second reader finds in it, or
+// the proxy, where the header is for the proxy's own connection.
+func FuzzProxyHeader(f *testing.F) {
+	v2 := func(command, family byte, addresses string) string {
+		return proxySignature + string([]byte{command, family, byte(len(addresses) >> 8), byte(len(addresses))}) + addresses
+	}
+	ipv4 := "\xc0\x00\x02\x01\xc6\x33\x64\x01\xc3\x50\x02\x4b"
+	ipv6 := strings.Repeat("\x20\x01\x0d\xb8", 8) + "\xc3\x50\x02\x4b"
+	for _, header := range []string{
+		"PROXY TCP4 192.0.2.1 198.51.100.1 50000 587\r\n", "PROXY TCP6 2001:db8::1 2001:db8::2 50000 587\r\n", "PROXY UNKNOWN\r\n",
+		"PROXY TCP4 192.0.2.1 198.51.100.1 50000 587\n", "PROXY TCP4 2001:db8::1 198.51.100.1 50000 587\r\n", "PROXY TCP4 192.0.2.1\r\n",
+		"PROXY TCP6 ::ffff:192.0.2.1 ::1 1 2\r\n", "PROXY TCP4 192.0.2.1 198.51.100.1 99999 587\r\n", "PROXY TCP4 0x7f.1 198.51.100.1 1 587\r\n",
+		"PROXY UNKNOWN " + strings.Repeat("x", 200) + "\r\n", "PROXY ", "EHLO x\r\n", "", "\x16\x03\x01\x00\x05hello",
+		v2(0x21, 0x11, ipv4), v2(0x21, 0x21, ipv6), v2(0x20, 0x00, ""), v2(0x20, 0x11, ipv4), v2(0x21, 0x11, ipv4+"\x04\x00\x01x"), v2(0x21, 0x11, ipv4[:8]),
+		v2(0x21, 0x12, ipv4), v2(0x21, 0x31, strings.Repeat("x", 216)), v2(0x21, 0x00, ""), v2(0x31, 0x11, ipv4), v2(0x22, 0x11, ipv4),
+		v2(0x21, 0x11, ipv4)[:20], v2(0x21, 0x11, ipv4) + "PROXY TCP4 192.0.2.9 198.51.100.1 50000 587\r\n",
+	} {
+		f.Add([]byte(header), byte(0))
+		f.Add([]byte(header), byte(1))
+	}
+	s := newFuzzServer(f)
+	f.Fuzz(func(t *testing.T, header []byte, sip byte) {
+		s.log.clients()
+		p := newPipe(trustedProxyAddr)
+		p.sip = int(sip)
+		watchdog := time.AfterFunc(patience, p.giveUp)
+		defer watchdog.Stop()
+		s.sockets[starttlsListener].conns <- serverEnd{p}
+		p.send(append(bytes.Clone(header), "QUIT\r\n"...))
+		p.cut(0, false)
+		if !p.over() {
+			t.Fatalf("%q: the connection is still open", header)
+		}
+		s.isEmpty(t)
+		greeted := bytes.HasPrefix(p.down, []byte("220 "))
+		if !greeted && len(p.down) > 0 {
+			t.Errorf("%q: the server has sent %q", header, p.down)
+		}
+		client, ok := proxied(append(header, "QUIT\r\n"...))
+		seen := s.log.clients()
+		if greeted && !ok || greeted && (len(seen) != 1 || seen[0] != client.String()) || !greeted && len(seen) > 0 {
+			t.Errorf("%q: greeted %v, as %q; it is %v of %v", header, greeted, seen, ok, client)
+		}
+	})
+}
+
+// proxied is the client that a header names (the PROXY protocol, versions 1 and 2,
+// section 2).
+func proxied(header []byte) (client netip.Addr, ok bool) {
+	if rest, found := bytes.CutPrefix(header, []byte(proxySignature)); found {
+		return proxiedBinary(rest)
+	}
+	line, _, found := bytes.Cut(header, []byte("\r\n"))
+	words := strings.Split(string(line), " ")
+	if !found || len(line) > 105 || words[0] != "PROXY" || len(words) < 2 {
+		return client, false
+	}
+	if words[1] == "UNKNOWN" {
+		return trustedProxyAddr.Addr(), true
+	}
+	if len(words) != 6 {
+		return client, false
+	}
+	client, err := netip.ParseAddr(words[2])
+	return client.Unmap(), err == nil && (words[1] == "TCP4" || words[1] == "TCP6")
+}
+
+func proxiedBinary(b []byte) (client netip.Addr, ok bool) {
+	if len(b) < 4 || len(b) < 4+int(binary.BigEndian.Uint16(b[2:])) {
+		return client, false
+	}
+	command, family, b := b[0], b[1], b[4:4+int(binary.BigEndian.Uint16(b[2:]))]
+	switch {
+	case command == 0x20: // LOCAL: the proxy's own connection
+		return trustedProxyAddr.Addr(), true
+	case command != 0x21:
+		return client, false
+	case family == 0x11 && len(b) >= 12:
+		client, _ = netip.AddrFromSlice(b[:4])
+		return client, true
+	case family == 0x21 && len(b) >= 36:
+		client, _ = netip.AddrFromSlice(b[:16])
+		return client.Unmap(), true
+	}
+	return client, false
 }

@@ -4,16 +4,15 @@
 // Package smtpd speaks the protocol. This package has what surrounds it, and the
 // decisions:
 //
-//	server      the parts, reload and shutdown
-//	listener    sockets and the PROXY protocol
-//	limiter     limits of connections
-//	snapshot    what the connections of a listener share; admits connections
-//	session     MAIL, RCPT and the end of a session
-//	auth        AUTH, with package server/auth
-//	data        the message: staged, judged, its header put in order, relayed
-//	header      fix-ups of the header; received makes the Received field
-//	reply       errors become replies
-//	events      what the log and the metrics need; log and loglimit write it
+//	config    the sections [server] and [[listener]]
+//	server    the parts, reload and shutdown
+//	listener  sockets, the PROXY protocol, and what the connections of a listener share
+//	limiter   limits of connections
+//	session   AUTH, MAIL, RCPT, and the end of a session
+//	data      the message: staged, checked, its header put in order, relayed
+//	header    fix-ups of the header, and the Received field
+//	reply     errors become replies
+//	events    what the log and the metrics need to know; loglimit bounds what is logged
 //
 // The server knows no files and no formats: cmd/postern builds the parts.
 package server
@@ -23,7 +22,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
 	"slices"
 	"sync"
@@ -107,19 +105,6 @@ func New(p Parts) (*Server, error) {
 		s.listeners = append(s.listeners, l)
 	}
 	return s, nil
-}
-
-func (s *Server) newSnapshot(p *Parts, parts *ListenerParts, l *listener) (*snapshot, error) {
-	if parts.Policy == nil {
-		return nil, fmt.Errorf("server: listener %q has no policy", parts.Name)
-	}
-	limits := parts.Limits.over(p.Config.Limits)
-	return &snapshot{
-		server: s, listener: l,
-		config: &p.Config, parts: parts, limits: limits,
-		protocol: protocolConfig(p, parts, &limits, s.linger),
-		stage:    p.Stage,
-	}, nil
 }
 
 // Listen binds every address of the listeners that have no socket yet. It is apart
@@ -246,7 +231,7 @@ func (s *Server) add(n *session) bool {
 		return false
 	}
 	s.sessions[n] = nil
-	if n.slots.server.unauthenticated {
+	if n.slots[0].unauthenticated {
 		s.sessions[n] = s.unauthenticated.PushBack(n)
 	}
 	return true

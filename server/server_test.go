@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"os"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -10,8 +11,14 @@ import (
 	"postern/relay"
 	"postern/relay/relaytest"
 	"postern/server/auth"
+	"postern/server/smtpd"
 	"postern/test/kit"
 )
+
+func TestMain(m *testing.M) {
+	kit.AtOnce(16)
+	os.Exit(kit.Main(m))
+}
 
 func TestNewRequiresPolicies(t *testing.T) {
 	d := newTestServer(t, defaultSettings())
@@ -124,10 +131,13 @@ func TestCapsFollowTheHop(t *testing.T) {
 }
 
 func TestSizeLimit(t *testing.T) {
-	s := &snapshot{config: &Config{MessageSizeLimit: 100_000}}
-	for hop, want := range map[int64]int64{0: 100_000, 1 << 30: 100_000, 50_000: 50_000 - hopRoom, 100: 1} {
-		if got := s.sizeLimit(relay.Caps{Size: hop}); got != want {
-			t.Errorf("with a hop whose limit is %d: %d", hop, got)
+	for limit, want := range map[int64]int64{0: 100_000, 1 << 30: 100_000, 50_000: 50_000 - hopRoom, 100: 1} {
+		hop := &changingHop{}
+		hop.caps.Store(&relay.Caps{Size: limit})
+		parts := &ListenerParts{Services: func() (Services, func()) { return Services{Hop: hop}, func() {} }}
+		s := &session{snapshot: &snapshot{config: &Config{MessageSizeLimit: 100_000}, parts: parts}}
+		if got := s.Offer().Size; got != want {
+			t.Errorf("with a hop whose limit is %d: %d", limit, got)
 		}
 	}
 }
@@ -180,5 +190,29 @@ func TestPanicAfterSend(t *testing.T) {
 	}()
 	if !slices.Equal(seen, []bool{false}) {
 		t.Errorf("the client has seen it: %v", seen)
+	}
+}
+
+// TestComplete: server.origin, or the hostname, completes an address that has no domain,
+// and no other.
+func TestComplete(t *testing.T) {
+	for _, test := range []struct {
+		config Config
+		path   smtpd.Path
+		want   string
+	}{
+		{Config{Hostname: "mail.example.org"}, smtpd.Path{Local: "postmaster"}, "postmaster@mail.example.org"},
+		{Config{Hostname: "mail.example.org", Origin: "example.org"}, smtpd.Path{Local: "alice"}, "alice@example.org"},
+		{Config{Origin: "example.org"}, smtpd.Path{Local: `"a b"`}, `"a b"@example.org`},
+		{Config{Origin: "example.org"}, smtpd.Path{Local: `"alice@example.net"`}, `"alice@example.net"@example.org`},
+		{Config{Origin: "example.org"}, smtpd.Path{Local: "alice", Domain: "localhost"}, "alice@localhost"},
+		{Config{Origin: "example.org"}, smtpd.Path{Local: "alice", Domain: "[192.0.2.1]"}, "alice@[192.0.2.1]"},
+		{Config{Origin: "example.org"}, smtpd.Path{}, ""},
+	} {
+		_, origin := test.config.names()
+		s := &session{snapshot: &snapshot{origin: origin}}
+		if got := s.complete(test.path); got != test.want {
+			t.Errorf("%+v with the origin %q: %q, want %q", test.path, origin, got, test.want)
+		}
 	}
 }

@@ -19,7 +19,7 @@ import (
 )
 
 // A session is one client's connection: an [smtpd.Session]. Only the goroutine of the
-// connection uses it, but for conn, slots and events.
+// connection uses it, except for conn, slots and events.
 type session struct {
 	*snapshot
 	conn   *smtpd.Conn
@@ -41,6 +41,14 @@ type session struct {
 	release  func()   // of services; nil: there are none
 }
 
+// A transaction is one message, from MAIL on.
+type transaction struct {
+	envelope   *relay.Envelope
+	sender     string // as the client sent it; without a domain if it sent none
+	hop        relay.Transaction
+	recipients []string // accepted, as they went to the hop
+}
+
 // acquire returns the services for the exchange or the transaction that begins, and keeps
 // them until releaseServices is called. There is no AUTH in a transaction.
 func (s *session) acquire() Services {
@@ -58,14 +66,6 @@ func (s *session) releaseServices() {
 	}
 }
 
-// A transaction is one message, from MAIL on.
-type transaction struct {
-	envelope   *relay.Envelope
-	sender     string // as the client sent it; without a domain if it sent none
-	hop        relay.Transaction
-	recipients []string // accepted, as they went to the hop
-}
-
 // Hello implements smtpd.Session.
 func (s *session) Hello(context.Context, string, bool) *smtpd.Reply {
 	if s.tls = s.conn.TLS(); s.tls == nil {
@@ -73,17 +73,21 @@ func (s *session) Hello(context.Context, string, bool) *smtpd.Reply {
 	}
 	s.tlsFacts = policy.TLS{Version: tls.VersionName(s.tls.Version), Cipher: tls.CipherSuiteName(s.tls.CipherSuite)}
 	if !s.parts.RequireAuth {
-		s.admit() // the limits before authentication are not meant for this listener
+		s.admit(false) // the limits before authentication are not meant for this listener
 	}
 	return nil
 }
 
 // admit ends the limits that hold before authentication.
-func (s *session) admit() {
+func (s *session) admit(loggedIn bool) {
 	s.conn.Authenticated()
-	s.slots.authenticated()
+	s.slots.authenticated(loggedIn)
 	s.server.authenticated(s)
 }
+
+// hopRoom is left between the server's SIZE and the next hop's, in octets, for the header
+// fields that are added.
+const hopRoom = 8 << 10
 
 // Offer implements smtpd.Session. It depends on the next hop.
 func (s *session) Offer() smtpd.Offer {
@@ -91,8 +95,11 @@ func (s *session) Offer() smtpd.Offer {
 	defer release()
 	caps := services.Hop.Caps()
 	o := smtpd.Offer{
-		Size: s.sizeLimit(caps), RcptMax: s.limits.Recipients,
+		Size: int64(s.config.MessageSizeLimit), RcptMax: s.limits.Recipients,
 		DSN: caps.DSN, UTF8: caps.SMTPUTF8,
+	}
+	if caps.Size > 0 {
+		o.Size = min(o.Size, max(caps.Size-hopRoom, 1))
 	}
 	if s.tls != nil { // RFC 4954, section 4: no AUTH without TLS
 		o.Mechanisms = services.Auth.Mechanisms(s.peer())
@@ -100,17 +107,77 @@ func (s *session) Offer() smtpd.Offer {
 	return o
 }
 
-// hopRoom is left between our SIZE and the next hop's, in octets, for the header
-// fields that are added.
-const hopRoom = 8 << 10
-
-// sizeLimit is our own limit, or what the next hop accepts if that is less.
-func (s *snapshot) sizeLimit(caps relay.Caps) int64 {
-	limit := int64(s.config.MessageSizeLimit)
-	if caps.Size > 0 {
-		limit = min(limit, max(caps.Size-hopRoom, 1))
+func (s *session) peer() *auth.Peer {
+	helo, _ := s.conn.Hello()
+	return &auth.Peer{
+		Remote: s.conn.Remote(), Local: s.conn.Local(),
+		Helo: helo, TLS: s.tls, Session: s.conn.ID(),
+		Certificate: s.conn.Certificate(),
 	}
-	return limit
+}
+
+// Auth implements smtpd.Session. An attempt counts from here, since a client may
+// cancel it or go away in the middle; only success takes it back.
+func (s *session) Auth(ctx context.Context, mechanism string) (smtpd.Exchange, *smtpd.Reply) {
+	if s.attempts >= s.parts.AuthFailures {
+		return nil, replyTooManyFailures
+	}
+	x, err := s.acquire().Auth.Start(ctx, s.peer(), mechanism)
+	if err != nil {
+		s.releaseServices()
+	}
+	if errors.Is(err, auth.ErrMechanism) {
+		return nil, replyMechanism
+	}
+	s.attempts++
+	if err != nil {
+		return nil, s.authFailed(ctx, mechanism, err)
+	}
+	return &exchange{Exchange: x, session: s, mechanism: mechanism}, nil
+}
+
+// An exchange is an [smtpd.Exchange] over one of package auth.
+type exchange struct {
+	auth.Exchange
+	session   *session
+	mechanism string
+}
+
+// Next implements smtpd.Exchange.
+func (e *exchange) Next(ctx context.Context, response []byte) ([]byte, *smtpd.Reply) {
+	s := e.session
+	challenge, done, err := e.Exchange.Next(ctx, response)
+	switch {
+	case err != nil:
+		return nil, s.authFailed(ctx, e.mechanism, err)
+	case done:
+		s.identity, s.loggedIn, s.attempts = e.Identity(), true, 0
+		s.admit(true)
+		s.events.AuthOK(s.identity, s.tls)
+		return nil, replyAuthenticated
+	}
+	return challenge, nil
+}
+
+// Close implements smtpd.Exchange.
+func (e *exchange) Close(error) {
+	defer e.session.releaseServices()
+	_ = e.Exchange.Close()
+}
+
+// authFailed logs the failure and returns the reply. The connection is closed after
+// too many.
+func (s *session) authFailed(ctx context.Context, mechanism string, err error) *smtpd.Reply {
+	s.reported = true
+	if errors.Is(ctx.Err(), context.Canceled) {
+		s.events.AuthAbandoned(mechanism) // whatever err is
+	} else {
+		s.events.AuthError(mechanism, err)
+	}
+	if s.attempts >= s.parts.AuthFailures {
+		s.conn.CloseAfterReply(replyTooManyFailures)
+	}
+	return authReply(err)
 }
 
 // Mail implements smtpd.Session. It checks in the order in which a client can do
@@ -123,13 +190,8 @@ func (s *session) Mail(_ context.Context, from smtpd.Path, p *smtp.MailOptions) 
 		return replyMailMax
 	}
 	s.messages++
-	s.mail = s.newTransaction(from, p)
-	return nil
-}
-
-func (s *session) newTransaction(from smtpd.Path, p *smtp.MailOptions) *transaction {
 	helo, _ := s.conn.Hello()
-	return &transaction{
+	s.mail = &transaction{
 		sender: from.String(),
 		envelope: &relay.Envelope{
 			Session:   s.conn.ID(),
@@ -144,13 +206,14 @@ func (s *session) newTransaction(from smtpd.Path, p *smtp.MailOptions) *transact
 			Options:   *p,
 		},
 	}
+	return nil
 }
 
 // complete adds server.origin to an address without a domain (Postfix's
 // append_at_myorigin; RFC 5321, section 4.5.1, for postmaster).
 func (s *session) complete(p smtpd.Path) string {
 	if p.Domain == "" && !p.IsNull() {
-		p.Domain = s.config.origin()
+		p.Domain = s.origin
 	}
 	return p.String()
 }
@@ -162,10 +225,17 @@ func (s *session) Rcpt(ctx context.Context, to smtpd.Path, p *smtp.RcptOptions) 
 	s.rcpt = to.String()
 	r := s.request(t, t.envelope.Options.Size)
 	r.Recipient, r.RecipientSent = rcpt, s.rcpt
-	if refused := s.judge(r, s.parts.Policy.AtRcpt(ctx, r)); refused != nil {
+	if refused := s.verdictReply(r, s.parts.Policy.AtRcpt(ctx, r)); refused != nil {
 		return refused
 	}
-	if err := s.askHop(ctx, t, rcpt, p); err != nil {
+	if t.hop == nil {
+		hop, err := s.acquire().Hop.Begin(ctx, t.envelope)
+		if err != nil {
+			return relayReply(err)
+		}
+		t.hop = hop
+	}
+	if err := t.hop.Rcpt(ctx, rcpt, p); err != nil {
 		return relayReply(err)
 	}
 	s.rcpt = ""
@@ -173,19 +243,8 @@ func (s *session) Rcpt(ctx context.Context, to smtpd.Path, p *smtp.RcptOptions) 
 	return nil
 }
 
-func (s *session) askHop(ctx context.Context, t *transaction, rcpt string, p *smtp.RcptOptions) error {
-	if t.hop == nil {
-		hop, err := s.acquire().Hop.Begin(ctx, t.envelope)
-		if err != nil {
-			return err
-		}
-		t.hop = hop
-	}
-	return t.hop.Rcpt(ctx, rcpt, p)
-}
-
-// judge turns the verdict of a list into a reply: nil to go on.
-func (s *session) judge(r *policy.Request, v policy.Verdict) *smtpd.Reply {
+// verdictReply logs the warnings of a verdict, and returns its reply: nil to go on.
+func (s *session) verdictReply(r *policy.Request, v policy.Verdict) *smtpd.Reply {
 	for _, warning := range v.Warnings {
 		s.events.RejectWarning(r, warning)
 	}
