@@ -29,8 +29,8 @@ func TestEmptyFileIsTheDefaults(t *testing.T) {
 
 var update = flag.Bool("update", false, "write the .err files anew")
 
-// Each testdata/errors/NAME.toml has one kind of mistake, and NAME.err is what
-// an administrator reads about it.
+// Each testdata/errors/NAME.toml has one kind of mistake, and NAME.err has the error for
+// it. go test -update writes the .err files.
 func TestConfigErrors(t *testing.T) {
 	files, err := filepath.Glob("testdata/errors/*.toml")
 	if err != nil || len(files) == 0 {
@@ -83,7 +83,7 @@ func TestLargeFile(t *testing.T) {
 	}
 }
 
-// What Windows editors write is no reason to refuse a file.
+// A file of a Windows editor is valid.
 func TestByteOrderMarkAndCRLF(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "config.toml")
 	if err := os.WriteFile(file, []byte("\ufeff[log]\r\nlevel = \"debug\"\r\n"), 0o600); err != nil {
@@ -98,8 +98,7 @@ func TestByteOrderMarkAndCRLF(t *testing.T) {
 	}
 }
 
-// A list in the file takes the place of the default one, and leaves alone
-// what another configuration has.
+// A list in the file replaces the default one, and does not write into its array.
 func TestListsReplaceTheDefault(t *testing.T) {
 	cfg, err := Parse("config.toml", `
 [[listener]]
@@ -125,10 +124,7 @@ next_hops = ["smtp://192.0.2.1:25"]
 	}
 }
 
-// A listener takes the keys that it leaves out from the shared section, which may come
-// after it in the file.
-func TestListenerInherits(t *testing.T) {
-	cfg, err := Parse("config.toml", `
+const inheriting = `
 [[listener]]
 name = "submission"
 address = [":587"]
@@ -167,7 +163,12 @@ patience = "20s"
 helo_name = "out.example.org"
 [relay.pool]
 messages = 7
-`)
+`
+
+// A listener takes the keys that it leaves out from the shared section, which may come
+// after it in the file.
+func TestListenerInherits(t *testing.T) {
+	cfg, err := Parse("config.toml", inheriting)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,8 +232,8 @@ func TestSections(t *testing.T) {
 	}
 }
 
-// Strings of any kind, comments, dotted keys and nested arrays: where a key
-// stands is found by the path that Validate and the decoder use.
+// The place of a key is found by the path that Validate and the decoder use, in a file
+// with all kinds of strings, comments, dotted keys and nested arrays.
 func TestLocate(t *testing.T) {
 	text := strings.ReplaceAll(`# key = "comment"
 top = 'it''s'
@@ -312,7 +313,7 @@ func FuzzConfig(f *testing.F) {
 			t.Fatalf("config %v, error %v", cfg, err)
 		}
 		if err != nil && strings.ContainsFunc(err.Error(), unprintable) {
-			t.Fatalf("%q would be obeyed by a terminal", err.Error())
+			t.Fatalf("%q would control a terminal", err.Error())
 		}
 	})
 }

@@ -13,8 +13,8 @@ func (s span) none() bool { return s.end == 0 }
 // of returns the text of s.
 func (s span) of(text string) string { return text[s.start:s.end] }
 
-// An entry is the place of a key and the place of its value. A table has no value
-// of its own, an element of an array no key.
+// An entry is the place of a key and the place of its value. A table has only a
+// key, an element of an array only a value.
 type entry struct{ key, value span }
 
 // A placeMap has the places of the keys, by paths such as listener[1].address or

@@ -160,18 +160,7 @@ func delivered(t *testing.T, hop *relaytest.Hop, n int, token string) {
 	}
 }
 
-// Two listeners with different certificates, stores, mechanisms and next hops are one
-// server each, and stay so over a reload.
-func TestListenersHaveTheirOwnParts(t *testing.T) {
-	s := newSite(t)
-	staffHop, printerHop, thirdHop := relaytest.New(t, relaytest.Options{}), relaytest.New(t, relaytest.Options{}), relaytest.New(t, relaytest.Options{})
-	staff, printers := kit.Addr(t), kit.Addr(t)
-	s.certify(t, "staff", 11)
-	s.certify(t, "printers", 22)
-	s.users(t, "staff", "alice")
-	s.users(t, "printers", "laser")
-	configure := func(printerCert string, hop *relaytest.Hop) {
-		s.write(t, fmt.Sprintf(`
+const twoListeners = `
 [server]
 hostname = "localhost"
 [[listener]]
@@ -191,8 +180,21 @@ certificates = [{ cert = %q, key = %q }]
 stores = [{ kind = "userfile", path = %q }]
 [relay]
 next_hops = [%q]
-`, staff, printers, s.file(printerCert+".pem"), s.file(printerCert+".key"), s.file("printers"), hop.URL(),
-			s.file("staff.pem"), s.file("staff.key"), s.file("staff"), staffHop.URL()))
+`
+
+// Two listeners with different certificates, stores, mechanisms and next hops are one
+// server each, and stay so over a reload.
+func TestListenersHaveTheirOwnParts(t *testing.T) {
+	s := newSite(t)
+	staffHop, printerHop, thirdHop := relaytest.New(t, relaytest.Options{}), relaytest.New(t, relaytest.Options{}), relaytest.New(t, relaytest.Options{})
+	staff, printers := kit.Addr(t), kit.Addr(t)
+	s.certify(t, "staff", 11)
+	s.certify(t, "printers", 22)
+	s.users(t, "staff", "alice")
+	s.users(t, "printers", "laser")
+	configure := func(printerCert string, printerHop *relaytest.Hop) {
+		s.write(t, fmt.Sprintf(twoListeners, staff, printers, s.file(printerCert+".pem"), s.file(printerCert+".key"), s.file("printers"),
+			printerHop.URL(), s.file("staff.pem"), s.file("staff.key"), s.file("staff"), staffHop.URL()))
 	}
 	configure("printers", printerHop)
 	s.start(t)
@@ -367,4 +369,43 @@ func TestSandboxCanBeDisabled(t *testing.T) {
 		t.Errorf("sandbox: %v; log:\n%s", d.sandbox, s.log.String())
 	}
 	kit.Must(t, d.sandbox.Allows(d.cfg.Access(d.File)))
+}
+
+func TestRefCountedClosesUnusedValues(t *testing.T) {
+	var r refCounted[string]
+	closed := make(map[string]int)
+	replace := func(v string) { r.Replace(v, func() { closed[v]++ }) }
+	want := func(v string, n int) {
+		t.Helper()
+		if closed[v] != n {
+			t.Errorf("%q was closed %d times, want %d", v, closed[v], n)
+		}
+	}
+
+	replace("first")
+	one, releaseOne := r.Acquire()
+	two, releaseTwo := r.Acquire()
+	replace("second")
+	if three, release := r.Acquire(); one != "first" || two != "first" || three != "second" {
+		t.Errorf("acquired %q, %q, %q", one, two, three)
+	} else {
+		release()
+	}
+	want("first", 0)
+	releaseOne()
+	releaseOne() // a second call has no effect
+	want("first", 0)
+	releaseTwo()
+	want("first", 1)
+
+	replace("third")
+	want("second", 1)
+	_, release := r.Acquire()
+	r.Retire()
+	want("third", 0)
+	release()
+	want("third", 1)
+	_, release = r.Acquire() // by a session that was aborted at shutdown
+	release()
+	want("third", 1)
 }
