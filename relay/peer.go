@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"strconv"
@@ -16,6 +15,8 @@ import (
 
 	"github.com/emersion/go-sasl"
 	"github.com/emersion/go-smtp"
+
+	"postern/internal/fileperm"
 )
 
 // Why a hop that can be reached cannot be used. Check adds what to do about it.
@@ -202,19 +203,7 @@ const maxCredentials = 4 << 10
 
 // readCredentials reads the file. Its errors never contain what is in the file.
 func readCredentials(name string) (*credentials, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if mode := info.Mode().Perm(); mode&0o007 != 0 {
-		return nil, fmt.Errorf("%s has mode %04o, so every user of this machine can read the password or change it: run chmod o= %s", name, mode, name)
-	}
-	content, err := io.ReadAll(io.LimitReader(f, maxCredentials+1))
+	content, err := fileperm.ReadSecret(name, maxCredentials+1)
 	if err != nil {
 		return nil, err
 	}

@@ -68,3 +68,10 @@ func Shorten(s string, limit int) string {
 	}
 	return Cut(s, limit) + "..."
 }
+
+// ValidName reports whether s can be the name of a user, of at most limit bytes: it can be
+// compared with other names, and control characters cannot end a line of the log or of a
+// message header.
+func ValidName(s string, limit int) bool {
+	return s != "" && len(s) <= limit && utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
+}

@@ -78,6 +78,24 @@ func TestCut(t *testing.T) {
 	}
 }
 
+func TestValidName(t *testing.T) {
+	for name, want := range map[string]bool{
+		"":                      false,
+		"alice@example.org":     true,
+		"o'neil *)(":            true,
+		"jürgen":                true,
+		"a\nb":                  false,
+		"a\u0085b":              false,
+		"a\xff":                 false,
+		strings.Repeat("x", 20): true,
+		strings.Repeat("x", 21): false,
+	} {
+		if ValidName(name, 20) != want {
+			t.Errorf("ValidName(%q) = %v", name, !want)
+		}
+	}
+}
+
 func TestNearest(t *testing.T) {
 	known := []string{"permit", "permit_mynetworks", "reject", "defer", "min_version", "session_tickets"}
 	for written, want := range map[string]string{

@@ -8,11 +8,11 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strings"
 
 	"github.com/emersion/go-msgauth/dkim"
+
+	"postern/internal/fileperm"
 )
 
 // A Key is one [[relay.dkim]] table of the configuration.
@@ -82,7 +82,7 @@ func (k *privateKey) options(names []string) *dkim.SignOptions {
 }
 
 func (k *Key) load() (*privateKey, error) {
-	text, err := readKeyFile(k.File)
+	text, err := fileperm.ReadSecret(k.File, maxKeyFile)
 	if err != nil {
 		return nil, fmt.Errorf("DKIM key of %s: %w", k.Domain, err)
 	}
@@ -100,27 +100,6 @@ func (k *Key) load() (*privateKey, error) {
 
 // maxKeyFile keeps a wrong path from being read for ever.
 const maxKeyFile = 64 << 10
-
-// readKeyFile reads the file of a private key, which has to be private.
-func readKeyFile(name string) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if mode := info.Mode().Perm(); mode&0o007 != 0 {
-		return nil, fmt.Errorf("%s has mode %04o, so that everybody on this machine may sign as you: chmod o= %s", name, mode, name)
-	}
-	text, err := io.ReadAll(io.LimitReader(f, maxKeyFile))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	return text, nil
-}
 
 // RFC 8301, section 3.2: signers use at least 1024 and should use 2048 bits,
 // and verifiers need not look at more than 4096.

@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"os"
 	"strings"
-	"syscall"
 
 	"postern/internal/access"
+	"postern/internal/fileperm"
 	"postern/server/auth/hash"
 )
 
@@ -63,23 +61,7 @@ const maxSecret = 4 << 10 // bytes
 // mode of the file must deny access to other users of the machine. Errors name the file and
 // do not repeat its content.
 func ReadSecretFile(path string) (string, error) {
-	// Without O_NONBLOCK, opening a named pipe would wait for a writer.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return "", err
-	}
-	if !info.Mode().IsRegular() {
-		return "", fmt.Errorf("%s is not a regular file; name a regular file with the secret on its only line", path)
-	}
-	if mode := info.Mode().Perm(); mode&0o007 != 0 {
-		return "", fmt.Errorf("%s has mode %04o, which gives every user of this machine access to the secret; run chmod o= %s", path, mode, path)
-	}
-	text, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
+	text, err := fileperm.ReadSecret(path, maxSecret+1)
 	if err != nil {
 		return "", err
 	}

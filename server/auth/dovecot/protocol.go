@@ -10,8 +10,6 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"postern/internal/text"
 	"postern/server/auth"
@@ -182,16 +180,10 @@ func (a answer) result() (auth.Identity, error) {
 	if id.User == "" || id.As == "" {
 		return auth.Identity{}, unavailable(errNoUser)
 	}
-	if !isName(id.User) || !isName(id.As) {
+	if !text.ValidName(id.User, maxUser) || !text.ValidName(id.As, maxUser) {
 		return auth.Identity{}, unavailable(errUser)
 	}
 	return id, nil
-}
-
-// isName reports whether s can be a user name. Control characters would end lines of
-// the log and header fields.
-func isName(s string) bool {
-	return len(s) <= maxUser && utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }
 
 // refusal returns the error that a FAIL means. Up to Dovecot 2.2 each reason was a

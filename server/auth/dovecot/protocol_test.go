@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"postern/internal/text"
 	"postern/server/auth"
 )
 
@@ -96,7 +97,7 @@ func FuzzLine(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if id, err := a.result(); err == nil && (a.verb != verbOK || !isName(id.User) || id.User == "" || a.params.has("nologin")) {
+		if id, err := a.result(); err == nil && (a.verb != verbOK || !text.ValidName(id.User, maxUser) || a.params.has("nologin")) {
 			t.Errorf("%q authenticates %+v", raw, id)
 		}
 	})

@@ -41,10 +41,9 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"postern/internal/fileperm"
+	"postern/internal/text"
 	"postern/server/auth"
 	"postern/server/auth/hash"
 )
@@ -162,7 +161,7 @@ func (s *Store) precheck(login, password string) *auth.Failure {
 		return &auth.Failure{Kind: auth.BadPassword, Store: Kind, Reason: "empty password"}
 	case len(password) > maxPassword:
 		return &auth.Failure{Kind: auth.Unknowable, Store: Kind, Reason: fmt.Sprintf("the password is longer than %d octets", maxPassword)}
-	case !validName(login):
+	case !text.ValidName(login, maxName):
 		return &auth.Failure{Kind: auth.NoSuchUser, Store: Kind, Reason: "not a valid name"}
 	case s.cfg.UserAttribute == "" && strings.ContainsFunc(login, notPlain):
 		return &auth.Failure{Kind: auth.NoSuchUser, Store: Kind, Reason: "the name has blanks or is not ASCII, which needs user_attribute"}
@@ -176,11 +175,6 @@ const maxPassword = hash.MaxPassword
 
 // maxName is the longest name of a user, in bytes.
 const maxName = 1024
-
-// validName reports whether a name can be logged and compared with others.
-func validName(name string) bool {
-	return name != "" && len(name) <= maxName && utf8.ValidString(name) && !strings.ContainsFunc(name, unicode.IsControl)
-}
 
 // notPlain matches characters that the string preparation of directories (RFC 4518) may
 // change.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/go-ldap/ldap/v3"
 
+	"postern/internal/text"
 	"postern/server/auth"
 )
 
@@ -74,7 +75,7 @@ func (s *Store) canonical(e *ldap.Entry, login string) (string, error) {
 		return "", &misconfigured{what: fmt.Sprintf("the entry %q has %d readable values of %s; set user_attribute to an attribute with exactly one",
 			clean(e.DN), len(values), s.cfg.UserAttribute)}
 	}
-	if !validName(values[0]) {
+	if !text.ValidName(values[0], maxName) {
 		return "", &misconfigured{what: fmt.Sprintf("in the entry %q the value of %s is not a valid user name", clean(e.DN), s.cfg.UserAttribute)}
 	}
 	return values[0], nil

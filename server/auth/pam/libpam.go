@@ -24,12 +24,10 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/msteinert/pam/v2"
 
+	"postern/internal/text"
 	"postern/server/auth"
 	"postern/server/auth/saslauthd"
 )
@@ -127,7 +125,7 @@ func canonical(tx *pam.Transaction) saslauthd.Answer {
 	switch {
 	case err != nil:
 		return tryAgain("PAM_USER cannot be read: " + err.Error())
-	case user == "" || len(user) > maxLogin || !utf8.ValidString(user) || strings.ContainsFunc(user, unicode.IsControl):
+	case !text.ValidName(user, maxLogin):
 		return tryAgain("PAM_USER is " + saslauthd.Clip(user) + ", which is not a valid user name")
 	}
 	return accept(user)

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"unicode"
-	"unicode/utf8"
+
+	"postern/internal/text"
 )
 
 // A row is what the query says about a user.
@@ -29,11 +29,6 @@ const nameIt = "add it as the second column, as the table has it, such as: selec
 
 // maxName is the longest name of a user, in bytes.
 const maxName = 1024
-
-// usable says that a name may stand in a log, and be compared with others.
-func usable(name string) bool {
-	return name != "" && len(name) <= maxName && utf8.ValidString(name) && !strings.ContainsFunc(name, unicode.IsControl)
-}
 
 // A mistake in the query or the table is what only people can mend: to ask again
 // is of no use.
@@ -114,7 +109,7 @@ func scan(rows *sql.Rows, columns []string) (*row, error) {
 	if err := rows.Scan(fields...); err != nil {
 		return nil, err
 	}
-	if !usable(username.String) {
+	if !text.ValidName(username.String, maxName) {
 		return nil, mistakef("the column %s holds no name for a user", columnUsername)
 	}
 	off, err := truth(disabled)

@@ -45,6 +45,7 @@ import (
 	"strings"
 
 	"postern/internal/fileperm"
+	"postern/internal/text"
 	"postern/server/auth"
 	"postern/server/auth/hash"
 )
@@ -121,7 +122,7 @@ func (s *Store) VerifyPassword(ctx context.Context, p *auth.Peer, login, passwor
 
 // ScramKeys implements auth.KeyStore.
 func (s *Store) ScramKeys(ctx context.Context, login string) (auth.ScramKeys, error) {
-	if !usable(login) {
+	if !text.ValidName(login, maxName) {
 		return auth.ScramKeys{}, refusal(nil)
 	}
 	found, err := s.find(ctx, login)
@@ -206,7 +207,7 @@ func hopeless(login, password string) *auth.Failure {
 	switch {
 	case password == "":
 		return &auth.Failure{Kind: auth.BadPassword, Store: Kind, Reason: "empty password"}
-	case !usable(login):
+	case !text.ValidName(login, maxName):
 		return &auth.Failure{Kind: auth.NoSuchUser, Store: Kind, Reason: "not a name"}
 	}
 	return nil
