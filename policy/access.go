@@ -11,9 +11,6 @@ import (
 	"postern/policy/lookup"
 )
 
-// This file has the restrictions with access(5) tables. The keys are in accessKeys, the actions
-// in parseRule.
-
 // checkAccess is check_sender_access and check_recipient_access: reply is stageSender or
 // stageRecipient.
 type checkAccess struct {
@@ -143,15 +140,15 @@ func (c *checkAccess) find(ctx context.Context, address string) (key, value stri
 	return "", "", nil
 }
 
-// A rule is the parsed value of a table entry.
+// A rule is the parsed value of a table entry: an action, WARN, or a list of restrictions.
 type rule struct {
 	action   Action
-	code     int               // of a refusal, with enhanced and text
-	enhanced smtp.EnhancedCode //
-	text     string            // also of WARN
+	code     int // code, enhanced and text are the reply of an action that refuses
+	enhanced smtp.EnhancedCode
+	text     string // of WARN too
 	warn     bool
-	list     List // a list of restrictions
-	permits  bool // the list may permit
+	list     List // nil for an action
+	permits  bool // list may permit
 }
 
 func (u *rule) verdict(c *checkAccess, sent string) Verdict {

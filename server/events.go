@@ -44,7 +44,7 @@ type SessionEvents interface {
 	AuthAbandoned(mechanism string) // by the client, or because of a shutdown
 
 	Refused(r Refused)
-	RejectWarning(r *policy.Request, warning string) // of warn_if_reject
+	RejectWarning(r *policy.Request, warning string) // of warn_if_reject, or of WARN in an access table
 
 	Accepted(m MessageEvent, receipt relay.Receipt, took time.Duration)
 	Duplicate(m MessageEvent, receipt relay.Receipt) // it was sent before, as receipt.First

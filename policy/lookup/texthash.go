@@ -16,7 +16,7 @@ import (
 	"postern/internal/access"
 )
 
-// Bounds of a texthash: file. A million entries take about 150 MB of memory.
+// Bounds of a texthash: file. An entry takes about 130 bytes of memory.
 const (
 	maxFile    = 256 << 20 // bytes
 	maxLine    = 64 << 10  // bytes of a line with its continuation lines

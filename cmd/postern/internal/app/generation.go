@@ -176,13 +176,19 @@ func (a *App) openCertificates(g *Generation) error {
 	return nil
 }
 
-// Policies builds the restrictions of each listener by its name. It returns an error if
-// one would make an open relay.
+// Policies builds the restrictions of each listener by its name. Listeners with equal
+// sections share them, so that a lookup table is read once. It returns an error if one
+// would make an open relay.
 func Policies(cfg *config.Config) (map[string]*policy.Set, error) {
 	sets := make(map[string]*policy.Set)
+	var all sectionParts[policy.Config, *policy.Set]
 	for i := range cfg.Listeners {
 		l := &cfg.Listeners[i]
-		set, err := policy.NewSet(l.Policy, &policy.Env{Resolver: net.DefaultResolver})
+		set, shared := all.of(l.Policy)
+		var err error
+		if !shared {
+			set, err = policy.NewSet(l.Policy, &policy.Env{Resolver: net.DefaultResolver})
+		}
 		if err == nil && !l.RequireAuth {
 			err = set.OpenRelay()
 		}
@@ -190,6 +196,7 @@ func Policies(cfg *config.Config) (map[string]*policy.Set, error) {
 			return nil, process.WithStatus(process.ExitConfig, fmt.Errorf("listener %q: %w", l.Name, process.ExplainUnreadable(err)))
 		}
 		sets[l.Name] = set
+		all.add(l.Policy, set)
 	}
 	return sets, nil
 }
