@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"reflect"
 	"strings"
 	"time"
 
@@ -112,14 +113,13 @@ func (t authTest) section(cfg *config.Config) (config.Auth, error) {
 	if t.listener != "" {
 		return config.Auth{}, usageError("there is no listener %q; the listeners are %s", t.listener, strings.Join(names, ", "))
 	}
-	var sections []config.Auth
+	first := cfg.Listeners[0].Auth
 	for _, s := range cfg.AuthSections() {
-		sections = append(sections, s)
+		if !reflect.DeepEqual(s.Stores, first.Stores) || s.Realm != first.Realm {
+			return config.Auth{}, usageError("the listeners have different stores; name one of %s with --listener", strings.Join(names, ", "))
+		}
 	}
-	if len(sections) > 1 {
-		return config.Auth{}, usageError("the listeners have different stores; name one of %s with --listener", strings.Join(names, ", "))
-	}
-	return sections[0], nil
+	return first, nil
 }
 
 func (t authTest) readPassword(in io.Reader) (string, error) {

@@ -74,6 +74,45 @@ func TestPasswdThenAuthTest(t *testing.T) {
 	}
 }
 
+// Listeners can have different stores. auth test asks those of one listener, and check
+// has a result for each.
+func TestCommandsWithDifferentListeners(t *testing.T) {
+	s := newTestServer(t)
+	if status, _, stderr := command(t, "blue\n", "passwd", "--stdin", s.file("printers"), "laser"); status != process.ExitOK {
+		t.Fatalf("passwd: status %d: %s", status, stderr)
+	}
+	text := strings.Replace(readFile(t, s.config()), "[tls]\n", `[[listener]]
+name = "printers"
+address = ["127.0.0.1:0"]
+auth.stores = [{ kind = "userfile", path = "`+s.file("printers")+`" }]
+[tls]
+`, 1)
+	writeFile(t, s.config(), text)
+	for _, c := range []struct {
+		args   string
+		status int
+		want   string
+	}{
+		{"--listener printers -u laser", process.ExitOK, `yes: store userfile accepts "laser"`},
+		{"--listener submission -u laser", process.ExitFailure, "no such user"},
+		{"--listener nowhere -u laser", process.ExitUsage, "the listeners are submission, printers"},
+		{"-u laser", process.ExitUsage, "name one of submission, printers with --listener"},
+	} {
+		args := append([]string{"auth", "test", "--config", s.config(), "-p", "-"}, strings.Fields(c.args)...)
+		status, stdout, stderr := command(t, "blue\n", args...)
+		if status != c.status || !strings.Contains(stdout+stderr, c.want) {
+			t.Errorf("%s: status %d, want %d and %q in\n%s%s", c.args, status, c.status, c.want, stdout, stderr)
+		}
+	}
+	_, stdout, _ := command(t, "", "check", "--config", s.config())
+	wantLines(t, stdout, "ok    store          userfile "+s.file("users")+"\n", "ok    store          userfile "+s.file("printers")+" (listener printers)\n",
+		"ok    mechanisms     PLAIN LOGIN\n", "ok    mechanisms     PLAIN LOGIN (listener printers)\n")
+	writeFile(t, s.config(), strings.Replace(text, "auth.stores", "auth.mechanisms = [\"PLAIN\"]\nrequire_auth = false\npolicy.recipient = \"permit\"\nauth.stores", 1))
+	if _, stdout, _ := command(t, "", "check", "--config", s.config()); !strings.Contains(stdout, `FAIL  policy         listener "printers"`) {
+		t.Errorf("an open relay of one listener is not reported:\n%s", stdout)
+	}
+}
+
 // passwd does not set a password with which no login could succeed. The error has the
 // reason.
 func TestPasswdRefusesWhatNoSchemeAccepts(t *testing.T) {
