@@ -85,20 +85,25 @@ func (u *Unavailable) Error() string {
 func (u *Unavailable) Unwrap() error { return u.Err }
 
 // WithLogin returns err as a *Failure or an *Unavailable that names the login, made safe
-// for a log line. The value of the backend is not changed, as it may be shared. It is not
-// for [ErrMechanism] and [ErrMalformed].
+// for a log line. It is not for [ErrMechanism] and [ErrMalformed].
 func WithLogin(err error, login string) error {
+	return annotate(err, func(_, l *string) { *l = logName(login) })
+}
+
+// annotate returns err as a *Failure or an *Unavailable, after set has changed its fields
+// Store and Login. The value of the backend is not changed, as it may be shared.
+func annotate(err error, set func(store, login *string)) error {
 	if f := asFailure(err); f != nil {
-		named := *f
-		named.Login = logName(login)
-		return &named
+		annotated := *f
+		set(&annotated.Store, &annotated.Login)
+		return &annotated
 	}
-	named := Unavailable{Err: err}
+	annotated := Unavailable{Err: err}
 	if u, ok := errors.AsType[*Unavailable](err); ok {
-		named = *u
+		annotated = *u
 	}
-	named.Login = logName(login)
-	return &named
+	set(&annotated.Store, &annotated.Login)
+	return &annotated
 }
 
 // maxLogName is enough for the logins of people, and short in a log line.

@@ -200,7 +200,7 @@ func ask[T answer[T]](ctx context.Context, s *Store, login string, call func(exp
 		if err == nil {
 			c.User, accepted = accepted.user(), accepted.from(s.name)
 		} else {
-			c.Err = s.named(err)
+			c.Err = annotate(err, func(store, _ *string) { *store = s.name })
 		}
 	}
 	if record, ok := ctx.Value(traceKey{}).(func(StoreCall)); ok {
@@ -209,27 +209,16 @@ func ask[T answer[T]](ctx context.Context, s *Store, login string, call func(exp
 	return accepted, c.Err
 }
 
-// named returns err as a *Failure or an *Unavailable with the name of the store. The
-// backend's value is not changed, as it may be shared.
-func (s *Store) named(err error) error {
-	if f := asFailure(err); f != nil {
-		named := *f
-		named.Store = s.name
-		return &named
-	}
-	named := Unavailable{Err: err}
-	if u, ok := errors.AsType[*Unavailable](err); ok {
-		named = *u
-	}
-	named.Store = s.name
-	return &named
-}
-
 // bounded makes one call of the backend, whatever the ability. It waits for a slot, at
 // most for the timeout of the store; clients that have logged in before (first) get
 // theirs first. The call may take as long again. The deadline of ctx, that of the reply
 // to the client, ends both waits earlier.
-func bounded[T answer[T]](ctx context.Context, s *Store, first bool, call func(context.Context) (T, error)) (none T, err error) {
+//
+// A panic of the backend becomes an error: a broken backend must not end the process. The
+// value of the panic may contain a password, so only its type is kept, or the text of an
+// error of the runtime, which contains no data.
+func bounded[T answer[T]](ctx context.Context, s *Store, first bool, call func(context.Context) (T, error)) (accepted T, err error) {
+	var none T
 	waiting, cancel := context.WithTimeoutCause(ctx, s.config.Timeout, ErrBusy)
 	err = s.slots.Acquire(waiting, first)
 	cancel()
@@ -239,7 +228,18 @@ func bounded[T answer[T]](ctx context.Context, s *Store, first bool, call func(c
 	defer s.slots.Release()
 	calling, cancel := context.WithTimeoutCause(ctx, s.config.Timeout, errSlow)
 	defer cancel()
-	accepted, err := recovered(calling, s, call)
+	defer func() {
+		switch value := recover().(type) {
+		case nil:
+			return
+		case runtime.Error:
+			err = fmt.Errorf("panic: %v", value)
+		default:
+			err = fmt.Errorf("panic with a %T", value)
+		}
+		s.events.StorePanicked(s.name, err, debug.Stack())
+	}()
+	accepted, err = call(calling)
 	switch {
 	case err == nil && accepted.user() == "":
 		return none, errNoUser
@@ -259,22 +259,4 @@ func outOfTime(ctx context.Context, where string, err error) error {
 		return err
 	}
 	return fmt.Errorf("the time for the reply was over %s: %w", where, err)
-}
-
-// recovered makes the call, and turns a panic into an error: a broken backend must not
-// end the process. The value of the panic may contain a password, so only its type is
-// kept, or the text of an error of the runtime, which contains no data.
-func recovered[T any](ctx context.Context, s *Store, call func(context.Context) (T, error)) (accepted T, err error) {
-	defer func() {
-		switch value := recover().(type) {
-		case nil:
-			return
-		case runtime.Error:
-			err = fmt.Errorf("panic: %v", value)
-		default:
-			err = fmt.Errorf("panic with a %T", value)
-		}
-		s.events.StorePanicked(s.name, err, debug.Stack())
-	}()
-	return call(ctx)
 }

@@ -28,6 +28,7 @@ package hash
 
 import (
 	"errors"
+	"slices"
 	"strings"
 )
 
@@ -59,11 +60,12 @@ func Parse(stored string) (Hash, error) {
 	if err != nil {
 		return Hash{}, err
 	}
-	if isLocked(text) {
+	// How accounts are locked in shadow(5), on the BSDs and on Solaris.
+	if text == "" || text == "x" || text == "NP" || text[0] == '!' || text[0] == '*' {
 		return Hash{}, nil
 	}
 	for _, s := range schemes {
-		if !s.matches(text) {
+		if !slices.ContainsFunc(s.prefixes, func(p string) bool { return strings.HasPrefix(text, p) }) {
 			continue
 		}
 		if allowed != "" && !strings.HasPrefix(text, allowed) {
@@ -103,8 +105,3 @@ func (h Hash) Matches(password string) (bool, error) {
 
 // substitute is hashed instead of a password that is too long.
 const substitute = "correct-horse-16"
-
-// isLocked recognises how accounts are locked in shadow(5), on the BSDs and on Solaris.
-func isLocked(text string) bool {
-	return text == "" || text == "x" || text == "NP" || text[0] == '!' || text[0] == '*'
-}

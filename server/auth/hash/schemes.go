@@ -66,15 +66,6 @@ var schemes = []scheme{
 	{"scram-sha-256", MaxPassword, []string{scramName}, parseScram},
 }
 
-func (s scheme) matches(text string) bool {
-	for _, p := range s.prefixes {
-		if strings.HasPrefix(text, p) {
-			return true
-		}
-	}
-	return false
-}
-
 // withoutDovecotName removes the {SCHEME} that Dovecot puts before a hash, and returns the
 // prefix that the rest must have.
 func withoutDovecotName(stored string) (text, allowed string, err error) {

@@ -12,8 +12,8 @@ const (
 	wrongKept        = 10      // wrong passwords remembered for each address
 )
 
-// penaltyDelay is the time between two verifications from one address. Dovecot
-// has taught clients, and people, these values.
+// penaltyDelay returns the time between two verifications from one address. The values are
+// those of Dovecot.
 func penaltyDelay(level int) time.Duration {
 	switch level {
 	case 0:
@@ -84,16 +84,6 @@ func (p *penalty) expire(now time.Time) {
 		p.level = 0
 	}
 	p.wrong = slices.DeleteFunc(p.wrong, func(w wrongPassword) bool { return now.Sub(w.seen) >= penaltyKept })
-}
-
-// expectedWait estimates how long one more login would wait.
-func (p *penalty) expectedWait(now time.Time) time.Duration {
-	return max(p.notBefore.Sub(now), 0) + time.Duration(p.queued)*penaltyDelay(p.level)
-}
-
-func (p *penalty) increase(now time.Time) {
-	p.level = min(p.level+1, penaltyMaxLevel)
-	p.increased = now
 }
 
 // repeated reports whether the same wrong password has been seen within the last hour,

@@ -137,7 +137,7 @@ func (t *Throttle) enqueue(a *Attempt) (maxWait time.Duration, err error) {
 		return 0, nil
 	}
 	p := t.activate(a.from, now)
-	if p.expectedWait(now) > t.config.MaxWait {
+	if max(p.notBefore.Sub(now), 0)+time.Duration(p.queued)*penaltyDelay(p.level) > t.config.MaxWait {
 		t.deactivate(a.from, p, now)
 		return 0, ErrPenalty
 	}
@@ -169,13 +169,13 @@ func (a *Attempt) wait(ctx context.Context) error {
 	}
 }
 
-// A Result says whether a password was right.
+// A Result is the result of the verification of a password.
 type Result uint8
 
 const (
-	Undecided Result = iota // a broken store, a client that hung up, an account that is disabled
-	Success
-	WrongGuess // the login or the password is wrong
+	Undecided  Result = iota // the store is broken, the client hung up, the account is disabled
+	Success                  // the password is right
+	WrongGuess               // the login or the password is wrong
 )
 
 // An Outcome is how an attempt ended.
@@ -237,7 +237,7 @@ func (t *Throttle) countGuess(a *Attempt, secret string, now time.Time) {
 	case a.known:
 		t.known.mistaken(a.login, a.from)
 	default:
-		p.increase(now)
+		p.level, p.increased = min(p.level+1, penaltyMaxLevel), now
 	}
 }
 
