@@ -24,79 +24,65 @@ var (
 )
 
 // auth is AUTH (RFC 4954). Its argument is never logged.
-func (c *Conn) auth(verb, argument string) error {
+func (c *Conn) auth(_, argument string) (*Reply, error) {
 	fields := strings.Fields(argument)
-	var refused *Reply
 	switch {
 	case c.hello == "":
-		refused = replyNeedHello
+		return replyNeedHello, nil
 	case c.loggedIn:
-		refused = replyAuthTwice
+		return replyAuthTwice, nil
 	case c.mail.open:
-		refused = replyAuthInMail
+		return replyAuthInMail, nil
 	case len(fields) < 1 || len(fields) > 2:
-		refused = replyAuthSyntax
-	}
-	if refused != nil {
-		c.refuse(verb, "", refused)
-		return nil
+		return replyAuthSyntax, nil
 	}
 	ctx, cancel := c.replyContext()
 	mechanism := strings.Clone(strings.ToUpper(fields[0])) // whoever keeps it does not keep the password
 	x, refused := c.session.Auth(ctx, mechanism)
 	cancel()
 	if refused != nil {
-		c.refuse(verb, "", refused)
-		return nil
+		return refused, nil
 	}
 	var response []byte // nil: there is no initial response
 	if len(fields) > 1 {
 		var ok bool
 		if response, ok = decodeResponse(fields[1]); !ok {
-			return c.endExchange(x, replyNotBase64, ErrMalformed)
+			x.Close(ErrMalformed)
+			return replyNotBase64, nil
 		}
 	}
-	return c.converse(x, response)
+	r, reason, err := c.converse(x, response)
+	x.Close(reason)
+	c.loggedIn = r != nil && !r.Negative()
+	return r, err
 }
 
-// converse runs the exchange to its end. An error ends the connection.
-func (c *Conn) converse(x Exchange, response []byte) error {
+// converse runs the exchange to its end. It returns the reply that ends it, and the reason
+// for Exchange.Close. err ends the connection.
+func (c *Conn) converse(x Exchange, response []byte) (r *Reply, reason, err error) {
 	for {
 		challenge, r := c.step(x, response)
 		if r != nil {
-			return c.endExchange(x, r, nil)
+			return r, nil, nil
 		}
 		c.send(continueWith(challenge))
 		line, err := c.readLine(false)
 		if errors.Is(err, errLongLine) {
-			return c.endExchange(x, replyLongResponse, ErrMalformed)
+			return replyLongResponse, ErrMalformed, nil
 		}
 		if err != nil {
-			x.Close(err)
-			return err
+			return nil, err, err
 		}
 		text := strings.Trim(string(line), blanks+"\r\n")
 		clear(line) // it may be a password, and the buffer serves others
 		if text == "*" {
-			return c.endExchange(x, replyCancelled, ErrCancelled)
+			return replyCancelled, ErrCancelled, nil
 		}
 		var ok bool
 		if response, ok = decodeResponse(text); !ok {
-			return c.endExchange(x, replyNotBase64, ErrMalformed)
+			return replyNotBase64, ErrMalformed, nil
 		}
 	}
-}
-
-// endExchange sends the reply that ends the exchange.
-func (c *Conn) endExchange(x Exchange, r *Reply, reason error) error {
-	x.Close(reason)
-	if r.Negative() {
-		c.refuse("AUTH", "", r)
-		return nil
-	}
-	c.loggedIn = true
-	c.send(r)
-	return nil
 }
 
 // step asks the exchange for its next challenge or its outcome. After a panic the

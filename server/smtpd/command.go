@@ -39,9 +39,10 @@ var (
 	replyPanic         = NewReply(421, smtp.EnhancedCode{4, 3, 0}, "Internal error; try again later")
 )
 
-// A command is a row of the table. An error of run ends the connection.
+// A command is a row of the table. run returns the reply; it is nil if run has sent it.
+// An error ends the connection.
 type command struct {
-	run   func(c *Conn, verb, argument string) error
+	run   func(c *Conn, verb, argument string) (*Reply, error)
 	flags commandFlags
 }
 
@@ -97,21 +98,25 @@ func (c *Conn) command(line []byte) error {
 		c.refuse("unknown", "", replyUnknownCommand)
 		return nil
 	}
+	r := replyNeedTLS
+	var err error
+	if c.transport.tls != nil || !c.cfg.RequireTLS || known.flags&inClear != 0 {
+		r, err = known.run(c, verb, argument)
+	}
+	switch {
+	case r == nil:
+	case !r.Negative():
+		c.send(r)
+	case verb == "AUTH":
+		c.refuse(verb, "", r)
+	default:
+		c.refuse(verb, argument, r)
+	}
 	if known.flags&junk != 0 {
-		defer c.countJunk()
+		c.countJunk()
 	}
-	if c.needsTLS() && known.flags&inClear == 0 {
-		if verb == "AUTH" {
-			argument = ""
-		}
-		c.refuse(verb, argument, replyNeedTLS)
-		return nil
-	}
-	return known.run(c, verb, argument)
+	return err
 }
-
-// needsTLS reports whether the client has to send STARTTLS first.
-func (c *Conn) needsTLS() bool { return c.cfg.RequireTLS && c.transport.tls == nil }
 
 // countJunk is for commands that do nothing for a message. Beyond the limit each
 // counts as an error, whatever its reply (smtpd_junk_command_limit).
@@ -150,11 +155,10 @@ const maxHello = 512
 
 // greet is EHLO and HELO. It begins the session anew, as RSET does (RFC 5321, section
 // 4.1.4).
-func (c *Conn) greet(verb, argument string) error {
+func (c *Conn) greet(verb, argument string) (*Reply, error) {
 	name, _, _ := strings.Cut(strings.ReplaceAll(argument, "\t", " "), " ")
 	if name == "" {
-		c.refuse(verb, argument, replyHelloSyntax)
-		return nil
+		return replyHelloSyntax, nil
 	}
 	c.endTransaction(ResetHello, ErrReset)
 	ctx, cancel := c.replyContext()
@@ -162,8 +166,7 @@ func (c *Conn) greet(verb, argument string) error {
 	c.hello, c.extended = strings.Clone(name[:min(len(name), maxHello)]), verb == "EHLO" // without the rest of the line
 	if r := c.session.Hello(ctx, c.hello, c.extended); r != nil && r.Negative() {
 		c.hello = ""
-		c.refuse(verb, argument, r)
-		return nil
+		return r, nil
 	}
 	c.offer = c.session.Offer()
 	c.offer.DSN = c.offer.DSN && !c.hides("DSN")
@@ -172,8 +175,7 @@ func (c *Conn) greet(verb, argument string) error {
 	if c.extended {
 		lines = append(lines, c.keywords()...)
 	}
-	c.send(&Reply{Code: 250, Enhanced: smtp.NoEnhancedCode, Lines: lines})
-	return nil
+	return &Reply{Code: 250, Enhanced: smtp.NoEnhancedCode, Lines: lines}, nil
 }
 
 // Keywords are the keywords that EHLO can list, in this order.
@@ -226,21 +228,18 @@ func (c *Conn) hides(keyword string) bool {
 // startTLS is STARTTLS. It forgets everything that was sent in clear text (RFC 3207,
 // section 4.2). What the client sent after the command is thrown away: an attacker in
 // between may have put it there (CVE-2011-0411).
-func (c *Conn) startTLS(verb, argument string) error {
+func (c *Conn) startTLS(_, argument string) (*Reply, error) {
 	switch {
 	case argument != "":
-		c.refuse(verb, argument, replyTLSParameter)
-		return nil
+		return replyTLSParameter, nil
 	case c.transport.tls != nil:
-		c.refuse(verb, argument, replyTLSActive)
-		return nil
+		return replyTLSActive, nil
 	case c.cfg.TLS == nil:
-		c.refuse(verb, argument, replyNotImplemented)
-		return nil
+		return replyNotImplemented, nil
 	}
 	c.send(replyStartTLS)
 	if err := c.flush(); err != nil {
-		return err
+		return nil, err
 	}
 	if c.mail.open {
 		c.endTransaction(ResetTLS, ErrReset)
@@ -250,41 +249,34 @@ func (c *Conn) startTLS(verb, argument string) error {
 	c.in.drop()
 	c.hello, c.extended, c.offer, c.loggedIn = "", false, Offer{}, false
 	c.transport.secure(c.cfg.TLS)
-	return nil
+	return nil, nil
 }
 
-func (c *Conn) rset(verb, argument string) error {
+func (c *Conn) rset(_, argument string) (*Reply, error) {
 	if argument != "" {
-		c.refuse(verb, argument, replyRsetSyntax)
-		return nil
+		return replyRsetSyntax, nil
 	}
 	c.endTransaction(ResetCommand, ErrReset)
-	c.send(replyOk)
-	return nil
+	return replyOk, nil
 }
 
-func (c *Conn) noop(string, string) error {
-	c.send(replyOk)
-	return nil
+func (c *Conn) noop(string, string) (*Reply, error) {
+	return replyOk, nil
 }
 
-func (c *Conn) vrfy(verb, argument string) error {
+func (c *Conn) vrfy(_, argument string) (*Reply, error) {
 	if argument == "" {
-		c.refuse(verb, argument, replyVrfySyntax)
-		return nil
+		return replyVrfySyntax, nil
 	}
-	c.send(replyVrfy)
-	return nil
+	return replyVrfy, nil
 }
 
-func (c *Conn) quit(string, string) error {
-	c.send(replyBye)
-	return ErrQuit
+func (c *Conn) quit(string, string) (*Reply, error) {
+	return replyBye, ErrQuit
 }
 
-func (c *Conn) notImplemented(verb, argument string) error {
-	c.refuse(verb, argument, replyNotImplemented)
-	return nil
+func (c *Conn) notImplemented(string, string) (*Reply, error) {
+	return replyNotImplemented, nil
 }
 
 // A ForeignError is a client that speaks another protocol than SMTP. A browser can

@@ -27,29 +27,25 @@ var (
 )
 
 // data is DATA (RFC 5321, section 4.1.1.4).
-func (c *Conn) data(verb, argument string) error {
+func (c *Conn) data(verb, argument string) (*Reply, error) {
 	switch {
 	case argument != "":
-		c.refuse(verb, argument, replyDataSyntax)
-		return nil
+		return replyDataSyntax, nil
 	case c.mail.bdat:
-		c.refuse(verb, argument, replyInBdat)
-		return nil
+		return replyInBdat, nil
 	case c.mail.rcpts == 0:
-		c.refuse(verb, argument, c.noRecipient())
-		return nil
+		return c.noRecipient(), nil
 	}
 	if r := c.beginMessage(false); r != nil {
-		c.refuse(verb, argument, r)
-		return nil
+		return r, nil
 	}
 	c.send(replyStartData)
 	failed, err := c.readMessage()
 	if err != nil {
-		return c.cutShort(verb, nil, err)
+		return nil, c.cutShort(verb, nil, err)
 	}
 	c.endMessage(verb, failed)
-	return nil
+	return nil, nil
 }
 
 // noRecipient distinguishes a client whose recipients were all refused, while it
@@ -167,18 +163,18 @@ const (
 	maxReceived    = 1 << 62 // the count of octets stops here
 )
 
-// maxStrangersChunk bounds what is read of a chunk that is refused to a client that
+// maxPreAuthChunk bounds what is read of a chunk that is refused to a client that
 // has not authenticated.
-const maxStrangersChunk = 16 << 10
+const maxPreAuthChunk = 16 << 10
 
 // bdat is BDAT. The octets of the chunk follow the line, whether the command is
 // accepted or not, and are read before the reply is sent.
-func (c *Conn) bdat(verb, argument string) error {
+func (c *Conn) bdat(verb, argument string) (*Reply, error) {
 	size, last, ok := parseChunk(argument)
 	if !ok { // the length of the chunk is unknown
 		c.refuse(verb, argument, replyBdatSyntax)
 		c.CloseAfterReply(replyOutOfStep)
-		return nil
+		return nil, nil
 	}
 	refused := c.admitChunk(size)
 	if refused == replyChunkAfterRefusal {
@@ -187,13 +183,13 @@ func (c *Conn) bdat(verb, argument string) error {
 	if refused != nil && (size > c.mostDiscarded() || c.offer.Size > 0 && c.mail.received > 2*c.offer.Size) {
 		c.refuse(verb, argument, refused)
 		c.CloseAfterReply(replyTooMuch)
-		return nil
+		return nil, nil
 	}
 	failed, err := c.readChunk(size)
 	refused = cmp.Or(failed, refused)
 	switch {
 	case err != nil:
-		return c.cutShort(verb, refused, err)
+		return nil, c.cutShort(verb, refused, err)
 	case refused != nil:
 		c.refuse(verb, argument, refused)
 		if last && c.mail.bdat {
@@ -202,9 +198,9 @@ func (c *Conn) bdat(verb, argument string) error {
 	case last:
 		c.endMessage(verb, nil)
 	default:
-		c.send(replyChunkOk)
+		return replyChunkOk, nil
 	}
-	return nil
+	return nil, nil
 }
 
 // parseChunk reads "size [LAST]".
@@ -224,7 +220,7 @@ func parseChunk(argument string) (size int64, last, ok bool) {
 func (c *Conn) admitChunk(size int64) *Reply {
 	m := &c.mail
 	switch {
-	case c.needsTLS():
+	case c.cfg.RequireTLS && c.transport.tls == nil:
 		return replyNeedTLS
 	case c.hides("CHUNKING"):
 		return replyNotImplemented
@@ -255,9 +251,9 @@ func (c *Conn) admitChunk(size int64) *Reply {
 // is closed.
 func (c *Conn) mostDiscarded() int64 {
 	if !c.preAuthOver.Load() {
-		return maxStrangersChunk
+		return maxPreAuthChunk
 	}
-	return max(2*c.offer.Size, maxStrangersChunk)
+	return max(2*c.offer.Size, maxPreAuthChunk)
 }
 
 // readChunk pushes size octets into the body, or throws them away if there is none.

@@ -16,19 +16,17 @@
 //
 //	conn       the life of a connection, and the ways to end it
 //	command    the table of commands, and those without a message
-//	mail       MAIL and RCPT
+//	mail       MAIL and RCPT, and their ESMTP parameters
 //	data       DATA and BDAT: both push the message into one Body
 //	auth       AUTH: base64, cancellation, a client that hangs up meanwhile
 //	path       addresses, as leniently as Postfix reads them
-//	params     ESMTP parameters of MAIL and RCPT
 //	input      lines and blocks of a message, without a buffer for an idle client
-//	output     replies; those to pipelined commands go out in one packet
-//	transport  the socket and the TLS over it
-//	linger     the end of a connection whose client may be sending still
-//	socket     options and states of TCP
+//	transport  the socket and the TLS over it; replies, of which those to pipelined
+//	           commands go out in one packet; the end of a connection
+//	socket     options and states of TCP that depend on the system
 //
 // To add a command, add a row to the table in command.go. To add a parameter,
-// add a row to the table in params.go and a field to [Offer] if it depends on
+// add a row to the table in mail.go and a field to [Offer] if it depends on
 // what the server can do.
 package smtpd
 
@@ -36,9 +34,16 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
+	"strconv"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/emersion/go-smtp"
+
+	"postern/internal/text"
 )
 
 // Config is what the connections of one listener have in common. It is not
@@ -171,6 +176,73 @@ type Exchange interface {
 	// be decoded, or what ended the connection.
 	Close(reason error)
 }
+
+// A Reply answers a command. It is not changed once it has been returned, so one
+// value may serve many connections if OnSeen is nil.
+type Reply struct {
+	Code     int
+	Enhanced smtp.EnhancedCode // on each line (RFC 2034, section 4); NoEnhancedCode: on none
+	Lines    []string          // at least one; control characters are replaced, and lines cut at 510 octets
+
+	Close      bool // the connection is closed after this reply, which should be 221, 421 or 521 (RFC 7504)
+	NotAnError bool // does not count towards Config.MaxErrors
+
+	// OnSeen, if it is not nil, is called once: with true when the client has
+	// sent something after the reply, with false when the reply could not be
+	// sent, or the connection ended, or was not acknowledged for a minute,
+	// without that. It may be called by any goroutine and must not block.
+	OnSeen func(seen bool)
+
+	// Cause is what the log shows beside the text. It is never sent.
+	Cause error
+}
+
+// NewReply makes a Reply of one line.
+func NewReply(code int, enhanced smtp.EnhancedCode, text string) *Reply {
+	return &Reply{Code: code, Enhanced: enhanced, Lines: []string{text}}
+}
+
+// Negative reports whether the command failed: 4yz or 5yz.
+func (r *Reply) Negative() bool { return r.Code >= 400 }
+
+// Text is the lines of the reply, separated by LF.
+func (r *Reply) Text() string { return strings.Join(r.Lines, "\n") }
+
+// appendTo appends the reply as it is sent.
+func (r *Reply) appendTo(b []byte) []byte {
+	for i, line := range r.Lines {
+		begin := len(b)
+		b = strconv.AppendInt(b, int64(r.Code), 10)
+		if i < len(r.Lines)-1 {
+			b = append(b, '-')
+		} else {
+			b = append(b, ' ')
+		}
+		// 3yz has no enhanced code. One that is not set is the general one of its class
+		// (RFC 3463, section 3.1).
+		enhanced := r.Enhanced
+		if enhanced == smtp.EnhancedCodeNotSet {
+			enhanced = smtp.EnhancedCode{r.Code / 100, 0, 0}
+		}
+		if enhanced != smtp.NoEnhancedCode && r.Code/100 != 3 {
+			b = fmt.Appendf(b, "%d.%d.%d ", enhanced[0], enhanced[1], enhanced[2])
+		}
+		b = append(b, replyText(line, maxReplyLine-(len(b)-begin))...)
+		b = append(b, "\r\n"...)
+	}
+	return b
+}
+
+// maxReplyLine bounds a line of a reply, without CRLF (RFC 5321, section 4.5.3.1.5).
+const maxReplyLine = 510
+
+// replyText makes a line safe to send, and cuts it to at most limit octets between
+// two characters.
+func replyText(line string, limit int) string {
+	return text.Cut(text.Replace(line, isUnsafe, '?'), limit)
+}
+
+func isUnsafe(r rune) bool { return r == utf8.RuneError || unicode.IsControl(r) }
 
 // A Cause is why a transaction ended.
 type Cause uint8
