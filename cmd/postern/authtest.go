@@ -181,7 +181,7 @@ func (t authTest) printResult(id auth.Identity, err error) error {
 	default:
 		return process.WithStatus(process.ExitTempFail, fmt.Errorf("no store could answer: %w", err))
 	}
-	return process.Exit(process.ExitFailure)
+	return process.StatusOnly(process.ExitFailure)
 }
 
 func reason(no *auth.Failure) string {

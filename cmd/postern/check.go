@@ -20,7 +20,7 @@ The exit status is 0 if the server could start and deliver messages, else 1.`,
 		Args: operands(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !check.Run(cmd.Context(), file, cmd.OutOrStdout()) {
-				return process.Exit(process.ExitFailure)
+				return process.StatusOnly(process.ExitFailure)
 			}
 			return nil
 		},

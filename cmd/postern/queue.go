@@ -35,10 +35,10 @@ at that time is not affected.`,
 	cmd.AddCommand(
 		q.list(),
 		q.show(),
-		q.each("flush [ID...]", "Deliver messages now; without an ID, all", spool.Queued, (*spool.Browser).Flush),
-		q.each("hold ID...", "Do not deliver messages until they are released", spool.Queued, (*spool.Browser).Hold),
-		q.each("release ID...", "Undo hold, and deliver the messages", spool.Held, (*spool.Browser).Release),
-		q.each("remove ID...", "Delete messages without a report to the sender", "", (*spool.Browser).Remove),
+		q.each("flush [ID...]", "Deliver the named messages now, or all", spool.Queued, (*spool.Browser).Flush),
+		q.each("hold ID...", "Do not deliver the named messages until they are released", spool.Queued, (*spool.Browser).Hold),
+		q.each("release ID...", "Undo hold, and deliver the named messages", spool.Held, (*spool.Browser).Release),
+		q.each("remove ID...", "Delete the named messages without a report to the sender", "", (*spool.Browser).Remove),
 	)
 	return cmd
 }
@@ -154,7 +154,7 @@ func (q *queue) each(use, short string, in spool.State, do func(*spool.Browser, 
 	return &cobra.Command{
 		Use:   use,
 		Short: short,
-		Long:  short + ". The ID ALL means all messages.",
+		Long:  short + ". The ID ALL names all messages.",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 && !optional {
 				return usageError("ID is missing; see \"postern queue list\"")

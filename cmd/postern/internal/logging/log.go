@@ -98,7 +98,17 @@ func cleanAttr(_ []string, a slog.Attr) slog.Attr {
 	case slog.KindString:
 		a.Value = slog.StringValue(cleanText(a.Value.String()))
 	case slog.KindAny:
-		a.Value = cleanAny(a.Value)
+		switch x := a.Value.Any().(type) {
+		case slog.Level, nil:
+		case []string:
+			list := make([]string, min(len(x), maxList))
+			for i := range list {
+				list[i] = cleanText(x[i])
+			}
+			a.Value = slog.AnyValue(list)
+		default: // errors, addresses and other values with a text
+			a.Value = slog.StringValue(cleanText(fmt.Sprint(x)))
+		}
 	}
 	return a
 }
@@ -109,21 +119,6 @@ func cleanUntimed(groups []string, a slog.Attr) slog.Attr {
 		return slog.Attr{}
 	}
 	return cleanAttr(groups, a)
-}
-
-func cleanAny(v slog.Value) slog.Value {
-	switch x := v.Any().(type) {
-	case slog.Level, nil:
-		return v
-	case []string:
-		list := make([]string, min(len(x), maxList))
-		for i := range list {
-			list[i] = cleanText(x[i])
-		}
-		return slog.AnyValue(list)
-	default: // errors, addresses and other values with a text
-		return slog.StringValue(cleanText(fmt.Sprint(x)))
-	}
 }
 
 // cleanText limits the length of s and replaces characters that JSON does not

@@ -47,8 +47,8 @@ func WithStatus(status int, err error) error {
 	return &statusError{status, err}
 }
 
-// Exit returns an error that ends the command with a status and without a message.
-func Exit(status int) error { return &statusError{status: status} }
+// StatusOnly returns an error that ends the command with a status and without a message.
+func StatusOnly(status int) error { return &statusError{status: status} }
 
 // Status returns the exit status of a command that returned err.
 func Status(err error) int {
