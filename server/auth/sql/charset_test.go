@@ -15,14 +15,14 @@ import (
 	"postern/server/auth/hash"
 )
 
-// A pgError is what PostgreSQL's driver shows of an error.
+// A pgError is an error with the methods of PostgreSQL's driver.
 type pgError string
 
 func (e pgError) Error() string    { return "SQLSTATE " + string(e) }
 func (e pgError) SQLState() string { return string(e) }
 
-// A picky database answers a statement and its first parameter: with an error, or
-// with no row.
+// A picky database answers a statement and its first parameter with an error, or with no
+// row.
 type picky func(statement, value string) error
 
 func (p picky) Connect(context.Context) (driver.Conn, error) { return pickyConn{answer: p}, nil }
@@ -46,7 +46,7 @@ func (noRows) Columns() []string         { return []string{"password", "username
 func (noRows) Close() error              { return nil }
 func (noRows) Next([]driver.Value) error { return io.EOF }
 
-// fails answers what when applies to with err, and everything else with no row.
+// fails returns a database that answers with err if when is true, and otherwise with no row.
 func fails(when func(statement, value string) bool, err error) picky {
 	return func(statement, value string) error {
 		if when(statement, value) {
@@ -58,9 +58,9 @@ func fails(when func(statement, value string) bool, err error) picky {
 
 func mysqlError(number uint16) error { return &mysql.MySQLError{Number: number, Message: "no"} }
 
-// A name that the database has no form for is nobody's. The same error for any
-// other reason leaves the question open.
-func TestNamesThatCannotBeHeld(t *testing.T) {
+// A name that the database cannot represent is of no user. The same error with another cause
+// is temporary.
+func TestUnrepresentableNames(t *testing.T) {
 	const beyond = "\u65e5"
 	var (
 		login = func(_, v string) bool { return !text.IsASCII(v) }
@@ -76,7 +76,7 @@ func TestNamesThatCannotBeHeld(t *testing.T) {
 		"two collations":          {fails(login, mysqlError(1267)), beyond, "no such user"},
 		"no conversion":           {fails(login, mysqlError(1977)), beyond, "no such user"},
 		"the query mixes columns": {fails(every, mysqlError(1267)), beyond, "temporary"},
-		"ASCII is held by all":    {fails(alice, mysqlError(1267)), "alice", "temporary"},
+		"ASCII login":             {fails(alice, mysqlError(1267)), "alice", "temporary"},
 		"no such table":           {fails(login, mysqlError(1146)), beyond, "temporary"},
 		"PostgreSQL":              {fails(login, pgError("22P05")), beyond, "no such user"},
 		"a row of PostgreSQL":     {fails(rows, pgError("22P05")), beyond, "temporary"},
@@ -85,7 +85,7 @@ func TestNamesThatCannotBeHeld(t *testing.T) {
 	for name, tt := range tests {
 		db := sql.OpenDB(tt.answer)
 		s := &Store{db: db, checker: hash.NewChecker(time.Minute), statement: statement{"select password, username from mailbox where username = ?", []string{"{user}"}}}
-		s.kinds.saw("sha", secretHash)
+		s.kinds.add("sha", secretHash)
 		if got := verify(t, s, tt.login, "secret"); got != tt.want {
 			t.Errorf("%s: %s, want %s", name, got, tt.want)
 		}

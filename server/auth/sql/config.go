@@ -15,40 +15,40 @@ import (
 	"postern/server/auth"
 )
 
-// Config is a table [[auth.stores]] of kind "sql".
+// Config is a table [[auth.stores]] of kind "sql". The names in parentheses are those of
+// Postfix's mysql_table(5) and pgsql_table(5).
 type Config struct {
-	// Driver says which database it is: "postgres", "mysql" (MariaDB, too) or
+	// Driver is the kind of database: "postgres", "mysql" (for MariaDB, too) or
 	// "sqlite".
 	Driver Driver `toml:"driver"`
 
-	// DSN says where the database is, in the form of its driver, and holds no
+	// DSN is the address of the database in the syntax of its driver, without a
 	// password. (hosts, user, dbname)
 	DSN string `toml:"dsn"`
 
-	// DSNFile is a file with the DSN on its one line, for those with a
-	// password. It must not be readable by everybody. (password)
+	// DSNFile is a file with the DSN on its only line, which may have a password. The
+	// file must not be readable for others. (password)
 	DSNFile string `toml:"dsn_file"`
 
-	// Path is the file of an SQLite database; absolute.
+	// Path is the absolute path of an SQLite database.
 	Path string `toml:"path"`
 
-	// Query yields the row of a user; see [Query]. (query)
+	// Query returns the row of a user; see [Query]. (query)
 	Query Query `toml:"query"`
 
-	// Connections are open at once at most.
+	// Connections is the maximum number of connections.
 	Connections int `toml:"connections"`
 
-	// IdleTime is how long a connection that nobody needs is kept.
+	// IdleTime is how long an unused connection is kept open.
 	IdleTime time.Duration `toml:"idle_time"`
 }
 
-// Defaults returns the values that apply where the table says nothing.
+// Defaults returns the values of keys that the table leaves out.
 func Defaults() Config {
 	return Config{Connections: 8, IdleTime: time.Minute}
 }
 
-// Validate reports each value that makes no sense, with its key relative to the
-// table.
+// Validate implements auth.BackendConfig.
 func (c *Config) Validate(bad func(key, why string)) {
 	switch c.Driver {
 	case "":
@@ -62,46 +62,46 @@ func (c *Config) Validate(bad func(key, why string)) {
 	case c.Query.text == "":
 		bad("query", `is missing: write one such as "select password, username from mailbox where username = {user}"`)
 	case !c.Query.mayName():
-		bad("query", "must yield the name of the user, too: "+nameIt)
+		bad("query", "must return the name of the user, too: "+addUsername)
 	}
 	if c.Connections < 1 || c.Connections > 1000 {
-		bad("connections", "must be between 1 and 1000, and less than what the database allows")
+		bad("connections", "must be between 1 and 1000, and below the limit of the database")
 	}
 	if c.IdleTime <= 0 {
-		bad("idle_time", `must be more than nothing: write a duration such as "1m", or leave the key out`)
+		bad("idle_time", `must be positive; write a duration such as "1m", or leave the key out`)
 	}
 }
 
 func (c *Config) validateFile(bad func(key, why string)) {
 	if !filepath.IsAbs(c.Path) {
-		bad("path", `must be an absolute path such as "/var/lib/mail/users.sqlite"; the service does not run in the folder that you stand in`)
+		bad("path", `must be an absolute path such as "/var/lib/mail/users.sqlite"; the service does not run in your current directory`)
 	}
 	if c.DSN != "" {
-		bad("dsn", "is for databases with a server: write the file into path, and remove dsn")
+		bad("dsn", "is for databases with a server; write the file into path, and remove dsn")
 	}
 	if c.DSNFile != "" {
-		bad("dsn_file", "is for databases with a server: write the file into path, and remove dsn_file")
+		bad("dsn_file", "is for databases with a server; write the file into path, and remove dsn_file")
 	}
 }
 
 func (c *Config) validateServer(bad func(key, why string)) {
 	if c.Path != "" {
-		bad("path", `is for driver = "sqlite": write dsn or dsn_file instead`)
+		bad("path", `is for driver = "sqlite"; write dsn or dsn_file instead`)
 	}
 	switch {
 	case c.DSN == "" && c.DSNFile == "":
-		bad("dsn", "is missing: write "+c.Driver.example()+`, or name a file with it in dsn_file, if it holds a password`)
+		bad("dsn", "is missing: write "+c.Driver.example()+`, or set dsn_file to a file with it, if it has a password`)
 	case c.DSN != "" && c.DSNFile != "":
-		bad("dsn_file", "stands beside dsn: remove one of the two")
+		bad("dsn_file", "cannot be combined with dsn; remove one of the two")
 	case c.DSNFile != "" && !filepath.IsAbs(c.DSNFile):
-		bad("dsn_file", "must be an absolute path; the service does not run in the folder that you stand in")
+		bad("dsn_file", "must be an absolute path; the service does not run in your current directory")
 	case holdsPassword(c.DSN):
-		bad("dsn", "holds a password, which everybody who may read this file can see: write it into a file of mode 0640, and name that in dsn_file")
+		bad("dsn", "contains a password, which every reader of this file can see; write the DSN into a file of mode 0640, and set dsn_file to it")
 	}
 }
 
-// What passwords look like in a URL or a MySQL DSN, where they may hold anything,
-// and in key=value pairs.
+// passwordForms matches passwords in a URL or a MySQL DSN, where they may have any
+// characters, and in key=value pairs.
 var passwordForms = regexp.MustCompile(`^[^/?(]*(://)?[^/?(@]*:[^/?(@]+@|^[^:@(]+:/?[^/].*@([a-z0-9]*\(|/)|(?i)password\s*=`)
 
 func holdsPassword(dsn string) bool { return passwordForms.MatchString(dsn) }
@@ -109,13 +109,11 @@ func holdsPassword(dsn string) bool { return passwordForms.MatchString(dsn) }
 // A Driver is a kind of database.
 type Driver string
 
-// The drivers. The program must know the package of each one:
-// github.com/jackc/pgx/v5/stdlib, github.com/go-sql-driver/mysql,
-// modernc.org/sqlite.
+// The drivers.
 const (
-	Postgres Driver = "postgres"
-	MySQL    Driver = "mysql"
-	SQLite   Driver = "sqlite"
+	Postgres Driver = "postgres" // github.com/jackc/pgx
+	MySQL    Driver = "mysql"    // github.com/go-sql-driver/mysql
+	SQLite   Driver = "sqlite"   // modernc.org/sqlite
 )
 
 // UnmarshalText implements encoding.TextUnmarshaler.
@@ -128,14 +126,6 @@ func (d *Driver) UnmarshalText(text []byte) error {
 	return fmt.Errorf(`%q is not a driver; write "postgres", "mysql" (for MariaDB, too) or "sqlite"`, text)
 }
 
-// registered is the name that the driver's package gives itself.
-func (d Driver) registered() string {
-	if d == Postgres {
-		return "pgx"
-	}
-	return string(d)
-}
-
 func (d Driver) example() string {
 	if d == MySQL {
 		return `dsn = "postern@unix(/run/mysqld/mysqld.sock)/mail"`
@@ -143,8 +133,8 @@ func (d Driver) example() string {
 	return `dsn = "host=/run/postgresql user=postern dbname=mail"`
 }
 
-// folds says that the database compares names without regard to case and
-// trailing blanks, unless its tables say otherwise.
+// folds reports whether the database by default ignores case and trailing blanks when it
+// compares names.
 func (d Driver) folds() bool { return d == MySQL }
 
 // Open implements auth.BackendConfig. It reads DSNFile and does not connect.
@@ -175,7 +165,7 @@ func (c *Config) Access(key func(string) string, list *access.List) {
 	}
 }
 
-// postgresFile matches the files that a DSN names, as a URL or as key=value.
+// postgresFile matches the files in a DSN, which is a URL or key=value pairs.
 var postgresFile = regexp.MustCompile(`(?:sslrootcert|sslcert|sslkey|passfile|servicefile)\s*=\s*(?:'([^']+)'|([^'&\s]+))`)
 
 func accessOfPostgres(key, dsn string, list *access.List) {

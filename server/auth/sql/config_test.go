@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// set reads one value as the configuration does.
+// set parses a value of the configuration.
 func set(t testing.TB, v interface{ UnmarshalText([]byte) error }, text string) {
 	t.Helper()
 	if err := v.UnmarshalText([]byte(text)); err != nil {
@@ -18,7 +18,7 @@ func TestValidate(t *testing.T) {
 	tests := []struct {
 		name string
 		cfg  Config
-		keys []string // complained about
+		keys []string // with an error
 	}{
 		{"nothing", Config{}, []string{"driver"}},
 		{"server", Config{Driver: Postgres, DSN: "host=/run/postgresql"}, nil},
@@ -46,18 +46,18 @@ func TestValidate(t *testing.T) {
 			cfg := tt.cfg
 			cfg.Connections, cfg.IdleTime = Defaults().Connections, Defaults().IdleTime
 			set(t, &cfg.Query, query)
-			if got := complaints(t, cfg); !slices.Equal(got, tt.keys) {
-				t.Errorf("complaints about %q, want %q", got, tt.keys)
+			if got := badKeys(t, cfg); !slices.Equal(got, tt.keys) {
+				t.Errorf("errors for %q, want %q", got, tt.keys)
 			}
 		})
 	}
 	bare := Config{Driver: SQLite, Path: "/u"}
-	if got, want := complaints(t, bare), []string{"query", "connections", "idle_time"}; !slices.Equal(got, want) {
-		t.Errorf("complaints about %q, want %q", got, want)
+	if got, want := badKeys(t, bare), []string{"query", "connections", "idle_time"}; !slices.Equal(got, want) {
+		t.Errorf("errors for %q, want %q", got, want)
 	}
 }
 
-// A query that cannot yield the name of the user is found before anybody logs in.
+// A query that cannot return the name of the user is a mistake in the configuration.
 func TestQueriesWithoutName(t *testing.T) {
 	for query, want := range map[string][]string{
 		"select hash from users where name = {user}":                   {"query"},
@@ -69,17 +69,17 @@ func TestQueriesWithoutName(t *testing.T) {
 		cfg := Defaults()
 		cfg.Driver, cfg.Path = SQLite, "/u"
 		set(t, &cfg.Query, query)
-		if got := complaints(t, cfg); !slices.Equal(got, want) {
-			t.Errorf("%s: complaints about %q, want %q", query, got, want)
+		if got := badKeys(t, cfg); !slices.Equal(got, want) {
+			t.Errorf("%s: errors for %q, want %q", query, got, want)
 		}
 	}
 }
 
-func complaints(t *testing.T, cfg Config) (keys []string) {
+func badKeys(t *testing.T, cfg Config) (keys []string) {
 	cfg.Validate(func(key, why string) {
 		keys = append(keys, key)
 		if len(why) < 20 {
-			t.Errorf("%s: %q does not say what to do", key, why)
+			t.Errorf("%s: %q has no next step", key, why)
 		}
 	})
 	return keys
@@ -92,7 +92,7 @@ func TestDriverNames(t *testing.T) {
 	}
 	for _, text := range []string{"", "pgx", "MySQL", "oracle"} {
 		if err := new(Driver).UnmarshalText([]byte(text)); err == nil {
-			t.Errorf("%q is taken", text)
+			t.Errorf("%q is accepted", text)
 		}
 	}
 }

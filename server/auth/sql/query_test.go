@@ -33,7 +33,7 @@ func TestTranslate(t *testing.T) {
 }
 
 func TestQueriesRefused(t *testing.T) {
-	for query, says := range map[string]string{
+	for query, text := range map[string]string{
 		"":                                                "same for every user",
 		"select h from u":                                 "same for every user",
 		"select h from u where d = {domain}":              "same for every user",
@@ -44,14 +44,14 @@ func TestQueriesRefused(t *testing.T) {
 		"select h from u where n = {username}":            "{username}",
 		"select h from u where n = {user} and {password}": "{password}",
 	} {
-		if err := new(Query).UnmarshalText([]byte(query)); err == nil || !strings.Contains(err.Error(), says) {
+		if err := new(Query).UnmarshalText([]byte(query)); err == nil || !strings.Contains(err.Error(), text) {
 			t.Errorf("%s: %v", query, err)
 		}
 	}
 }
 
-// Whatever the query, there are as many parameters as values, in their order, and
-// the rest of the text is left alone.
+// For every query there are as many parameters as values, in their order, and the rest of the
+// text is unchanged.
 func FuzzTranslate(f *testing.F) {
 	f.Add("select h from u where n = {user}")
 	f.Add("{user}{local}{domain}$1?{")
@@ -85,21 +85,21 @@ func FuzzTranslate(f *testing.F) {
 
 func TestTally(t *testing.T) {
 	var c tally[string, int]
-	if got := c.commonest(7); got != 7 {
+	if got := c.mostCommon(7); got != 7 {
 		t.Errorf("nothing yet: %d", got)
 	}
-	c.saw("rare", 1)
+	c.add("rare", 1)
 	for range 2 {
-		c.saw("common", 2)
+		c.add("common", 2)
 	}
-	c.saw("rare", 3)
-	if got := c.commonest(7); got != 2 {
-		t.Errorf("%d, want that of the commonest", got)
+	c.add("rare", 3)
+	if got := c.mostCommon(7); got != 2 {
+		t.Errorf("%d, want the most common one", got)
 	}
 	for i := range 2 * maxTally {
-		c.saw(fmt.Sprint(i), 4)
+		c.add(fmt.Sprint(i), 4)
 	}
 	if len(c.counts) > maxTally {
-		t.Errorf("counts %d things", len(c.counts))
+		t.Errorf("%d keys", len(c.counts))
 	}
 }

@@ -1,39 +1,39 @@
-// Package sql is the store of users for those who keep them in the table of a
-// database: PostgreSQL, MySQL or MariaDB, or an SQLite file.
+// Package sql authenticates users with a table of a database: PostgreSQL, MySQL or MariaDB,
+// or an SQLite file. Its [Store] has the abilities [auth.PasswordVerifier] and, for hashes of
+// the scheme SCRAM-SHA-256, [auth.KeyStore].
 //
-// The configuration has one query, which yields one row for a login:
+// The configuration has one query, which returns one row for a login:
 //
 //	select password, username from mailbox where username = {user}
 //
-// Its first column is the hash of the password, in any scheme that package hash
-// knows. Behind it there are
+// The first column is the hash of the password, in any scheme of package hash. After it there
+// are
 //
-//	username  the canonical name of the user, as the table has it
-//	disabled  true for those who may not log in; they are told so, if their
-//	          password is right (optional)
+//	username  the canonical name of the user, as in the table
+//	disabled  true for users that may not log in (optional); it is applied after the
+//	          password was found right
 //
-// and nothing else. No row is auth.NoSuchUser, several are a mistake in the
-// configuration and therefore a temporary error. An empty or locked hash lets
-// nobody in, and one of an unknown scheme is a temporary error: nobody can tell
-// whether the password is right.
+// and no others. No row is [auth.NoSuchUser]. Several rows are a mistake in the configuration,
+// and therefore a temporary error. An empty or locked hash refuses every password. A hash of
+// an unknown scheme is a temporary error, since the password cannot be checked.
 //
-// The user is whom the row names, never what the client has written: "Alice",
-// "alice" and "álice " find the same row in MySQL, two of them do with lower()
-// anywhere, and alice of every domain does with a query that asks for {local}
-// alone. Two spellings must not be two users with limits of their own, and nobody
-// gets to choose whose alice she is.
+// The canonical user is taken from the row, never from the login: "Alice", "alice" and
+// "álice " find the same row in MySQL, "Alice" and "alice" do with lower() in any database,
+// and alice of every domain does with a query that only uses {local}. Otherwise each spelling
+// would be a user with separate limits, and a user could choose the domain of her name.
 //
-// The login goes to the database apart from the statement (see [Query]), and
-// DSNs that would make the driver put it in are refused.
+// The login is a parameter of the statement and never part of its text (see [Query]); DSNs
+// with which the driver would insert it into the text are refused.
 //
-// How long an answer takes does not tell whether the user exists: a name that is
-// not there is compared with a hash of the kind that most logins have.
+// The response time does not reveal which users exist: the password of an unknown user is
+// compared with a hash of the most common kind.
 //
-// Users whose hash is of the scheme SCRAM-SHA-256 can log in by SCRAM, too.
+// Bounds: Config.Connections at once, 10 seconds for a connect, and the caller's ctx for a
+// query. A row after the second is not read.
 //
-// The drivers are not registered here (of MySQL's, the type of its errors is
-// used): the program does that. To add a database, write its constant and its
-// placeholder. docs/sql/README.md has queries for the tables that people have.
+// Left out: databases with other drivers, and changes of passwords. To add a database, add
+// its constant, its placeholder and its driver. docs/sql/README.md has queries for the tables
+// of widespread programs.
 package sql
 
 import (
@@ -43,6 +43,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 
 	"postern/internal/fileperm"
 	"postern/internal/text"
@@ -50,15 +51,16 @@ import (
 	"postern/server/auth/hash"
 )
 
-// Kind is what the configuration calls this store, and its name in the log.
+// Kind is the kind of this store in the configuration, and its default name in the log.
 const Kind = "sql"
 
-// A Store is a table of users. It may be used by many goroutines at once.
+// A Store verifies passwords with a table. It may be used by many goroutines at once, and
+// must be closed.
 type Store struct {
 	db        *sql.DB
 	statement statement
 	folds     bool   // see Driver.folds
-	path      string // of SQLite
+	path      string // of an SQLite database
 	maxIdle   int    // connections in the pool
 	checker   *hash.Checker
 
@@ -71,9 +73,8 @@ var (
 	_ auth.KeyStore         = (*Store)(nil)
 )
 
-// New returns the store of cfg, which is valid. It fails if the DSN cannot be
-// read. It connects to nobody yet: a database that is down does not keep us from
-// starting.
+// New returns a store. cfg is valid. It returns an error if the DSN cannot be read or parsed.
+// It does not connect, so it succeeds while the database is down.
 func New(cfg Config, checker *hash.Checker) (*Store, error) {
 	db, err := openDatabase(cfg)
 	if err != nil {
@@ -89,20 +90,23 @@ func New(cfg Config, checker *hash.Checker) (*Store, error) {
 	}, nil
 }
 
-// Close closes all connections. Nobody can log in afterwards.
+// Close closes all connections. All logins fail afterwards.
 func (s *Store) Close() error { return s.db.Close() }
 
 // VerifyPassword implements auth.PasswordVerifier.
 func (s *Store) VerifyPassword(ctx context.Context, p *auth.Peer, login, password string) (auth.Identity, error) {
-	if f := hopeless(login, password); f != nil {
-		return auth.Identity{}, f
+	switch {
+	case password == "":
+		return auth.Identity{}, &auth.Failure{Kind: auth.BadPassword, Store: Kind, Reason: "empty password"}
+	case !text.ValidName(login, maxName):
+		return auth.Identity{}, &auth.Failure{Kind: auth.NoSuchUser, Store: Kind, Reason: "not a valid name"}
 	}
 	found, err := s.find(ctx, login)
 	if err != nil {
 		return auth.Identity{}, err
 	}
 	if found == nil || found.parsed.Locked() {
-		decoy := s.kinds.commonest(hash.DefaultDecoy)
+		decoy := s.kinds.mostCommon(hash.DefaultDecoy)
 		if err := s.checker.Decoy(ctx, decoy, password, p.Known); err != nil {
 			return auth.Identity{}, s.unavailable(err)
 		}
@@ -115,7 +119,7 @@ func (s *Store) VerifyPassword(ctx context.Context, p *auth.Peer, login, passwor
 	case !ok:
 		return auth.Identity{}, &auth.Failure{Kind: auth.BadPassword, Store: Kind}
 	case found.disabled:
-		return auth.Identity{}, &auth.Failure{Kind: auth.Disabled, Store: Kind, Reason: "the column disabled says so"}
+		return auth.Identity{}, &auth.Failure{Kind: auth.Disabled, Store: Kind, Reason: "the column disabled is true"}
 	}
 	return auth.Identity{User: found.username, Store: Kind}, nil
 }
@@ -134,32 +138,32 @@ func (s *Store) ScramKeys(ctx context.Context, login string) (auth.ScramKeys, er
 	}
 	keys, ok := found.parsed.ScramKeys()
 	switch {
-	case found.disabled: // whose password has not been seen yet
+	case found.disabled: // not auth.Disabled, since the password was not checked
 		return auth.ScramKeys{}, &auth.Failure{Kind: auth.BadPassword, Store: Kind, Reason: "the account is disabled"}
 	case !ok:
 		return auth.ScramKeys{}, &auth.Failure{Kind: auth.BadPassword, Store: Kind,
-			Reason: "has no SCRAM keys but a hash of another scheme; store one of: postern passwd --scheme scram-sha-256"}
+			Reason: "the hash is of another scheme, without SCRAM keys; store one of postern passwd --scheme scram-sha-256"}
 	}
 	return auth.ScramKeys{ScramKeys: keys, User: found.username, Store: Kind}, nil
 }
 
-// ScramDecoy implements auth.KeyStore. Logins of which the database is asked the
-// same are one.
+// ScramDecoy implements auth.KeyStore. It is the same for logins that lead to the same
+// query.
 func (s *Store) ScramDecoy(login string) auth.ScramDecoy {
 	if s.folds {
 		login = strings.ToLower(strings.TrimRight(login, " "))
 	}
 	asked := fmt.Sprintf("%q", s.statement.arguments(login))
-	return auth.ScramDecoy{Login: asked, ScramShape: s.shapes.commonest(hash.DefaultScramShape())}
+	return auth.ScramDecoy{Login: asked, ScramShape: s.shapes.mostCommon(hash.DefaultScramShape())}
 }
 
-// A record is a row with its hash read.
+// A record is a row with its parsed hash.
 type record struct {
 	row
 	parsed hash.Hash
 }
 
-// find returns nil if there is no such user. An error is temporary.
+// find returns the record of a login, or nil if there is none. Every error is temporary.
 func (s *Store) find(ctx context.Context, login string) (*record, error) {
 	found, err := s.lookup(ctx, login)
 	if err != nil && s.cannotHold(ctx, login, err) {
@@ -183,38 +187,26 @@ func (s *Store) find(ctx context.Context, login string) (*record, error) {
 	return &record{*found, h}, nil
 }
 
-// dropIdle closes the connections in the pool: when the server was restarted they
-// have all died, and not every driver notices before it asks.
+// dropIdle closes the connections in the pool. After a restart of the server all of them are
+// broken, and some drivers only detect that with a query.
 func (s *Store) dropIdle() {
 	s.db.SetMaxIdleConns(-1)
 	s.db.SetMaxIdleConns(s.maxIdle)
 }
 
-// remember counts what the users have who log in.
+// remember counts the kinds of hashes and keys, for decoys.
 func (s *Store) remember(h hash.Hash, stored string) {
 	if h.Locked() {
 		return
 	}
-	s.kinds.saw(h.Kind(), stored)
+	s.kinds.add(h.Kind(), stored)
 	if keys, ok := h.ScramKeys(); ok {
-		s.shapes.saw(keys.Shape(), keys.Shape())
+		s.shapes.add(keys.Shape(), keys.Shape())
 	}
 }
 
-// hopeless refuses what need not reach a database. The mechanisms have refused
-// most of it already.
-func hopeless(login, password string) *auth.Failure {
-	switch {
-	case password == "":
-		return &auth.Failure{Kind: auth.BadPassword, Store: Kind, Reason: "empty password"}
-	case !text.ValidName(login, maxName):
-		return &auth.Failure{Kind: auth.NoSuchUser, Store: Kind, Reason: "not a name"}
-	}
-	return nil
-}
-
-// refusal is the answer for a user without a password. A locked one is found, so
-// that no other store is asked for the same name.
+// refusal returns the failure for an unknown user or one without a password. A locked account
+// is BadPassword, so that other stores are not asked for the same name.
 func refusal(found *record) *auth.Failure {
 	if found == nil {
 		return &auth.Failure{Kind: auth.NoSuchUser, Store: Kind}
@@ -226,7 +218,7 @@ func (s *Store) unavailable(err error) error {
 	return &auth.Unavailable{Store: Kind, Err: s.explain(err)}
 }
 
-// explain says more about a database that cannot be opened than its driver.
+// explain adds the cause to the error of a database that cannot be opened.
 func (s *Store) explain(err error) error {
 	if s.path == "" {
 		return fileperm.ExplainDial(err)
@@ -239,18 +231,54 @@ func (s *Store) explain(err error) error {
 	return err
 }
 
-// checkLogin is nobody's: names of users have no blanks.
+// checkLogin is a login that does not exist, since names of users have no blanks.
 const checkLogin = "postern check"
 
-// Check asks the query for a name that is nobody's, and says what is wrong and
-// what to do about it.
+// Check runs the query for a login that does not exist. The error has the remedy.
 func (s *Store) Check(ctx context.Context) error {
 	found, err := s.lookup(ctx, checkLogin)
 	switch {
 	case err != nil:
 		return s.explain(err)
 	case found != nil:
-		return fmt.Errorf("the query yields a row for %q, who does not exist; let it compare the name with {user}", checkLogin)
+		return fmt.Errorf("the query returns a row for %q, a user that does not exist; compare the name with {user}", checkLogin)
 	}
 	return nil
+}
+
+// maxTally bounds the number of different keys; a database has few schemes.
+const maxTally = 32
+
+// A tally finds the most common key of logins. It may be used by many goroutines at once.
+type tally[K comparable, V any] struct {
+	mu     sync.Mutex
+	counts map[K]int
+	most   K
+	value  V // the first value of most
+}
+
+// add counts key.
+func (t *tally[K, V]) add(key K, value V) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.counts == nil {
+		t.counts = make(map[K]int)
+	}
+	if _, known := t.counts[key]; !known && len(t.counts) == maxTally {
+		return
+	}
+	t.counts[key]++
+	if first := len(t.counts) == 1 && t.counts[key] == 1; first || key != t.most && t.counts[key] > t.counts[t.most] {
+		t.most, t.value = key, value
+	}
+}
+
+// mostCommon returns the value of the most common key, or otherwise if there is none.
+func (t *tally[K, V]) mostCommon(otherwise V) V {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.counts) == 0 {
+		return otherwise
+	}
+	return t.value
 }

@@ -27,11 +27,6 @@ import (
 	"slices"
 	"sync"
 
-	// The drivers of database/sql register themselves when they are imported.
-	"github.com/go-sql-driver/mysql"
-	_ "github.com/jackc/pgx/v5/stdlib"
-	_ "modernc.org/sqlite"
-
 	"postern/certs"
 	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/logging"
@@ -67,8 +62,7 @@ type App struct {
 
 // New returns an App without a generation.
 func New(cfg *config.Config, log *logging.Log) *App {
-	// The driver would write to stderr. Package sql reports the same problems as errors.
-	_ = mysql.SetLogger(&mysql.NopLogger{}) // refuses nil only
+
 	slow := throttle.New(cfg.Auth.Throttle())
 	return &App{
 		log:      log,
