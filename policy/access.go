@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/emersion/go-smtp"
@@ -182,11 +183,10 @@ var unavailable = [...]struct{ name, instead string }{
 // parseRule parses an action of access(5). Actions are compared without regard to case and
 // come before restrictions of the same name, as in Postfix.
 func (c *checkAccess) parseRule(value string) (rule, error) {
-	name, text, _ := strings.Cut(value, " ")
-	if i := strings.IndexByte(name, '\t'); i >= 0 {
-		name, text = value[:i], value[i+1:]
+	name, text := value, ""
+	if i := strings.IndexAny(value, " \t"); i >= 0 {
+		name, text = value[:i], strings.TrimSpace(value[i:])
 	}
-	text = strings.TrimSpace(text)
 	switch strings.ToUpper(name) {
 	case "OK", "RELAY":
 		return rule{action: Permit}, nil
@@ -208,18 +208,30 @@ func (c *checkAccess) parseRule(value string) (rule, error) {
 			return rule{}, fmt.Errorf("action %s is not available: %s", u.name, u.instead)
 		}
 	}
-	switch {
-	case value != "" && strings.Trim(value, "0123456789") == "":
-		return rule{action: Permit}, nil // the time stamp of an authentication by other means
-	case len(name) == 3 && text != "" && strings.Trim(name, "0123456789") == "" && (name[0] == '4' || name[0] == '5'):
-		code := int(name[0]-'0')*100 + int(name[1]-'0')*10 + int(name[2]-'0')
-		action := Reject
-		if name[0] == '4' {
-			action = Defer
-		}
-		return c.refusal(action, code, smtp.EnhancedCode{code / 100, 7, 1}, text, "Access denied")
+	if name != "" && strings.Trim(name, "0123456789") == "" {
+		return c.parseNumber(name, text)
 	}
 	return c.sublist(c.base, value)
+}
+
+// parseNumber parses an action that begins with a number. A reply code without a text permits
+// in Postfix, as every number does; here it is an error, since no entry is meant that way.
+func (c *checkAccess) parseNumber(number, text string) (rule, error) {
+	replyCode := len(number) == 3 && (number[0] == '4' || number[0] == '5')
+	switch {
+	case !replyCode && text == "":
+		return rule{action: Permit}, nil // the time stamp of an authentication by other means
+	case !replyCode:
+		return rule{}, fmt.Errorf("%q is not a reply code that refuses; write \"5NN TEXT\" or \"4NN TEXT\"", number)
+	case text == "":
+		return rule{}, fmt.Errorf("%q permits in Postfix, as every number; write \"%[1]s TEXT\" to refuse, or OK", number)
+	}
+	code, _ := strconv.Atoi(number) // three digits
+	action := Reject
+	if code < 500 {
+		action = Defer
+	}
+	return c.refusal(action, code, smtp.EnhancedCode{code / 100, 7, 1}, text, "Access denied")
 }
 
 // refusal builds a rule from a text that may begin with an enhanced code.

@@ -91,7 +91,9 @@ func TestActionErrors(t *testing.T) {
 		"check_recipient_access texthash:/x": `"check_recipient_access texthash:/x": a lookup table cannot be part of an action`,
 		"check_sender_access":                `"check_sender_access" is not an action: "check_sender_access" needs a lookup table after it`,
 		"rejct":                              `"rejct" is not an action: unknown restriction "rejct", did you mean "reject"?; actions are OK, DUNNO, REJECT`,
-		"350 text":                           `"350 text" is not an action`,
+		"550":                                `"550" permits in Postfix, as every number; write "550 TEXT" to refuse, or OK`,
+		"450":                                `"450" permits in Postfix`,
+		"350 text":                           `"350" is not a reply code that refuses; write "5NN TEXT" or "4NN TEXT"`,
 		"warn_if_reject":                     `"warn_if_reject" is not an action: warn_if_reject needs a restriction after it`,
 		",":                                  `the entry has no action; write for example REJECT`,
 	} {
