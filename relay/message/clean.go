@@ -5,8 +5,8 @@ import (
 	"encoding/binary"
 )
 
-// maxLine bounds a line without its CRLF. RFC 5321, section 4.5.3.1.6 allows
-// 998 bytes; real generators emit lines of some 200 KB, and Postfix takes them.
+// maxLine bounds a line without its CRLF, in bytes. RFC 5321, section 4.5.3.1.6, allows 998
+// bytes; some programs write lines of 200 KB, and Postfix accepts them.
 const (
 	maxLine   = 1 << 20
 	maxWithCR = maxLine + 1
@@ -14,20 +14,19 @@ const (
 
 var crlf = []byte("\r\n")
 
-// A cleaner passes on a stream of bytes in which CR and LF occur only together
-// and NUL does not occur. What it passes on does not depend on how the stream
-// was cut into blocks.
+// A cleaner turns a stream of bytes into one in which CR and LF occur only together and NUL
+// does not occur. The result does not depend on how the stream is cut into blocks.
 //
-// Runs of CR directly before an LF are one line end with it, as in Postfix: the
-// mark of programs that turn LF into CRLF twice. Any other CR becomes a space.
+// Several CRs directly before an LF are one line end with it, as in Postfix: programs that
+// turn LF into CRLF twice write them. Any other CR becomes a space.
 type cleaner struct {
-	reject bool // answer ErrBareNewline instead of mending
-	crs    int  // CRs that ended the last block and are not passed on yet
+	reject bool // return ErrBareNewline instead of changing anything
+	crs    int  // CRs at the end of the last block, not passed on yet
 	line   int  // bytes of the unfinished line passed on so far
 }
 
-// write takes a block and passes the clean bytes to keep, in pieces that are parts
-// of p and may be empty.
+// write cleans a block and passes the result to keep, in pieces that are parts of p and may
+// be empty.
 func (c *cleaner) write(p []byte, keep func([]byte) error) error {
 	if bytes.IndexByte(p, 0) >= 0 {
 		return ErrNUL
@@ -49,7 +48,7 @@ func (c *cleaner) write(p []byte, keep func([]byte) error) error {
 			if err := keep(p[start:i]); err != nil {
 				return err
 			}
-			if err := c.mend(line, keep); err != nil {
+			if err := c.fixLine(line, keep); err != nil {
 				return err
 			}
 			start = i + n + 1
@@ -65,8 +64,8 @@ func (c *cleaner) write(p []byte, keep func([]byte) error) error {
 	return c.partial(p[i:], keep)
 }
 
-// wholeLines returns how much of p is lines that need no mending, for most messages all
-// of it. It may be 0 where there are such lines.
+// wholeLines returns the length of the lines at the start of p that are clean, for most
+// messages all of p. It may be 0 even if there are such lines.
 func (c *cleaner) wholeLines(p []byte) (end int) {
 	lines, before := 0, c.line
 	for {
@@ -106,9 +105,9 @@ func (c *cleaner) resume(p []byte, keep func([]byte) error) ([]byte, error) {
 	return rest, err
 }
 
-// mend passes on a line, given without its LF, that has no CR at its end or
-// one elsewhere.
-func (c *cleaner) mend(line []byte, keep func([]byte) error) error {
+// fixLine passes on a line, given without its LF, that has no CR at its end or one
+// elsewhere.
+func (c *cleaner) fixLine(line []byte, keep func([]byte) error) error {
 	if c.reject {
 		return ErrBareNewline
 	}
@@ -157,8 +156,8 @@ func (c *cleaner) text(p []byte, keep func([]byte) error) error {
 	}
 }
 
-// finish ends the stream, with a CRLF if it has none at its end. A CR there
-// counts as half of one.
+// finish ends the stream, and adds a CRLF if there is none at its end. A CR there becomes a
+// CRLF.
 func (c *cleaner) finish(keep func([]byte) error) error {
 	if c.line == 0 && c.crs == 0 {
 		return nil

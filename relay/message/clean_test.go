@@ -39,7 +39,7 @@ var cleans = []struct {
 	{"a\r", "a\r\n", ErrBareNewline},
 	{"\r", "\r\n", ErrBareNewline},
 	{"\n", "\r\n", ErrBareNewline},
-	// The smuggling set: none of them may look like an end of data behind us.
+	// SMTP smuggling: none of these may look like an end of data to the next hop.
 	{"a\n.\nMAIL FROM:<x>\r\n", "a\r\n.\r\nMAIL FROM:<x>\r\n", ErrBareNewline},
 	{"a\n.\r\nb\r\n", "a\r\n.\r\nb\r\n", ErrBareNewline},
 	{"a\r.\rb\r\n", "a . b\r\n", ErrBareNewline},
@@ -90,8 +90,7 @@ func TestCleanRefuses(t *testing.T) {
 	}
 }
 
-// What is kept has no bare CR, bare LF or NUL, wherever the blocks are cut, and
-// is the same as in one block.
+// The result has no bare CR, bare LF or NUL, and does not depend on the size of the blocks.
 func FuzzClean(f *testing.F) {
 	for _, c := range cleans {
 		f.Add([]byte(c.in), uint8(1), false)

@@ -7,20 +7,19 @@ import (
 	"strings"
 )
 
-// The bounds of a header that is read, for the first time or again.
+// The bounds of a header that is read.
 const (
 	maxHeader = 1 << 20 // bytes of all fields together
 	maxFields = 5000
 )
 
-// A Field is one header field. It is a plain value; its bytes are never
-// changed.
+// A Field is one header field. Its bytes are never changed.
 type Field struct {
-	Name string // as spelt in the message, without blanks
+	Name string // as spelled in the message, without blanks
 	Raw  []byte // the whole field: name, colon, value with its folding, final CRLF
 }
 
-// Is compares the name without regard to case.
+// Is reports whether the field has this name, ignoring case.
 func (f Field) Is(name string) bool { return strings.EqualFold(f.Name, name) }
 
 // Value returns the bytes between the colon and the final CRLF, blanks and folding
@@ -43,10 +42,10 @@ func NewField(name, value string) (Field, error) {
 	return ParseField([]byte(name + ": " + value + "\r\n"))
 }
 
-var errField = errors.New("message: not one well-formed header field")
+var errField = errors.New("message: not exactly one well-formed header field")
 
-// ParseField takes the bytes of one whole field, final CRLF included. It
-// refuses whatever would become more or less than one field in a message.
+// ParseField parses the bytes of one whole field, final CRLF included. It returns an error
+// for anything that would be more or less than one field in a message.
 func ParseField(raw []byte) (Field, error) {
 	name := fieldName(raw)
 	if name == "" || !bytes.HasSuffix(raw, crlf) || bytes.IndexByte(raw, 0) >= 0 {
@@ -64,9 +63,9 @@ func ParseField(raw []byte) (Field, error) {
 	}
 }
 
-// fieldName returns the name of the field that begins with line, or "" if line
-// begins none. The rule is that of Postfix's cleanup: printable US-ASCII
-// without blanks, then perhaps blanks (RFC 5322, section 4.5), then a colon.
+// fieldName returns the name of the field that begins with line, or "" if no field does.
+// The rule is that of Postfix's cleanup: printable US-ASCII without blanks, optional blanks
+// (RFC 5322, section 4.5), and a colon.
 func fieldName(line []byte) string {
 	n := 0
 	for n < len(line) && line[n] > ' ' && line[n] < 0x7f && line[n] != ':' {
@@ -84,17 +83,16 @@ func fieldName(line []byte) string {
 
 func isBlank(c byte) bool { return c == ' ' || c == '\t' }
 
-// parsed is the header that was found at the beginning of a message.
+// parsed is the header at the beginning of a message.
 type parsed struct {
 	fields []Field
-	head   []byte // the fields and the empty line as in the message; nil if it has them otherwise
-	body   int64  // where the body begins
+	head   []byte // the fields and the empty line as in the message; nil if they were changed
+	body   int64  // offset of the body
 }
 
-// readHeader finds the header at the beginning of s and reserves the memory that it
-// needs: for itself, if s is a file, and for the two views that are made of a message
-// on its way, the completed one and the signed one. It reads no more of s than about
-// twice the header.
+// readHeader parses the header at the beginning of s and reserves the memory that it
+// needs: for itself, if s is a file, and for the two views that the server makes of a
+// message, the completed one and the signed one. It reads about twice the header at most.
 func readHeader(s *store) (*parsed, error) {
 	var h *parsed
 	var block []byte
@@ -121,8 +119,8 @@ func readHeader(s *store) (*parsed, error) {
 	return h, nil
 }
 
-// split finds the header at the beginning of b, which is the whole message or
-// only its first part; nil means that more of it is needed.
+// split parses the header at the beginning of b, which is the whole message or only its
+// first part; nil means that more of it is needed.
 //
 // As in Postfix's cleanup, a line that is neither a field nor the continuation
 // of one ends the header, and the body begins with it.
@@ -182,14 +180,14 @@ func fieldLen(b []byte, whole bool) int {
 	}
 }
 
-// isMailboxLine recognises the line that begins a message in an mbox file.
-// Clients that send such a file as it is lose their header otherwise.
+// isMailboxLine recognises the line that begins a message in an mbox file. Without this, a
+// client that sends such a file unchanged would lose its header.
 func isMailboxLine(line []byte) bool {
 	line = bytes.TrimLeft(line, ">")
 	return len(line) > 5 && bytes.EqualFold(line[:5], []byte("From "))
 }
 
-// mailboxLine makes a field of that line, as Postfix's smtpd does.
+// mailboxLine turns that line into a field, as Postfix's smtpd does.
 func mailboxLine(line []byte) Field {
 	const name = "X-Mailbox-Line"
 	return Field{Name: name, Raw: append([]byte(name+": "), line...)}

@@ -47,11 +47,10 @@ func (m *Message) Mailboxes(name string) ([]Mailbox, error) {
 	return all, nil
 }
 
-// ParseMailboxes reads an address list (RFC 5322, sections 3.4 and 4.4). It is
-// lenient with display names, because clients leave out the quotes, and strict
-// with addresses. A word directly before ", PHRASE <ADDRESS>" is taken for the
-// first part of that display name ("Smith, John <john@example.org>") and is
-// not in the result. Time and memory are linear in the length of the value,
+// ParseMailboxes parses an address list (RFC 5322, sections 3.4 and 4.4). It is
+// lenient with display names, because clients omit the quotes, and strict with
+// addresses. A word directly before ", PHRASE <ADDRESS>" counts as the first part of
+// that display name ("Smith, John <john@example.org>") and is not in the result. Time and memory are linear in the length of the value,
 // and the result has at most 10,000 addresses. The error is ErrAddress or
 // ErrTooManyAddresses.
 func ParseMailboxes(value []byte) ([]Mailbox, error) {
@@ -128,8 +127,8 @@ type parser struct {
 	name  splitName
 }
 
-// A splitName is the part of the list that may turn out to be a display name
-// with commas and without quotes, once "PHRASE <ADDRESS>" follows.
+// A splitName is the part of the list that is a display name with commas and without
+// quotes, if "PHRASE <ADDRESS>" follows.
 type splitName struct {
 	from     int  // index in the list of its first word; the list's length if there is none
 	certain  bool // one part cannot be an address, so all parts after it belong to the name

@@ -183,8 +183,7 @@ func TestMailboxesOfMessage(t *testing.T) {
 	}
 }
 
-// The short cut for one address applies to the values that real clients send, and not
-// to those that only the parser can judge.
+// soleMailbox accepts the values that real clients send, and not those that need the parser.
 func TestSoleMailbox(t *testing.T) {
 	for in, want := range map[string]bool{
 		" a@example.org":                          true,
@@ -230,10 +229,10 @@ func TestSoleMailbox(t *testing.T) {
 	}
 }
 
-// wantSole compares one with what the parser makes of the value in.
+// wantSole compares one with the parser's result for the value in.
 func wantSole(t *testing.T, in []byte, one Mailbox) {
 	t.Helper()
-	// With a comma after it, the value has the same address and is none of one address.
+	// With a comma at its end, the value has the same address, and soleMailbox rejects it.
 	list, err := ParseMailboxes(append(bytes.Clone(in), ','))
 	if err != nil || len(list) != 1 || list[0] != one {
 		t.Errorf("%q: %+v; the parser has %+v, %v", in, one, list, err)

@@ -10,16 +10,23 @@
 // body: see [Message.Edit] and [Message.WithHeader]. Every field that an edit
 // does not name keeps its bytes.
 //
-// The package knows header fields (RFC 5322, section 2.2) and the addresses in
-// them (section 3.4, RFC 6854). It leaves MIME, encodings and the fix-ups of a
-// submission server to others. A new kind of edit is a function that fills in
-// an [Edit]; header.go alone splits a header.
+// The package parses header fields (RFC 5322, section 2.2) and the addresses in them
+// (section 3.4, RFC 6854). It does not parse MIME and encodings, and the fix-ups of a
+// submission server are in package server. A new kind of edit is a function that fills in
+// an [Edit]; only header.go splits a header.
+//
+//	stage, store    receive the bytes of a message, in memory or in a file
+//	clean           makes CRLF line ends, or refuses bare CR and LF
+//	header          splits header and body, and edits the header
+//	message         a message, and reopening one that is stored in a file
+//	mailbox, token  addresses in header fields
 package message
 
 import (
 	"bytes"
 	"io"
 	"iter"
+	"os"
 	"slices"
 
 	"github.com/emersion/go-message/textproto"
@@ -130,3 +137,20 @@ func (m *Message) EightBit() bool { return m.high || m.stored.high }
 // none of them may be read afterwards. It may be called on any view, and more than
 // once.
 func (m *Message) Close() error { return m.stored.store.Close() }
+
+// Reopenable reports whether Reopen accepts the bytes of m: fields on top may have made the
+// header larger than a header that is read may be.
+func (m *Message) Reopenable() bool { return len(m.head) <= maxHeader && len(m.fields) <= maxFields }
+
+// Reopen returns a message of the size bytes at offset in f, which were written there from
+// the Reader of a message. They are not cleaned again; eightBit is the result of EightBit
+// of that message. The new message owns f and closes it; Reopen closes it if it fails.
+func (s *Stage) Reopen(f *os.File, offset, size int64, eightBit bool) (*Message, error) {
+	kept := &store{stage: s, file: f, base: offset, size: size}
+	h, err := readHeader(kept)
+	if err != nil {
+		kept.Close()
+		return nil, err
+	}
+	return view(&stored{store: kept, start: h.body, high: eightBit}, h.fields, h.head), nil
+}

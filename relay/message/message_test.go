@@ -41,7 +41,7 @@ func text(t testing.TB, r io.Reader) string {
 	return string(b)
 }
 
-// Where a message has its header and body, and what is inserted between them.
+// The header and the body of messages; an empty line is inserted between them.
 var splits = []struct{ name, in, head, body string }{
 	{"plain", "A: 1\r\nB: 2\r\n\r\nbody\r\n", "A: 1\r\nB: 2\r\n", "body\r\n"},
 	{"folded", "A: 1\r\n\t2\r\n \r\nB: 3\r\n\r\nbody\r\n", "A: 1\r\n\t2\r\n \r\nB: 3\r\n", "body\r\n"},
@@ -57,7 +57,7 @@ var splits = []struct{ name, in, head, body string }{
 	{"blanks before the colon", "A \t: 1\r\n\r\n", "A \t: 1\r\n", ""},
 	{"blank in the name", "A B: 1\r\n\r\n", "", "A B: 1\r\n\r\n"},
 	{"8-bit name", "\xc3\xa4: 1\r\n", "", "\xc3\xa4: 1\r\n"},
-	{"no blank behind the colon", "A:1\r\nB:\r\n\r\n", "A:1\r\nB:\r\n", ""},
+	{"no blank after the colon", "A:1\r\nB:\r\n\r\n", "A:1\r\nB:\r\n", ""},
 	{"mbox", "From a@example.org Mon\r\nA: 1\r\n\r\nx\r\n", "X-Mailbox-Line: From a@example.org Mon\r\nA: 1\r\n", "x\r\n"},
 	{"obsolete From is no mbox", "From : a@example.org\r\n\r\n", "From : a@example.org\r\n", ""},
 	{"mbox line further on", "A: 1\r\nFrom x\r\n\r\n", "A: 1\r\n", "From x\r\n\r\n"},
@@ -116,7 +116,7 @@ func TestWithHeaderRefusesInjection(t *testing.T) {
 		h := m.Header()
 		h.AddRaw([]byte(raw))
 		if _, err := m.WithHeader(h); err == nil {
-			t.Errorf("%q was taken", raw)
+			t.Errorf("%q was accepted", raw)
 		}
 	}
 }
@@ -158,7 +158,7 @@ func TestEightBit(t *testing.T) {
 		{"A: 1\r\n\r\nbody\r\n", false, false},
 		{"A: \xe4\r\n\r\nbody\r\n", true, true},
 		{"A: 1\r\n\r\n\xe4", false, true},
-		{"A: 1\r\n\r\nbody \xe4 and more than eight bytes behind it\r\n", false, true},
+		{"A: 1\r\n\r\nbody \xe4 and more than eight bytes after it\r\n", false, true},
 		{"A: 1\r\n\xe4\r\n", false, true},
 	} {
 		for n := 1; n < 20; n++ {
@@ -203,7 +203,7 @@ func TestHeaderBounds(t *testing.T) {
 				m.Close()
 			}
 			if n := s.InMemory(); n != 0 {
-				t.Errorf("%d bytes were not given back", n)
+				t.Errorf("%d bytes were not released", n)
 			}
 		})
 	}
@@ -227,8 +227,7 @@ func TestReadersAtOnce(t *testing.T) {
 	wg.Wait()
 }
 
-// The header must come out as it went in, and the views must agree with each
-// other, whatever a client sends.
+// For any message, the header is returned as it was, and the views are consistent.
 func FuzzHeader(f *testing.F) {
 	for _, c := range splits {
 		f.Add([]byte(c.in))
@@ -270,8 +269,8 @@ func FuzzHeader(f *testing.F) {
 	})
 }
 
-// undoInserted takes away the two things that splitting may add: the name for
-// an mbox line, and the empty line at offset n.
+// undoInserted removes what split may add: the name of the field for an mbox line, and the
+// empty line at offset n.
 func undoInserted(whole []byte, n int, clean []byte) []byte {
 	if len(whole) > len(clean) && bytes.HasPrefix(whole, []byte("X-Mailbox-Line: ")) && !bytes.HasPrefix(clean, []byte("X-Mailbox-Line: ")) {
 		whole, n = whole[len("X-Mailbox-Line: "):], n-len("X-Mailbox-Line: ")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 )
 
 // Errors of a Writer. All of them, except a StorageError, are about the message itself
@@ -41,7 +42,7 @@ func (b *BareNewlines) UnmarshalText(text []byte) error {
 	case "reject":
 		*b = Reject
 	default:
-		return fmt.Errorf("%q is neither \"normalize\" nor \"reject\"", text)
+		return fmt.Errorf("unknown value %q: write \"normalize\" or \"reject\"", text)
 	}
 	return nil
 }
@@ -60,8 +61,9 @@ func (b BareNewlines) String() string {
 // used by many goroutines at once.
 type Stage struct {
 	dir     string
-	budget  budget
-	buffers sync.Pool // *bufio.Writer, in use only while a Write runs
+	limit   int64        // of memory
+	memory  atomic.Int64 // bytes in memory of all messages
+	buffers sync.Pool    // *bufio.Writer, in use only while a Write runs
 }
 
 // NewStage returns a Stage that holds up to memory bytes of all messages together in
@@ -71,24 +73,33 @@ func NewStage(dir string, memory int64) *Stage {
 	if dir == "" {
 		dir = os.TempDir()
 	}
-	s := &Stage{dir: dir, budget: budget{limit: memory}}
+	s := &Stage{dir: dir, limit: memory}
 	s.buffers.New = func() any { return bufio.NewWriterSize(nil, 32<<10) }
 	return s
 }
 
 // InMemory returns the number of bytes that staged messages hold in memory now.
-func (s *Stage) InMemory() int64 { return s.budget.used.Load() }
+func (s *Stage) InMemory() int64 { return s.memory.Load() }
+
+// reserve counts n more bytes in memory, if the limit allows it.
+func (s *Stage) reserve(n int64) bool {
+	if s.memory.Add(n) > s.limit {
+		s.memory.Add(-n)
+		return false
+	}
+	return true
+}
 
 // Options are the properties of one message that is about to arrive.
 type Options struct {
 	BareNewlines BareNewlines
-	Size         int64 // in bytes, as the client has announced it; 0 if it has not
+	Size         int64 // in bytes, as declared by the client (RFC 1870); 0 if it is not
 }
 
 // New returns a Writer for one message. The caller must call Message or Abort.
 func (s *Stage) New(o Options) *Writer {
 	return &Writer{
-		store:   &store{stage: s, announced: o.Size},
+		store:   &store{stage: s, declared: o.Size},
 		cleaner: cleaner{reject: o.BareNewlines == Reject},
 	}
 }
@@ -100,7 +111,7 @@ type Writer struct {
 	cleaner  cleaner
 	received int64
 	high     int64 // offset after the last byte >= 0x80
-	err      error // what every further call returns
+	err      error // the result of every further call
 }
 
 // Write stores the next bytes. An error is final for the message: its memory or file

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// write stages n bytes of body behind a small header and leaves it open.
+// write stages a small header and n bytes of body, and leaves the message open.
 func write(t testing.TB, w *Writer, n int) {
 	t.Helper()
 	text := "A: 1\r\n\r\n" + strings.Repeat("0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcd\r\n", n/64)
@@ -31,7 +31,7 @@ func TestSmallMessagesCostLittle(t *testing.T) {
 	}
 	w.Abort()
 	if n := s.InMemory(); n != 0 {
-		t.Errorf("%d bytes were not given back", n)
+		t.Errorf("%d bytes were not released", n)
 	}
 }
 
@@ -119,7 +119,7 @@ func TestCreateUnlinked(t *testing.T) {
 	}
 }
 
-// What is wrong with the disk is no fault of the message.
+// A failure of the disk is a StorageError.
 func TestStorageError(t *testing.T) {
 	s := NewStage(filepath.Join(t.TempDir(), "missing"), 0)
 	w := s.New(Options{})
@@ -140,7 +140,7 @@ func TestStorageError(t *testing.T) {
 	}
 }
 
-// A large header waits for memory; a small one never does.
+// A large header is accepted only if there is memory for it, a small one always.
 func TestHeadersAndBudget(t *testing.T) {
 	for _, c := range []struct {
 		memory int64
@@ -161,7 +161,7 @@ func TestHeadersAndBudget(t *testing.T) {
 			m.Close()
 		}
 		if n := s.InMemory(); n != 0 {
-			t.Errorf("%+v: %d bytes were not given back", c, n)
+			t.Errorf("%+v: %d bytes were not released", c, n)
 		}
 	}
 }
@@ -174,7 +174,7 @@ func TestErrorsAreFinal(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	if s.InMemory() != 0 {
-		t.Error("the memory of a refused message is not given back")
+		t.Error("the memory of a refused message is not released")
 	}
 	if _, err := io.WriteString(w, "c\r\n"); err != ErrBareNewline {
 		t.Errorf("%v", err)
@@ -190,8 +190,7 @@ func TestErrorsAreFinal(t *testing.T) {
 	}
 }
 
-// Many messages at once never hold more memory than they may, and give all of
-// it back.
+// Many messages at the same time use no more memory than the limit, and release all of it.
 func TestBudgetHolds(t *testing.T) {
 	s := NewStage(t.TempDir(), 256<<10)
 	var wg sync.WaitGroup
@@ -218,7 +217,7 @@ func TestBudgetHolds(t *testing.T) {
 	}
 	wg.Wait()
 	if n := s.InMemory(); n != 0 {
-		t.Errorf("%d bytes were not given back", n)
+		t.Errorf("%d bytes were not released", n)
 	}
 }
 
@@ -235,7 +234,7 @@ func TestBareNewlinesText(t *testing.T) {
 	}
 	var b BareNewlines
 	if err := b.UnmarshalText([]byte("yes")); err == nil {
-		t.Error("\"yes\" was taken")
+		t.Error("\"yes\" was accepted")
 	}
 }
 
@@ -264,6 +263,72 @@ func BenchmarkStage(b *testing.B) {
 					m.Close()
 				}
 			})
+		}
+	}
+}
+
+// A message that was written into the middle of a file can be reopened.
+func TestReopen(t *testing.T) {
+	for name, text := range map[string]string{
+		"plain":     "From: a@example.org\r\nSubject: x\r\n\r\nbody\r\n",
+		"no body":   "From: a@example.org\r\n\r\n",
+		"no header": "\r\nbody\r\n",
+		"8-bit":     "From: a@example.org\r\n\r\nb\xc3\xb6dy\r\n",
+		"large":     "From: a@example.org\r\n\r\n" + strings.Repeat("0123456789\r\n", 30000),
+	} {
+		t.Run(name, func(t *testing.T) {
+			stage := NewStage(t.TempDir(), 1<<20)
+			file := filepath.Join(t.TempDir(), "file")
+			if err := os.WriteFile(file, []byte("before"+text+"after"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			f, err := os.Open(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m, err := stage.Reopen(f, 6, int64(len(text)), strings.Contains(text, "\xc3"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(m.Reader())
+			if err != nil || string(got) != text {
+				t.Errorf("read %q, %v", got[:min(len(got), 100)], err)
+			}
+			if m.EightBit() != (name == "8-bit") {
+				t.Errorf("EightBit: %v", m.EightBit())
+			}
+			if err := m.Close(); err != nil {
+				t.Error(err)
+			}
+			if f.Close() == nil {
+				t.Error("the file was left open")
+			}
+			if n := stage.InMemory(); n != 0 {
+				t.Errorf("%d bytes are still accounted for", n)
+			}
+		})
+	}
+}
+
+// If a file has become shorter, reading the message fails.
+func TestReopenCutShort(t *testing.T) {
+	text := "From: a@example.org\r\n\r\n" + strings.Repeat("0123456789\r\n", 5000)
+	for _, size := range []int{4, 100, len(text) - 12} {
+		file := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(file, []byte(text[:size]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.Open(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := NewStage("", 1<<20).Reopen(f, 0, int64(len(text)), false)
+		if err == nil {
+			_, err = io.ReadAll(m.Reader())
+			_ = m.Close()
+		}
+		if !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("%d bytes: %v", size, err)
 		}
 	}
 }

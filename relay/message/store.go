@@ -6,52 +6,34 @@ import (
 	"io"
 	"os"
 	"sync"
-	"sync/atomic"
 )
 
-// spillSize is what one message may hold in memory; what is larger goes to a
-// file, at once if the client has announced it (RFC 1870). firstStep is the
-// smallest buffer, so that a small mail costs little.
+// spillSize is the limit of one message in memory, in bytes. A larger one is written to a
+// file, from the beginning if the client has declared the size (RFC 1870). firstStep is the
+// smallest buffer, so that a small mail needs little memory.
 const (
 	spillSize = 64 << 10
 	firstStep = 1 << 10
 )
 
-// A budget counts the bytes in memory of all messages of a stage.
-type budget struct {
-	limit int64
-	used  atomic.Int64
-}
-
-// take asks for n bytes more.
-func (b *budget) take(n int64) bool {
-	if b.used.Add(n) > b.limit {
-		b.used.Add(-n)
-		return false
-	}
-	return true
-}
-
-func (b *budget) give(n int64) { b.used.Add(-n) }
-
 // A store holds the clean bytes of one message, in memory or in a file. It is
 // written by one goroutine, and read by many once it is written.
 type store struct {
-	stage     *Stage
-	announced int64 // what size may be in the end
-	size      int64
-	mem       []byte
-	charged   int64 // bytes of the budget that are ours
+	stage    *Stage
+	declared int64 // size of the whole message, if the client has declared it
+	size     int64
+	mem      []byte
+	charged  int64 // bytes that this store counts in stage.memory
 
 	file *os.File      // nil as long as mem holds everything
 	base int64         // where the message begins in file
-	out  *bufio.Writer // in front of file, until the next flush
+	out  *bufio.Writer // buffers writes to file, until the next flush
 
 	closing sync.Once
 	err     error // of Close
 }
 
-// append keeps p. Small pieces are gathered until flush.
+// append stores p. Small pieces are buffered until flush.
 func (s *store) append(p []byte) error {
 	if s.file == nil && !s.grow(len(p)) {
 		if err := s.spill(); err != nil {
@@ -63,7 +45,13 @@ func (s *store) append(p []byte) error {
 		s.mem = append(s.mem, p...)
 		return nil
 	}
-	if _, err := s.buffer().Write(p); err != nil {
+	if s.out == nil {
+		// flush returns the buffer before the server waits for the client, so that few
+		// are in use at the same time.
+		s.out = s.stage.buffers.Get().(*bufio.Writer)
+		s.out.Reset(s.file)
+	}
+	if _, err := s.out.Write(p); err != nil {
 		return &StorageError{err}
 	}
 	return nil
@@ -75,23 +63,23 @@ func (s *store) grow(n int) bool {
 	if need <= cap(s.mem) {
 		return true
 	}
-	all := max(int64(need), s.announced)
+	all := max(int64(need), s.declared)
 	if all > spillSize {
 		return false
 	}
 	step := (int(all) + firstStep - 1) / firstStep * firstStep
 	size := min(max(step, 2*cap(s.mem)), spillSize)
-	if !s.stage.budget.take(int64(size)) {
+	if !s.stage.reserve(int64(size)) {
 		return false
 	}
 	mem := make([]byte, len(s.mem), size)
 	copy(mem, s.mem)
-	s.stage.budget.give(s.charged)
+	s.stage.memory.Add(-s.charged)
 	s.mem, s.charged = mem, int64(size)
 	return true
 }
 
-// spill moves what is in memory to a file.
+// spill moves the message from memory to a file.
 func (s *store) spill() error {
 	f, err := openUnnamed(s.stage.dir)
 	if err != nil {
@@ -101,19 +89,9 @@ func (s *store) spill() error {
 	if _, err := f.Write(s.mem); err != nil {
 		return err
 	}
-	s.stage.budget.give(s.charged)
+	s.stage.memory.Add(-s.charged)
 	s.mem, s.charged = nil, 0
 	return nil
-}
-
-// buffer borrows a buffer in front of the file. It goes back at the next flush,
-// before the client is waited for, so that few are in use at a time.
-func (s *store) buffer() *bufio.Writer {
-	if s.out == nil {
-		s.out = s.stage.buffers.Get().(*bufio.Writer)
-		s.out.Reset(s.file)
-	}
-	return s.out
 }
 
 func (s *store) flush() error {
@@ -130,8 +108,8 @@ func (s *store) flush() error {
 	return nil
 }
 
-// ReadAt implements io.ReaderAt over what has been flushed. A file that has
-// become shorter, as one of the spool may, is not the end of a message.
+// ReadAt implements io.ReaderAt for the bytes that have been flushed. If a file has become
+// shorter, as one of the spool may, that is an error and not the end of the message.
 func (s *store) ReadAt(p []byte, off int64) (int, error) {
 	if s.file != nil {
 		n, err := s.file.ReadAt(p, s.base+off)
@@ -150,8 +128,8 @@ func (s *store) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// first returns the first n bytes, or all if there are fewer. They are not to
-// be changed.
+// first returns the first n bytes, or all if there are fewer. The caller must not change
+// them.
 func (s *store) first(n int64) ([]byte, error) {
 	n = min(n, s.size)
 	if s.file == nil {
@@ -164,32 +142,45 @@ func (s *store) first(n int64) ([]byte, error) {
 	return b, nil
 }
 
-// largeHeader is where a header begins to count as hostile: see reserve.
+// largeHeader is the size, in bytes, above which a header needs free memory: see reserve.
 const largeHeader = 64 << 10
 
 var errMemory = errors.New("too much memory in use")
 
-// reserve counts the n bytes that the header of the message needs beside the
-// buffer. A message cannot do without them, so an ordinary header gets them
-// even where the budget is short; a large one has to come back later.
+// reserve counts the n bytes that the header of the message needs besides the buffer. An
+// ordinary header gets them even above the limit, since every message needs them; for a
+// large one that is a temporary error.
 func (s *store) reserve(n int64) error {
 	if n <= largeHeader {
-		s.stage.budget.used.Add(n)
-	} else if !s.stage.budget.take(n) {
+		s.stage.memory.Add(n)
+	} else if !s.stage.reserve(n) {
 		return &StorageError{errMemory}
 	}
 	s.charged += n
 	return nil
 }
 
-// Close gives everything back, once.
+// Close releases memory and file, once.
 func (s *store) Close() error {
 	s.closing.Do(func() {
 		s.flush()
-		s.stage.budget.give(s.charged)
+		s.stage.memory.Add(-s.charged)
 		if s.file != nil {
 			s.err = s.file.Close()
 		}
 	})
 	return s.err
+}
+
+// createUnlinked creates a file in dir with mode 0600 and removes its name at once.
+func createUnlinked(dir string) (*os.File, error) {
+	f, err := os.CreateTemp(dir, "postern-*")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }

@@ -4,5 +4,5 @@ package message
 
 import "os"
 
-// openUnnamed makes a file in dir that has no name.
+// openUnnamed creates a file in dir that has no name.
 func openUnnamed(dir string) (*os.File, error) { return createUnlinked(dir) }
