@@ -3,11 +3,14 @@ package sign
 import (
 	"crypto"
 	"crypto/ed25519"
+	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/emersion/go-msgauth/dkim"
@@ -22,31 +25,31 @@ type Key struct {
 	File     string `toml:"key"`      // PEM file with the private key, RSA or Ed25519
 }
 
-// Validate tells bad of each key whose value cannot work. The names it uses
-// are relative to [relay]: "dkim[0].domain".
+// Validate calls bad for each key of the configuration whose value cannot work. The names
+// of the keys are relative to [relay]: "dkim[0].domain".
 func Validate(keys []Key, bad func(key, why string)) {
 	seen := map[string]bool{}
 	for i, k := range keys {
 		in := func(key, why string) { bad(fmt.Sprintf("dkim[%d].%s", i, key), why) }
 		if !isName(asciiDomain(k.Domain)) {
-			in("domain", "not a domain: write the one behind the @ of the From addresses to sign for, such as example.org")
+			in("domain", "not a domain: write the domain of the From addresses to sign for, such as example.org")
 		}
 		if !isName(k.Selector) {
-			in("selector", "not a selector: write the name under which the key stands in DNS, the first part of NAME._domainkey.DOMAIN")
+			in("selector", "not a selector: write the name of the key in DNS, the first part of NAME._domainkey.DOMAIN")
 		}
 		if k.File == "" {
-			in("key", "no file: make a key with \"postern dkim keygen DOMAIN\" and write its path here")
+			in("key", "no file: run \"postern dkim keygen DOMAIN\" to make a key, and write its path here")
 		}
 		name := strings.ToLower(recordName(asciiDomain(k.Domain), k.Selector))
 		if seen[name] {
-			in("selector", fmt.Sprintf("%s is there twice, and DNS has one key for it: give each key its own selector", name))
+			in("selector", fmt.Sprintf("%s is listed twice, and DNS has one key for it: give each key another selector", name))
 		}
 		seen[name] = true
 	}
 }
 
-// isName recognises a domain name or a selector (RFC 6376, section 3.1), which
-// is made of labels too.
+// isName reports whether s is a domain name or a selector, which consists of labels, too
+// (RFC 6376, section 3.1).
 func isName(s string) bool {
 	if s == "" || len(s) > 253 {
 		return false
@@ -66,7 +69,7 @@ func isName(s string) bool {
 type privateKey struct {
 	domain, selector string // as in d= and s=
 	signer           crypto.Signer
-	weak             string // why a better key is advised
+	weak             string // why another key is recommended
 }
 
 func (k *privateKey) options(names []string) *dkim.SignOptions {
@@ -98,11 +101,11 @@ func (k *Key) load() (*privateKey, error) {
 	}, nil
 }
 
-// maxKeyFile keeps a wrong path from being read for ever.
+// maxKeyFile bounds reading a file that is not a key, in bytes.
 const maxKeyFile = 64 << 10
 
-// RFC 8301, section 3.2: signers use at least 1024 and should use 2048 bits,
-// and verifiers need not look at more than 4096.
+// RFC 8301, section 3.2: signers use at least 1024 and should use 2048 bits, and verifiers
+// need not support more than 4096.
 const (
 	minBits     = 1024
 	advisedBits = 2048
@@ -116,7 +119,7 @@ func parseKey(text []byte) (crypto.Signer, error) {
 	}
 	switch {
 	case block.Headers["DEK-Info"] != "" || block.Type == "ENCRYPTED PRIVATE KEY":
-		return nil, errors.New("the key is encrypted: take the passphrase away with \"openssl pkey\"")
+		return nil, errors.New("the key is encrypted: remove the passphrase with \"openssl pkey\"")
 	case block.Type == "RSA PRIVATE KEY":
 		key, err := x509.ParsePKCS1PrivateKey(block.Bytes)
 		if err != nil {
@@ -130,27 +133,124 @@ func parseKey(text []byte) (crypto.Signer, error) {
 		}
 		return usable(key)
 	}
-	return nil, fmt.Errorf("it holds a %q, not a private key in PKCS#1 or PKCS#8: make one with \"postern dkim keygen\"", block.Type)
+	return nil, fmt.Errorf("it contains a %q, not a private key in PKCS#1 or PKCS#8: run \"postern dkim keygen\" to make one", block.Type)
 }
 
-// usable returns the key if DKIM knows its kind and verifiers take its size.
+// usable returns the key if DKIM supports its kind and verifiers accept its size.
 func usable(key any) (crypto.Signer, error) {
 	switch key := key.(type) {
 	case ed25519.PrivateKey:
 		return key, nil
 	case *rsa.PrivateKey:
 		if bits := key.N.BitLen(); bits < minBits || bits > maxBits {
-			return nil, fmt.Errorf("an RSA key of %d bits, which verifiers do not accept (RFC 8301: %d to %d): make one of %d with \"postern dkim keygen\"",
+			return nil, fmt.Errorf("an RSA key of %d bits, which verifiers do not accept (RFC 8301: %d to %d): run \"postern dkim keygen\" to make one of %d bits",
 				bits, minBits, maxBits, advisedBits)
 		}
 		return key, nil
 	}
-	return nil, fmt.Errorf("DKIM has no use for a key of type %T, only for RSA and Ed25519", key)
+	return nil, fmt.Errorf("DKIM does not support a key of type %T, only RSA and Ed25519", key)
 }
 
 func weakness(key crypto.Signer) string {
 	if key, ok := key.(*rsa.PrivateKey); ok && key.N.BitLen() < advisedBits {
-		return fmt.Sprintf("RSA with %d bits; RFC 8301 advises %d", key.N.BitLen(), advisedBits)
+		return fmt.Sprintf("RSA with %d bits; RFC 8301 recommends %d", key.N.BitLen(), advisedBits)
 	}
 	return ""
+}
+
+// An Algorithm is a kind of key.
+type Algorithm string
+
+const (
+	RSA     Algorithm = "rsa"     // 2048 bits; all verifiers support it
+	Ed25519 Algorithm = "ed25519" // RFC 8463; few verifiers support it yet, so use RSA as well
+)
+
+// GenerateKey makes a private key, writes it to a new file that only its owner can read, and
+// returns its public key for TXTRecord. If the file exists, it returns fs.ErrExist.
+func GenerateKey(file string, a Algorithm) (crypto.PublicKey, error) {
+	key, err := newKey(a)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := writeKey(f, der); err != nil {
+		os.Remove(file) // it may be incomplete
+		return nil, err
+	}
+	return key.Public(), nil
+}
+
+func newKey(a Algorithm) (crypto.Signer, error) {
+	switch a {
+	case RSA:
+		return rsa.GenerateKey(rand.Reader, advisedBits)
+	case Ed25519:
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		return key, err
+	}
+	return nil, fmt.Errorf("unknown kind of DKIM key %q: use %s or %s", a, RSA, Ed25519)
+}
+
+func writeKey(f *os.File, der []byte) error {
+	err := pem.Encode(f, &pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	if serr := f.Sync(); err == nil {
+		err = serr
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// A Record is a TXT record of DNS.
+type Record struct {
+	Name string // without a dot at its end
+	Text string // not split into strings
+}
+
+// TXTRecord returns the record that publishes a key (RFC 6376, section 3.6.1).
+// It fails for a public key that is neither *rsa.PublicKey nor
+// ed25519.PublicKey.
+func TXTRecord(domain, selector string, public crypto.PublicKey) (Record, error) {
+	text := "v=DKIM1; k="
+	switch key := public.(type) {
+	case ed25519.PublicKey: // RFC 8463, section 4: the bare key
+		text += "ed25519; p=" + base64.StdEncoding.EncodeToString(key)
+	case *rsa.PublicKey:
+		der, err := x509.MarshalPKIXPublicKey(key)
+		if err != nil {
+			return Record{}, err
+		}
+		text += "rsa; p=" + base64.StdEncoding.EncodeToString(der)
+	default:
+		return Record{}, fmt.Errorf("DKIM does not support a key of type %T", public)
+	}
+	return Record{Name: recordName(asciiDomain(domain), selector), Text: text}, nil
+}
+
+func recordName(domain, selector string) string { return selector + "._domainkey." + domain }
+
+// maxString bounds one string of a TXT record (RFC 1035, section 3.3.14).
+const maxString = 255
+
+// String returns the record as in a zone file. Verifiers join its strings without a blank
+// (RFC 6376, section 3.6.2.2).
+func (r Record) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s. IN TXT (", r.Name)
+	for text := r.Text; text != ""; {
+		n := min(len(text), maxString)
+		fmt.Fprintf(&b, "\n\t\"%s\"", text[:n])
+		text = text[n:]
+	}
+	b.WriteString(" )\n")
+	return b.String()
 }

@@ -36,10 +36,10 @@ func TestLoad(t *testing.T) {
 	for _, c := range []struct{ file, want string }{
 		{"pkcs1.pem", ""},
 		{"weak.pem", "RSA key of 512 bits"},
-		{"ec.pem", "only for RSA and Ed25519"},
-		{"encrypted.pem", "take the passphrase away"},
-		{"encrypted1.pem", "take the passphrase away"},
-		{"public.pem", `holds a "PUBLIC KEY"`},
+		{"ec.pem", "only RSA and Ed25519"},
+		{"encrypted.pem", "remove the passphrase"},
+		{"encrypted1.pem", "remove the passphrase"},
+		{"public.pem", `contains a "PUBLIC KEY"`},
 		{"../key.go", "not in PEM format"},
 	} {
 		t.Run(c.file, func(t *testing.T) {
@@ -123,8 +123,8 @@ func TestGenerateKey(t *testing.T) {
 	}
 }
 
-// The record as a zone file holds strings that DNS can carry, and together
-// they are the text.
+// In a zone file the record consists of strings that DNS allows, and together they are the
+// text.
 func TestRecord(t *testing.T) {
 	public, err := GenerateKey(filepath.Join(t.TempDir(), "key.pem"), RSA)
 	if err != nil {
@@ -157,6 +157,6 @@ func TestRecord(t *testing.T) {
 		}
 	}
 	if _, err := TXTRecord("example.org", "s", net.IPv4zero); err == nil {
-		t.Error("no error for something that is no key")
+		t.Error("no error for a value that is not a key")
 	}
 }

@@ -1,5 +1,5 @@
-// Package sign adds DKIM signatures (RFC 6376) to messages on their way to the
-// next hop.
+// Package sign adds DKIM signatures (RFC 6376) to messages before they are sent to the next
+// hop.
 //
 // [Signer.Before] is a [relay.Decorator] that signs messages; it must come after all
 // steps that change them. It uses every key of the domain in the From field, so a message can have an rsa-sha256 and an ed25519-sha256 (RFC 8463)
@@ -10,9 +10,9 @@
 // second From or Subject that is added later breaks the signature. Signing
 // reads the staged message once for all keys together.
 //
-// The package leaves out verifying, ARC, and signing for a parent domain. The
-// canonicalization and the cryptography are go-msgauth's. A new kind of key is
-// one more case in parseKey and in TXTRecord.
+// The package leaves out verifying, ARC, and signing for a parent domain.
+// Canonicalization and cryptography are those of go-msgauth. A new kind of key is a case in
+// usable, newKey and TXTRecord.
 package sign
 
 import (
@@ -106,7 +106,7 @@ type transaction struct {
 	session string
 }
 
-// Send signs m and hands it on.
+// Send implements relay.Transaction.
 func (t *transaction) Send(ctx context.Context, m *message.Message) (relay.Receipt, error) {
 	signed, err := t.signer.sign(m)
 	var no unsignable
@@ -148,11 +148,10 @@ func (s *Signer) sign(m *message.Message) (*message.Message, error) {
 	return m.Edit(message.Edit{Top: fields}), nil
 }
 
-// authorDomain returns the domain of the From field in A-labels. Addresses
-// without a domain do not count: the header fix-ups leave such words in a field
-// that names an author ("alice, bob@example.org"). A message with several From
-// fields or authors of several domains is signed for none of them, since
-// receivers may show either.
+// authorDomain returns the domain of the From field in A-labels. Addresses without a domain
+// do not count: the header fix-ups leave them in a field that has another author ("alice,
+// bob@example.org"). A message with several From fields or authors of several domains is
+// signed for none of them, since receivers may display any of them.
 func authorDomain(m *message.Message) (string, error) {
 	if n := m.Count("From"); n != 1 {
 		return "", unsignable(fmt.Sprintf("%d From fields", n))
@@ -175,7 +174,7 @@ func authorDomain(m *message.Message) (string, error) {
 	return domain, nil
 }
 
-// asciiDomain spells a domain as in DNS and in d=: A-labels in lower case.
+// asciiDomain returns a domain as in DNS and in d=: A-labels in lower case.
 func asciiDomain(domain string) string {
 	if ascii, err := idna.Lookup.ToASCII(domain); err == nil {
 		return ascii
@@ -217,9 +216,9 @@ func signatures(m *message.Message, keys []*privateKey, names []string) ([]messa
 // signed.
 const maxBlank = 1 << 20
 
-// A blankGuard refuses longer runs of white space. Relaxed canonicalization
-// drops empty lines at the end of the body only, so go-msgauth holds every run
-// of them in memory until it has read what follows.
+// A blankGuard refuses longer runs of white space. Relaxed canonicalization removes empty
+// lines only at the end of the body, so go-msgauth keeps each run of them in memory until
+// it has read the next text.
 type blankGuard struct{ run int }
 
 func (g *blankGuard) Write(p []byte) (int, error) {
@@ -228,7 +227,46 @@ func (g *blankGuard) Write(p []byte) (int, error) {
 		g.run = 0
 	}
 	if g.run += blank; g.run > maxBlank {
-		return 0, unsignable("more than a megabyte of white space in one piece")
+		return 0, unsignable("more than a megabyte of white space in a row")
 	}
 	return len(p), nil
+}
+
+// oversigned are the names of RFC 6376, section 5.4.1, that mail clients write, and those of
+// MIME. Fields that hosts add on the way can be added, and so can Sender and the list
+// fields, which mailing lists set.
+var oversigned = [...]string{
+	"From", "To", "Cc", "Subject", "Date", "Message-ID",
+	"Reply-To", "In-Reply-To", "References",
+	"MIME-Version", "Content-Type", "Content-Transfer-Encoding",
+	"Content-ID", "Content-Description", "Content-Disposition",
+}
+
+// maxNames bounds h=, which go-msgauth writes on one line (RFC 5322, section
+// 2.1.1: 998 bytes).
+const maxNames = 900
+
+// signedNames returns the names for h=: each name once for every field of that name in m,
+// and once more (RFC 6376, section 8.15).
+func signedNames(m *message.Message) ([]string, error) {
+	var counts [len(oversigned)]int
+	for f := range m.Fields() {
+		for i, name := range oversigned {
+			if f.Is(name) {
+				counts[i]++
+			}
+		}
+	}
+	var names []string
+	size := 0
+	for i, name := range oversigned {
+		size += (counts[i] + 1) * (len(name) + len(":"))
+		if size > maxNames {
+			return nil, unsignable(fmt.Sprintf("%d fields %s", counts[i], name))
+		}
+		for range counts[i] + 1 {
+			names = append(names, strings.ToLower(name))
+		}
+	}
+	return names, nil
 }

@@ -18,12 +18,13 @@ import (
 
 	"postern/relay"
 	"postern/relay/message"
+	"postern/relay/relaytest"
 	"postern/test/kit"
 )
 
 func TestMain(m *testing.M) { os.Exit(kit.Main(m)) }
 
-// A recorder is the hop that the signer wraps.
+// A recorder is the hop after the signer.
 type recorder struct {
 	sent   string
 	closed bool
@@ -74,17 +75,10 @@ func newFixture(t testing.TB, algorithms ...Algorithm) *fixture {
 	return f
 }
 
-// send sends text through the signer and returns what the hop got.
+// send sends text through the signer and returns what the hop received.
 func (f *fixture) send(t testing.TB, text string) string {
 	t.Helper()
-	w := message.NewStage(t.TempDir(), 1<<20).New(message.Options{})
-	if _, err := io.WriteString(w, text); err != nil {
-		t.Fatal(err)
-	}
-	m, err := w.Message()
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := relaytest.Stage(t, text)
 	defer m.Close()
 	ctx := context.Background()
 	tx, err := f.signing.Begin(ctx, &relay.Envelope{Session: "c1"})
@@ -95,7 +89,7 @@ func (f *fixture) send(t testing.TB, text string) string {
 		t.Fatal(err)
 	}
 	if err := tx.Close(); err != nil || !f.hop.closed {
-		t.Errorf("Close did not reach the hop behind: %v", err)
+		t.Errorf("Close was not passed on to the hop: %v", err)
 	}
 	return f.hop.sent
 }
@@ -162,7 +156,8 @@ func TestSignaturesVerify(t *testing.T) {
 	}
 }
 
-// Nobody can add, take away or change what a reader is shown.
+// If fields or text that a mail client displays are added, removed or changed, the
+// signatures are not valid any more.
 func TestTamperingFails(t *testing.T) {
 	f := newFixture(t, RSA, Ed25519)
 	out := f.send(t, head+"\r\nHello\r\n")
@@ -187,7 +182,7 @@ func TestTamperingFails(t *testing.T) {
 	}
 	for _, err := range f.verify(t, "X-Spam: no\r\n"+strings.Replace(out, "subject \r\n", "subject\r\n", 1)) {
 		if err != nil {
-			t.Errorf("what relays may do: %v", err)
+			t.Errorf("after a change that relays may make: %v", err)
 		}
 	}
 }
@@ -210,7 +205,7 @@ func TestOversigning(t *testing.T) {
 	for _, name := range oversigned {
 		n := max(want[strings.ToLower(name)], 1)
 		if names[strings.ToLower(name)] != n {
-			t.Errorf("%s stands %d times in h=, want %d", name, names[strings.ToLower(name)], n)
+			t.Errorf("%s is %d times in h=, want %d", name, names[strings.ToLower(name)], n)
 		}
 	}
 	if len(names) != len(oversigned) || strings.Contains(out, " l=") {
@@ -274,17 +269,10 @@ func TestWeakKeyIsLogged(t *testing.T) {
 	}
 }
 
-// A staged file that cannot be read is no reason to send without signature.
+// If the staged file cannot be read, the message is not sent without a signature.
 func TestSendFailsWithTheStage(t *testing.T) {
 	f := newFixture(t, RSA, Ed25519)
-	w := message.NewStage(t.TempDir(), 1<<20).New(message.Options{})
-	if _, err := io.WriteString(w, head+"\r\n"+strings.Repeat("0123456789abcdef\r\n", 20<<10)); err != nil {
-		t.Fatal(err)
-	}
-	m, err := w.Message()
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := relaytest.Stage(t, head+"\r\n"+strings.Repeat("0123456789abcdef\r\n", 20<<10))
 	m.Close()
 	tx, err := f.signing.Begin(context.Background(), &relay.Envelope{})
 	if err != nil {
@@ -302,13 +290,7 @@ func BenchmarkSign(b *testing.B) {
 		for _, size := range []int{2 << 10, 1 << 20} {
 			b.Run(fmt.Sprintf("%v/%dKiB", a, size>>10), func(b *testing.B) {
 				f := newFixture(b, a...)
-				w := message.NewStage(b.TempDir(), 8<<20).New(message.Options{})
-				io.WriteString(w, head+"\r\n"+strings.Repeat("0123456789 0123456789 0123456789 0123456789 0123456789 012345\r\n", size/64))
-				m, err := w.Message()
-				if err != nil {
-					b.Fatal(err)
-				}
-				defer m.Close()
+				m := relaytest.Stage(b, head+"\r\n"+strings.Repeat("0123456789 0123456789 0123456789 0123456789 0123456789 012345\r\n", size/64))
 				b.SetBytes(m.Size())
 				b.ReportAllocs()
 				for b.Loop() {
@@ -321,7 +303,7 @@ func BenchmarkSign(b *testing.B) {
 	}
 }
 
-// A domain is looked up as DNS and d= spell it.
+// A key is selected by the domain as spelled in DNS and d=.
 func TestASCIIDomain(t *testing.T) {
 	for in, want := range map[string]string{
 		"Example.ORG":            "example.org",
