@@ -8,6 +8,8 @@ import (
 	"net"
 	"strings"
 	"testing"
+
+	"postern/relay/relaytest"
 )
 
 // BenchmarkSend is what the server does for each message: a transaction with one
@@ -26,7 +28,7 @@ func BenchmarkSendNew(b *testing.B) {
 func benchmarkSend(b *testing.B, size int, change func(*Config)) {
 	r := quietRouter(b, change)
 	const header, line = "From: alice@example.org\r\nSubject: test\r\n\r\n", "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcd\r\n"
-	m := newMessage(b, header+strings.Repeat(line, size/len(line)))
+	m := relaytest.Stage(b, header+strings.Repeat(line, size/len(line)))
 	e := &Envelope{Session: "s1", Login: "alice", Sender: "alice@example.org"}
 	ctx := b.Context()
 	b.SetBytes(m.Size())

@@ -328,7 +328,7 @@ func TestBodiesArriveUnchanged(t *testing.T) {
 				strings.Repeat("x", 200<<10) + "\r\n", strings.Repeat("0123456789\r\n", 100000),
 			} {
 				want := "Subject: test\r\n\r\n" + body
-				deliver(t, r, newMessage(t, want))
+				deliver(t, r, relaytest.Stage(t, want))
 				all := hop.Delivered()
 				if got := string(all[len(all)-1].Data); got != want {
 					t.Errorf("%d bytes arrive as %d", len(want), len(got))

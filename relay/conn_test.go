@@ -90,7 +90,7 @@ func TestWrites(t *testing.T) {
 				if err := tell(t, c, "bob@example.com"); err != nil {
 					t.Fatal(err)
 				}
-				m := newMessage(t, head+body)
+				m := relaytest.Stage(t, head+body)
 				if _, err := c.data(t.Context(), m); err != nil {
 					t.Fatal(err)
 				}
@@ -122,7 +122,7 @@ func TestBrokenEndOfData(t *testing.T) {
 				if err := tell(t, c, "bob@example.com"); err != nil {
 					t.Fatal(err)
 				}
-				_, err := c.data(t.Context(), newMessage(t, testMail+body))
+				_, err := c.data(t.Context(), relaytest.Stage(t, testMail+body))
 				c.raw.Close()
 				if err == nil || isRefusal(err) || errors.Is(err, errUncertain) != (arrived > 0) {
 					t.Errorf("got %v", err)
@@ -266,7 +266,7 @@ func wantInStep(t *testing.T, hop *relaytest.Hop, c *conn) {
 	if err := tell(t, c, "carol@example.com"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.data(t.Context(), newMessage(t, testMail)); err != nil {
+	if _, err := c.data(t.Context(), relaytest.Stage(t, testMail)); err != nil {
 		t.Fatal(err)
 	}
 	got := hop.Delivered()

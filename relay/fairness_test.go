@@ -44,7 +44,7 @@ func TestRefusedRecipientsAreNobodyElsesDelay(t *testing.T) {
 	done := make(chan error, 1)
 	start := time.Now()
 	go func() { done <- mallory(r, 200) }()
-	quietly(t, r, newMessage(t, testMail), 40)
+	quietly(t, r, relaytest.Stage(t, testMail), 40)
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
@@ -81,7 +81,7 @@ func mallory(r *Router, recipients int) error {
 func TestDawdlingBodiesAreNobodyElsesDelay(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{Limits: relaytest.PostfixLimits()})
 	r := newRouter(t, func(c *Config) { c.Pool.Connections = 2 }, hop)
-	m := newMessage(t, testMail)
+	m := relaytest.Stage(t, testMail)
 	const dawdlers = 200
 	asked, bodies, done := make(chan error, dawdlers), make(chan struct{}), make(chan error, dawdlers)
 	for i := range dawdlers {
@@ -138,7 +138,7 @@ func TestGiveBacksWearAConnectionOut(t *testing.T) {
 func TestMessagesPerConnection(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{})
 	r := newRouter(t, func(c *Config) { c.Pool.Messages = 3 }, hop)
-	m := newMessage(t, testMail)
+	m := relaytest.Stage(t, testMail)
 	for range 9 {
 		deliver(t, r, m)
 	}
@@ -154,7 +154,7 @@ func TestMessagesPerConnection(t *testing.T) {
 func TestIdleConnectionsAreClosed(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{})
 	r := newRouter(t, func(c *Config) { c.Pool.IdleTime = 100 * time.Millisecond }, hop)
-	deliver(t, r, newMessage(t, testMail))
+	deliver(t, r, relaytest.Stage(t, testMail))
 	kit.Eventually(t, "no connection is open", func() bool { return hop.Open() == 0 })
 	if n := hop.Count("QUIT"); n == 0 {
 		t.Error("left without QUIT")
@@ -180,5 +180,5 @@ func TestFullPool(t *testing.T) {
 	release()
 	wantTemporary(t, <-first)
 	hop.Handle(nil)
-	deliver(t, r, newMessage(t, testMail))
+	deliver(t, r, relaytest.Stage(t, testMail))
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -65,20 +64,6 @@ func mustURL(t testing.TB, text string) (u HopURL) {
 		t.Fatalf("%s: %v", text, err)
 	}
 	return u
-}
-
-func newMessage(t testing.TB, text string) *message.Message {
-	t.Helper()
-	w := message.NewStage(t.TempDir(), 1<<20).New(message.Options{})
-	if _, err := io.WriteString(w, text); err != nil {
-		t.Fatal(err)
-	}
-	m, err := w.Message()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { m.Close() })
-	return m
 }
 
 // begin starts a transaction of alice that ends with the test.

@@ -18,6 +18,7 @@ import (
 
 	"postern/internal/hosturl"
 	"postern/relay/message"
+	"postern/relay/relaytest"
 	"postern/test/kit"
 )
 
@@ -98,7 +99,7 @@ func newHostileStand(t testing.TB) *hostileStand {
 		},
 	}
 	for _, text := range s.texts {
-		s.messages = append(s.messages, newMessage(t, text))
+		s.messages = append(s.messages, relaytest.Stage(t, text))
 	}
 	s.hop.scene.Store(&scene{})
 	return s

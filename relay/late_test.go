@@ -20,7 +20,7 @@ func sendLate(t *testing.T, ctx context.Context, r *Router) (overdue *OverdueErr
 	tx := beginWith(t, r, &Envelope{Session: "s1", Login: "alice", Sender: "alice@example.org"})
 	defer tx.Close()
 	rcpt(t, tx, "bob@example.com")
-	_, err := tx.Send(ctx, newMessage(t, testMail))
+	_, err := tx.Send(ctx, relaytest.Stage(t, testMail))
 	if !IsUncertain(err) {
 		t.Fatalf("got %v, want uncertainty", err)
 	}
@@ -111,7 +111,7 @@ func TestLateReplyDelaysNoOther(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), soon)
 	defer cancel()
 	overdue := sendLate(t, ctx, r)
-	deliver(t, r, newMessage(t, testMail))
+	deliver(t, r, relaytest.Stage(t, testMail))
 	if err := r.Close(); err != nil {
 		t.Error(err)
 	}

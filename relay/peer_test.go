@@ -32,7 +32,7 @@ func TestKindsOfHop(t *testing.T) {
 			if err := r.Check(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			deliver(t, r, newMessage(t, testMail))
+			deliver(t, r, relaytest.Stage(t, testMail))
 			for _, line := range hop.Commands() {
 				if strings.Contains(line, "EHLO") && !strings.HasSuffix(line, "EHLO postern.example.org") {
 					t.Errorf("said %q", line)

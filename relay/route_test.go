@@ -27,7 +27,7 @@ func TestFailOver(t *testing.T) {
 			var log kit.LogBuffer
 			r := newLoggedRouter(t, NewLog(log.Logger()), func(c *Config) { c.ConnectTimeout = soon }, first, second)
 			for range 3 {
-				if receipt := deliver(t, r, newMessage(t, testMail)); receipt.Hop != second.URL() {
+				if receipt := deliver(t, r, relaytest.Stage(t, testMail)); receipt.Hop != second.URL() {
 					t.Errorf("delivered to %s", receipt.Hop)
 				}
 			}
@@ -36,7 +36,7 @@ func TestFailOver(t *testing.T) {
 			}
 			first.Handle(nil)
 			r.Probe(t.Context())
-			if receipt := deliver(t, r, newMessage(t, testMail)); receipt.Hop != first.URL() {
+			if receipt := deliver(t, r, relaytest.Stage(t, testMail)); receipt.Hop != first.URL() {
 				t.Errorf("the first hop is up again, but %s got it", receipt.Hop)
 			}
 			if n := log.Count("next hop up"); n != 1 {
@@ -54,7 +54,7 @@ func TestFailOverInTransaction(t *testing.T) {
 	tx := begin(t, r)
 	rcpt(t, tx, "bob@example.com", "carol@example.com")
 	first.Stop()
-	receipt, err := tx.Send(t.Context(), newMessage(t, testMail))
+	receipt, err := tx.Send(t.Context(), relaytest.Stage(t, testMail))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestFailOverWithoutPatience(t *testing.T) {
 	first, second := relaytest.New(t, relaytest.Options{}), relaytest.New(t, relaytest.Options{})
 	r := newRouter(t, func(c *Config) { c.Patience = 0 }, first, second)
 	first.Stop()
-	deliver(t, r, newMessage(t, testMail))
+	deliver(t, r, relaytest.Stage(t, testMail))
 }
 
 func TestCaps(t *testing.T) {
@@ -146,7 +146,7 @@ func TestClosedRouter(t *testing.T) {
 	if _, err := r.Begin(context.Background(), &Envelope{}); err == nil {
 		t.Error("Begin after Close")
 	}
-	if _, err := tx.Send(t.Context(), newMessage(t, testMail)); err != nil {
+	if _, err := tx.Send(t.Context(), relaytest.Stage(t, testMail)); err != nil {
 		t.Errorf("a transaction that has its connection: %v", err)
 	}
 	kit.Eventually(t, "no connection is left", func() bool { return hop.Open() == 0 })

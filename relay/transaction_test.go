@@ -37,7 +37,7 @@ func on(verb string, a relaytest.Answer) func(relaytest.Command) relaytest.Answe
 func TestDeliver(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{})
 	r := newRouter(t, nil, hop)
-	receipt := deliver(t, r, newMessage(t, testMail))
+	receipt := deliver(t, r, relaytest.Stage(t, testMail))
 	if receipt.Hop != hop.URL() || receipt.Text != "2.0.0 Ok: queued as A000" || receipt.First != "" || receipt.Seen != nil {
 		t.Errorf("receipt %+v", receipt)
 	}
@@ -51,7 +51,7 @@ func TestDeliver(t *testing.T) {
 func TestConnectionIsReused(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{})
 	r := newRouter(t, nil, hop)
-	m := newMessage(t, testMail)
+	m := relaytest.Stage(t, testMail)
 	before := hop.Count("EHLO")
 	for range 5 {
 		deliver(t, r, m)
@@ -73,7 +73,7 @@ func TestHopRefuses(t *testing.T) {
 			tx := begin(t, r)
 			err := tx.Rcpt(t.Context(), "bob@example.com", nil)
 			if err == nil {
-				_, err = tx.Send(t.Context(), newMessage(t, testMail))
+				_, err = tx.Send(t.Context(), relaytest.Stage(t, testMail))
 			}
 			wantRefusal(t, err, want)
 		})
@@ -87,7 +87,7 @@ func TestOneOfThreeRefused(t *testing.T) {
 	rcpt(t, tx, "bob@example.com")
 	wantRefusal(t, tx.Rcpt(t.Context(), "nobody@example.com", nil), "550 5.1.1 <nobody@example.com>: Recipient address rejected")
 	rcpt(t, tx, "carol@example.com")
-	if _, err := tx.Send(t.Context(), newMessage(t, testMail)); err != nil {
+	if _, err := tx.Send(t.Context(), relaytest.Stage(t, testMail)); err != nil {
 		t.Fatal(err)
 	}
 	if got := hop.Delivered()[0].To; len(got) != 2 {
@@ -106,7 +106,7 @@ func TestManyRefusalsInOneTransaction(t *testing.T) {
 		wantRefusal(t, tx.Rcpt(t.Context(), fmt.Sprintf("nobody%d@example.com", i), nil), "550 5.1.1")
 	}
 	rcpt(t, tx, "carol@example.com")
-	if _, err := tx.Send(t.Context(), newMessage(t, testMail)); err != nil {
+	if _, err := tx.Send(t.Context(), relaytest.Stage(t, testMail)); err != nil {
 		t.Fatal(err)
 	}
 	if got := hop.Delivered(); len(got) != 1 || len(got[0].To) != 2 {
@@ -149,7 +149,7 @@ func TestUnexpectedReplies(t *testing.T) {
 				tx := begin(t, newRouter(t, func(c *Config) { c.Patience = 0 }, hop))
 				err := tx.Rcpt(t.Context(), "bob@example.com", nil)
 				if err == nil {
-					_, err = tx.Send(t.Context(), newMessage(t, testMail))
+					_, err = tx.Send(t.Context(), relaytest.Stage(t, testMail))
 				}
 				wantTemporary(t, err)
 				if len(hop.Messages()) > 0 {
@@ -175,11 +175,11 @@ func TestEndOfDataIsSentOnce(t *testing.T) {
 			t.Parallel()
 			hop, other := relaytest.New(t, relaytest.Options{}), relaytest.New(t, relaytest.Options{})
 			r := newRouter(t, func(c *Config) { c.DataTimeout = soon }, hop, other)
-			deliver(t, r, newMessage(t, testMail)) // so that the connection is a reused one
+			deliver(t, r, relaytest.Stage(t, testMail)) // so that the connection is a reused one
 			hop.Handle(on(".", answer))
 			tx := begin(t, r)
 			rcpt(t, tx, "bob@example.com")
-			_, err := tx.Send(t.Context(), newMessage(t, testMail))
+			_, err := tx.Send(t.Context(), relaytest.Stage(t, testMail))
 			wantTemporary(t, err)
 			if !errors.Is(err, errUncertain) {
 				t.Errorf("the log does not say so: %v", err)
@@ -198,7 +198,7 @@ func TestGoodbyeAtEndOfData(t *testing.T) {
 	hop.Handle(on(".", relaytest.Say("421 4.3.2 Shutting down").AndHangUp()))
 	tx := begin(t, newRouter(t, nil, hop))
 	rcpt(t, tx, "bob@example.com")
-	_, err := tx.Send(t.Context(), newMessage(t, testMail))
+	_, err := tx.Send(t.Context(), relaytest.Stage(t, testMail))
 	wantRefusal(t, err, "451 4.3.2 Shutting down")
 	if n := len(hop.Messages()); n != 1 {
 		t.Errorf("sent %d times", n)
@@ -218,7 +218,7 @@ func TestHopLeaves(t *testing.T) {
 				t.Parallel()
 				hop := relaytest.New(t, relaytest.Options{Unix: true})
 				r := newRouter(t, nil, hop)
-				m := newMessage(t, text)
+				m := relaytest.Stage(t, text)
 				deliver(t, r, m)
 				hop.Handle(func(c relaytest.Command) relaytest.Answer {
 					if c.Conn == 1 && c.Verb == verb {
@@ -248,7 +248,7 @@ func TestHopLeavesBehind354(t *testing.T) {
 	})
 	tx := begin(t, r)
 	rcpt(t, tx, "bob@example.com")
-	_, err := tx.Send(t.Context(), newMessage(t, testMail))
+	_, err := tx.Send(t.Context(), relaytest.Stage(t, testMail))
 	if n := len(hop.Messages()); n == 0 && !errors.Is(err, errUncertain) || n > 0 && err != nil {
 		t.Errorf("%d arrived, error %v", n, err)
 	}
@@ -270,7 +270,7 @@ func TestIdleConnectionsGoneStale(t *testing.T) {
 	kit.Eventually(t, "all connections idle", func() bool { return hop.Count("RSET") == 5 })
 	hop.Stop()
 	hop.Start()
-	deliver(t, r, newMessage(t, testMail))
+	deliver(t, r, relaytest.Stage(t, testMail))
 }
 
 func TestHopRestartGoesUnnoticed(t *testing.T) {
@@ -283,7 +283,7 @@ func TestHopRestartGoesUnnoticed(t *testing.T) {
 	back := time.AfterFunc(time.Second, hop.Start)
 	defer back.Stop()
 	rcpt(t, tx, "carol@example.com")
-	if _, err := tx.Send(t.Context(), newMessage(t, testMail)); err != nil {
+	if _, err := tx.Send(t.Context(), relaytest.Stage(t, testMail)); err != nil {
 		t.Fatal(err)
 	}
 	if got := hop.Delivered(); len(got) != 1 || len(got[0].To) != 2 {
@@ -319,7 +319,7 @@ func TestCallerGoesAway(t *testing.T) {
 		t.Errorf("returned after %v", took)
 	}
 	hop.Handle(nil)
-	deliver(t, r, newMessage(t, testMail))
+	deliver(t, r, relaytest.Stage(t, testMail))
 }
 
 // dawdled begins a transaction and waits until its connection is given back.
@@ -337,7 +337,7 @@ func TestDawdlingBody(t *testing.T) {
 	r := newRouter(t, nil, hop)
 	before := hop.Count("EHLO")
 	tx := dawdled(t, r, hop, "bob@example.com", "carol@example.com")
-	if _, err := tx.Send(t.Context(), newMessage(t, testMail)); err != nil {
+	if _, err := tx.Send(t.Context(), relaytest.Stage(t, testMail)); err != nil {
 		t.Fatal(err)
 	}
 	if got := hop.Delivered(); len(got) != 1 || len(got[0].To) != 2 {
@@ -353,7 +353,7 @@ func TestDawdlingBetweenRecipients(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{})
 	tx := dawdled(t, newRouter(t, nil, hop), hop, "bob@example.com")
 	rcpt(t, tx, "carol@example.com")
-	if _, err := tx.Send(t.Context(), newMessage(t, testMail)); err != nil {
+	if _, err := tx.Send(t.Context(), relaytest.Stage(t, testMail)); err != nil {
 		t.Fatal(err)
 	}
 	if got := hop.Delivered(); len(got) != 1 || len(got[0].To) != 2 {
@@ -366,13 +366,13 @@ func TestAllOrNothingAtReplay(t *testing.T) {
 	r := newRouter(t, nil, hop)
 	tx := dawdled(t, r, hop, "bob@example.com", "nobody1@example.com", "carol@example.com", "nobody2@example.com")
 	hop.Handle(refuse)
-	_, err := tx.Send(t.Context(), newMessage(t, testMail))
+	_, err := tx.Send(t.Context(), relaytest.Stage(t, testMail))
 	wantRefusal(t, err, "550 5.1.1 <nobody1@example.com>, <nobody2@example.com> refused, message not sent:")
 	if n := len(hop.Messages()); n != 0 {
 		t.Errorf("%d messages were sent", n)
 	}
 	hop.Handle(nil)
-	deliver(t, r, newMessage(t, testMail)) // nothing of it is left on the connection
+	deliver(t, r, relaytest.Stage(t, testMail)) // nothing of it is left on the connection
 	if got := hop.Delivered(); len(got) != 1 || len(got[0].To) != 1 {
 		t.Errorf("delivered %+v", got)
 	}
@@ -387,10 +387,10 @@ func TestSenderRefusedAtReplay(t *testing.T) {
 			r := newRouter(t, nil, hop)
 			tx := dawdled(t, r, hop, "bob@example.com", "carol@example.com")
 			hop.Handle(on("MAIL", relaytest.Say("550 5.7.1 No")))
-			_, err := tx.Send(t.Context(), newMessage(t, testMail))
+			_, err := tx.Send(t.Context(), relaytest.Stage(t, testMail))
 			wantRefusal(t, err, "550 5.7.1 No")
 			hop.Handle(nil)
-			deliver(t, r, newMessage(t, testMail))
+			deliver(t, r, relaytest.Stage(t, testMail))
 			if total, _ := hop.Connections(); total != 1 || len(hop.Delivered()) != 1 {
 				t.Errorf("%d delivered over %d connections", len(hop.Delivered()), total)
 			}
@@ -407,7 +407,7 @@ func TestTemporaryRefusalWinsAtReplay(t *testing.T) {
 		}
 		return refuse(c)
 	})
-	_, err := tx.Send(t.Context(), newMessage(t, testMail))
+	_, err := tx.Send(t.Context(), relaytest.Stage(t, testMail))
 	wantRefusal(t, err, "450 4.2.1 <nobody@example.com>, <busy@example.com> refused")
 }
 
@@ -415,7 +415,7 @@ func TestTemporaryRefusalWinsAtReplay(t *testing.T) {
 func TestTimerMeetsUser(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{})
 	r := newRouter(t, func(c *Config) { c.Pool.Connections = 2 }, hop)
-	m := newMessage(t, testMail)
+	m := relaytest.Stage(t, testMail)
 	done := make(chan error)
 	const users = 8
 	for user := range users {
@@ -443,7 +443,7 @@ func TestTimerMeetsUser(t *testing.T) {
 func TestNothingToSend(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{})
 	tx := begin(t, newRouter(t, nil, hop))
-	_, err := tx.Send(t.Context(), newMessage(t, testMail))
+	_, err := tx.Send(t.Context(), relaytest.Stage(t, testMail))
 	wantRefusal(t, err, "554 5.5.1 No valid recipients")
 	if err := tx.Rcpt(t.Context(), "bob@example.com", nil); !errors.Is(err, errOver) {
 		t.Errorf("after Send: %v", err)
@@ -478,7 +478,7 @@ func TestParameters(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tx.Send(t.Context(), newMessage(t, testMail)); err != nil {
+	if _, err := tx.Send(t.Context(), relaytest.Stage(t, testMail)); err != nil {
 		t.Fatal(err)
 	}
 	got := hop.Delivered()[0]
@@ -500,7 +500,7 @@ func TestDSNDroppedAndLogged(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := tx.Send(t.Context(), newMessage(t, testMail)); err != nil {
+	if _, err := tx.Send(t.Context(), relaytest.Stage(t, testMail)); err != nil {
 		t.Fatal(err)
 	}
 	if n := log.Count(`msg="DSN parameters dropped" session=s7`); n != 1 {
@@ -523,15 +523,15 @@ func TestWhatTheHopCannotTake(t *testing.T) {
 		r := newRouter(t, nil, hop)
 		tx := begin(t, r)
 		rcpt(t, tx, "bob@example.com")
-		_, err := tx.Send(t.Context(), newMessage(t, eightBit))
+		_, err := tx.Send(t.Context(), relaytest.Stage(t, eightBit))
 		wantRefusal(t, err, "554 5.6.3")
-		deliver(t, r, newMessage(t, testMail)) // 7-bit mail goes on
+		deliver(t, r, relaytest.Stage(t, testMail)) // 7-bit mail goes on
 	})
 	t.Run("neither lacks", func(t *testing.T) {
 		hop := relaytest.New(t, relaytest.Options{})
 		tx := beginWith(t, newRouter(t, nil, hop), &Envelope{Sender: "jürgen@example.org", Options: smtp.MailOptions{UTF8: true}})
 		rcpt(t, tx, "søren@example.com")
-		if _, err := tx.Send(t.Context(), newMessage(t, eightBit)); err != nil {
+		if _, err := tx.Send(t.Context(), relaytest.Stage(t, eightBit)); err != nil {
 			t.Fatal(err)
 		}
 		if got := hop.Delivered()[0]; string(got.Data) != eightBit || !strings.Contains(got.Params, "SMTPUTF8") {
@@ -565,7 +565,7 @@ func TestLongAddress(t *testing.T) {
 	long := strings.Repeat("x", MaxAddress-len("@example.com")) + "@example.com"
 	rcpt(t, tx, long)
 	wantRefusal(t, tx.Rcpt(t.Context(), "x"+long, nil), "501 5.1.3 Address is too long")
-	if _, err := tx.Send(t.Context(), newMessage(t, testMail)); err != nil {
+	if _, err := tx.Send(t.Context(), relaytest.Stage(t, testMail)); err != nil {
 		t.Fatal(err)
 	}
 	if got := hop.Delivered()[0].To; len(got) != 1 || got[0].Address != long {

@@ -11,6 +11,7 @@ import (
 
 	"postern/internal/netprefix"
 	"postern/relay"
+	"postern/relay/relaytest"
 )
 
 // BenchmarkFixHeader puts the header of a message in order, Received included, and reads
@@ -21,7 +22,7 @@ func BenchmarkFixHeader(b *testing.B) {
 		"MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n"
 	for _, size := range []int{2 << 10, 1 << 20} {
 		b.Run(fmt.Sprintf("%dKiB", size>>10), func(b *testing.B) {
-			m := stageText(b, header+strings.Repeat("0123456789 0123456789 0123456789\r\n", size/34))
+			m := relaytest.Stage(b, header+strings.Repeat("0123456789 0123456789 0123456789\r\n", size/34))
 			f, block := testFixUps(), make([]byte, 32<<10)
 			b.SetBytes(m.Size())
 			b.ReportAllocs()

@@ -14,6 +14,7 @@ import (
 
 	"postern/policy"
 	"postern/relay/message"
+	"postern/relay/relaytest"
 )
 
 func testFixUps() fixUps {
@@ -25,23 +26,9 @@ func testFixUps() fixUps {
 	}
 }
 
-func stageText(t testing.TB, text string) *message.Message {
-	t.Helper()
-	w := message.NewStage("", 1<<20).New(message.Options{})
-	if _, err := io.WriteString(w, text); err != nil {
-		t.Fatal(err)
-	}
-	m, err := w.Message()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { m.Close() })
-	return m
-}
-
 func fixText(t testing.TB, text string, f fixUps) string {
 	t.Helper()
-	m, err := fixHeader(stageText(t, text), f)
+	m, err := fixHeader(relaytest.Stage(t, text), f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,10 +82,10 @@ func TestFixHeaderNullSender(t *testing.T) {
 
 func TestFixHeaderLoop(t *testing.T) {
 	received := strings.Repeat("Received: x\r\n", maxReceived)
-	if _, err := fixHeader(stageText(t, received+"\r\n"), testFixUps()); err != nil {
+	if _, err := fixHeader(relaytest.Stage(t, received+"\r\n"), testFixUps()); err != nil {
 		t.Errorf("%d Received fields: %v", maxReceived, err)
 	}
-	_, err := fixHeader(stageText(t, received+"RECEIVED:y\r\n\r\n"), testFixUps())
+	_, err := fixHeader(relaytest.Stage(t, received+"RECEIVED:y\r\n\r\n"), testFixUps())
 	var refusal *smtp.SMTPError
 	if !errors.As(err, &refusal) || refusal.Code != 554 || refusal.EnhancedCode != (smtp.EnhancedCode{5, 4, 6}) {
 		t.Errorf("one more: %v", err)
@@ -109,7 +96,7 @@ func TestFixHeaderLoop(t *testing.T) {
 func TestFixHeaderBadOrigin(t *testing.T) {
 	f := testFixUps()
 	f.Origin = "example.org\r\nEvil: x"
-	if _, err := fixHeader(stageText(t, "Subject: x\r\n\r\n"), f); err == nil {
+	if _, err := fixHeader(relaytest.Stage(t, "Subject: x\r\n\r\n"), f); err == nil {
 		t.Error("no error")
 	}
 }

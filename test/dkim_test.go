@@ -19,6 +19,7 @@ import (
 
 	"postern/relay"
 	"postern/relay/message"
+	"postern/relay/relaytest"
 	"postern/relay/sign"
 )
 
@@ -95,7 +96,7 @@ func (c *recordingHop) Send(_ context.Context, m *message.Message) (relay.Receip
 // sign stages and signs a message.
 func (k *dkimKeys) sign(t *testing.T, text string) []byte {
 	t.Helper()
-	m := staged(t, text)
+	m := relaytest.Stage(t, text)
 	hop := &recordingHop{}
 	signer, err := sign.New(k.keys, sign.NewLog(slog.New(slog.DiscardHandler)))
 	if err != nil {

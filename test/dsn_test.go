@@ -2,7 +2,6 @@ package test
 
 import (
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"strings"
@@ -12,7 +11,7 @@ import (
 
 	"postern/internal/dsn"
 	"postern/relay"
-	"postern/relay/message"
+	"postern/relay/relaytest"
 )
 
 // sendsTo returns the settings of a Postfix that logs in to postern as alice, over TLS, as
@@ -130,7 +129,7 @@ func TestRelayParametersAtPostfix(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := tx.Send(t.Context(), staged(t, letter("params-"+tt.name))); err != nil {
+			if _, err := tx.Send(t.Context(), relaytest.Stage(t, letter("params-"+tt.name))); err != nil {
 				t.Fatal(err)
 			}
 			got := s.wait(t, "<params-"+tt.name+"@")
@@ -161,19 +160,4 @@ func newRelay(t *testing.T, url string) *relay.Router {
 	}
 	t.Cleanup(func() { r.Close() })
 	return r
-}
-
-// staged returns a message as the server stages it.
-func staged(t *testing.T, text string) *message.Message {
-	t.Helper()
-	w := message.NewStage(t.TempDir(), 1<<20).New(message.Options{})
-	if _, err := io.WriteString(w, text); err != nil {
-		t.Fatal(err)
-	}
-	m, err := w.Message()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { m.Close() })
-	return m
 }

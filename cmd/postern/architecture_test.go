@@ -43,7 +43,7 @@ var mayImport = map[string][]string{
 	"server/auth/throttle":  {"server/auth/hash"},
 	"server/auth/*":         {"server/auth", "server/auth/hash", "server/auth/semaphore", "server/auth/throttle"}, // backends
 	"server/auth/pam":       {"server/auth", "server/auth/saslauthd"},                                             // the helper uses its protocol
-	"relay/relaytest":       {"test/kit"},
+	"relay/relaytest":       {"relay/message", "test/kit"},
 	"relay/*":               {"relay", "relay/message"},
 
 	"internal/*":   {}, // leaf packages

@@ -1,9 +1,9 @@
-// Package relaytest is a next hop for tests: an SMTP server on loopback that
-// behaves well by itself, records what it gets, and misbehaves on demand.
+// Package relaytest is a next hop for tests: an SMTP server on loopback that records what it
+// receives, and whose replies a test can replace.
 //
 //	hop := relaytest.New(t, relaytest.Options{})
 //	hop.Handle(func(c relaytest.Command) relaytest.Answer {
-//		if c.Verb == "RCPT" && c.Address == "nobody@example.org" {
+//		if c.Verb == "RCPT" && c.Address == "unknown@example.org" {
 //			return relaytest.Say("550 5.1.1 No such user")
 //		}
 //		return relaytest.Usual
@@ -11,14 +11,16 @@
 //	... send something to hop.URL() ...
 //	hop.Delivered()
 //
-// Whatever a test is about, the hop fails it if a bare CR, a bare LF, a NUL or a
-// dot that is not stuffed reaches it. It speaks as much SMTP as the tests need; it is no server for
-// anything else.
+// The hop fails every test in which it receives a bare CR, a bare LF, a NUL or a dot that
+// is not stuffed. It implements only as much of SMTP as the tests need.
+//
+// [Stage] makes a message to send to it.
 package relaytest
 
 import (
 	"crypto/tls"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -27,31 +29,31 @@ import (
 	"testing"
 	"time"
 
+	"postern/relay/message"
 	"postern/test/kit"
 )
 
-// Options are what a hop is. The zero value is a plain one over TCP with the
+// Options are the properties of a hop. The zero value is clear text over TCP with the
 // extensions of a Postfix.
 type Options struct {
 	Unix       bool        // listen on a Unix socket
 	TLS        *tls.Config // offer STARTTLS, or:
 	Implicit   bool        // TLS from the first byte
-	Extensions []string    // EHLO lines besides STARTTLS and AUTH; nil means the usual ones
-	User       string      // if not empty, offer AUTH and want it before MAIL
+	Extensions []string    // EHLO lines besides STARTTLS and AUTH; nil means usualExtensions
+	User       string      // if not empty, offer AUTH and require it before MAIL
 	Password   string
-	Mechanisms string // behind AUTH; "PLAIN LOGIN" if empty
+	Mechanisms string // of AUTH; "PLAIN LOGIN" if empty
 	Limits     Limits
 }
 
-// Extensions are what a hop offers unless told otherwise.
 var usualExtensions = []string{"PIPELINING", "SIZE 10240000", "ENHANCEDSTATUSCODES", "8BITMIME", "DSN", "SMTPUTF8"}
 
-// Limits are how a hop defends itself. Zero values mean no limit.
+// Limits are the limits of a hop for errors. Zero values mean no limit.
 type Limits struct {
-	Soft  int           // errors after which each further one takes Sleep
-	Sleep time.Duration //
-	Hard  int           // errors at which the hop says 421 and hangs up
-	Junk  int           // RSET, NOOP, VRFY, EHLO after which each counts as an error
+	Soft  int // errors after which each further one takes Sleep
+	Sleep time.Duration
+	Hard  int // errors after which the hop sends 421 and disconnects
+	Junk  int // RSET, NOOP, VRFY, EHLO after which each further one counts as an error
 }
 
 // PostfixLimits are Postfix's defaults (smtpd_soft_error_limit,
@@ -59,15 +61,15 @@ type Limits struct {
 // As in Postfix, a delivered message sets the counts to zero.
 func PostfixLimits() Limits { return Limits{Soft: 10, Sleep: time.Second, Hard: 20, Junk: 100} }
 
-// A Command is what the hop is about to answer.
+// A Command is the command, or another event, that the hop replies to next.
 type Command struct {
 	Conn    int    // number of the connection, from 1
-	Verb    string // CONNECT, EHLO, MAIL, ..., BODY (354 has been said), "." (the end of data has come)
+	Verb    string // CONNECT, EHLO, MAIL, ..., BODY (354 has been sent), "." (the end of data has arrived)
 	Line    string // the whole line
 	Address string // of MAIL and RCPT, without brackets
 }
 
-// An Answer is what the hop does about a command.
+// An Answer is the reaction of the hop to a command.
 type Answer struct {
 	raw     string
 	delay   time.Duration
@@ -76,32 +78,32 @@ type Answer struct {
 	stall   bool
 }
 
-// Usual is the answer of a well-behaved hop. It can be had late and
-// slowly.
+// Usual is the reply of a correct hop. Like any Answer it can be delayed (After) and sent
+// slowly (Trickling).
 var Usual = Answer{}
 
-// Say answers with the given lines.
+// Say replies with the given lines.
 func Say(lines ...string) Answer { return Answer{raw: strings.Join(lines, "\r\n") + "\r\n"} }
 
-// Raw answers with exactly these bytes.
+// Raw replies with exactly these bytes.
 func Raw(s string) Answer { return Answer{raw: s} }
 
-// HangUp closes the connection without an answer.
+// HangUp closes the connection without a reply.
 func HangUp() Answer { return Answer{hangUp: true} }
 
-// Stall says nothing any more and keeps the connection open.
+// Stall sends nothing any more and keeps the connection open.
 func Stall() Answer { return Answer{stall: true} }
 
-// AndHangUp is a with the connection closed behind it.
+// AndHangUp closes the connection after a.
 func (a Answer) AndHangUp() Answer { a.hangUp = true; return a }
 
-// After is a, but not before d has passed.
+// After delays a by d.
 func (a Answer) After(d time.Duration) Answer { a.delay = d; return a }
 
-// Trickling is a, byte by byte, with a pause before each.
+// Trickling sends a byte by byte, with a pause before each.
 func (a Answer) Trickling(pause time.Duration) Answer { a.trickle = pause; return a }
 
-// instead is a, with the usual text if it says nothing of its own.
+// instead returns a with the usual text, if a is Usual.
 func (a Answer) instead(usual func() string) Answer {
 	if a.raw == "" && !a.hangUp && !a.stall {
 		a.raw = usual() + "\r\n"
@@ -109,15 +111,15 @@ func (a Answer) instead(usual func() string) Answer {
 	return a
 }
 
-// A Message is a transaction of which the whole body has arrived.
+// A Message is a transaction whose body has arrived completely.
 type Message struct {
 	Conn   int
 	From   string
-	Params string // of MAIL, as they came
+	Params string // of MAIL, as received
 	To     []Recipient
-	Raw    []byte // as it came, dot-stuffed, without the final dot
-	Data   []byte // what was meant
-	Reply  string // empty if the hop said nothing to it
+	Raw    []byte // as received: dot-stuffed, without the final dot
+	Data   []byte // without dot-stuffing
+	Reply  string // empty if the hop did not reply to it
 }
 
 // A Recipient is one RCPT.
@@ -144,7 +146,7 @@ type Hop struct {
 	running sync.WaitGroup
 }
 
-// New starts a hop that ends with the test.
+// New starts a hop that is stopped at the end of the test.
 func New(t testing.TB, o Options) *Hop {
 	t.Helper()
 	h := &Hop{t: t, options: o, network: "tcp", open: map[net.Conn]struct{}{}}
@@ -183,8 +185,8 @@ func (h *Hop) Start() {
 	h.running.Go(func() { h.accept(l) })
 }
 
-// Stop closes the listener and all connections, as a kill would. Nothing is
-// running any more when it returns.
+// Stop closes the listener and all connections, as a kill would. It returns when all
+// sessions have ended.
 func (h *Hop) Stop() {
 	h.mu.Lock()
 	h.stopped = true
@@ -203,7 +205,7 @@ func (h *Hop) finish() {
 	}
 }
 
-// Handle has f asked for each answer from now on; nil means Usual for all.
+// Handle makes f decide about each reply from now on; nil means Usual for all commands.
 func (h *Hop) Handle(f func(Command) Answer) {
 	if f == nil {
 		f = func(Command) Answer { return Usual }
@@ -213,7 +215,7 @@ func (h *Hop) Handle(f func(Command) Answer) {
 	h.handle = f
 }
 
-// URL is what belongs into relay.next_hops.
+// URL returns the value for relay.next_hops.
 func (h *Hop) URL() string {
 	switch {
 	case h.options.Unix:
@@ -226,7 +228,7 @@ func (h *Hop) URL() string {
 	return "smtp://" + h.address
 }
 
-// Messages are all those whose body has arrived.
+// Messages returns all messages whose body has arrived.
 func (h *Hop) Messages() []Message {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -239,7 +241,7 @@ func (h *Hop) count() int {
 	return len(h.messages)
 }
 
-// Delivered are the messages to which the hop has said 250.
+// Delivered returns the messages to which the hop has replied 250.
 func (h *Hop) Delivered() []Message {
 	var all []Message
 	for _, m := range h.Messages() {
@@ -250,17 +252,16 @@ func (h *Hop) Delivered() []Message {
 	return all
 }
 
-// Commands are all lines that came, each behind the number of its connection,
-// such as "1 EHLO localhost".
+// Commands returns all command lines, each after the number of its connection, such as
+// "1 EHLO localhost".
 func (h *Hop) Commands() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return append([]string(nil), h.commands...)
 }
 
-// Take returns what was recorded, and forgets it: for a hop that sees more than
-// is to be kept. What was wrong with what came is told here, and not at the end
-// of the test.
+// Take returns what was recorded and discards it, for tests with so much mail that it would
+// fill the memory. faults are returned here, and do not fail the test at its end.
 func (h *Hop) Take() (messages []Message, commands, faults []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -269,7 +270,7 @@ func (h *Hop) Take() (messages []Message, commands, faults []string) {
 	return messages, commands, faults
 }
 
-// Count is how many of Commands have the verb.
+// Count returns the number of commands with this verb.
 func (h *Hop) Count(verb string) int {
 	n := 0
 	for _, c := range h.Commands() {
@@ -280,15 +281,14 @@ func (h *Hop) Count(verb string) int {
 	return n
 }
 
-// Connections is how many were made so far, and how many there were at most
-// at once.
+// Connections returns the number of connections so far, and the maximum at the same time.
 func (h *Hop) Connections() (total, peak int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.conns, h.peak
 }
 
-// Open is how many connections there are now.
+// Open returns the number of connections that are open now.
 func (h *Hop) Open() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -301,15 +301,15 @@ func (h *Hop) accept(l net.Listener) {
 		if err != nil {
 			return
 		}
-		n := h.admit(c)
+		n := h.add(c)
 		h.running.Go(func() {
-			defer h.dismiss(c)
+			defer h.remove(c)
 			newSession(h, c, n).run()
 		})
 	}
 }
 
-func (h *Hop) admit(c net.Conn) int {
+func (h *Hop) add(c net.Conn) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.stopped {
@@ -321,7 +321,7 @@ func (h *Hop) admit(c net.Conn) int {
 	return h.conns
 }
 
-func (h *Hop) dismiss(c net.Conn) {
+func (h *Hop) remove(c net.Conn) {
 	c.Close()
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -340,7 +340,7 @@ func (h *Hop) fault(format string, args ...any) {
 	h.faults = append(h.faults, fmt.Sprintf(format, args...))
 }
 
-// ask records the command and asks the handler about it.
+// ask records the command and calls the handler.
 func (h *Hop) ask(c Command) Answer {
 	h.mu.Lock()
 	handle := h.handle
@@ -349,6 +349,21 @@ func (h *Hop) ask(c Command) Answer {
 	}
 	h.mu.Unlock()
 	return handle(c)
+}
+
+// Stage stages a message for a test, which closes it at its end.
+func Stage(t testing.TB, text string) *message.Message {
+	t.Helper()
+	w := message.NewStage(t.TempDir(), 1<<20).New(message.Options{})
+	if _, err := io.WriteString(w, text); err != nil {
+		t.Fatal(err)
+	}
+	m, err := w.Message()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { m.Close() })
+	return m
 }
 
 func (h *Hop) record(m Message) {

@@ -17,35 +17,35 @@ var errHungUp = errors.New("relaytest: hung up")
 
 // A session is one connection to the hop.
 type session struct {
-	hop     *Hop
-	conn    net.Conn
-	in      *bufio.Reader
-	out     *bufio.Writer
-	number  int
-	secure  bool
-	proven  bool
-	message Message
-	mailed  bool
-	said    string // the last answer
-	errors  int
-	junk    int
+	hop           *Hop
+	conn          net.Conn
+	in            *bufio.Reader
+	out           *bufio.Writer
+	number        int
+	secure        bool
+	authenticated bool
+	message       Message
+	mailed        bool
+	sent          string // the last reply
+	errors        int
+	junk          int
 }
 
 func newSession(h *Hop, c net.Conn, number int) *session {
-	s := &session{hop: h, number: number, proven: h.options.User == ""}
-	s.over(c)
+	s := &session{hop: h, number: number, authenticated: h.options.User == ""}
+	s.use(c)
 	if h.options.Implicit {
-		s.over(tls.Server(c, h.options.TLS))
+		s.use(tls.Server(c, h.options.TLS))
 		s.secure = true
 	}
 	return s
 }
 
-func (s *session) over(c net.Conn) {
+func (s *session) use(c net.Conn) {
 	s.conn, s.in, s.out = c, bufio.NewReader(c), bufio.NewWriter(c)
 }
 
-// run ends when either side hangs up.
+// run returns when either side has disconnected.
 func (s *session) run() {
 	err := s.answer(Command{Conn: s.number, Verb: "CONNECT"}, func() string { return "220 hop.example.org ESMTP" })
 	for err == nil {
@@ -58,7 +58,7 @@ func (s *session) run() {
 	s.conn.Close()
 }
 
-// line reads a line and wants it clean.
+// line reads a line. It is a fault if the line is not clean.
 func (s *session) line() (string, error) {
 	line, err := s.in.ReadBytes('\n')
 	if err != nil {
@@ -148,7 +148,7 @@ func (s *session) reset() { s.mailed, s.message = false, Message{} }
 
 func (s *session) mail(c Command) string {
 	switch {
-	case !s.proven:
+	case !s.authenticated:
 		return "530 5.7.0 Authentication required"
 	case s.mailed:
 		return "503 5.5.1 Error: nested MAIL command"
@@ -168,7 +168,7 @@ func (s *session) rcpt(c Command) string {
 	return "250 2.1.5 Ok"
 }
 
-// address takes MAIL FROM:<address> params apart.
+// address splits a line such as MAIL FROM:<address> params.
 func address(line string) (addr, params string) {
 	_, rest, _ := strings.Cut(line, "<")
 	end := strings.LastIndex(rest, ">")
@@ -186,7 +186,7 @@ func (s *session) data(c Command) error {
 		}
 		return "354 End data with <CR><LF>.<CR><LF>"
 	})
-	if err != nil || !ready || !strings.HasPrefix(s.said, "354") {
+	if err != nil || !ready || !strings.HasPrefix(s.sent, "354") {
 		return err
 	}
 	if a := s.hop.ask(Command{Conn: s.number, Verb: "BODY"}); a != Usual {
@@ -240,13 +240,13 @@ func (s *session) startTLS(c Command) error {
 	if err := s.answer(c, func() string { return "220 2.0.0 Ready to start TLS" }); err != nil {
 		return err
 	}
-	s.over(tls.Server(s.conn, s.hop.options.TLS))
+	s.use(tls.Server(s.conn, s.hop.options.TLS))
 	s.secure = true
 	s.reset()
 	return nil
 }
 
-// auth knows PLAIN and LOGIN, each with an initial response.
+// auth supports PLAIN and LOGIN, each with an initial response.
 func (s *session) auth(line string) string {
 	words := strings.Fields(line)
 	if len(words) != 3 {
@@ -255,14 +255,14 @@ func (s *session) auth(line string) string {
 	first := decode(words[2])
 	switch strings.ToUpper(words[1]) {
 	case "PLAIN":
-		s.proven = first == "\x00"+s.hop.options.User+"\x00"+s.hop.options.Password
+		s.authenticated = first == "\x00"+s.hop.options.User+"\x00"+s.hop.options.Password
 	case "LOGIN":
 		s.out.WriteString("334 UGFzc3dvcmQ6\r\n")
 		s.out.Flush()
 		password, err := s.line()
-		s.proven = err == nil && first == s.hop.options.User && decode(password) == s.hop.options.Password
+		s.authenticated = err == nil && first == s.hop.options.User && decode(password) == s.hop.options.Password
 	}
-	if !s.proven {
+	if !s.authenticated {
 		return "535 5.7.8 Error: authentication failed"
 	}
 	return "235 2.7.0 Authentication successful"
@@ -273,12 +273,12 @@ func decode(text string) string {
 	return string(plain)
 }
 
-// answer asks the handler, and does what is usual if it has no opinion.
+// answer asks the handler, and replaces Usual by the text of usual.
 func (s *session) answer(c Command, usual func() string) error {
 	return s.perform(s.hop.ask(c).instead(usual))
 }
 
-// perform carries out a, with the limits of the hop applied to it.
+// perform does a, within the limits of the hop.
 func (s *session) perform(a Answer) error {
 	s.wait(a.delay)
 	if a.stall {
@@ -287,7 +287,7 @@ func (s *session) perform(a Answer) error {
 		return errHungUp
 	}
 	s.slowDown(a.raw)
-	s.said = a.raw
+	s.sent = a.raw
 	if err := s.write(a); err != nil {
 		return err
 	}
@@ -301,7 +301,7 @@ func (s *session) perform(a Answer) error {
 	return nil
 }
 
-// write answers commands that came together (RFC 2920) together.
+// write sends the replies to commands that came together (RFC 2920) together.
 func (s *session) write(a Answer) error {
 	if a.trickle > 0 {
 		return s.dribble(a)
@@ -324,10 +324,10 @@ func (s *session) dribble(a Answer) error {
 	return nil
 }
 
-// slowDown does what Postfix does to those who make many mistakes.
-func (s *session) slowDown(said string) {
+// slowDown counts errors and delays replies as Postfix does.
+func (s *session) slowDown(reply string) {
 	l := s.hop.options.Limits
-	if said != "" && (said[0] == '4' || said[0] == '5') || l.Junk > 0 && s.junk > l.Junk {
+	if reply != "" && (reply[0] == '4' || reply[0] == '5') || l.Junk > 0 && s.junk > l.Junk {
 		s.errors++
 		if l.Soft > 0 && s.errors > l.Soft {
 			s.wait(l.Sleep)
@@ -335,7 +335,7 @@ func (s *session) slowDown(said string) {
 	}
 }
 
-// wait ends early when the hop is stopped.
+// wait waits for d, or until the hop is stopped.
 func (s *session) wait(d time.Duration) {
 	if d > 0 {
 		s.out.Flush()
