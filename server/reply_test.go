@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -35,6 +36,7 @@ func TestAuthReply(t *testing.T) {
 		{auth.ErrMechanism, replyMechanism},
 		{fmt.Errorf("secret: %w", auth.ErrMalformed), replyMalformedAuth},
 		{&auth.Unavailable{Store: "secret", Err: errSecret}, replyAuthLater},
+		{&auth.Unavailable{Store: "slow", Err: context.DeadlineExceeded}, replyAuthLater},
 		{throttle.ErrPenalty, replyAuthLater},
 		{errSecret, replyAuthLater},
 	} {
