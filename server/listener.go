@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -82,7 +83,8 @@ func (l *listener) accept(socket net.Listener) {
 
 // serve serves a connection until it is closed.
 func (l *listener) serve(raw net.Conn) {
-	s := l.snapshot.Load()
+	s := l.acquireSnapshot()
+	defer s.releaseConn()
 	if peer := addrOf(raw); trustedProxy(s.config.ProxyTrusted, peer) {
 		client, reason := l.announced(s, raw)
 		if client == nil {
@@ -156,6 +158,48 @@ type snapshot struct {
 	limits   Limits // the listener's own over the server's
 	protocol smtpd.Config
 	stage    *message.Stage
+
+	mu      sync.Mutex
+	conns   int
+	retired bool // a reload has replaced it
+}
+
+// acquireSnapshot returns the snapshot for a new connection, which must call releaseConn
+// at its end.
+func (l *listener) acquireSnapshot() *snapshot {
+	for {
+		s := l.snapshot.Load()
+		s.mu.Lock()
+		retired := s.retired
+		if !retired {
+			s.conns++
+		}
+		s.mu.Unlock()
+		if !retired { // else the listener has a newer one
+			return s
+		}
+	}
+}
+
+func (s *snapshot) releaseConn() {
+	s.mu.Lock()
+	s.conns--
+	unused := s.retired && s.conns == 0
+	s.mu.Unlock()
+	if unused && s.parts.Unused != nil {
+		s.parts.Unused()
+	}
+}
+
+// retire is called when the listener has a newer snapshot.
+func (s *snapshot) retire() {
+	s.mu.Lock()
+	s.retired = true
+	unused := s.conns == 0
+	s.mu.Unlock()
+	if unused && s.parts.Unused != nil {
+		s.parts.Unused()
+	}
 }
 
 // newSnapshot makes the snapshot of one listener; l is nil if that is not known yet.

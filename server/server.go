@@ -58,6 +58,11 @@ type ListenerParts struct {
 	// for open connections, too, and interrupts nothing. It is called by many goroutines
 	// at once, and must not block.
 	Services func() (s Services, release func())
+
+	// Unused, if it is not nil, is called once, when Reload has replaced these parts and
+	// the last connection with them has ended. The owner of the Policy may close it then.
+	// It must not block.
+	Unused func()
 }
 
 // Services are what a session needs from outside to serve a user.
@@ -171,7 +176,7 @@ func (s *Server) Reload(p Parts) error {
 		}
 		if made != nil && made.parts.Mode == l.config.Mode {
 			made.listener = l
-			l.snapshot.Store(made)
+			l.snapshot.Swap(made).retire()
 		}
 	}
 	for name := range fresh {

@@ -216,3 +216,40 @@ func TestComplete(t *testing.T) {
 		}
 	}
 }
+
+// TestUnused: parts are reported as unused when they have been replaced and their last
+// connection has ended, once.
+func TestUnused(t *testing.T) {
+	t.Parallel()
+	d := newTestServer(t, defaultSettings())
+	unused := make(chan string, 4)
+	reload := func(name string) {
+		t.Helper()
+		parts := d.parts
+		parts.Listeners = slices.Clone(parts.Listeners)
+		parts.Listeners[0].Unused = func() { unused <- name }
+		kit.Must(t, d.server.Reload(parts))
+	}
+	none := func() {
+		t.Helper()
+		select {
+		case name := <-unused:
+			t.Fatalf("%s is unused", name)
+		default:
+		}
+	}
+	reload("first")
+	c := d.dial()
+	reload("second")
+	none() // c uses the first
+	reload("third")
+	if name := <-unused; name != "second" { // no connection has used it
+		t.Errorf("%s is unused, want second", name)
+	}
+	none()
+	kit.Must(t, c.raw.Close())
+	if name := <-unused; name != "first" {
+		t.Errorf("%s is unused, want first", name)
+	}
+	none()
+}

@@ -101,7 +101,8 @@ func (a *App) Activate(g *Generation) server.Parts {
 			Listener:     l.settings.Listener,
 			TLS:          a.tls[l.tlsKey].Config(),
 			AuthFailures: l.settings.Auth.FailuresPerConnection,
-			Policy:       l.policy,
+			Policy:       g.policies.Set(l.settings),
+			Unused:       func() { a.logClose("the policy", g.policies.release(l.settings)) },
 			Services: func() (server.Services, func()) {
 				g, release := a.current.Acquire()
 				return g.parts(l.settings.Name).services(), release

@@ -87,15 +87,19 @@ func (d *Daemon) raiseLimits() {
 
 // bind opens the sockets of a server that has no other parts yet.
 func (d *Daemon) bind() error {
-	policies, err := Policies(d.cfg)
+	policies, err := OpenPolicies(d.cfg)
 	if err != nil {
 		return err
 	}
 	parts := server.Parts{Config: d.cfg.Server, Events: d.app.events}
 	var names []string
-	for _, l := range d.cfg.Listeners {
+	for i := range d.cfg.Listeners {
+		l := &d.cfg.Listeners[i]
 		names = append(names, l.Name)
-		parts.Listeners = append(parts.Listeners, server.ListenerParts{Listener: l.Listener, Policy: policies[l.Name]})
+		parts.Listeners = append(parts.Listeners, server.ListenerParts{
+			Listener: l.Listener, Policy: policies.Set(l),
+			Unused: func() { d.app.logClose("the policy", policies.release(l)) },
+		})
 	}
 	if parts.Sockets, err = process.InheritedSockets(names); err != nil {
 		return process.WithStatus(process.ExitConfig, err)

@@ -30,6 +30,7 @@ type Generation struct {
 	cfg       *config.Config
 	listeners []*listenerParts
 	fallback  *listenerParts // of listeners that the configuration does not have any more
+	policies  *Policies
 	stage     *message.Stage
 	certs     []*certs.Files
 	closers   []func() (what string, err error) // in the order in which the parts were opened
@@ -44,7 +45,6 @@ type listenerParts struct {
 	settings *config.Listener
 	tlsKey   string // of App.tls
 	certs    *certs.Files
-	policy   *policy.Set
 	auth     auth.Provider
 	hop      relay.NextHop // for messages of clients
 	route    relay.NextHop // for messages in the spool
@@ -89,12 +89,8 @@ func (a *App) Build(cfg *config.Config) (_ *Generation, err error) {
 	if err := a.openStores(g); err != nil { // AUTH
 		return nil, err
 	}
-	policies, err := Policies(cfg) // MAIL, RCPT
-	if err != nil {
+	if g.policies, err = OpenPolicies(cfg); err != nil { // MAIL, RCPT
 		return nil, err
-	}
-	for _, l := range g.listeners {
-		l.policy = policies[l.settings.Name]
 	}
 	if err := a.openStage(g); err != nil { // DATA
 		return nil, err
@@ -116,11 +112,15 @@ func (g *Generation) opened(what string, part io.Closer) {
 // Close closes a generation that has not been activated.
 func (g *Generation) Close() error {
 	var all []error
+	if g.policies != nil {
+		all = append(all, g.policies.Close())
+	}
 	g.close(func(_ string, err error) { all = append(all, err) })
 	return errors.Join(all...)
 }
 
-// close closes all parts, the last one that was opened first.
+// close closes all parts, the last one that was opened first, except the policies:
+// connections use them until they end.
 func (g *Generation) close(report func(what string, err error)) {
 	g.unwatch()
 	for _, c := range slices.Backward(g.closers) {
@@ -176,29 +176,65 @@ func (a *App) openCertificates(g *Generation) error {
 	return nil
 }
 
-// Policies builds the restrictions of each listener by its name. Listeners with equal
-// sections share them, so that a lookup table is read once. It returns an error if one
-// would make an open relay.
-func Policies(cfg *config.Config) (map[string]*policy.Set, error) {
-	sets := make(map[string]*policy.Set)
-	var all sectionParts[policy.Config, *policy.Set]
+// Policies are the restrictions of the listeners. Connections use them until they end,
+// also those of an earlier generation.
+type Policies struct {
+	sets sectionParts[policy.Config, *policy.Set]
+
+	mu    sync.Mutex
+	users map[*policy.Set]int // listeners
+}
+
+// OpenPolicies builds the restrictions of all listeners. Listeners with equal sections
+// share them, so that a lookup table is read once. It returns an error if a listener
+// would be an open relay.
+func OpenPolicies(cfg *config.Config) (*Policies, error) {
+	p := &Policies{users: make(map[*policy.Set]int)}
 	for i := range cfg.Listeners {
 		l := &cfg.Listeners[i]
-		set, shared := all.of(l.Policy)
+		set, shared := p.sets.of(l.Policy)
 		var err error
 		if !shared {
-			set, err = policy.NewSet(l.Policy, &policy.Env{Resolver: net.DefaultResolver})
+			if set, err = policy.NewSet(l.Policy, &policy.Env{Resolver: net.DefaultResolver}); err == nil {
+				p.sets.add(l.Policy, set)
+			}
 		}
 		if err == nil && !l.RequireAuth {
 			err = set.OpenRelay()
 		}
 		if err != nil {
-			return nil, process.WithStatus(process.ExitConfig, fmt.Errorf("listener %q: %w", l.Name, process.ExplainUnreadable(err)))
+			err = fmt.Errorf("listener %q: %w", l.Name, process.ExplainUnreadable(err))
+			return nil, process.WithStatus(process.ExitConfig, errors.Join(err, p.Close()))
 		}
-		sets[l.Name] = set
-		all.add(l.Policy, set)
+		p.users[set]++
 	}
-	return sets, nil
+	return p, nil
+}
+
+// Set returns the restrictions of a listener.
+func (p *Policies) Set(l *config.Listener) *policy.Set {
+	set, _ := p.sets.of(l.Policy)
+	return set
+}
+
+// release closes the restrictions of a listener if no other listener uses them.
+func (p *Policies) release(l *config.Listener) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	set := p.Set(l)
+	if p.users[set]--; p.users[set] > 0 {
+		return nil
+	}
+	return set.Close()
+}
+
+// Close closes all restrictions. No connection uses them any more.
+func (p *Policies) Close() error {
+	var all []error
+	for _, s := range p.sets {
+		all = append(all, s.part.Close())
+	}
+	return errors.Join(all...)
 }
 
 // openStage keeps the stage of the generation before, and so the account of memory in

@@ -3,8 +3,6 @@ package check
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -66,9 +64,12 @@ func (c *checker) warnOfScram(users app.ScramUsers) {
 
 // policies prints a warning that several listeners have only once.
 func (c *checker) policies(ctx context.Context) {
-	sets, err := app.Policies(c.cfg)
+	policies, err := app.OpenPolicies(c.cfg)
 	c.result("policy", "all restrictions are valid, and no listener is an open relay", err)
-	c.tables(ctx, sets)
+	if err == nil {
+		c.tables(ctx, policies)
+		defer policies.Close()
+	}
 	seen := make(map[policy.Warning]bool)
 	for i := range c.cfg.Listeners {
 		l := &c.cfg.Listeners[i]
@@ -86,10 +87,10 @@ func (c *checker) policies(ctx context.Context) {
 }
 
 // tables checks a lookup table that several listeners use only once.
-func (c *checker) tables(ctx context.Context, sets map[string]*policy.Set) {
+func (c *checker) tables(ctx context.Context, policies *app.Policies) {
 	seen := make(map[string]bool)
-	for _, listener := range slices.Sorted(maps.Keys(sets)) {
-		sets[listener].Check(ctx, func(table string, err error) {
+	for i := range c.cfg.Listeners {
+		policies.Set(&c.cfg.Listeners[i]).Check(ctx, func(table string, err error) {
 			if !seen[table] {
 				c.result("table", table, err)
 			}
