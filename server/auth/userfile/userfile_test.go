@@ -21,6 +21,8 @@ import (
 
 	"postern/server/auth"
 	"postern/server/auth/hash"
+
+	"postern/test/kit"
 )
 
 // Hashes of "secret", of "other", and of "secret" at a cost that takes a while.
@@ -36,12 +38,12 @@ type fixture struct {
 	*Store
 	t     *testing.T
 	clock time.Time
-	log   bytes.Buffer
+	log   kit.LogBuffer
 }
 
 func open(t *testing.T, path string) (*fixture, error) {
 	f := &fixture{t: t, clock: time.Now()}
-	s, err := New(Config{Path: path}, hash.NewChecker(time.Minute), auth.NewLog(slog.New(slog.NewTextHandler(&f.log, nil))))
+	s, err := New(Config{Path: path}, hash.NewChecker(time.Minute), auth.NewLog(f.log.Logger()))
 	if err != nil {
 		return nil, err
 	}
