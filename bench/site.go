@@ -97,8 +97,8 @@ func (s *site) certificate() error {
 }
 
 // clientTLS returns the configuration of a round's clients, with the same key
-// exchange for every server. Each connection is a whole handshake, unless -resume
-// asks for sessions that are resumed: then all clients share one session.
+// exchange for every server. Each connection does a whole handshake, except
+// with -resume: then all clients share one session.
 func (s *site) clientTLS(l load) *tls.Config {
 	c := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13, CurvePreferences: []tls.CurveID{tls.X25519}}
 	if l.hybrid {

@@ -164,13 +164,8 @@ func TestDovecotDownAndBack(t *testing.T) {
 	t.Parallel()
 	d := startDovecot(t)
 	p := d.proxy(t, d.socket)
-	login := func() error {
-		_, err := plainLogin(t.Context(), p, tlsClient(1), "alice@example.org", "secret")
-		return err
-	}
-	if err := login(); err != nil {
-		t.Fatal(err)
-	}
+	login := aliceLogin(t, p)
+	kit.Must(t, login())
 	for range 2 {
 		d.stop(t)
 		wantTemporary(t, "while Dovecot is down", login())
@@ -192,13 +187,8 @@ func TestDovecotHangs(t *testing.T) {
 	t.Parallel()
 	d := startDovecot(t)
 	p := d.proxy(t, d.socket)
-	login := func() error {
-		_, err := plainLogin(t.Context(), p, tlsClient(1), "alice@example.org", "secret")
-		return err
-	}
-	if err := login(); err != nil {
-		t.Fatal(err)
-	}
+	login := aliceLogin(t, p)
+	kit.Must(t, login())
 	d.signal(t, syscall.SIGSTOP)
 	defer d.signal(t, syscall.SIGCONT)
 	patient := p.Timeout
@@ -241,6 +231,14 @@ func TestDovecotChanges(t *testing.T) {
 	kit.Eventually(t, "the new mechanisms", func() bool {
 		return p.Reload(t.Context()) == nil && slices.Equal(p.Mechanisms(tlsClient(1)), []string{"PLAIN", "CRAM-MD5"})
 	})
+}
+
+// aliceLogin returns a function that logs in as alice, by PLAIN.
+func aliceLogin(t *testing.T, p auth.Provider) func() error {
+	return func() error {
+		_, err := plainLogin(t.Context(), p, tlsClient(1), "alice@example.org", "secret")
+		return err
+	}
 }
 
 func plainLogin(ctx context.Context, p auth.Provider, client *auth.Peer, user, password string) (auth.Identity, error) {

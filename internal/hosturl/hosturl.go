@@ -1,6 +1,7 @@
 // Package hosturl reads the URLs of servers that postern connects to, such as
-// smtps://HOST:PORT and ldapi:///PATH. It knows no scheme: the caller compares the
-// scheme, gives the default port, and adds to an error what to write instead.
+// smtps://HOST:PORT and ldapi:///PATH. It does not interpret the
+// scheme: the caller compares it, gives the default port, and adds the next step to
+// errors.
 package hosturl
 
 import (
