@@ -13,28 +13,28 @@ import (
 	"postern/server/auth/hash"
 )
 
-// Bounds of a file. A hundred thousand users make some 10 MiB.
+// Bounds of a file. A hundred thousand users need about 10 MiB.
 const (
 	maxFile  = 64 << 20  // bytes
 	maxLine  = 4096      // bytes
 	maxUsers = 1_000_000 // lines with a user
-	maxUser  = 512       // bytes of a name; longer ones do not reach a store
+	maxUser  = 512       // bytes of a name; mechanisms refuse longer ones
 )
 
-// Some editors begin a file with it.
+// byteOrderMark is written by some editors at the beginning of a file.
 var byteOrderMark = []byte("\ufeff")
 
 // A table is the content of a file.
 type table struct {
 	hashes map[string]string // by name; empty: locked
-	decoy  string            // a stored hash of the commonest kind
+	decoy  string            // a stored hash of the most common kind
 
 	scram   hash.ScramShape // of most SCRAM keys
-	noScram []string        // users who have none and are not locked
+	noScram []string        // users without them that are not locked
 	tooMany []string        // users whose keys have more iterations than Cyrus SASL computes
 }
 
-// A problem is a line that was skipped. Its reason repeats nothing of it.
+// A problem is a line that was skipped. Its reason contains nothing of the line.
 type problem struct {
 	line int
 	why  string
@@ -42,20 +42,20 @@ type problem struct {
 
 type problems []problem
 
-// summary is one text for all of them.
+// summary returns one text for all problems.
 func (p problems) summary() string {
-	const most = 10
+	const limit = 10
 	var lines []string
-	for _, one := range p[:min(len(p), most)] {
+	for _, one := range p[:min(len(p), limit)] {
 		lines = append(lines, fmt.Sprintf("line %d: %s", one.line, one.why))
 	}
-	if len(p) > most {
-		lines = append(lines, fmt.Sprintf("and %d lines more", len(p)-most))
+	if len(p) > limit {
+		lines = append(lines, fmt.Sprintf("and %d more lines", len(p)-limit))
 	}
 	return strings.Join(lines, "; ")
 }
 
-// parse reads a whole file. It fails only if the file as such is no user file.
+// parse parses a whole file. It returns an error only if there are too many users.
 func parse(text []byte) (*table, problems, error) {
 	t := &table{hashes: make(map[string]string)}
 	seen := census{kinds: make(map[string]*kind), shapes: make(map[hash.ScramShape]int)}
@@ -68,10 +68,10 @@ func parse(text []byte) (*table, problems, error) {
 			continue
 		}
 		if _, twice := t.hashes[user]; twice {
-			why = "this name is in the file already, and the first line counts; delete one of them"
+			why = "the name occurs twice, and its first line is used; delete one of them"
 		}
 		if why == "" {
-			why = cmp.Or(t.add(user, stored, &seen), unheeded(line))
+			why = cmp.Or(t.add(user, stored, &seen), unsupported(line))
 		}
 		if why != "" {
 			skipped = append(skipped, problem{number, why})
@@ -84,7 +84,7 @@ func parse(text []byte) (*table, problems, error) {
 	return t, skipped, nil
 }
 
-// add takes one user in, and returns what is wrong with the hash.
+// add adds a user. It returns a reason if the hash is not valid.
 func (t *table) add(user, stored string, seen *census) (why string) {
 	h, err := hash.Parse(stored)
 	switch {
@@ -99,7 +99,7 @@ func (t *table) add(user, stored string, seen *census) (why string) {
 	return ""
 }
 
-// parseLine takes one line apart. No user and no reason is a line to skip.
+// parseLine parses one line. Without a user and a reason, the line is to be ignored.
 func parseLine(line []byte) (user, stored, why string) {
 	if len(line) > maxLine {
 		return "", "", fmt.Sprintf("longer than %d bytes", maxLine)
@@ -110,7 +110,7 @@ func parseLine(line []byte) (user, stored, why string) {
 	}
 	user, rest, ok := strings.Cut(s, ":")
 	if !ok {
-		return "", "", "no colon; a line is user:hash"
+		return "", "", "no colon; write it as user:hash"
 	}
 	if err := checkName(user); err != nil {
 		return "", "", err.Error()
@@ -122,16 +122,15 @@ func parseLine(line []byte) (user, stored, why string) {
 	return user, stored, ""
 }
 
-// Fields of a Dovecot passwd-file after the hash: uid, gid, gecos, home, shell,
-// and then extra fields with blanks between them.
+// extraFields returns the extra fields of a Dovecot passwd-file. After the hash a line has uid,
+// gid, gecos, home, shell, and then extra fields with blanks between them.
 func extraFields(rest string) []string {
 	fields := strings.SplitN(rest, ":", 6)
 	return strings.Fields(fields[len(fields)-1])
 }
 
-// closed reports whether the account is closed although the line has a hash, as
-// Dovecot would. Networks are not compared here, so a user that is limited to some
-// networks is locked.
+// closed reports whether an extra field locks the account, as in Dovecot. Networks are not
+// compared here, so a user that is limited to some networks is locked.
 func closed(rest string) bool {
 	return slices.ContainsFunc(extraFields(rest), func(f string) bool {
 		name, _, _ := strings.Cut(f, "=")
@@ -141,19 +140,19 @@ func closed(rest string) bool {
 
 func limitsNetworks(name string) bool { return name == "allow_nets" || name == "allow_real_nets" }
 
-// unheeded returns a reason if the user is locked for a field that is not supported.
-func unheeded(line []byte) string {
+// unsupported returns a reason if the user is locked by a field that is not supported.
+func unsupported(line []byte) string {
 	_, rest, _ := strings.Cut(string(line), ":")
 	_, rest, _ = strings.Cut(rest, ":")
 	for _, f := range extraFields(rest) {
 		if name, _, _ := strings.Cut(f, "="); limitsNetworks(name) {
-			return "Dovecot's " + name + " is not known here, so this user is locked; take it out to let the user in from everywhere"
+			return "Dovecot's " + name + " is not supported, so this user is locked; remove it to allow logins from all networks"
 		}
 	}
 	return ""
 }
 
-// checkName reports what is wrong with the name of a user.
+// checkName returns an error if user is not valid as a name in the file.
 func checkName(user string) error {
 	switch {
 	case user == "":
@@ -167,14 +166,14 @@ func checkName(user string) error {
 	case user[0] == '#':
 		return errors.New(`the name begins with "#", which makes its line a comment`)
 	case strings.ContainsRune(user, ':'):
-		return errors.New("the name holds a colon")
+		return errors.New("the name contains a colon")
 	case strings.ContainsFunc(user, unicode.IsControl):
-		return errors.New("the name holds a control character")
+		return errors.New("the name contains a control character")
 	}
 	return nil
 }
 
-// A census finds out what most users have.
+// A census counts the kinds of hashes and the shapes of SCRAM keys.
 type census struct {
 	kinds   map[string]*kind
 	shapes  map[hash.ScramShape]int
@@ -203,8 +202,7 @@ func (c *census) count(user string, h hash.Hash, stored string) {
 	c.kinds[h.Kind()] = &kind{example: stored, users: 1}
 }
 
-// decoy returns a hash of the commonest kind. Among equals it does not matter
-// which.
+// decoy returns a hash of the most common kind. Any is right if several are as common.
 func (c *census) decoy() string {
 	most := &kind{example: hash.DefaultDecoy}
 	for _, k := range c.kinds {
@@ -215,8 +213,8 @@ func (c *census) decoy() string {
 	return most.example
 }
 
-// shape returns the commonest shape of SCRAM keys, among equals always the same:
-// clients see it.
+// shape returns the most common shape of SCRAM keys. If several are as common, it is always the
+// same one, since clients see it.
 func (c *census) shape() hash.ScramShape {
 	most, users := hash.DefaultScramShape(), 0
 	for s, n := range c.shapes {

@@ -19,7 +19,7 @@ import (
 	"postern/server/auth/throttle"
 )
 
-// Made by doveadm of "correct horse".
+// Keys of "correct horse", made by doveadm.
 const (
 	dovecots = "{SCRAM-SHA-256}4096,YK+1dPj8bZkC8xGGSYJxxg==,0UyNb/aUgNz9cMVocRpmC26+qybBm4s3VJbO56Pg2P0=,sNiopwTgYuTa9FZLshbHbI6ZgFrYvikeHMIF4xQXVi4="
 	fewer    = "{SCRAM-SHA-256}8192,YK+1dPj8bZk=,0UyNb/aUgNz9cMVocRpmC26+qybBm4s3VJbO56Pg2P0=,sNiopwTgYuTa9FZLshbHbI6ZgFrYvikeHMIF4xQXVi4="
@@ -31,7 +31,7 @@ func TestScramKeys(t *testing.T) {
 	f := openText(t, "alice:"+dovecots+"\nbob:"+secret+"\ncarol:!"+dovecots+"\ndave:\n")
 	tests := map[string]string{
 		"alice": "4096 iterations, 16 bytes of salt",
-		"bob":   "auth: wrong password (userfile): has no SCRAM keys but a hash of another scheme; set the password again with --scheme scram-sha-256",
+		"bob":   "auth: wrong password (userfile): the hash is of another scheme, without SCRAM keys; set the password again with --scheme scram-sha-256",
 		"carol": "auth: wrong password (userfile): the account has no password",
 		"dave":  "auth: wrong password (userfile): the account has no password",
 		"eve":   "auth: no such user (userfile)",
@@ -47,13 +47,13 @@ func TestScramKeys(t *testing.T) {
 			t.Errorf("%s: %s, want %s", login, got, want)
 		}
 		if err == nil && (keys.User != login || keys.Store != Kind) {
-			t.Errorf("%s is %q of %q", login, keys.User, keys.Store)
+			t.Errorf("%s: user %q of %q", login, keys.User, keys.Store)
 		}
 	}
 	if err := os.Remove(f.path); err != nil {
 		t.Fatal(err)
 	}
-	f.clock = f.clock.Add(2 * lookEvery)
+	f.clock = f.clock.Add(2 * checkInterval)
 	if _, err := f.ScramKeys(t.Context(), "alice"); !isUnavailable(err) {
 		t.Errorf("without its file: %v", err)
 	}
@@ -94,8 +94,8 @@ func TestScramDecoyIsLikeMost(t *testing.T) {
 	}
 }
 
-// One line of the file serves all mechanisms.
-func TestOneLineServesScramAndPlain(t *testing.T) {
+// PLAIN and SCRAM accept the same line of the file.
+func TestScramAndPlain(t *testing.T) {
 	made, err := hash.New("scram-sha-256", "correct horse")
 	if err != nil {
 		t.Fatal(err)
@@ -126,7 +126,7 @@ func TestOneLineServesScramAndPlain(t *testing.T) {
 		}
 	}
 	if _, err := byScram(t, local, peer, "carol", "secret"); err == nil {
-		t.Error("carol has no keys and got in")
+		t.Error("carol is accepted without keys")
 	}
 }
 
@@ -141,10 +141,10 @@ func byScram(t *testing.T, local auth.Local, peer *auth.Peer, login, password st
 	if err != nil {
 		t.Fatal(err)
 	}
-	talk := client.NewConversation()
+	conversation := client.NewConversation()
 	challenge := ""
 	for {
-		response, err := talk.Step(challenge)
+		response, err := conversation.Step(challenge)
 		if err != nil {
 			return auth.Identity{}, err
 		}

@@ -14,30 +14,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The file is looked at when somebody logs in, at most once a second. Events
-// from the kernel would be quicker and miss more: file systems over the network
-// have none, and a symbolic link on the way to the file can be exchanged where
-// nobody watches.
+// The file is checked at a login, at most once a second. Notifications of the kernel would be
+// faster and less reliable: network file systems have none, and a symbolic link of the path
+// can be replaced in a folder that is not watched.
 const (
-	lookEvery = time.Second
+	checkInterval = time.Second
 
-	// A file that is written in place may be half written: htpasswd empties it
-	// first. So it is read when it has been left alone for as long as quiet, but
-	// after patience in any case. One that is renamed over the old one is
-	// complete, and read at once.
-	quiet    = time.Second
-	patience = 10 * time.Second
+	// A file that is being written in place may be incomplete; htpasswd empties it
+	// first. So it is read when it has not changed for quietTime, or after maxWait. A
+	// file that was renamed to the path is complete, and is read at once.
+	quietTime = time.Second
+	maxWait   = 10 * time.Second
 
-	// Two changes within the time that a file system tells apart look like one. So
-	// a file that had just been changed when it was read is read once more.
+	// Two changes within the resolution of the file system's times may have the same
+	// stamp. So a file that had just been changed when it was read is read again.
 	granularity = 2 * time.Second
 )
 
-// A sighting is what was seen of the file at the last look.
-type sighting struct {
-	looked  time.Time
+// A fileState is the state of the file at the last check.
+type fileState struct {
+	checked time.Time
 	stamp   stamp // of the content in use
-	settled bool  // the stamp tells this content from any later one
+	settled bool  // every later content has another stamp
 	sum     [sha256.Size]byte
 	waiting time.Time // since when a change in place waits to be read
 }
@@ -53,9 +51,8 @@ func (s stamp) sameFile(other stamp) bool {
 	return s.device == other.device && s.inode == other.inode
 }
 
-// Reload reads the file now. Without it a change is noticed at the next login,
-// at most once a second. If the file cannot be read, there are no users until it
-// can.
+// Reload reads the file now. Without it a change is noticed at a login, within a second. If
+// the file cannot be read, all logins are temporary errors until it can.
 func (s *Store) Reload(context.Context) error {
 	s.watch.Lock()
 	defer s.watch.Unlock()
@@ -63,78 +60,75 @@ func (s *Store) Reload(context.Context) error {
 	return s.content.Load().err
 }
 
-// users returns the current table. One login looks at the file; others that come
-// meanwhile are answered from what is there.
+// users returns the current table. One login checks the file, while others use the current
+// table.
 func (s *Store) users() (*table, error) {
 	if s.watch.TryLock() {
-		s.look(s.now())
+		s.refresh(s.now())
 		s.watch.Unlock()
 	}
 	c := s.content.Load()
 	return c.table, c.err
 }
 
-func (s *Store) look(now time.Time) {
-	if since := now.Sub(s.seen.looked); since >= 0 && since < lookEvery {
+// refresh reads the file if it has changed.
+func (s *Store) refresh(now time.Time) {
+	if since := now.Sub(s.state.checked); since >= 0 && since < checkInterval {
 		return
 	}
-	s.seen.looked = now
+	s.state.checked = now
 	current, err := stampOf(s.path)
 	if err != nil {
-		s.seen.stamp = stamp{}
-		s.lost(err)
+		s.state.stamp = stamp{}
+		s.fail(err)
 		return
 	}
-	if current == s.seen.stamp && s.seen.settled || s.halfWritten(current, now) {
+	if current == s.state.stamp && s.state.settled || s.incomplete(current, now) {
 		return
 	}
 	s.read(now)
 }
 
-// halfWritten reports whether somebody may be writing the file in place.
-func (s *Store) halfWritten(current stamp, now time.Time) bool {
+// incomplete reports whether the file may be being written in place.
+func (s *Store) incomplete(current stamp, now time.Time) bool {
 	age := now.Sub(current.changed)
-	if !current.sameFile(s.seen.stamp) || current == s.seen.stamp || age < 0 || age >= quiet {
-		s.seen.waiting = time.Time{}
+	if !current.sameFile(s.state.stamp) || current == s.state.stamp || age < 0 || age >= quietTime {
+		s.state.waiting = time.Time{}
 		return false
 	}
-	if s.seen.waiting.IsZero() {
-		s.seen.waiting = now
+	if s.state.waiting.IsZero() {
+		s.state.waiting = now
 	}
-	return now.Sub(s.seen.waiting) < patience
+	return now.Sub(s.state.waiting) < maxWait
 }
 
-// read takes the file in.
+// read reads the file, and replaces the table if the content has changed.
 func (s *Store) read(now time.Time) {
 	text, current, err := readFile(s.path)
 	if err != nil {
-		s.seen.stamp = stamp{}
-		s.lost(err)
+		s.state.stamp = stamp{}
+		s.fail(err)
 		return
 	}
 	sum := sha256.Sum256(text)
-	same := sum == s.seen.sum && s.content.Load().table != nil
-	s.seen = sighting{looked: now, stamp: current, sum: sum}
-	s.seen.settled = now.Sub(current.changed) > granularity
-	if !same {
-		s.take(text)
+	same := sum == s.state.sum && s.content.Load().table != nil
+	s.state = fileState{checked: now, stamp: current, sum: sum}
+	s.state.settled = now.Sub(current.changed) > granularity
+	if same {
+		return
 	}
-}
-
-// take replaces the table.
-func (s *Store) take(text []byte) {
 	users, skipped, err := parse(text)
 	if err != nil {
-		s.lost(fmt.Errorf("user file %s: %w", s.path, err))
+		s.fail(fmt.Errorf("user file %s: %w", s.path, err))
 		return
 	}
 	s.content.Store(&content{table: users})
 	s.report(users, skipped)
 }
 
-// lost means that nobody can tell who is a user. It is logged once, until the
-// reason is another one.
-func (s *Store) lost(err error) {
+// fail removes the table, so that all logins are temporary errors. The event is reported once
+// for each different error.
+func (s *Store) fail(err error) {
 	before := s.content.Load()
 	s.content.Store(&content{err: err})
 	if before.table != nil || before.err != nil && before.err.Error() != err.Error() {
@@ -142,7 +136,7 @@ func (s *Store) lost(err error) {
 	}
 }
 
-// maxReported is how many lines of a file are complained about one by one.
+// maxReported is how many invalid lines are reported one by one.
 const maxReported = 20
 
 func (s *Store) report(users *table, skipped problems) {
@@ -155,12 +149,12 @@ func (s *Store) report(users *table, skipped problems) {
 	s.events.UserFileRead(s.path, len(users.hashes))
 }
 
-// errNotRegular says what to do about a path that is no file.
+// errNotRegular is the error of a path that is not a regular file.
 var errNotRegular = errors.New("is not a regular file; name a file with a line user:hash for each user")
 
-// readFile reads the whole file, and its stamp as it was before.
+// readFile returns the content of the file, and its stamp from before the read.
 func readFile(path string) ([]byte, stamp, error) {
-	// Without O_NONBLOCK a named pipe would be waited for.
+	// Without O_NONBLOCK opening a named pipe would block.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, stamp{}, explain(path, err)
@@ -202,13 +196,13 @@ func newStamp(raw *unix.Stat_t) stamp {
 	}
 }
 
-// explain adds what to do.
+// explain adds the next step.
 func explain(path string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("user file %s does not exist; make it with: postern passwd %s NAME: %w", path, path, err)
+		return fmt.Errorf("user file %s does not exist; create it with: postern passwd %s NAME: %w", path, path, err)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("user file %s may not be read by uid %d; give its group the right (chmod 640, chgrp): %w", path, os.Geteuid(), err)
+		return fmt.Errorf("user file %s cannot be read by uid %d; give its group read access (chgrp, chmod 640): %w", path, os.Geteuid(), err)
 	}
 	return fmt.Errorf("user file %s: %w", path, err)
 }

@@ -14,14 +14,13 @@ import (
 	"postern/server/auth/hash"
 )
 
-// SetPassword writes the hash of a user into a user file: into the line of the
-// user, whose further fields stay, or into a new one at the end. All other lines
-// stay as they are. A file that does not exist is made, for its owner alone.
+// SetPassword writes the hash of a user into a user file: into the user's line, whose further
+// fields are kept, or into a new line at the end. Other lines are not changed. A missing file
+// is created with mode 0600.
 //
-// The file is replaced as a whole: at every moment there is the old one or the
-// new one, on the disk, too. Mode and owner stay; access control lists do not.
-// Of a symbolic link the target is replaced. Several processes may do this at
-// once.
+// The file is replaced atomically, so that a crash leaves the old or the new one. Its mode and
+// owner are kept, access control lists are not. If path is a symbolic link, its target is
+// replaced. Several processes may call this at once.
 func SetPassword(path, user, stored string) error {
 	if err := checkName(user); err != nil {
 		return fmt.Errorf("user %q: %w", user, err)
@@ -45,31 +44,30 @@ func SetPassword(path, user, stored string) error {
 	return replace(target, withHash(old, user, stored))
 }
 
-// checkStored makes sure that the line can be read again.
+// checkStored returns an error if the line could not be parsed.
 func checkStored(stored string) error {
 	if strings.ContainsAny(stored, ":\r\n") {
-		return errors.New("the hash holds a colon or the end of a line")
+		return errors.New("the hash contains a colon or a line break")
 	}
 	_, err := hash.Parse(stored)
 	return err
 }
 
-// resolve follows symbolic links. The last of them must not lead nowhere.
+// resolve follows symbolic links. It returns an error if the target does not exist.
 func resolve(path string) (string, error) {
 	target, err := filepath.EvalSymlinks(path)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return target, err
 	}
-	// A plain file here has been made by somebody else meanwhile.
+	// A regular file at path was created by another process meanwhile.
 	if info, err := os.Lstat(path); err == nil && info.Mode()&fs.ModeSymlink != 0 {
-		return "", fmt.Errorf("%s is a symbolic link to a file that does not exist; make that file, or remove the link", path)
+		return "", fmt.Errorf("%s is a symbolic link to a file that does not exist; create that file, or remove the link", path)
 	}
 	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
 	return filepath.Join(dir, filepath.Base(path)), err
 }
 
-// lock keeps other writers out. It is the folder that is locked, because the file
-// is exchanged for another one.
+// lock excludes other writers. It locks the folder, because the file is replaced.
 func lock(dir string) (unlock func() error, err error) {
 	f, err := os.Open(dir)
 	if err != nil {
@@ -109,8 +107,7 @@ func withHash(text []byte, user, stored string) []byte {
 	return changed.Bytes()
 }
 
-// withHashInLine exchanges the second field and keeps the rest, the end of the
-// line included.
+// withHashInLine replaces the second field and keeps the rest with the line end.
 func withHashInLine(line []byte, stored string) []byte {
 	user, rest, _ := strings.Cut(string(line), ":")
 	end := strings.IndexAny(rest, ":\r\n")
@@ -120,11 +117,11 @@ func withHashInLine(line []byte, stored string) []byte {
 	return []byte(user + ":" + stored + rest[end:])
 }
 
-// replace puts a new file in the place of target.
+// replace replaces target by a new file.
 func replace(target string, text []byte) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(target), ".postern-users-*")
 	if err != nil {
-		return fmt.Errorf("cannot write beside %s: %w", target, err)
+		return fmt.Errorf("cannot create a file in the folder of %s: %w", target, err)
 	}
 	defer func() {
 		if err != nil {
@@ -132,7 +129,7 @@ func replace(target string, text []byte) (err error) {
 			os.Remove(f.Name())
 		}
 	}()
-	if err := likeBefore(f, target); err != nil {
+	if err := copyMode(f, target); err != nil {
 		return err
 	}
 	if _, err := f.Write(text); err != nil {
@@ -150,13 +147,13 @@ func replace(target string, text []byte) (err error) {
 	return syncFolder(filepath.Dir(target))
 }
 
-// likeBefore gives the new file the mode and owner of the old one, if there is
-// one, while it is empty.
-func likeBefore(f *os.File, target string) error {
+// copyMode gives the new file, while it is empty, the mode and owner of the old one, if there
+// is one.
+func copyMode(f *os.File, target string) error {
 	var before, now unix.Stat_t
 	err := unix.Stat(target, &before)
 	if errors.Is(err, unix.ENOENT) {
-		return nil // CreateTemp has made it for its owner alone
+		return nil // CreateTemp has set mode 0600
 	}
 	if err == nil {
 		err = unix.Fstat(int(f.Fd()), &now)
@@ -166,13 +163,13 @@ func likeBefore(f *os.File, target string) error {
 	}
 	if now.Uid != before.Uid || now.Gid != before.Gid {
 		if err := f.Chown(int(before.Uid), int(before.Gid)); err != nil {
-			return fmt.Errorf("cannot keep owner %d and group %d of %s, run this as root: %w", before.Uid, before.Gid, target, err)
+			return fmt.Errorf("cannot keep owner %d and group %d of %s; run this as root: %w", before.Uid, before.Gid, target, err)
 		}
 	}
 	return f.Chmod(fs.FileMode(before.Mode).Perm())
 }
 
-// syncFolder makes sure that the rename outlives a power cut.
+// syncFolder writes the rename to the disk.
 func syncFolder(dir string) error {
 	f, err := os.Open(dir)
 	if err != nil {

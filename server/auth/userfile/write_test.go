@@ -48,12 +48,12 @@ func TestSetPassword(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			f.expect("alice", "other", "yes")
+			f.expect("alice", "other", "accepted")
 		})
 	}
 }
 
-func TestSetPasswordMakesTheFile(t *testing.T) {
+func TestSetPasswordCreatesFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "users")
 	if err := SetPassword(path, "alice", secret); err != nil {
 		t.Fatal(err)
@@ -95,7 +95,7 @@ func TestSetPasswordFollowsLinks(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := read(t, target); got != "alice:"+other+"\n" {
-		t.Errorf("target holds %q", got)
+		t.Errorf("target is %q", got)
 	}
 	if info, err := os.Lstat(link); err != nil || info.Mode()&os.ModeSymlink == 0 {
 		t.Errorf("the link became %v, %v", info.Mode(), err)
@@ -119,7 +119,7 @@ func TestSetPasswordRefuses(t *testing.T) {
 		{path, "\xff", secret, "UTF-8"},
 		{path, strings.Repeat("x", 1000), secret, "longer"},
 		{path, "alice", "secret", "unknown password scheme"},
-		{path, "alice", secret + "\nroot:" + secret, "end of a line"},
+		{path, "alice", secret + "\nroot:" + secret, "line break"},
 		{path, "alice", secret + ":0", "colon"},
 		{dangling, "alice", secret, "symbolic link"},
 		{filepath.Join(dir, "no", "users"), "alice", secret, "no such file"},
@@ -132,7 +132,7 @@ func TestSetPasswordRefuses(t *testing.T) {
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) != 1 {
-		t.Errorf("left behind: %v, %v", entries, err)
+		t.Errorf("other files: %v, %v", entries, err)
 	}
 }
 
@@ -152,11 +152,11 @@ func TestSetPasswordManyAtOnce(t *testing.T) {
 	}
 	entries, err := os.ReadDir(filepath.Dir(path))
 	if err != nil || len(entries) != 1 {
-		t.Errorf("left behind: %v, %v", entries, err)
+		t.Errorf("other files: %v, %v", entries, err)
 	}
 }
 
-// modeAndOwner is what SetPassword keeps.
+// modeAndOwner are the attributes that SetPassword keeps.
 type modeAndOwner struct{ mode, uid, gid uint32 }
 
 func statOf(t *testing.T, path string) modeAndOwner {

@@ -1,0 +1,162 @@
+package userfile
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+
+	"postern/server/auth/hash"
+)
+
+func TestByteOrderMark(t *testing.T) {
+	openText(t, "\ufeffalice:"+secret+"\n").expect("alice", "secret", "accepted")
+}
+
+func TestBadLinesAreSkippedAndLogged(t *testing.T) {
+	f := openText(t, strings.Join([]string{
+		"alice:" + secret,
+		"no colon here",
+		":" + secret,
+		"bad:plainpassword",
+		"alice:" + other,
+		"long:" + strings.Repeat("x", maxLine),
+		"\xff\xfe:" + secret,
+		"a\x07b:" + secret,
+		" blank:" + secret,
+		"costly:$2y$31$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2",
+		"bob:" + other,
+	}, "\n"))
+	f.expect("alice", "secret", "accepted")
+	f.expect("bob", "other", "accepted")
+	f.expect("bad", "plainpassword", "no such user")
+	log := f.log.String()
+	for line, why := range map[int]string{
+		2: "no colon", 3: "the name is empty", 4: "unknown password scheme", 5: "occurs twice", 6: "longer than",
+		7: "not UTF-8", 8: "control character", 9: "blank", 10: "bcrypt cost 31",
+	} {
+		found := false
+		for entry := range strings.Lines(log) {
+			if strings.Contains(entry, fmt.Sprintf(" line=%d ", line)) && strings.Contains(entry, why) {
+				found = true
+			}
+		}
+		if !found {
+			t.Errorf("line %d: no event with %q in\n%s", line, why, log)
+		}
+	}
+	for _, content := range []string{"plainpassword", "here", "costly", "xxx", secret, "abcdefgh"} {
+		if strings.Contains(log, content) {
+			t.Errorf("the log repeats %q:\n%s", content, log)
+		}
+	}
+	if err := f.Check(t.Context()); err == nil || !strings.Contains(err.Error(), "line 4: unknown password scheme") {
+		t.Errorf("Check: %v", err)
+	}
+}
+
+func TestSkippedLinesAreBounded(t *testing.T) {
+	f := openText(t, strings.Repeat("nonsense\n", 1000))
+	if n := strings.Count(f.log.String(), "\n"); n > maxReported+2 {
+		t.Errorf("%d lines in the log", n)
+	}
+	if !strings.Contains(f.log.String(), "lines=980") {
+		t.Errorf("the rest is not counted:\n%s", f.log.String())
+	}
+}
+
+func TestDecoyIsOfMostCommonKind(t *testing.T) {
+	tests := map[string]string{
+		"": hash.DefaultDecoy,
+		"a:" + secret + "\nb:" + slow + "\nc:" + slow + "\n":     slow,
+		"a:" + slow + "\nb:" + secret + "\nc:" + other + "\n":    secret,
+		"a:!\nb:!\nc:" + slow + "\nd:nonsense\ne:nonsense again": slow,
+	}
+	for text, want := range tests {
+		users, _, err := parse([]byte(text))
+		if err != nil || users.decoy != want {
+			t.Errorf("%q: decoy %q, %v; want %q", text, users.decoy, err, want)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte("# users\n\nalice:" + secret + "\r\nbob:" + slow + ":1000:1000::/home/bob\n"))
+	f.Add([]byte("alice:!\nalice:*\n:\n::\nx"))
+	f.Add([]byte("\ufeffa:{CRYPT}$6$saltstring$\x00\nb:{}\n"))
+	f.Add([]byte("a:" + strings.Repeat("x", maxLine)))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		users, skipped, err := parse(text)
+		if err != nil {
+			return
+		}
+		lines := bytes.Count(text, []byte("\n")) + 1
+		if len(users.hashes)+len(skipped) > lines {
+			t.Errorf("%d users and %d problems in %d lines", len(users.hashes), len(skipped), lines)
+		}
+		for name, stored := range users.hashes {
+			if err := checkName(name); err != nil {
+				t.Errorf("user %q: %v", name, err)
+			}
+			if _, err := hash.Parse(stored); err != nil {
+				t.Errorf("user %q: %v", name, err)
+			}
+		}
+		// The written line can be parsed, and other users are not changed.
+		written := withHash(text, "new user", other)
+		again, _, err := parse(written)
+		if err != nil || again.hashes["new user"] != other {
+			t.Fatalf("%q became %q: %v", text, written, err)
+		}
+		for name, stored := range users.hashes {
+			if name != "new user" && again.hashes[name] != stored {
+				t.Errorf("user %q changed in %q", name, written)
+			}
+		}
+	})
+}
+
+func BenchmarkParse100kUsers(b *testing.B) {
+	var text bytes.Buffer
+	for i := range 100_000 {
+		fmt.Fprintf(&text, "user%d@example.org:%s\n", i, slow)
+	}
+	b.SetBytes(int64(text.Len()))
+	b.ReportAllocs()
+	for b.Loop() {
+		if users, skipped, err := parse(text.Bytes()); err != nil || len(users.hashes) != 100_000 || len(skipped) != 0 {
+			b.Fatal(len(users.hashes), skipped, err)
+		}
+	}
+}
+
+// Extra fields of a Dovecot passwd-file may lock an account.
+func TestDovecotExtraFields(t *testing.T) {
+	const hash = "{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g="
+	for _, tt := range []struct {
+		rest   string
+		locked bool
+		why    string
+	}{
+		{"", false, ""},
+		{":1000:1000:Alice Nologin:/home/alice:/sbin/nologin", false, ""},
+		{":1000:1000::/home/alice::userdb_quota=1G", false, ""},
+		{":::::: nologin", true, ""},
+		{":1000:1000::/home/alice::userdb_quota=1G nologin=y", true, ""},
+		{"::::::nologin=yes", true, ""},
+		{"::::::allow_nets=192.0.2.0/24", true, "allow_nets"},
+		{"::::::nodelay=y allow_real_nets=2001:db8::/32", true, "allow_real_nets"},
+	} {
+		users, skipped, err := parse([]byte("alice:" + hash + tt.rest + "\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		stored, found := users.hashes["alice"]
+		if !found || (stored == "") != tt.locked {
+			t.Errorf("%q: found %v, locked %v", tt.rest, found, stored == "")
+		}
+		if !strings.Contains(skipped.summary(), tt.why) {
+			t.Errorf("%q: %q", tt.rest, skipped.summary())
+		}
+	}
+}
