@@ -22,7 +22,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(kit.Main(m)) }
 
-// A maker makes certificates for tests: serial numbers tell them apart.
+// A maker makes certificates for tests, which are identified by their serial numbers.
 type maker struct {
 	serial   int64
 	hosts    []string
@@ -65,7 +65,7 @@ func newRSA(t *testing.T) crypto.Signer {
 	return key
 }
 
-// replace puts a file in the place of another in one step.
+// replace writes a file and renames it over another one.
 func replace(t testing.TB, name string, content []byte) {
 	t.Helper()
 	if err := os.WriteFile(name+".new", content, 0o600); err != nil {
@@ -111,7 +111,7 @@ func open(t *testing.T, events Events, pairs ...Pair) *Files {
 }
 
 // handshake connects a client to a server with the given configurations, over
-// a real socket, and returns what the client has seen.
+// a real socket, and returns the state of the client.
 func handshake(t *testing.T, server, client *tls.Config) (tls.ConnectionState, error) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -127,7 +127,7 @@ func handshake(t *testing.T, server, client *tls.Config) (tls.ConnectionState, e
 	if client == nil {
 		client = &tls.Config{}
 	}
-	client.InsecureSkipVerify = true // which certificate it is is checked by its serial number
+	client.InsecureSkipVerify = true // tests check the serial number
 	conn, err := tls.Dial("tcp", l.Addr().String(), client)
 	if err != nil {
 		return tls.ConnectionState{}, err
@@ -152,7 +152,7 @@ func serveOne(l net.Listener, server *tls.Config) {
 	}
 }
 
-// serialOf is the number of the certificate that a client is shown.
+// serialOf returns the serial number of the certificate that a client receives.
 func serialOf(t *testing.T, server, client *tls.Config) int64 {
 	t.Helper()
 	state, err := handshake(t, server, client)
@@ -227,7 +227,7 @@ func TestVersions(t *testing.T) {
 	}
 }
 
-// A client that names a protocol of its own is served like any other.
+// A client that offers an ALPN protocol is accepted.
 func TestForeignALPN(t *testing.T) {
 	f := open(t, NewLog(slog.New(slog.DiscardHandler)), maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, t.TempDir()))
 	state, err := handshake(t, TLSConfig(Defaults(), f), &tls.Config{NextProtos: []string{"x-unheard-of"}})
@@ -313,7 +313,7 @@ func TestValidate(t *testing.T) {
 	tests := []struct {
 		name string
 		cfg  Config
-		want string // the keys complained of
+		want string // the invalid keys
 	}{
 		{"defaults", Defaults(), ""},
 		{"none", config(), "certificates"},
@@ -333,8 +333,7 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// BenchmarkGetCertificate is what a handshake asks: two pairs, of which the
-// client's name chooses one.
+// BenchmarkGetCertificate selects one of two pairs by the client's name.
 func BenchmarkGetCertificate(b *testing.B) {
 	folder, other := b.TempDir(), b.TempDir()
 	f, err := OpenFiles(config(

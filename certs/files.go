@@ -3,31 +3,37 @@ package certs
 import (
 	"context"
 	"crypto/tls"
+	"encoding/pem"
 	"errors"
+	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 )
 
 // Files is a Source of PEM files. All its methods may be called by many
 // goroutines at once.
 //
-// Each pair is replaced atomically: a handshake uses the old one or the new one. A new
-// pair that is broken (half-written, the key of another certificate, not readable any
-// more) is logged, and the old one stays.
+// Each pair is replaced atomically: a handshake uses the old one or the new one. If a new
+// pair cannot be used (incomplete, the key of another certificate, not readable any more),
+// that is reported, and the old one stays in use.
 type Files struct {
 	pairs   []*watched
 	events  Events
 	explain func(error) error
 
-	mu sync.Mutex // one reading at a time
+	mu sync.Mutex // pairs are read one at a time
 }
 
 // OpenFiles reads all pairs of cfg, which must be valid. It fails if one of
 // them cannot be used.
 //
-// explain, if it is not nil, adds to an error of opening a file (an *fs.PathError is
-// inside) what to do about it.
+// explain, if it is not nil, adds the next step to an error of opening a file, which
+// contains an *fs.PathError.
 func OpenFiles(cfg Config, events Events, explain func(error) error) (*Files, error) {
 	if explain == nil {
 		explain = func(err error) error { return err }
@@ -46,10 +52,9 @@ func OpenFiles(cfg Config, events Events, explain func(error) error) (*Files, er
 	return f, nil
 }
 
-// GetCertificate returns the first pair that is for the name that the client
-// asks for and that the client can verify; where there is none, the first one
-// that it can verify, since a client that gives no name, or one that only the
-// old configuration had, may well accept it.
+// GetCertificate implements Source. It returns the first pair for the name that the client
+// sends that the client can verify; if there is none, the first pair that it can verify,
+// since a client that sends no name, or an old one, may accept that.
 func (f *Files) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	anyName := *hello
 	anyName.ServerName = ""
@@ -64,32 +69,32 @@ func (f *Files) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, er
 	return f.pairs[0].current.Load(), nil
 }
 
-// Reload reads all pairs again. It returns what is wrong with those that could
-// not be exchanged; their old ones stay.
+// Reload reads all pairs again. It returns the errors of those that could not be replaced;
+// their old ones stay in use.
 func (f *Files) Reload(context.Context) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var errs []error
 	for _, w := range f.pairs {
-		errs = append(errs, f.exchange(w))
+		errs = append(errs, f.replace(w))
 	}
 	return errors.Join(errs...)
 }
 
-// reloadChanged reads the pairs again whose files have changed, and those that
-// failed: a change of permissions does not show in the files.
+// reloadChanged reads the pairs again whose files have changed, and those that failed, since
+// the signature does not contain permissions.
 func (f *Files) reloadChanged() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, w := range f.pairs {
 		if w.failure != "" || !w.signature().equal(w.seen) {
-			_ = f.exchange(w) // which logs the error
+			_ = f.replace(w) // which reports the error
 		}
 	}
 }
 
-// exchange reads a pair and logs the result, the same failure once only.
-func (f *Files) exchange(w *watched) error {
+// replace reads a pair and reports the result, the same failure only once.
+func (f *Files) replace(w *watched) error {
 	old := w.current.Load()
 	if err := f.read(w); err != nil {
 		if w.failure != err.Error() {
@@ -106,9 +111,9 @@ func (f *Files) exchange(w *watched) error {
 	return nil
 }
 
-// read loads a pair and puts it in force.
+// read loads a pair and uses it from now on.
 func (f *Files) read(w *watched) error {
-	w.seen = w.signature() // before reading: what changes meanwhile is read again
+	w.seen = w.signature() // before reading: a change in between is detected later
 	cert, err := w.load()
 	if err != nil {
 		return f.explain(err)
@@ -133,7 +138,7 @@ func (f *Files) warn(w *watched) {
 	}
 }
 
-// NotAfter is when the first of the certificates in use expires.
+// NotAfter returns when the first of the certificates in use expires.
 func (f *Files) NotAfter() time.Time {
 	first := f.pairs[0].current.Load().Leaf.NotAfter
 	for _, w := range f.pairs[1:] {
@@ -150,10 +155,10 @@ type Info struct {
 	Names     []string // DNS names and IP addresses
 	Algorithm string   // of its key: "ECDSA", "RSA", "Ed25519"
 	NotAfter  time.Time
-	Warning   string // what is wrong with its validity, or empty
+	Warning   string // why it is not valid, or soon will not be; or empty
 }
 
-// Infos describes all certificates in use, in the order of the configuration.
+// Infos returns all certificates in use, in the order of the configuration.
 func (f *Files) Infos() []Info {
 	infos := make([]Info, len(f.pairs))
 	for i, w := range f.pairs {
@@ -175,4 +180,132 @@ func (w *watched) info() Info {
 		NotAfter:  cert.Leaf.NotAfter,
 		Warning:   ageing(cert, time.Now()),
 	}
+}
+
+// maxPEM is the largest file that is read, in bytes.
+const maxPEM = 1 << 20
+
+// A watched is one pair and the certificate that was read last.
+type watched struct {
+	Pair
+	current atomic.Pointer[tls.Certificate] // not nil after OpenFiles
+
+	// Of the last attempt to read; protected by Files.mu.
+	seen    signature
+	failure string
+}
+
+// A signature changes if one of the files changes. Links are followed, so a link to another
+// file is a change.
+type signature [2]struct {
+	file fs.FileInfo
+	err  string
+}
+
+func (p Pair) signature() (s signature) {
+	for i, name := range []string{p.Cert, p.Key} {
+		st, err := os.Stat(name)
+		s[i].file = st
+		if err != nil {
+			s[i].err = err.Error()
+		}
+	}
+	return s
+}
+
+func (s signature) equal(t signature) bool {
+	for i := range s {
+		a, b := s[i], t[i]
+		if a.err != b.err {
+			return false
+		}
+		if a.err == "" && !(os.SameFile(a.file, b.file) && a.file.ModTime().Equal(b.file.ModTime()) && a.file.Size() == b.file.Size()) {
+			return false
+		}
+	}
+	return true
+}
+
+// load reads both files and checks that they belong together.
+func (p Pair) load() (*tls.Certificate, error) {
+	certPEM, err := readPEM(p.Cert)
+	if err != nil {
+		return nil, fmt.Errorf("certificate: %w", err)
+	}
+	keyPEM, err := readPEM(p.Key)
+	if err != nil {
+		return nil, fmt.Errorf("private key: %w", err)
+	}
+	if err := checkKey(keyPEM); err != nil {
+		return nil, fmt.Errorf("private key %s %w", p.Key, err)
+	}
+	cert, err := tls.X509KeyPair(certPEM, keyPEM) // fills in Leaf
+	if err != nil {
+		return nil, fmt.Errorf("%s and %s are not a certificate and its key: %w", p.Cert, p.Key, err)
+	}
+	return &cert, nil
+}
+
+func readPEM(name string) ([]byte, error) {
+	// Without O_NONBLOCK, opening a named pipe would wait for a writer.
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w; get one with \"certbot certonly --standalone -d mail.example.org\" "+
+			"or from another CA and name its files in [[tls.certificates]] of the configuration, "+
+			"or run \"postern demo\", which makes one for a first try", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file; name one in PEM form", name)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxPEM+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxPEM {
+		return nil, fmt.Errorf("%s is larger than %d bytes, so it is not a PEM file", name, maxPEM)
+	}
+	return text, nil
+}
+
+// checkKey detects two mistakes for which the error of x509 is not clear.
+func checkKey(text []byte) error {
+	for {
+		var block *pem.Block
+		block, text = pem.Decode(text)
+		switch {
+		case block == nil:
+			return errors.New("contains no key in PEM form (-----BEGIN PRIVATE KEY-----)")
+		case block.Type == "ENCRYPTED PRIVATE KEY", block.Headers["DEK-Info"] != "":
+			return errors.New("is protected by a passphrase, which the server cannot ask for; " +
+				"remove it with \"openssl pkey -in OLD -out NEW\" and protect NEW by its mode (0640)")
+		case block.Type == "PRIVATE KEY" || block.Type == "EC PRIVATE KEY" || block.Type == "RSA PRIVATE KEY":
+			return nil
+		}
+	}
+}
+
+// expiryWarning is much shorter than the time at which certbot (30 days) and most other
+// clients renew a certificate.
+const expiryWarning = 7 * 24 * time.Hour
+
+// ageing returns why a certificate is not valid, or soon will not be, or "".
+func ageing(cert *tls.Certificate, now time.Time) string {
+	leaf := cert.Leaf
+	switch {
+	case now.After(leaf.NotAfter):
+		return "certificate has expired; mail clients refuse it: renew it (certbot renew)"
+	case now.Before(leaf.NotBefore):
+		return "certificate is not valid yet; is the clock right?"
+	case leaf.NotAfter.Sub(now) < expiryWarning:
+		return "certificate expires soon; is its renewal working (certbot renew --dry-run)?"
+	}
+	return ""
 }

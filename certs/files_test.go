@@ -14,7 +14,7 @@ import (
 	"postern/test/kit"
 )
 
-// used is the serial number of the certificate in use.
+// used returns the serial number of the certificate in use.
 func used(t *testing.T, f *Files) int64 {
 	t.Helper()
 	cert, err := f.GetCertificate(&tls.ClientHelloInfo{})
@@ -24,7 +24,7 @@ func used(t *testing.T, f *Files) int64 {
 	return cert.Leaf.SerialNumber.Int64()
 }
 
-// watching runs Watch for the time of a test.
+// watching runs Watch until the end of a test.
 func watching(t *testing.T, f *Files) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
@@ -47,7 +47,7 @@ func TestWatchRename(t *testing.T) {
 	eventuallyUses(t, f, 3)
 }
 
-// Certbot keeps all versions in archive/ and swaps links in live/.
+// Certbot keeps all versions in archive/ and replaces links in live/.
 func TestWatchCertbotLinks(t *testing.T) {
 	base := t.TempDir()
 	live, archive := mkdir(t, base, "live", "example.org"), mkdir(t, base, "archive", "example.org")
@@ -66,7 +66,7 @@ func TestWatchCertbotLinks(t *testing.T) {
 	eventuallyUses(t, f, 2)
 }
 
-// Kubernetes swaps one link on the way to all files of a secret.
+// Kubernetes replaces one link in the path of all files of a secret.
 func TestWatchKubernetesLinks(t *testing.T) {
 	base := t.TempDir()
 	write := func(version string, serial int64) {
@@ -90,7 +90,7 @@ func TestWatchKubernetesLinks(t *testing.T) {
 	eventuallyUses(t, f, 3)
 }
 
-// A folder on the way may be a link as well.
+// A folder in the path may be a link, too.
 func TestWatchLinkOnTheWay(t *testing.T) {
 	base := t.TempDir()
 	pair := Pair{Cert: filepath.Join(base, "current", "fullchain.pem"), Key: filepath.Join(base, "current", "privkey.pem")}
@@ -110,12 +110,12 @@ func TestBrokenPairKeepsTheOld(t *testing.T) {
 		cert, key []byte // nil: removed
 		want      string
 	}{
-		{"certificate half-written", goodCert[:len(goodCert)/2], goodKey, "no pair"},
-		{"key half-written", goodCert, goodKey[:len(goodKey)/2], "no key in PEM form"},
-		{"certificate empty", []byte{}, goodKey, "no pair"},
+		{"certificate incomplete", goodCert[:len(goodCert)/2], goodKey, "not a certificate and its key"},
+		{"key incomplete", goodCert, goodKey[:len(goodKey)/2], "no key in PEM form"},
+		{"certificate empty", []byte{}, goodKey, "not a certificate and its key"},
 		{"key of another certificate", goodCert, second(maker{serial: 3, hosts: []string{"mail.example.org"}}.pem(t)), "private key does not match"},
 		{"key with a passphrase", goodCert, encode("ENCRYPTED PRIVATE KEY", []byte("x")), "openssl pkey"},
-		{"files exchanged", goodKey, goodCert, "no key in PEM form"},
+		{"files swapped", goodKey, goodCert, "no key in PEM form"},
 		{"certificate gone", nil, goodKey, "certbot"},
 		{"key gone", goodCert, nil, "certbot"},
 		{"endless", goodCert, make([]byte, maxPEM+1), "larger than"},
@@ -135,7 +135,7 @@ func TestBrokenPairKeepsTheOld(t *testing.T) {
 				t.Error("the old pair is not in use any more")
 			}
 			if !strings.Contains(log.String(), "the old one stays") {
-				t.Errorf("the log does not tell: %s", log)
+				t.Errorf("the failure is not in the log: %s", log)
 			}
 			if _, err := OpenFiles(config(pair), NewLog(log.Logger()), nil); err == nil {
 				t.Error("a start with the broken pair succeeds")
@@ -157,9 +157,8 @@ func overwrite(t *testing.T, name string, content []byte) {
 	replace(t, name, content)
 }
 
-// A pair that stays broken is complained of once, and one that is mended comes
-// into use.
-func TestWatchMendedPair(t *testing.T) {
+// A pair that stays broken is reported once, and it is used when it is correct again.
+func TestCorrectedPair(t *testing.T) {
 	log := new(kit.LogBuffer)
 	folder := t.TempDir()
 	pair := maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, folder)
@@ -168,16 +167,16 @@ func TestWatchMendedPair(t *testing.T) {
 	f.reloadChanged()
 	f.reloadChanged()
 	if n := strings.Count(log.String(), "the old one stays"); n != 1 {
-		t.Errorf("complained %d times, want once: %s", n, log)
+		t.Errorf("reported %d times, want once: %s", n, log)
 	}
 	maker{serial: 2, hosts: []string{"mail.example.org"}}.in(t, folder)
 	f.reloadChanged()
 	if used(t, f) != 2 || !strings.Contains(log.String(), "certificate reloaded") {
-		t.Errorf("the mended pair is not in use: %s", log)
+		t.Errorf("the corrected pair is not in use: %s", log)
 	}
 }
 
-// A named pipe in the place of a certificate is not waited for.
+// If a named pipe replaces a certificate, reading it does not block.
 func TestWatchNamedPipe(t *testing.T) {
 	log := new(kit.LogBuffer)
 	folder := t.TempDir()
@@ -188,18 +187,18 @@ func TestWatchNamedPipe(t *testing.T) {
 		t.Fatal(err)
 	}
 	watching(t, f)
-	t.Cleanup(func() { // lets go of who does wait
+	t.Cleanup(func() { // ends a reader that blocks
 		if w, err := os.OpenFile(pipe, os.O_RDWR, 0); err == nil {
 			_ = w.Close()
 		}
 	})
 	symlink(t, pipe, pair.Cert)
-	kit.Eventually(t, "the complaint", func() bool { return strings.Contains(log.String(), "not a regular file") })
+	kit.Eventually(t, "the failure is in the log", func() bool { return strings.Contains(log.String(), "not a regular file") })
 	maker{serial: 2, hosts: []string{"mail.example.org"}}.in(t, folder)
 	eventuallyUses(t, f, 2)
 }
 
-// One broken pair does not keep the others from being renewed.
+// If one pair is broken, the others are replaced.
 func TestPairsAreIndependent(t *testing.T) {
 	one, two := t.TempDir(), t.TempDir()
 	first := maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, one)

@@ -16,8 +16,8 @@ import (
 
 var errExplained = errors.New("explained")
 
-// Whoever explains refused access gets the error of the very file, and the
-// explanation reaches the one who starts, the one who reloads, and the log.
+// explain gets the error with the path of the file, and its result is returned by OpenFiles
+// and Reload, and is in the log.
 func TestRefusedAccess(t *testing.T) {
 	if os.Geteuid() == 0 {
 		asNobody(t) // root may read everything
@@ -41,7 +41,7 @@ func TestRefusedAccess(t *testing.T) {
 		t.Errorf("OpenFiles: %v", err)
 	}
 	chmod(t, pair.Key, 0o600)
-	f.reloadChanged() // nothing but the mode has changed
+	f.reloadChanged() // only the mode has changed
 	if why := f.pairs[0].failure; why != "" {
 		t.Errorf("still failing: %s", why)
 	}
@@ -64,7 +64,7 @@ func chmod(t *testing.T, name string, mode fs.FileMode) {
 	}
 }
 
-// asNobody runs the calling test again as a user without rights.
+// asNobody runs the calling test again as an unprivileged user.
 func asNobody(t *testing.T) {
 	const nobody = 65534
 	folder, err := os.MkdirTemp("", "certs")
@@ -84,7 +84,7 @@ func asNobody(t *testing.T) {
 	}
 }
 
-// copyProgram copies this test program to where everybody may run it.
+// copyProgram copies this test program to a file that every user may execute.
 func copyProgram(t *testing.T, name string) {
 	t.Helper()
 	self, err := os.Open("/proc/self/exe")

@@ -13,10 +13,9 @@ import (
 	"time"
 )
 
-// SelfSigned makes a certificate that vouches for itself, and its ECDSA P-256
-// key, both in PEM. It is for trying things out: a client has to be told to
-// trust it. hosts are names and IP addresses, at least one; the certificate is
-// valid from now on for the time given.
+// SelfSigned makes a self-signed certificate and its ECDSA P-256 key, both in PEM. It is for
+// a first try: clients must be configured to trust it. hosts are names and IP addresses, at
+// least one. The certificate is valid for the given time from now on.
 func SelfSigned(hosts []string, validity time.Duration) (certPEM, keyPEM []byte, err error) {
 	if len(hosts) == 0 {
 		return nil, nil, errors.New("certs: a certificate needs a host name")
@@ -37,13 +36,13 @@ func SelfSigned(hosts []string, validity time.Duration) (certPEM, keyPEM []byte,
 	return encode("CERTIFICATE", cert), encode("PRIVATE KEY", keyDER), nil
 }
 
-// selfSignedTemplate is a CA as well, so that a mail client can be given the
-// one file as the authority to trust. The serial number is left to x509.
+// selfSignedTemplate is for a certificate that is a CA, too, so that mail clients can import
+// the one file as a trusted CA. x509 sets the serial number.
 func selfSignedTemplate(hosts []string, validity time.Duration) *x509.Certificate {
 	now := time.Now()
 	t := &x509.Certificate{
 		Subject:               pkix.Name{CommonName: hosts[0]},
-		NotBefore:             now.Add(-time.Hour), // for clients whose clock is late
+		NotBefore:             now.Add(-time.Hour), // for clients whose clock is slow
 		NotAfter:              now.Add(validity),
 		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},

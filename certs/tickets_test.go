@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// A ticketClient is a client that resumes its session if it can. It counts the
-// tickets that the server has sent.
+// A ticketClient is a client that resumes its session if it can, and counts the tickets that
+// the server has sent.
 type ticketClient struct {
 	tls.ClientSessionCache
 	config  *tls.Config
@@ -20,8 +20,8 @@ func newTicketClient(version uint16) *ticketClient {
 	return c
 }
 
-// Put is called by crypto/tls for each ticket received, and with nil to forget
-// one that has failed.
+// Put is called by crypto/tls for each ticket received, and with nil to remove one that has
+// failed.
 func (c *ticketClient) Put(key string, session *tls.ClientSessionState) {
 	if session != nil {
 		c.tickets++
@@ -72,8 +72,8 @@ func TestSessionTicketsOff(t *testing.T) {
 	})
 }
 
-// A reload turns tickets on and off for the handshakes that follow. Tickets
-// issued before are refused while they are off, and accepted again afterwards.
+// Set enables and disables tickets for the handshakes after it. Older tickets are refused
+// while they are disabled, and accepted again afterwards.
 func TestSetSessionTickets(t *testing.T) {
 	forEachVersion(t, func(t *testing.T, version uint16, src Source) {
 		shared, client := NewShared(withoutTickets(), src), newTicketClient(version)

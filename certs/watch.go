@@ -11,18 +11,17 @@ import (
 )
 
 const (
-	// settle passes between the first sign of a change and the reading: a
+	// readDelay is the time between the first notification of a change and reading: a
 	// renewal changes several files, one after the other.
-	settle = 500 * time.Millisecond
-	// pollInterval bounds how late a change is noticed where notifications are
-	// not to be had (network file systems) or get lost.
+	readDelay = 500 * time.Millisecond
+	// pollInterval bounds how late a change is detected without notifications, which
+	// network file systems do not have and which can be lost.
 	pollInterval = time.Minute
-	// ageInterval is how often ageing certificates are complained of.
+	// ageInterval is how often warnings about the validity are repeated.
 	ageInterval = 24 * time.Hour
 )
 
-// Watch reads pairs again when their files change, until ctx ends. It is to
-// run in a goroutine of its own.
+// Watch reads pairs again when their files change, and returns when ctx ends.
 func (f *Files) Watch(ctx context.Context) {
 	w := f.newWatcher()
 	defer w.close()
@@ -46,18 +45,19 @@ func (f *Files) Watch(ctx context.Context) {
 	}
 }
 
-// A watcher tells of changes in folders, and of the time to look anyway.
+// A watcher receives notifications of changes in folders, and has the timer for reading the
+// files.
 type watcher struct {
-	notify  *fsnotify.Watcher     // nil where the system has none left
-	events  <-chan fsnotify.Event // nil blocks for ever
+	notify  *fsnotify.Watcher     // nil if the system gives no notifications
+	events  <-chan fsnotify.Event // nil likewise
 	errors  <-chan error
 	folders map[string]bool
 	due     *time.Timer
-	soon    bool // due ends a settle, not a pollInterval
+	soon    bool // due ends a readDelay, not a pollInterval
 }
 
 func (f *Files) newWatcher() *watcher {
-	w := &watcher{due: time.NewTimer(0)} // what changed since they were opened
+	w := &watcher{due: time.NewTimer(0)} // files may have changed since they were opened
 	notify, err := fsnotify.NewWatcher()
 	if err != nil {
 		f.events.WatchFailed(false, err)
@@ -68,33 +68,33 @@ func (f *Files) newWatcher() *watcher {
 	return w
 }
 
-// follow watches exactly these folders. Those watched already are added once
-// more, since a folder that was removed and made anew has lost its watch.
+// follow watches exactly these folders. Watched folders are added once more, since a folder
+// that was removed and made again is not watched any more.
 func (w *watcher) follow(folders map[string]bool) {
 	if w.notify == nil {
 		return
 	}
 	for folder := range w.folders {
 		if !folders[folder] {
-			_ = w.notify.Remove(folder) // it may have gone by itself
+			_ = w.notify.Remove(folder) // it may not exist any more
 		}
 	}
 	for folder := range folders {
-		_ = w.notify.Add(folder) // one that cannot be watched is looked at every minute
+		_ = w.notify.Add(folder) // if it cannot be watched, the files are checked every minute
 	}
 	w.folders = folders
 }
 
-// changed makes the files due soon. Further changes do not put that off, or a
-// busy folder could do so for ever.
+// changed makes the files due soon. Further changes do not delay that, or a folder with
+// many changes could do so for ever.
 func (w *watcher) changed() {
 	if !w.soon {
-		w.due.Reset(settle)
+		w.due.Reset(readDelay)
 		w.soon = true
 	}
 }
 
-// rest makes the files due after a long while.
+// rest makes the files due after a pollInterval.
 func (w *watcher) rest() {
 	w.due.Reset(pollInterval)
 	w.soon = false
@@ -107,9 +107,9 @@ func (w *watcher) close() {
 	}
 }
 
-// folders lists where a change can exchange one of the files: the folder of
-// each file, that of each link on the way to it, and the one it leads to.
-// Certbot swaps links in the first, Kubernetes a link named ..data on the way.
+// folders returns the folders in which a change can replace one of the files: the folder of
+// each file, of each link in its path, and of the file that it leads to. Certbot replaces
+// links in the first, Kubernetes a link named ..data in the path.
 func (f *Files) folders() map[string]bool {
 	all := make(map[string]bool)
 	for _, w := range f.pairs {
