@@ -103,13 +103,7 @@ func ExampleLocal() {
 	cfg := auth.Defaults()
 	slow := throttle.New(cfg.Throttle())
 	chain := auth.Chain{newStore("file", hashes{map[string]string{"alice": alicesHash}, hash.NewChecker(cfg.HashWait)})}
-	local := auth.Local{
-		Passwords: auth.Throttled(slow, auth.WithPRECIS(chain.Passwords())),
-		Keys:      chain.Keys(),
-		Scram:     auth.NewScram(slow),
-		Only:      cfg.Mechanisms,
-		Security:  cfg.SecurityOptions,
-	}
+	local := auth.NewLocal(chain, slow, auth.NewScram(slow), cfg)
 	peer := &auth.Peer{TLS: &tls.ConnectionState{Version: tls.VersionTLS13, HandshakeComplete: true}}
 	fmt.Println(local.Mechanisms(peer))
 

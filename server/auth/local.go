@@ -5,20 +5,14 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"postern/server/auth/throttle"
 )
 
 // Local is the Provider that runs the mechanisms itself and gets from stores what each
 // mechanism needs. A nil field is an ability that no store has; the mechanisms that need
 // it are not offered. The methods may be called by many sessions at once; the fields
 // are not changed once the Local is in use.
-//
-// The wrappers of a store are nested in the order in which an attempt passes them:
-//
-//	auth.Local{
-//		Passwords: auth.Throttled(throttle, auth.WithPRECIS(chain.Passwords())),
-//		Keys:      chain.Keys(),
-//		Scram:     auth.NewScram(throttle),
-//	}
 type Local struct {
 	Passwords PasswordVerifier // PLAIN and LOGIN
 	Keys      KeyStore         // SCRAM-SHA-256 and SCRAM-SHA-256-PLUS
@@ -27,6 +21,19 @@ type Local struct {
 	// Only lists the mechanisms that may be offered (Config.Mechanisms); nil allows all.
 	Only     []MechanismName
 	Security SecurityOptions
+}
+
+// NewLocal returns a Local that uses the abilities of stores. t and scram are those of the
+// process.
+func NewLocal(stores Chain, t *throttle.Throttle, scram *Scram, cfg Config) Local {
+	return Local{
+		// Nested in the order in which an attempt passes them.
+		Passwords: Throttled(t, WithPRECIS(stores.Passwords())),
+		Keys:      stores.Keys(),
+		Scram:     scram,
+		Only:      cfg.Mechanisms,
+		Security:  cfg.SecurityOptions,
+	}
 }
 
 // A MechanismName is the name of a mechanism that Local runs, in upper case.
@@ -42,8 +49,9 @@ const (
 )
 
 // A mechanism is one row of the table of mechanisms, which is the only list of them. To
-// add a mechanism, write its exchange in a new file and a row here. If it needs an
-// ability that no other mechanism needs, add that, too, with a field of Local.
+// add a mechanism, write its exchange in a new file and a row here. If it needs an ability
+// that no other mechanism needs, the new file defines it, too, with its methods of Store and
+// Chain; NewStore finds it, and it gets a field of Local.
 type mechanism struct {
 	name       MechanismName
 	properties MechanismProperties // as Dovecot lists them

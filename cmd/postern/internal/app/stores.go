@@ -75,7 +75,7 @@ func (a *App) openSection(g *Generation, cfg config.Auth, open *sectionParts[sto
 			return stores, nil
 		}
 	}
-	if err := a.local(cfg, stores.Chain).Check(); err != nil {
+	if err := auth.NewLocal(stores.Chain, a.throttle, a.scram, cfg.Config).Check(); err != nil {
 		return nil, process.WithStatus(process.ExitConfig, err)
 	}
 	return stores, nil
@@ -114,21 +114,11 @@ func (a *App) provider(cfg config.Auth, stores *Stores) auth.Provider {
 	if stores.dovecot != nil {
 		return a.proxy(cfg, stores.dovecot)
 	}
-	return a.local(cfg, stores.Chain)
+	return auth.NewLocal(stores.Chain, a.throttle, a.scram, cfg.Config)
 }
 
 func (a *App) proxy(cfg config.Auth, d *dovecot.Store) dovecot.Proxy {
 	return dovecot.Proxy{Store: d, Throttle: a.throttle, Options: cfg.SecurityOptions, Timeout: cfg.Stores[0].Timeout}
-}
-
-func (a *App) local(cfg config.Auth, stores auth.Chain) auth.Local {
-	return auth.Local{
-		Passwords: auth.Throttled(a.throttle, auth.WithPRECIS(stores.Passwords())),
-		Keys:      stores.Keys(),
-		Scram:     a.scram,
-		Only:      cfg.Mechanisms,
-		Security:  cfg.SecurityOptions,
-	}
 }
 
 // OpenStores opens the stores of one section for a command. The caller must close them.
@@ -166,7 +156,7 @@ func (a *App) CheckMechanisms(ctx context.Context, cfg config.Auth) ([]string, e
 		return a.proxy(cfg, stores.dovecot).Probe(ctx)
 	}
 	peer := &auth.Peer{TLS: &tls.ConnectionState{Version: tls.VersionTLS13, HandshakeComplete: true}}
-	return a.local(cfg, stores.Chain).Mechanisms(peer), nil
+	return auth.NewLocal(stores.Chain, a.throttle, a.scram, cfg.Config).Mechanisms(peer), nil
 }
 
 // ScramUsers are the users of a store that cannot log in by SCRAM with every client.
