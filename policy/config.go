@@ -7,8 +7,7 @@ import (
 	"strings"
 )
 
-// Config is the section [policy], and the table policy of a listener. In the latter, what is
-// absent (nil) is taken from the section; see [Config.Over].
+// Config is the section [policy], and that of a listener.
 type Config struct {
 	// The lists, each named after Postfix's smtpd_..._restrictions. All of them are
 	// evaluated at RCPT, except the last two.
@@ -47,30 +46,6 @@ func Defaults() Config {
 		RelayDomains: Domains{},
 		LocalDomains: Domains{},
 	}
-}
-
-// Over returns c with the absent fields taken from base. A field that is present replaces
-// that of base, even if it is empty.
-func (c Config) Over(base Config) Config {
-	return Config{
-		Client:       over(c.Client, base.Client),
-		Helo:         over(c.Helo, base.Helo),
-		Sender:       over(c.Sender, base.Sender),
-		Relay:        over(c.Relay, base.Relay),
-		Recipient:    over(c.Recipient, base.Recipient),
-		Data:         over(c.Data, base.Data),
-		EndOfData:    over(c.EndOfData, base.EndOfData),
-		MyNetworks:   over(c.MyNetworks, base.MyNetworks),
-		RelayDomains: over(c.RelayDomains, base.RelayDomains),
-		LocalDomains: over(c.LocalDomains, base.LocalDomains),
-	}
-}
-
-func over[S ~[]E, E any](top, base S) S {
-	if top != nil {
-		return top
-	}
-	return base
 }
 
 // words is the list of a stage.

@@ -15,31 +15,6 @@ func TestDefaults(t *testing.T) {
 	if got := c.Recipient.String(); got != "permit_sasl_authenticated, reject" {
 		t.Errorf("recipient = %s", got)
 	}
-	if got := c.Over(Config{}); !reflect.DeepEqual(got, c) {
-		t.Errorf("a field of the defaults is absent: %+v", c)
-	}
-}
-
-// TestOver checks for each field that absent, empty and given values differ.
-func TestOver(t *testing.T) {
-	base := Defaults()
-	base.LocalDomains = Domains{"example.org"}
-	if got := (Config{}).Over(base); !reflect.DeepEqual(got, base) {
-		t.Errorf("nothing over the base is not the base: %+v", got)
-	}
-	top := reflect.New(reflect.TypeFor[Config]()).Elem()
-	for i := range top.NumField() {
-		top.Field(i).Set(reflect.MakeSlice(top.Field(i).Type(), 0, 0))
-	}
-	empty := top.Interface().(Config)
-	if got := empty.Over(base); !reflect.DeepEqual(got, empty) {
-		t.Errorf("empty values do not replace those of the base: %+v", got)
-	}
-	given := Config{Recipient: Words{{Name: "defer"}}}
-	got := given.Over(base)
-	if got.Recipient.String() != "defer" || got.LocalDomains[0] != "example.org" {
-		t.Errorf("got %+v", got)
-	}
 }
 
 func TestValidate(t *testing.T) {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"unicode"
 
 	"postern/certs"
+	"postern/policy"
 	"postern/relay"
 	"postern/server"
 )
@@ -205,6 +207,25 @@ func TestListenerInherits(t *testing.T) {
 	} {
 		if !reflect.DeepEqual(got[0], got[1]) {
 			t.Errorf("%s: %v, want %v", what, got[0], got[1])
+		}
+	}
+}
+
+// For each key of the policy, a listener that leaves it out has the shared value, and an
+// empty list replaces it.
+func TestListenerReplacesEachListOfThePolicy(t *testing.T) {
+	for key := range fieldsOf(reflect.ValueOf(policy.Config{})) {
+		value := map[string]string{"mynetworks": "192.0.2.0/24", "relay_domains": "example.org", "local_domains": "example.org"}[key]
+		text := fmt.Sprintf("[policy]\n%s = [%q]\n[[listener]]\nname = \"a\"\naddress = [\":1\"]\n[[listener]]\nname = \"b\"\naddress = [\":2\"]\npolicy.%[1]s = []\n",
+			key, cmp.Or(value, "reject"))
+		cfg, err := Parse("test", text)
+		if err != nil {
+			t.Errorf("%s: %v", key, err)
+			continue
+		}
+		length := func(c policy.Config) int { return fieldsOf(reflect.ValueOf(c))[key].Len() }
+		if a, b := length(cfg.Listeners[0].Policy), length(cfg.Listeners[1].Policy); a != 1 || b != 0 {
+			t.Errorf("%s: %d and %d elements, want 1 and 0", key, a, b)
 		}
 	}
 }
