@@ -13,6 +13,7 @@
 //	config       the section [relay] and the URLs of hops
 //	route        selects a hop, tracks which hops are up and what all of them can do
 //	transaction  sender and recipients, repeated on other connections and hops if necessary
+//	late         replies that come after Send has returned
 //	pool, slots  few connections for many clients, and their fair division among users
 //	peer         connects: TLS (RFC 3207), EHLO, AUTH (RFC 4954)
 //	conn         MAIL, RCPT, DATA, RSET and QUIT on one connection (RFC 5321)

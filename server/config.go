@@ -26,22 +26,22 @@ type Config struct {
 	BareNewline        message.BareNewlines `toml:"bare_newline"`        // what to do with bare CR and LF in the content
 	StageDir           string               `toml:"stage_dir"`           // folder for large messages in transit; empty: the system's
 	StageMemory        Size                 `toml:"stage_memory"`        // bytes of messages held in memory, all together
-	SuppressDuplicates bool                 `toml:"suppress_duplicates"` // send a message once that comes again because its 250 was lost
+	SuppressDuplicates bool                 `toml:"suppress_duplicates"` // do not send a message again that a client repeats because its 250 was lost
 	ProxyTrusted       []netip.Prefix       `toml:"proxy_trusted"`       // networks that must send a PROXY header
-	ShutdownTimeout    time.Duration        `toml:"shutdown_timeout"`    // how long transactions in flight may go on
+	ShutdownTimeout    time.Duration        `toml:"shutdown_timeout"`    // how long transactions in flight may continue
 	Limits             Limits               `toml:"limits"`
 }
 
-// Limits bound what clients may take. In [server.limits] they hold for the
-// whole server; in a listener's own limits, a value of zero inherits the
-// server's, and connection counts hold for that listener in addition.
+// Limits bound what clients may use. In [server.limits] they hold for the whole server. In
+// the limits of a listener, a value of zero inherits that of the server, and the counts of
+// connections hold for that listener in addition.
 type Limits struct {
 	Connections          int           `toml:"connections"`            // open at once
 	ConnectionsPerClient int           `toml:"connections_per_client"` // of one IPv4 address or IPv6 /64
 	Unauthenticated      int           `toml:"unauthenticated"`        // open at once that have not logged in
 	Recipients           int           `toml:"recipients"`             // per message
 	Messages             int           `toml:"messages"`               // per session
-	RecipientOvershoot   int           `toml:"recipient_overshoot"`    // recipients above the limit, per message, that are no refused commands
+	RecipientOvershoot   int           `toml:"recipient_overshoot"`    // recipients above the limit, per message, that do not count as refused commands
 	RefusedCommands      int           `toml:"refused_commands"`       // since the last accepted message, then 421
 	JunkCommands         int           `toml:"junk_commands"`          // NOOP, RSET and the like since the last accepted message; each further one is a refused command
 	CommandTimeout       time.Duration `toml:"command_timeout"`        // for the next command line
@@ -108,7 +108,7 @@ func (c *Config) names() (hostname, origin string) {
 	return hostname, cmp.Or(c.Origin, hostname)
 }
 
-// over returns l with the values that it leaves open taken from base.
+// over returns l with base for the values that l does not set.
 func (l Limits) over(base Limits) Limits {
 	for _, v := range []struct{ own, base *int }{
 		{&l.Recipients, &base.Recipients}, {&l.RecipientOvershoot, &base.RecipientOvershoot}, {&l.Messages, &base.Messages},
@@ -151,8 +151,7 @@ func (c *Config) Validate(bad func(key, why string)) {
 	c.Limits.validate(1, func(key, why string) { bad("limits."+key, why) })
 }
 
-// validate reports limits below least: 1 for the server's own, 0 where zero
-// inherits.
+// validate reports limits below least: 1 for those of the server, 0 where zero inherits.
 func (l *Limits) validate(least int, bad func(key, why string)) {
 	for key, v := range map[string]int{
 		"connections": l.Connections, "connections_per_client": l.ConnectionsPerClient,

@@ -209,8 +209,8 @@ func (d *dialogue) expectClients(arg string) error {
 	if err != nil {
 		return err
 	}
-	if !kit.Soon(func() bool { return d.server.limiter.count()+d.server.unannounced.count() == want }) {
-		return fmt.Errorf("there are %d", d.server.limiter.count()+d.server.unannounced.count())
+	if !kit.Soon(func() bool { return d.server.limiter.count()+d.server.proxyPending.count() == want }) {
+		return fmt.Errorf("there are %d", d.server.limiter.count()+d.server.proxyPending.count())
 	}
 	return nil
 }

@@ -314,7 +314,7 @@ func (s *fuzzServer) rest(t *testing.T) {
 func (s *fuzzServer) isEmpty(t *testing.T) {
 	t.Helper()
 	counts := func() (open, unauthenticated, clients int) {
-		for _, g := range []*connLimiter{&s.server.limiter, &s.server.unannounced} {
+		for _, g := range []*connLimiter{&s.server.limiter, &s.server.proxyPending} {
 			g.mu.Lock()
 			open, unauthenticated, clients = open+g.open, unauthenticated+g.unauthenticated, clients+len(g.clients)
 			g.mu.Unlock()

@@ -13,18 +13,18 @@ import (
 	"postern/relay/message"
 )
 
-// maxReceived is how many Received fields a message may have before it is
-// taken to run in a circle (RFC 5321, section 6.3).
+// maxReceived is how many Received fields a message may have before it counts as a mail
+// loop (RFC 5321, section 6.3).
 const maxReceived = 100
 
 var replyLoop = &smtp.SMTPError{
 	Code: 554, EnhancedCode: smtp.EnhancedCode{5, 4, 6},
-	Message: "Too many Received fields: the message runs in a circle",
+	Message: "Too many Received fields: mail loop detected",
 }
 
 var (
-	// dropped fields belong to the client or to the final host. They are
-	// Postfix's message_drop_headers.
+	// dropped are fields that only the client or the final host uses: Postfix's
+	// message_drop_headers.
 	dropped = []string{"Bcc", "Resent-Bcc", "Return-Path", "Content-Length"}
 
 	// authorFields and recipientFields are completed with server.origin (RFC
@@ -126,8 +126,8 @@ func (f *fixUps) author() string {
 }
 
 // qualify adds @origin to the incomplete addresses in list, which was read from
-// value. It changes nothing else. Local parts with "!" and "%" are old spellings
-// of routes, not mailboxes at origin, and stay as they are.
+// value. It changes nothing else. Local parts with "!" and "%" are routes in an old
+// notation, not mailboxes at origin, and stay as they are.
 func qualify(value []byte, list []message.Mailbox, origin string) (fixed []byte, changed bool) {
 	done := 0
 	for _, a := range list {
@@ -146,7 +146,7 @@ func qualify(value []byte, list []message.Mailbox, origin string) (fixed []byte,
 
 // A trace is the content of a Received field.
 type trace struct {
-	Hide   bool       // leave out who the client is
+	Hide   bool       // leave out the client's name and address
 	Helo   string     // as the client gave it; not to be trusted
 	PTR    string     // verified name of Remote; empty if there is none
 	Remote netip.Addr // of the client
@@ -163,12 +163,12 @@ type trace struct {
 
 // field returns the Received field, final CRLF included.
 //
-// RFC 5321, section 4.4 requires a "from" clause. With Hide there is none, as in
-// Postfix with smtpd_hide_client_session: recipients need not know where an author
-// lives. The administrator finds the user in the log by the id (BCP 134).
+// RFC 5321, section 4.4 requires a "from" clause. With Hide there is none, as in Postfix
+// with smtpd_hide_client_session, since the address would show recipients where the author
+// is. The administrator finds the user in the log by the id (BCP 134).
 //
-// There is no "for" clause: it is optional, the next hop adds one where that
-// betrays no blind copy, and so nothing here comes from a RCPT command.
+// There is no "for" clause: it is optional, and the next hop adds one where that does not
+// disclose a blind copy. So nothing in the field comes from a RCPT command.
 func (t *trace) field() string {
 	var b strings.Builder
 	b.WriteString("Received: ")
@@ -207,8 +207,8 @@ func (t *trace) protocol() string {
 // bounds a domain.
 const maxName = 255
 
-// harmless makes a name from outside fit for a Received field: only characters of
-// host names and address literals stay as they are.
+// harmless replaces the characters of a name from outside that do not occur in host names
+// and address literals.
 func harmless(name string) string {
 	if name == "" {
 		return "unknown"
@@ -225,7 +225,7 @@ func harmless(name string) string {
 	return string(b)
 }
 
-// literal spells an address as in an address literal (RFC 5321, section 4.1.3).
+// literal formats an address as an address literal (RFC 5321, section 4.1.3).
 func literal(a netip.Addr) string {
 	a = a.Unmap().WithZone("")
 	if a.Is6() {
@@ -234,5 +234,5 @@ func literal(a netip.Addr) string {
 	return a.String()
 }
 
-// date spells a time as RFC 5322, section 3.3 does.
+// date formats a time as RFC 5322, section 3.3, requires.
 func date(t time.Time) string { return t.Format("Mon, 2 Jan 2006 15:04:05 -0700") }

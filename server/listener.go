@@ -61,8 +61,8 @@ func (l *listener) close() {
 	}
 }
 
-// accept ends only when the socket is closed: a server that has run out of file
-// descriptors must come back when there are some again.
+// accept returns only when the socket is closed: a server that has run out of file
+// descriptors must continue when there are some again.
 func (l *listener) accept(socket net.Listener) {
 	pause := time.Duration(0)
 	for {
@@ -86,7 +86,7 @@ func (l *listener) serve(raw net.Conn) {
 	s := l.acquireSnapshot()
 	defer s.releaseConn()
 	if peer := addrOf(raw); trustedProxy(s.config.ProxyTrusted, peer) {
-		client, reason := l.announced(s, raw)
+		client, reason := l.readProxyHeader(s, raw)
 		if client == nil {
 			l.server.events.ConnectionRefused(l.config.Name, peer, reason)
 			_ = raw.Close()
@@ -114,12 +114,12 @@ func addrOf(c net.Conn) netip.Addr {
 	return tcp.AddrPort().Addr().Unmap()
 }
 
-// announced reads the header that a trusted proxy must send, so that the log, the
+// readProxyHeader reads the header that a trusted proxy must send, so that the log, the
 // limits and the penalties see the client. Connections without a header yet have a
 // limit of their own: as the client is not known, they must not use up the limits
 // that known clients pass.
-func (l *listener) announced(s *snapshot, raw net.Conn) (client net.Conn, reason string) {
-	slot, _ := l.server.unannounced.acquire(netip.Prefix{}, Limits{Unauthenticated: s.config.Limits.Unauthenticated})
+func (l *listener) readProxyHeader(s *snapshot, raw net.Conn) (client net.Conn, reason string) {
+	slot, _ := l.server.proxyPending.acquire(netip.Prefix{}, Limits{Unauthenticated: s.config.Limits.Unauthenticated})
 	if slot == nil {
 		refuseInClear(raw, l.config.Mode)
 		return nil, "too many connections without their PROXY header"

@@ -13,8 +13,8 @@ import (
 )
 
 // A pipe is a connection in memory, for tests that make very many. The client's side
-// blocks only in settle and over. The server reads it in pieces as small as wanted, up to
-// an end wherever wanted.
+// blocks only in settle and over. The server reads it in pieces of any size, up to an end
+// anywhere.
 type pipe struct {
 	remote netip.AddrPort
 

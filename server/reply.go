@@ -104,13 +104,13 @@ func relayReply(err error) *smtpd.Reply {
 		r.Cause = err
 	}
 	if e.Code == 421 {
-		r.Code = 451 // the hop closes its connection to us, not we ours to the client
+		r.Code = 451 // the hop closes its connection, and the client's stays open
 	}
 	return r
 }
 
-// acceptedReply is the reply to a message that the hop has accepted, in the hop's own
-// words: its queue id is what people look for in the logs.
+// acceptedReply is the reply to a message that the hop has accepted, with the hop's text:
+// users and administrators search the logs for its queue id.
 func acceptedReply(text string) *smtpd.Reply {
 	code := smtp.EnhancedCode{2, 0, 0}
 	if first, rest, ok := strings.Cut(text, " "); ok {

@@ -14,7 +14,7 @@
 //	reply     errors become replies
 //	events    what the log and the metrics need to know; loglimit bounds what is logged
 //
-// The server knows no files and no formats: cmd/postern builds the parts.
+// The server reads no configuration: cmd/postern/internal/app builds the parts.
 package server
 
 import (
@@ -43,8 +43,8 @@ type Parts struct {
 	Events    Events // the same in every Reload
 }
 
-// ListenerParts is what one listener is made of. A connection keeps all of it, but for
-// the Services, until it ends, also after a Reload.
+// ListenerParts is what one listener is made of. A connection keeps all of it until it
+// ends, also after a Reload, except for the Services.
 type ListenerParts struct {
 	Listener
 	TLS          *tls.Config
@@ -54,9 +54,9 @@ type ListenerParts struct {
 	// Services returns the newest services, which the caller uses until it calls release,
 	// exactly once. A session acquires them at EHLO, for as long as it asks what to
 	// offer, for each AUTH, until the exchange is closed, and for each message, from the
-	// first RCPT to the end of the transaction. So a Reload of the caller's takes effect
-	// for open connections, too, and interrupts nothing. It is called by many goroutines
-	// at once, and must not block.
+	// first RCPT to the end of the transaction. So new stores and hops take effect for
+	// open connections, too, and a change interrupts nothing. It is called by many
+	// goroutines at once, and must not block.
 	Services func() (s Services, release func())
 
 	// Unused, if it is not nil, is called once, when Reload has replaced these parts and
@@ -65,7 +65,7 @@ type ListenerParts struct {
 	Unused func()
 }
 
-// Services are what a session needs from outside to serve a user.
+// Services are the stores and the next hop of one generation of the configuration.
 type Services struct {
 	Auth auth.Provider
 	Hop  relay.NextHop
@@ -74,14 +74,14 @@ type Services struct {
 // A Server accepts clients. Its methods may be called by any goroutine: Listen
 // once, then Serve once, Reload and Shutdown at any time after Listen.
 type Server struct {
-	events      Events
-	limiter     connLimiter
-	unannounced connLimiter // connections whose PROXY header has not come
-	refused     connLimiter // connections that are refused inside TLS
+	events       Events
+	limiter      connLimiter
+	proxyPending connLimiter // connections whose PROXY header has not been received
+	refused      connLimiter // connections that are refused inside TLS
 
 	linger *smtpd.Linger
 
-	accepting context.Context // ends when no more connections are wanted
+	accepting context.Context // ends when no more connections are accepted
 	stop      context.CancelFunc
 
 	mu              sync.Mutex

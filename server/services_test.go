@@ -31,27 +31,27 @@ func TestServicesAreReleased(t *testing.T) {
 		return nil
 	}
 	for name, test := range map[string]struct {
-		guest    bool     // do not log in
+		noLogin  bool     // do not log in
 		steps    []string // for converse
 		acquired int32    // by the steps
 		held     int32    // after them
 		end      func(*testServer, *client) error
 	}{
-		"EHLO":                     {guest: true, steps: helloSteps, acquired: 1},
-		"AUTH":                     {guest: true, steps: []string{"AUTH PLAIN AGFsaWNlAHNlY3JldA==", "235"}, acquired: 1},
-		"AUTH under way":           {guest: true, steps: []string{"AUTH PLAIN", "334"}, acquired: 1, held: 1},
-		"AUTH under way, reset":    {guest: true, steps: []string{"AUTH PLAIN", "334"}, acquired: 1, held: 1, end: reset},
-		"AUTH under way, shutdown": {guest: true, steps: []string{"AUTH PLAIN", "334"}, acquired: 1, held: 1, end: shutdown},
-		"AUTH with a wrong password": {guest: true, acquired: 3, steps: []string{
+		"EHLO":                     {noLogin: true, steps: helloSteps, acquired: 1},
+		"AUTH":                     {noLogin: true, steps: []string{"AUTH PLAIN AGFsaWNlAHNlY3JldA==", "235"}, acquired: 1},
+		"AUTH under way":           {noLogin: true, steps: []string{"AUTH PLAIN", "334"}, acquired: 1, held: 1},
+		"AUTH under way, reset":    {noLogin: true, steps: []string{"AUTH PLAIN", "334"}, acquired: 1, held: 1, end: reset},
+		"AUTH under way, shutdown": {noLogin: true, steps: []string{"AUTH PLAIN", "334"}, acquired: 1, held: 1, end: shutdown},
+		"AUTH with a wrong password": {noLogin: true, acquired: 3, steps: []string{
 			"AUTH PLAIN AGFsaWNlAHdyb25n", "535", "AUTH PLAIN AGFsaWNlAHdyb25n", "535", "AUTH PLAIN AGFsaWNlAHdyb25n", "535"}},
-		"AUTH that is cancelled":       {guest: true, steps: []string{"AUTH PLAIN", "334", "*", "501"}, acquired: 1},
-		"AUTH that is not base64":      {guest: true, steps: []string{"AUTH PLAIN", "334", "???", "501", "AUTH PLAIN ???", "501"}, acquired: 2},
-		"AUTH that is malformed":       {guest: true, steps: []string{"AUTH PLAIN AAAA", "501"}, acquired: 1},
-		"AUTH of an unknown mechanism": {guest: true, steps: []string{"AUTH X-UNKNOWN", "504"}, acquired: 1},
-		"AUTH with a store that fails": {guest: true, steps: []string{"AUTH PLAIN AGRvd24AeA==", "454"}, acquired: 1},
+		"AUTH that is cancelled":       {noLogin: true, steps: []string{"AUTH PLAIN", "334", "*", "501"}, acquired: 1},
+		"AUTH that is not base64":      {noLogin: true, steps: []string{"AUTH PLAIN", "334", "???", "501", "AUTH PLAIN ???", "501"}, acquired: 2},
+		"AUTH that is malformed":       {noLogin: true, steps: []string{"AUTH PLAIN AAAA", "501"}, acquired: 1},
+		"AUTH of an unknown mechanism": {noLogin: true, steps: []string{"AUTH X-UNKNOWN", "504"}, acquired: 1},
+		"AUTH with a store that fails": {noLogin: true, steps: []string{"AUTH PLAIN AGRvd24AeA==", "454"}, acquired: 1},
 
 		"MAIL":                     {steps: mailSteps[:2]},
-		"a refused MAIL":           {guest: true, steps: []string{"MAIL FROM:<alice@example.org>", "530"}},
+		"a refused MAIL":           {noLogin: true, steps: []string{"MAIL FROM:<alice@example.org>", "530"}},
 		"RCPT":                     {steps: mailSteps, acquired: 1, held: 1},
 		"RCPT, reset":              {steps: mailSteps, acquired: 1, held: 1, end: reset},
 		"RCPT, shutdown":           {steps: mailSteps, acquired: 1, held: 1, end: shutdown},
@@ -75,7 +75,7 @@ func TestServicesAreReleased(t *testing.T) {
 			t.Parallel()
 			d := newTestServer(t, defaultSettings())
 			c := d.dial()
-			if test.guest {
+			if test.noLogin {
 				if err := c.secure(); err != nil {
 					t.Fatal(err)
 				}
@@ -168,7 +168,7 @@ func (d *testServer) faults(s Services) Services {
 	return Services{Auth: faultyProvider{s.Auth, d}, Hop: faultyHop{s.Hop, d}}
 }
 
-// at panics if the test wants that.
+// at panics if call is the one that panics.
 func (d *testServer) at(call string) {
 	if want := d.panics.Load(); want != nil && *want == call {
 		panic(call)

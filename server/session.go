@@ -256,7 +256,7 @@ func (s *session) verdictReply(r *policy.Request, v policy.Verdict) *smtpd.Reply
 	return reply
 }
 
-// request is what the policy is asked about; size is in octets.
+// request returns the facts that the policy checks; size is in octets.
 func (s *session) request(t *transaction, size int64) *policy.Request {
 	return &policy.Request{
 		Session: s.conn.ID(), Listener: s.parts.Name,
@@ -299,7 +299,7 @@ func (s *session) Refused(r smtpd.Refusal) {
 func (s *session) Close(reason error) {
 	defer s.server.remove(s)
 	defer s.slots.release()
-	defer s.releaseServices() // held still after a panic
+	defer s.releaseServices() // still held after a panic
 	var handshake *smtpd.HandshakeError
 	var foreign *smtpd.ForeignError
 	var panicked *smtpd.PanicError

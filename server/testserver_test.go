@@ -206,14 +206,14 @@ func (d *testServer) beginShutdown(limit time.Duration) (stopped <-chan error, e
 	return result, err
 }
 
-// openProbe opens a connection, and returns when the server knows it: as a session, or
+// openProbe opens a connection, and returns when the server has registered it: as a session, or
 // as one without its PROXY header.
 func (d *testServer) openProbe() (net.Conn, error) {
 	conn, err := net.Dial("tcp", d.address())
 	if err != nil {
 		return nil, err
 	}
-	if !kit.Soon(func() bool { return d.session(conn) != nil || d.server.unannounced.count() > 0 }) {
+	if !kit.Soon(func() bool { return d.session(conn) != nil || d.server.proxyPending.count() > 0 }) {
 		_ = conn.Close()
 		return nil, errors.New("the server does not accept a connection")
 	}

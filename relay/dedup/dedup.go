@@ -18,9 +18,8 @@
 // Receipt.Seen. Whether the hop has a message to the end of which it has not replied in
 // time is known later, too: that reply is awaited in the background ([relay.OverdueError]).
 //
-//	dedup     the decorator, the key of a message, and late replies
+//	dedup     the decorator, the key of a message, late replies, and what is logged
 //	receipts  the table of messages
-//	events    what is logged
 //
 // Everything is in memory. A restart forgets it, and a message that is repeated after that
 // is sent again.
@@ -31,6 +30,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -211,4 +211,30 @@ func appendFields(b []byte, fields ...string) []byte {
 		b = append(b, f...)
 	}
 	return b
+}
+
+// Events receives what happens to a message after its client has received 451. Its methods
+// are called by many goroutines at once. The server logs duplicates itself (Receipt.First).
+// [NewLog] makes one that writes the log; docs/log.md lists the events.
+type Events interface {
+	AcceptedLate(e *relay.Envelope, recipients int, receipt relay.Receipt, took time.Duration)
+	NoLateAnswer(e *relay.Envelope, err error)
+}
+
+type eventLog struct{ *slog.Logger }
+
+// NewLog returns Events that are written to l, with the keys of the session first.
+func NewLog(l *slog.Logger) Events { return eventLog{l} }
+
+func (l eventLog) session(e *relay.Envelope) *slog.Logger {
+	return l.With("session", e.Session, "listener", e.Listener, "client", e.Remote.Addr().String())
+}
+
+func (l eventLog) AcceptedLate(e *relay.Envelope, recipients int, receipt relay.Receipt, took time.Duration) {
+	l.session(e).Info("accepted late", "message", e.Message, "user", e.Login, "from", e.Sender, "nrcpt", recipients,
+		"hop", receipt.Hop, "queue_id", receipt.QueueID(), "reply", receipt.Text, "took_ms", took.Milliseconds())
+}
+
+func (l eventLog) NoLateAnswer(e *relay.Envelope, err error) {
+	l.session(e).Info("no late answer", "message", e.Message, "user", e.Login, "from", e.Sender, "err", err)
 }

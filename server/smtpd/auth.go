@@ -37,7 +37,7 @@ func (c *Conn) auth(_, argument string) (*Reply, error) {
 		return replyAuthSyntax, nil
 	}
 	ctx, cancel := c.replyContext()
-	mechanism := strings.Clone(strings.ToUpper(fields[0])) // whoever keeps it does not keep the password
+	mechanism := strings.Clone(strings.ToUpper(fields[0])) // a copy, so that keeping it does not keep the password
 	x, refused := c.session.Auth(ctx, mechanism)
 	cancel()
 	if refused != nil {

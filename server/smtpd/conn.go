@@ -360,8 +360,16 @@ func (c *Conn) send(r *Reply) {
 	}
 }
 
+// flush sends the replies that are held back. An error is final.
 func (c *Conn) flush() error {
-	err := c.out.flush(&c.transport)
+	var err error
+	if held := c.out.held; len(held) > 0 {
+		err = c.transport.send(held)
+		if cap(held) == len(replyBuffer{}) {
+			replyBuffers.Put((*replyBuffer)(held[:cap(held)]))
+		}
+		c.out.held = nil
+	}
 	c.lastIO = time.Now()
 	if err != nil {
 		c.notify(false)

@@ -86,7 +86,7 @@ func (c *Conn) abortMessage(err error) *Reply {
 func (c *Conn) readMessage() (failed, err error) {
 	u := unstuffer{}
 	for size := int64(0); !u.ended; {
-		if c.in.empty() {
+		if c.in.start >= c.in.end {
 			if err := c.fill(time.Now().Add(c.timeouts().Data)); err != nil {
 				return nil, err
 			}
@@ -260,7 +260,7 @@ func (c *Conn) mostDiscarded() int64 {
 // The Reply is the refusal of a body that has failed; err ends the connection.
 func (c *Conn) readChunk(size int64) (failed *Reply, err error) {
 	for size > 0 {
-		if c.in.empty() {
+		if c.in.start >= c.in.end {
 			if err := c.fill(time.Now().Add(c.timeouts().Data)); err != nil {
 				return failed, err
 			}

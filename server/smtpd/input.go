@@ -38,7 +38,7 @@ func (in *input) buffer() []byte {
 
 // nextLine returns the next line, its LF included, if it has come; otherwise it
 // keeps what has come of it in partial. The line is valid until the next call. No
-// second copy of it is left, so that whoever clears it has cleared a password.
+// second copy of it is left, so that a caller that clears it has cleared a password.
 func (in *input) nextLine() (line []byte, ok bool) {
 	unread := in.buffer()[in.start:in.end]
 	i := bytes.IndexByte(unread, '\n')
@@ -84,12 +84,9 @@ func (in *input) drop() {
 	}
 }
 
-// empty reports whether everything has been used.
-func (in *input) empty() bool { return in.start >= in.end }
-
 // fill waits for the client, when everything before has been used. Waiting takes
-// place with the small buffer alone: with a block for each client of a crowd on
-// bad lines, most of the memory would be waiting.
+// place with the small buffer alone: with a block for each of many clients on slow
+// networks, most of the memory would be idle.
 func (in *input) fill(t *transport) error {
 	in.drop()
 	n, err := t.receive(in.small[1:])

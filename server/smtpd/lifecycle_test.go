@@ -310,7 +310,7 @@ func TestNoPasswordIsKept(t *testing.T) {
 	}
 }
 
-// TestStartTLSForgets: nothing that was said in clear text holds afterwards, a login
+// TestStartTLSForgets: nothing that was sent in clear text holds afterwards, a login
 // included (RFC 3207, section 4.2), and what was sent with STARTTLS is not run.
 func TestStartTLSForgets(t *testing.T) {
 	cfg := testConfig()

@@ -181,7 +181,7 @@ func tokenize(s string) (tokens []pathToken, ok bool) {
 	return tokens, true
 }
 
-// isControl knows C0, DEL and C1.
+// isControl reports whether r is in C0, DEL or C1.
 func isControl(r rune) bool { return r < ' ' || r >= 0x7f && r < 0xa0 }
 
 // skipComment returns what comes after the comment, which may be nested, that s

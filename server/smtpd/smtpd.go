@@ -4,7 +4,7 @@
 // lines, checks their form and their order, parses addresses and parameters,
 // frames DATA, BDAT and AUTH, upgrades to TLS, counts errors, and writes
 // replies. Every decision is left to a [Session], which a [Handler] creates for
-// each connection. The package knows no policy, no user store and no relay.
+// each connection. The package has no policy, no user store and no relay.
 //
 // The extensions are PIPELINING (RFC 2920), 8BITMIME (RFC 6152),
 // ENHANCEDSTATUSCODES (RFC 2034), CHUNKING (RFC 3030), STARTTLS (RFC 3207), AUTH

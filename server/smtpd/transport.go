@@ -174,19 +174,6 @@ func (o *output) hold(r *Reply) (full bool) {
 	return len(o.held) >= maxHeldReplies
 }
 
-// flush sends what is held back. An error is final.
-func (o *output) flush(t *transport) error {
-	if len(o.held) == 0 {
-		return nil
-	}
-	err := t.send(o.held)
-	if cap(o.held) == len(replyBuffer{}) {
-		replyBuffers.Put((*replyBuffer)(o.held[:cap(o.held)]))
-	}
-	o.held = nil
-	return err
-}
-
 // A Linger bounds how connections are closed whose clients may be sending still. A
 // system that closes a socket with octets unread, or receives some afterwards,
 // resets the connection (RFC 1122, section 4.2.2.13), and the client loses what it
