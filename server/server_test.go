@@ -161,7 +161,7 @@ func TestShutdownTwice(t *testing.T) {
 // does not reply to the end of the data is closed.
 func TestOverdueIsAbandoned(t *testing.T) {
 	s := defaultSettings()
-	s.Relay.DataTimeout = 100 * time.Millisecond
+	s.Relay.DataTimeout = time.Second
 	d := newTestServer(t, s)
 	d.hop.Handle(func(c relaytest.Command) relaytest.Answer {
 		if c.Verb == "." {
