@@ -39,8 +39,8 @@ func (a *App) openStores(g *Generation) error {
 	for path, s := range g.cfg.AuthSections() {
 		section, err := a.openSection(g, s, &stores)
 		if err != nil {
-			if path != "auth" {
-				err = fmt.Errorf("%s: %w", path, err)
+			if name := g.cfg.ListenerOf(path); name != "" {
+				err = fmt.Errorf("listener %q: %w", name, err)
 			}
 			return err
 		}

@@ -23,7 +23,12 @@ func hintForKey(path, key string, known []string) string {
 	all := allKeys()
 	for _, other := range all {
 		shared, own := strings.CutPrefix(other, "listener[].")
-		if at, last := cutLast(other); last == key && !(own && slices.Contains(all, shared)) {
+		at, last := cutLast(other)
+		switch {
+		case last != key:
+		case own && plain(path) == "listener" && !strings.Contains(shared, "["):
+			return fmt.Sprintf("write %s for this listener, or %s in %s for all", shared, key, section(strings.TrimPrefix(at, "listener[].")))
+		case !own || !slices.Contains(all, shared):
 			homes = append(homes, section(at))
 		}
 	}
