@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"postern/internal/netprefix"
 )
 
 // Config is the section [policy], and that of a listener.
@@ -78,7 +80,7 @@ type Networks []netip.Prefix
 func (n *Networks) UnmarshalText(text []byte) error {
 	networks := Networks{}
 	for _, field := range fields(string(text)) {
-		p, err := parseNetwork(field)
+		p, err := netprefix.Parse(field)
 		if err != nil {
 			return err
 		}
@@ -95,27 +97,6 @@ func (n *Networks) UnmarshalTOML(value any) error {
 		return err
 	}
 	return n.UnmarshalText([]byte(text))
-}
-
-func parseNetwork(text string) (netip.Prefix, error) {
-	bare := text
-	if addr, length, closed := strings.Cut(text, "]"); closed && strings.HasPrefix(addr, "[") {
-		bare = addr[1:] + length // of "[::1]/128"
-	}
-	if addr, err := netip.ParseAddr(bare); err == nil {
-		addr = addr.Unmap().WithZone("")
-		return netip.PrefixFrom(addr, addr.BitLen()), nil
-	}
-	p, err := netip.ParsePrefix(bare)
-	switch {
-	case err != nil:
-		return netip.Prefix{}, fmt.Errorf("%q is neither an address (192.0.2.7) nor a network (192.0.2.0/24, [2001:db8::]/32)", text)
-	case p.Addr().Is4In6():
-		return netip.Prefix{}, fmt.Errorf("%q: write it as an IPv4 network", text)
-	case p != p.Masked():
-		return netip.Prefix{}, fmt.Errorf("%q has address bits after its prefix length, did you mean %q?", text, p.Masked())
-	}
-	return p, nil
 }
 
 // contain reports whether addr is in one of the networks. An IPv4 address that is mapped into

@@ -59,13 +59,13 @@ func words(t *testing.T, text string) (l Words) {
 
 func TestNetworkErrors(t *testing.T) {
 	for text, want := range map[string]string{
-		"example.org":          `"example.org" is neither an address (192.0.2.7) nor a network (192.0.2.0/24, [2001:db8::]/32)`,
+		"example.org":          `"example.org" is neither an address nor a network; write it as 192.0.2.7, 192.0.2.0/24 or [2001:db8::]/32`,
 		"192.0.2.0/33":         `"192.0.2.0/33" is neither an address`,
 		"19[2.0.2.1":           `"19[2.0.2.1" is neither an address`,
 		"[192.0.2.1":           `"[192.0.2.1" is neither an address`,
 		"!192.0.2.1":           `"!192.0.2.1" is neither an address`,
-		"192.0.2.1/24":         `"192.0.2.1/24" has address bits after its prefix length, did you mean "192.0.2.0/24"?`,
-		"[2001:db8::1]/32":     `"[2001:db8::1]/32" has address bits after its prefix length, did you mean "2001:db8::/32"?`,
+		"192.0.2.1/24":         `"192.0.2.1/24" has address bits after its prefix length; write 192.0.2.0/24 for the network`,
+		"[2001:db8::1]/32":     `"[2001:db8::1]/32" has address bits after its prefix length; write 2001:db8::/32 for the network`,
 		"::ffff:192.0.2.0/120": `"::ffff:192.0.2.0/120": write it as an IPv4 network`,
 	} {
 		var n Networks

@@ -64,7 +64,7 @@ func accessTable(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(openFolder(t), "table")
+	path := filepath.Join(kit.OpenDir(t), "table")
 	write(t, path, string(text))
 	return path
 }
@@ -144,7 +144,7 @@ func TestAccessTableDuplicate(t *testing.T) {
 	t.Parallel()
 	peer(t, "root", "postfix")
 	s := startSink(t)
-	table := filepath.Join(openFolder(t), "table")
+	table := filepath.Join(kit.OpenDir(t), "table")
 	write(t, table, "example.org OK\nexample.net OK\nEXAMPLE.ORG REJECT\n")
 	theirs := startPostfix(t, s, "smtpd_sender_restrictions = check_sender_access texthash:"+table)
 	p := &accessPeer{connect: func() (*submitter, error) { return dialPostfix(theirs) }}

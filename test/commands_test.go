@@ -91,7 +91,7 @@ func (p *postern) wantCheck(t *testing.T, status int, words ...string) {
 func TestCheckStores(t *testing.T) {
 	t.Parallel()
 	s := startSlapd(t)
-	gone := filepath.Join(openFolder(t), "mux")
+	gone := filepath.Join(kit.OpenDir(t), "mux")
 	p := startPostern(t, posternOptions{
 		NextHop: startPostfix(t, startSink(t)).URL,
 		Stores: userTable(t, "") + s.table(t, "") +

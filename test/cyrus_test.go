@@ -33,7 +33,7 @@ var cyrusClients = []cyrusClient{
 func TestScramByCyrusSASL(t *testing.T) {
 	t.Parallel()
 	s := startSink(t)
-	users := filepath.Join(openFolder(t), "users")
+	users := filepath.Join(kit.OpenDir(t), "users")
 	write(t, users, "carol:"+scramKeys(t, password, 100_000)+"\n")
 	setUserfilePassword(t, users, "alice", password)
 	p := startPostern(t, posternOptions{

@@ -21,6 +21,7 @@ import (
 	"postern/relay/message"
 	"postern/relay/relaytest"
 	"postern/relay/sign"
+	"postern/test/kit"
 )
 
 // dkimKeys has one key of each kind and the DNS server that publishes them.
@@ -33,7 +34,7 @@ type dkimKeys struct {
 func newDKIMKeys(t *testing.T) *dkimKeys {
 	t.Helper()
 	peer(t, "root", "unshare", "python3-dkim")
-	dir := openFolder(t)
+	dir := kit.OpenDir(t)
 	k := &dkimKeys{}
 	zone := map[string]string{}
 	for _, a := range []sign.Algorithm{sign.RSA, sign.Ed25519} {

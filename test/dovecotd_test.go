@@ -83,7 +83,7 @@ const dovecotMechanisms = "plain login cram-md5 digest-md5 scram-sha-1 scram-sha
 func startDovecot(t *testing.T) *dovecotd {
 	t.Helper()
 	peer(t, "root", "dovecot", "gsasl", "dovecot-lua")
-	dir := openFolder(t)
+	dir := kit.OpenDir(t)
 	d := &dovecotd{dir: dir, socket: filepath.Join(dir, "auth"), port: strconv.Itoa(kit.Port(t))}
 	d.configure(t, dovecotMechanisms)
 	write(t, filepath.Join(dir, "users"), dovecotUsers)

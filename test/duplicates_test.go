@@ -216,7 +216,7 @@ func TestSlowNextHop(t *testing.T) {
 	t.Parallel()
 	slow := startSlowPolicy(t)
 	hop := startPostfix(t, startSink(t), "smtpd_end_of_data_restrictions = check_policy_service inet:"+slow.addr)
-	spool := openFolder(t)
+	spool := kit.OpenDir(t)
 	kit.Own(t, spool)
 	for name, relay := range map[string]string{"alone": "", "spool": fmt.Sprintf("spool = %q\n", spool)} {
 		t.Run(name+", the client gives up", func(t *testing.T) {

@@ -230,7 +230,7 @@ func TestNextHopSchemes(t *testing.T) {
 // of relay/spool show what survives a kill.
 func TestSpoolWithPostfix(t *testing.T) {
 	t.Parallel()
-	folder := openFolder(t)
+	folder := kit.OpenDir(t)
 	kit.Own(t, folder)
 	s := startSink(t)
 	hop := startPostfix(t, s)

@@ -93,7 +93,7 @@ type slapd struct {
 func startSlapd(t *testing.T) *slapd {
 	t.Helper()
 	peer(t, "slapd", "slapadd")
-	dir := openFolder(t)
+	dir := kit.OpenDir(t)
 	port := kit.Port(t)
 	s := &slapd{dir: dir, port: fmt.Sprint(port), url: "ldap://" + loopback(port), socket: filepath.Join(dir, "ldapi")}
 	kit.NewCA(t, dir).Issue(t, 1, filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))

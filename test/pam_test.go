@@ -34,7 +34,7 @@ type pamHelper struct {
 func newPAMHelper(t *testing.T, services map[string]string) *pamHelper {
 	t.Helper()
 	peer(t, "root")
-	h := &pamHelper{dir: openFolder(t), services: services, ended: make(chan error, 1)}
+	h := &pamHelper{dir: kit.OpenDir(t), services: services, ended: make(chan error, 1)}
 	if err := os.Mkdir(h.file("pam.d"), 0o755); err != nil {
 		t.Fatal(err)
 	}

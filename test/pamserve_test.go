@@ -17,7 +17,7 @@ import (
 func startWithPAM(t *testing.T, service string) *postern {
 	t.Helper()
 	peer(t, "root", "unshare")
-	services := openFolder(t)
+	services := kit.OpenDir(t)
 	write(t, filepath.Join(services, "smtp"), service)
 	return startPostern(t, posternOptions{
 		NextHop:     "smtp://" + startSink(t).Addr,
@@ -33,7 +33,7 @@ func startWithPAM(t *testing.T, service string) *postern {
 // the user itself.
 func TestServeStartsPAMHelper(t *testing.T) {
 	t.Parallel()
-	note := filepath.Join(openFolder(t), "note")
+	note := filepath.Join(kit.OpenDir(t), "note")
 	p := startWithPAM(t, "auth optional pam_exec.so quiet /bin/sh "+note+"\n"+shippedService(t, "smtp"))
 	write(t, note, "grep ^Uid: /proc/$PPID/status >>"+note+".uid\n")
 	helper := p.pamHelper(t)

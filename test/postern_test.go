@@ -81,7 +81,7 @@ func startPostern(t *testing.T, opts posternOptions) *postern {
 func newPostern(t *testing.T, opts posternOptions) *postern {
 	t.Helper()
 	p := &postern{
-		dir:   openFolder(t),
+		dir:   kit.OpenDir(t),
 		ports: map[tlsMode]int{startTLS: kit.Port(t), implicitTLS: kit.Port(t)},
 		opts:  opts,
 		ended: make(chan error, 1),

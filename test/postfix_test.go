@@ -57,7 +57,7 @@ func newPostfix(t *testing.T, port int, extra ...string) *postfix {
 	t.Helper()
 	peer(t, "root", "postfix")
 	addr := kit.Addr(t)
-	p := &postfix{Addr: addr, URL: "smtp://" + addr, tls: kit.Addr(t), dir: openFolder(t)}
+	p := &postfix{Addr: addr, URL: "smtp://" + addr, tls: kit.Addr(t), dir: kit.OpenDir(t)}
 	ca := kit.NewCA(t, p.dir)
 	ca.Issue(t, 1, filepath.Join(p.dir, "cert.pem"), filepath.Join(p.dir, "key.pem"))
 	files := instance.Instance{Dir: p.dir, NextHop: port, Settings: p.settings(extra), Services: []string{
@@ -151,20 +151,6 @@ func (p *postfix) daemons(t *testing.T, name string) []int {
 		}
 	}
 	return found
-}
-
-// openFolder returns a temporary folder that other users can read.
-func openFolder(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "postern-test-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	return dir
 }
 
 func write(t *testing.T, path, text string) {

@@ -34,7 +34,7 @@ type cyrusDaemon struct {
 func startSaslauthd(t *testing.T, etc string, flags ...string) *cyrusDaemon {
 	t.Helper()
 	peer(t, "root", "saslauthd", "unshare")
-	d := &cyrusDaemon{dir: openFolder(t), etc: etc, flags: flags}
+	d := &cyrusDaemon{dir: kit.OpenDir(t), etc: etc, flags: flags}
 	d.start(t)
 	t.Cleanup(func() { d.stop(t) })
 	return d
@@ -133,7 +133,7 @@ const (
 func TestSaslauthdSasldb(t *testing.T) {
 	t.Parallel()
 	peer(t, "root", "saslpasswd2")
-	db := filepath.Join(openFolder(t), "sasldb2")
+	db := filepath.Join(kit.OpenDir(t), "sasldb2")
 	setSasldb(t, db, "alice", "example.org", "sesame")
 	setSasldb(t, db, "bob", "example.org", "wonderland")
 	d := startSaslauthd(t, fmt.Sprintf("mount --bind %s /etc/sasldb2", db), "-a", "sasldb", "-n", "4")
@@ -179,7 +179,7 @@ func setSasldb(t *testing.T, db, user, realm, password string) {
 func TestSaslauthdFaults(t *testing.T) {
 	t.Parallel()
 	peer(t, "root", "saslpasswd2")
-	db := filepath.Join(openFolder(t), "sasldb2")
+	db := filepath.Join(kit.OpenDir(t), "sasldb2")
 	setSasldb(t, db, "alice", "example.org", "sesame")
 	d := startSaslauthd(t, fmt.Sprintf("mount --bind %s /etc/sasldb2", db), "-a", "sasldb", "-n", "4")
 	s := d.store("example.org")
@@ -238,7 +238,7 @@ func atOnce(t *testing.T, n int, do func(i int)) {
 func TestSaslauthdPAM(t *testing.T) {
 	t.Parallel()
 	user := newUser(t, "sesame")
-	services := openFolder(t)
+	services := kit.OpenDir(t)
 	write(t, filepath.Join(services, "smtp"), "auth required pam_unix.so nodelay\naccount required pam_unix.so\n")
 	d := startSaslauthd(t, fmt.Sprintf("mount --bind %s /etc/pam.d", services), "-a", "pam", "-n", "2")
 	s := d.store("")

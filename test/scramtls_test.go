@@ -17,7 +17,7 @@ import (
 // startScram starts a postern with SCRAM keys that "postern passwd" has made.
 func startScram(t *testing.T) *postern {
 	t.Helper()
-	path := filepath.Join(openFolder(t), "users")
+	path := filepath.Join(kit.OpenDir(t), "users")
 	write(t, path, "bob:"+hash+"\n")
 	setUserfilePassword(t, path, "alice", password)
 	return startPostern(t, posternOptions{

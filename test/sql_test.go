@@ -96,7 +96,7 @@ func folderOf(t *testing.T, name string) string {
 	}
 	uid, _ := strconv.Atoi(owner.Uid)
 	gid, _ := strconv.Atoi(owner.Gid)
-	dir := openFolder(t)
+	dir := kit.OpenDir(t)
 	if err := os.Chown(dir, uid, gid); err != nil {
 		t.Fatal(err)
 	}

@@ -10,10 +10,11 @@ import (
 	"testing"
 
 	sqlstore "postern/server/auth/sql"
+	"postern/test/kit"
 )
 
 func userfileCase(t *testing.T) storeCase {
-	path := filepath.Join(openFolder(t), "users")
+	path := filepath.Join(kit.OpenDir(t), "users")
 	write(t, path, "closed:!"+hash+"\n")
 	setUserfilePassword(t, path, "alice", password)
 	return storeCase{
@@ -41,7 +42,7 @@ func setUserfilePassword(t *testing.T, path, user, password string) {
 }
 
 func saslauthdCase(t *testing.T) storeCase {
-	services := openFolder(t)
+	services := kit.OpenDir(t)
 	write(t, filepath.Join(services, "smtp"), "auth required pam_unix.so nodelay\naccount required pam_unix.so\n")
 	d := startSaslauthd(t, fmt.Sprintf("mount --bind %s /etc/pam.d", services), "-a", "pam", "-n", "2")
 	return storeCase{
@@ -105,7 +106,7 @@ disabled_filter = "(employeeType=departed)"
 
 // sharedSQLite returns a file that the user of postern can read.
 func sharedSQLite(t *testing.T) *database {
-	return &database{driver: sqlstore.SQLite, dsn: filepath.Join(openFolder(t), "users.sqlite")}
+	return &database{driver: sqlstore.SQLite, dsn: filepath.Join(kit.OpenDir(t), "users.sqlite")}
 }
 
 // sqlCase has SCRAM keys in the table.

@@ -242,7 +242,7 @@ func TestStoreListOnFailure(t *testing.T) {
 // userTable returns a table [[auth.stores]] for a user file with one user, and more lines.
 func userTable(t *testing.T, more string) string {
 	t.Helper()
-	path := filepath.Join(openFolder(t), "users")
+	path := filepath.Join(kit.OpenDir(t), "users")
 	write(t, path, "alice@example.org:"+hash+"\n")
 	return fmt.Sprintf("[[auth.stores]]\nkind = \"userfile\"\npath = %q\n%s\n", path, more)
 }
@@ -260,7 +260,7 @@ func (p *postern) wantTrace(t *testing.T, user, password string, status int, wor
 func TestStoreCache(t *testing.T) {
 	t.Parallel()
 	peer(t, "root", "saslpasswd2")
-	db := filepath.Join(openFolder(t), "sasldb2")
+	db := filepath.Join(kit.OpenDir(t), "sasldb2")
 	for user, password := range map[string]string{"alice": "sesame", "bob": "wonderland"} {
 		setSasldb(t, db, user, "example.org", password)
 	}

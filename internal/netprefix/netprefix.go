@@ -1,7 +1,37 @@
-// Package netprefix decides which addresses count as one client.
+// Package netprefix reads networks in the configuration and decides which addresses count
+// as one client.
 package netprefix
 
-import "net/netip"
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// Parse reads an address ("192.0.2.1", "2001:db8::1"), which is a network of one, or a
+// network ("192.0.2.0/24", "2001:db8::/32"). An IPv6 address may be in brackets, as in
+// Postfix's "[::1]/128".
+func Parse(text string) (netip.Prefix, error) {
+	bare := text
+	if addr, length, closed := strings.Cut(text, "]"); closed && strings.HasPrefix(addr, "[") {
+		bare = addr[1:] + length
+	}
+	if addr, err := netip.ParseAddr(bare); err == nil && addr.Zone() == "" {
+		addr = addr.Unmap()
+		return netip.PrefixFrom(addr, addr.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(bare)
+	switch {
+	case err != nil:
+		return netip.Prefix{}, fmt.Errorf("%q is neither an address nor a network; write it as 192.0.2.7, 192.0.2.0/24 or [2001:db8::]/32", text)
+	case p.Addr().Is4In6():
+		return netip.Prefix{}, fmt.Errorf("%q: write it as an IPv4 network, such as 192.0.2.0/24", text)
+	case p != p.Masked():
+		return netip.Prefix{}, fmt.Errorf("%q has address bits after its prefix length; write %s for the network, or %s for the address",
+			text, p.Masked(), p.Addr())
+	}
+	return p, nil
+}
 
 // Client returns the prefix that limits and penalties count as one client: an IPv4
 // address, or the /64 of an IPv6 address, which is the smallest network that a

@@ -8,6 +8,7 @@ import (
 	"time"
 	"unicode"
 
+	"postern/internal/netprefix"
 	"postern/server/auth/throttle"
 )
 
@@ -168,23 +169,9 @@ type Network netip.Prefix
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (n *Network) UnmarshalText(text []byte) error {
-	s := string(text)
-	if !strings.Contains(s, "/") {
-		addr, err := netip.ParseAddr(s)
-		if err != nil || addr.Zone() != "" {
-			return fmt.Errorf("%q is not an address or a network; write it as 192.0.2.1 or 192.0.2.0/24 or 2001:db8::/32", s)
-		}
-		addr = addr.Unmap()
-		*n = Network(netip.PrefixFrom(addr, addr.BitLen()))
-		return nil
-	}
-	p, err := netip.ParsePrefix(s)
-	if err != nil || p.Addr().Is4In6() {
-		return fmt.Errorf("%q is not a network; write it as 192.0.2.0/24 or 2001:db8::/32", s)
-	}
-	if p != p.Masked() {
-		return fmt.Errorf("%q has bits set after its prefix; write %s for the network, or %s/%d for the address",
-			s, p.Masked(), p.Addr(), p.Addr().BitLen())
+	p, err := netprefix.Parse(string(text))
+	if err != nil {
+		return err
 	}
 	*n = Network(p)
 	return nil

@@ -54,7 +54,7 @@ func TestNetwork(t *testing.T) {
 
 func TestNetworkErrorsSayWhatToWrite(t *testing.T) {
 	tests := map[string]string{
-		"192.0.2.1/24":         "192.0.2.0/24 for the network, or 192.0.2.1/32 for the address",
+		"192.0.2.1/24":         "192.0.2.0/24 for the network, or 192.0.2.1 for the address",
 		"office":               "write it as",
 		"192.0.2.0/33":         "write it as",
 		"::ffff:192.0.2.0/120": "write it as",
