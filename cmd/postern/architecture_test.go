@@ -69,9 +69,11 @@ var onlyIn = map[string][]string{
 	"flag":                       {"cmd/postern", "test/kit"},
 	"log":                        {"cmd/postern"},
 	"log/syslog":                 {"cmd/postern/internal/logging"},
-	"testing":                    {"relay/relaytest", "test/kit"},
+	"testing":                    {"cmd/postern/internal/apptest", "relay/relaytest", "test/kit"},
 	module + "/relay/relaytest":  {},
-	module + "/test/kit":         {"relay/relaytest"},
+
+	module + "/cmd/postern/internal/apptest": {},
+	module + "/test/kit":                     {"cmd/postern/internal/apptest", "relay/relaytest"},
 }
 
 const module = "postern"

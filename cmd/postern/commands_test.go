@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -8,9 +9,20 @@ import (
 	"strings"
 	"testing"
 
+	"postern/cmd/postern/internal/apptest"
 	"postern/cmd/postern/internal/process"
 	"postern/test/kit"
 )
+
+func TestMain(m *testing.M) { os.Exit(kit.Main(m)) }
+
+// command runs postern as a shell does.
+func command(t *testing.T, stdin string, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	status = run(args, strings.NewReader(stdin), &out, &errs)
+	return status, out.String(), errs.String()
+}
 
 func TestCommandLine(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "config.toml")
@@ -48,8 +60,8 @@ func TestCommandLine(t *testing.T) {
 }
 
 func TestPasswdThenAuthTest(t *testing.T) {
-	s := newTestServer(t)
-	if status, _, stderr := command(t, "blue\n", "passwd", "--stdin", s.file("users"), "carol"); status != process.ExitOK {
+	s := apptest.New(t)
+	if status, _, stderr := command(t, "blue\n", "passwd", "--stdin", s.File("users"), "carol"); status != process.ExitOK {
 		t.Fatalf("passwd: status %d: %s", status, stderr)
 	}
 	for _, c := range []struct {
@@ -62,13 +74,13 @@ func TestPasswdThenAuthTest(t *testing.T) {
 		{"nobody", "blue\n", process.ExitFailure, "no such user"},
 		{"carol", "\n", process.ExitFailure, "empty password"},
 	} {
-		status, stdout, stderr := command(t, c.password, "auth", "test", "--config", s.config(), "-u", c.user, "-p", "-")
+		status, stdout, stderr := command(t, c.password, "auth", "test", "--config", s.Config(), "-u", c.user, "-p", "-")
 		if status != c.status || !strings.Contains(stdout, c.want) {
 			t.Errorf("%s with %q: status %d, want %d and %q in\n%s%s", c.user, c.password, status, c.status, c.want, stdout, stderr)
 		}
 	}
-	kit.Must(t, os.Remove(s.file("users")))
-	status, _, stderr := command(t, "blue\n", "auth", "test", "--config", s.config(), "-u", "carol", "-p", "-")
+	kit.Must(t, os.Remove(s.File("users")))
+	status, _, stderr := command(t, "blue\n", "auth", "test", "--config", s.Config(), "-u", "carol", "-p", "-")
 	if status != process.ExitTempFail {
 		t.Errorf("without a store: status %d, want %d\n%s", status, process.ExitTempFail, stderr)
 	}
@@ -77,17 +89,17 @@ func TestPasswdThenAuthTest(t *testing.T) {
 // Listeners can have different stores. auth test asks those of one listener, and check
 // has a result for each.
 func TestCommandsWithDifferentListeners(t *testing.T) {
-	s := newTestServer(t)
-	if status, _, stderr := command(t, "blue\n", "passwd", "--stdin", s.file("printers"), "laser"); status != process.ExitOK {
+	s := apptest.New(t)
+	if status, _, stderr := command(t, "blue\n", "passwd", "--stdin", s.File("printers"), "laser"); status != process.ExitOK {
 		t.Fatalf("passwd: status %d: %s", status, stderr)
 	}
-	text := strings.Replace(readFile(t, s.config()), "[tls]\n", `[[listener]]
+	text := strings.Replace(apptest.ReadFile(t, s.Config()), "[tls]\n", `[[listener]]
 name = "printers"
 address = ["127.0.0.1:0"]
-auth.stores = [{ kind = "userfile", path = "`+s.file("printers")+`" }]
+auth.stores = [{ kind = "userfile", path = "`+s.File("printers")+`" }]
 [tls]
 `, 1)
-	writeFile(t, s.config(), text)
+	apptest.WriteFile(t, s.Config(), text)
 	for _, c := range []struct {
 		args   string
 		status int
@@ -98,17 +110,17 @@ auth.stores = [{ kind = "userfile", path = "`+s.file("printers")+`" }]
 		{"--listener nowhere -u laser", process.ExitUsage, "the listeners are submission, printers"},
 		{"-u laser", process.ExitUsage, "name one of submission, printers with --listener"},
 	} {
-		args := append([]string{"auth", "test", "--config", s.config(), "-p", "-"}, strings.Fields(c.args)...)
+		args := append([]string{"auth", "test", "--config", s.Config(), "-p", "-"}, strings.Fields(c.args)...)
 		status, stdout, stderr := command(t, "blue\n", args...)
 		if status != c.status || !strings.Contains(stdout+stderr, c.want) {
 			t.Errorf("%s: status %d, want %d and %q in\n%s%s", c.args, status, c.status, c.want, stdout, stderr)
 		}
 	}
-	_, stdout, _ := command(t, "", "check", "--config", s.config())
-	wantLines(t, stdout, "ok    store          userfile "+s.file("users")+"\n", "ok    store          userfile "+s.file("printers")+" (listener printers)\n",
+	_, stdout, _ := command(t, "", "check", "--config", s.Config())
+	apptest.WantLines(t, stdout, "ok    store          userfile "+s.File("users")+"\n", "ok    store          userfile "+s.File("printers")+" (listener printers)\n",
 		"ok    mechanisms     PLAIN LOGIN\n", "ok    mechanisms     PLAIN LOGIN (listener printers)\n")
-	writeFile(t, s.config(), strings.Replace(text, "auth.stores", "auth.mechanisms = [\"PLAIN\"]\nrequire_auth = false\npolicy.recipient = \"permit\"\nauth.stores", 1))
-	if _, stdout, _ := command(t, "", "check", "--config", s.config()); !strings.Contains(stdout, `FAIL  policy         listener "printers"`) {
+	apptest.WriteFile(t, s.Config(), strings.Replace(text, "auth.stores", "auth.mechanisms = [\"PLAIN\"]\nrequire_auth = false\npolicy.recipient = \"permit\"\nauth.stores", 1))
+	if _, stdout, _ := command(t, "", "check", "--config", s.Config()); !strings.Contains(stdout, `FAIL  policy         listener "printers"`) {
 		t.Errorf("an open relay of one listener is not reported:\n%s", stdout)
 	}
 }
@@ -142,17 +154,17 @@ func TestPasswdRefusesWhatNoSchemeAccepts(t *testing.T) {
 // passwd sets.
 func TestLongestPasswords(t *testing.T) {
 	for scheme, octets := range map[string]int{"bcrypt": 72, "sha512-crypt": 512, "argon2id": 4096, "scram-sha-256": 4096} {
-		s := newTestServer(t)
+		s := apptest.New(t)
 		password := strings.Repeat("x", octets)
-		if status, _, stderr := command(t, password+"\n", "passwd", "--stdin", "--scheme", scheme, s.file("users"), "carol"); status != process.ExitOK {
+		if status, _, stderr := command(t, password+"\n", "passwd", "--stdin", "--scheme", scheme, s.File("users"), "carol"); status != process.ExitOK {
 			t.Fatalf("%s: status %d: %s", scheme, status, stderr)
 		}
-		if status, stdout, stderr := command(t, password+"\n", "auth", "test", "--config", s.config(), "-u", "carol", "-p", "-"); status != process.ExitOK {
+		if status, stdout, stderr := command(t, password+"\n", "auth", "test", "--config", s.Config(), "-u", "carol", "-p", "-"); status != process.ExitOK {
 			t.Errorf("%s: status %d\n%s%s", scheme, status, stdout, stderr)
 		}
 		for _, user := range []string{"carol", "mallory"} {
 			wrong := strings.Repeat("x", 9000)
-			if status, stdout, stderr := command(t, wrong+"\n", "auth", "test", "--config", s.config(), "-u", user, "-p", "-"); status != process.ExitFailure {
+			if status, stdout, stderr := command(t, wrong+"\n", "auth", "test", "--config", s.Config(), "-u", user, "-p", "-"); status != process.ExitFailure {
 				t.Errorf("%s, %s with 9,000 octets: status %d\n%s%s", scheme, user, status, stdout, stderr)
 			}
 		}
@@ -212,5 +224,28 @@ func TestVersion(t *testing.T) {
 	}
 	if !regexp.MustCompile(`^\d+\.\d+\.\d+$`).MatchString(release) {
 		t.Errorf("release is %q", release)
+	}
+}
+
+func TestServeRefusesRoot(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it is refused to root")
+	}
+	s := apptest.New(t)
+	status, _, stderr := command(t, "", "serve", "--config", s.Config())
+	if status != process.ExitConfig || !strings.Contains(stderr, "server.user") {
+		t.Errorf("status %d, want %d; it said:\n%s", status, process.ExitConfig, stderr)
+	}
+}
+
+// check knows by the name of the program that postern itself uses a port.
+func TestCheckOfARunningServer(t *testing.T) {
+	s := apptest.Start(t)
+	status, stdout, _ := command(t, "", "check", "--config", s.Config())
+	if status != process.ExitOK {
+		t.Errorf("status %d", status)
+	}
+	if _, err := os.Stat("/proc/self/fd"); err == nil { // this test is postern.test
+		apptest.WantLines(t, stdout, "ok    port", "is in use by postern already: postern")
 	}
 }

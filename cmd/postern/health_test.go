@@ -6,14 +6,15 @@ import (
 	"testing"
 	"time"
 
+	"postern/cmd/postern/internal/apptest"
 	"postern/cmd/postern/internal/process"
 	"postern/test/kit"
 )
 
 func TestHealth(t *testing.T) {
-	s := startTestServer(t)
-	wantHealth(t, "--config", s.config())
-	wantHealth(t, "--address", s.address)
+	s := apptest.Start(t)
+	wantHealth(t, "--config", s.Config())
+	wantHealth(t, "--address", s.Address)
 }
 
 // wantHealth runs the command until it succeeds, as service managers do: a busy
@@ -31,13 +32,13 @@ func wantHealth(t *testing.T, args ...string) {
 }
 
 func TestHealthWithPROXYHeader(t *testing.T) {
-	s := newTestServer(t)
-	s.configure(t, "")
-	text := strings.Replace(readFile(t, s.config()), "[server]\n", "[server]\nproxy_trusted = [\"127.0.0.0/8\"]\n", 1)
-	writeFile(t, s.config(), text)
-	s.start(t)
-	wantHealth(t, "--config", s.config())
-	if status, _, _ := command(t, "", "health", "--address", s.address); status != process.ExitFailure {
+	s := apptest.New(t)
+	s.Configure(t, "")
+	text := strings.Replace(apptest.ReadFile(t, s.Config()), "[server]\n", "[server]\nproxy_trusted = [\"127.0.0.0/8\"]\n", 1)
+	apptest.WriteFile(t, s.Config(), text)
+	s.Start(t)
+	wantHealth(t, "--config", s.Config())
+	if status, _, _ := command(t, "", "health", "--address", s.Address); status != process.ExitFailure {
 		t.Errorf("without a PROXY header: status %d, want %d", status, process.ExitFailure)
 	}
 }

@@ -19,8 +19,6 @@ import (
 	"postern/test/kit"
 )
 
-func TestMain(m *testing.M) { os.Exit(kit.Main(m)) }
-
 // A site is the folder of a server in this process: its configuration and the files that
 // this names.
 type site struct {
@@ -364,7 +362,7 @@ func TestSandboxCanBeDisabled(t *testing.T) {
 	d := s.daemon(t)
 	defer d.Close()
 	d.File = s.file("config.toml")
-	kit.Must(t, d.confine())
+	kit.Must(t, d.enterSandbox())
 	if d.sandbox != nil || !strings.Contains(s.log.String(), "server.sandbox = false") {
 		t.Errorf("sandbox: %v; log:\n%s", d.sandbox, s.log.String())
 	}

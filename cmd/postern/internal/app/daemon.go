@@ -143,6 +143,10 @@ func (d *Daemon) confine() error {
 	if err := process.DropCapabilities(); err != nil {
 		d.log.Warn("cannot give up the capabilities of the process; going on with them", "err", err)
 	}
+	return d.enterSandbox()
+}
+
+func (d *Daemon) enterSandbox() error {
 	if !d.cfg.Server.Sandbox {
 		d.log.Warn("no sandbox, as server.sandbox = false asks for: only the rights of its user restrict " +
 			"what this process can open and connect to")

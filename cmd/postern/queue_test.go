@@ -2,13 +2,13 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
 	"postern/cmd/postern/internal/app"
+	"postern/cmd/postern/internal/apptest"
 	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/process"
 	"postern/relay/relaytest"
@@ -17,37 +17,37 @@ import (
 )
 
 // spooling returns a server with a spool. Its next hop is scripted and down.
-func spooling(t *testing.T) (*testServer, *relaytest.Hop) {
+func spooling(t *testing.T) (*apptest.Server, *relaytest.Hop) {
 	t.Helper()
 	hop := relaytest.New(t, relaytest.Options{})
-	s := newTestServer(t)
-	s.configure(t, "patience = \"50ms\"\nspool = \""+s.file("spool")+"\"\n")
-	writeFile(t, s.config(), strings.Replace(readFile(t, s.config()), s.mailbox.URL(), hop.URL(), 1))
-	s.start(t)
+	s := apptest.New(t)
+	s.Configure(t, "patience = \"50ms\"\nspool = \""+s.File("spool")+"\"\n")
+	apptest.WriteFile(t, s.Config(), strings.Replace(apptest.ReadFile(t, s.Config()), s.Mailbox.URL(), hop.URL(), 1))
+	s.Start(t)
 	hop.Stop()
 	return s, hop
 }
 
 // send submits a message as alice, which must be accepted.
-func (s *testServer) send(t *testing.T) {
+func send(t *testing.T, s *apptest.Server) {
 	t.Helper()
-	if err := s.trial(t, "alice", "right").Send(t.Context(), "token"); err != nil {
+	if err := s.Trial(t, "alice", "right").Send(t.Context(), "token"); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // delivers waits for this number of messages at the hop. There must not be more.
-func (s *testServer) delivers(t *testing.T, hop *relaytest.Hop, want int) {
+func delivers(t *testing.T, s *apptest.Server, hop *relaytest.Hop, want int) {
 	t.Helper()
 	kit.Soon(func() bool { return len(hop.Delivered()) >= want })
 	if n := len(hop.Delivered()); n != want {
-		t.Fatalf("%d delivered, want %d\n%s", n, want, s.log.String())
+		t.Fatalf("%d delivered, want %d\n%s", n, want, s.Log.String())
 	}
 }
 
-func (s *testServer) queue(t *testing.T, args ...string) string {
+func runQueue(t *testing.T, s *apptest.Server, args ...string) string {
 	t.Helper()
-	status, stdout, stderr := command(t, "", append(append([]string{"queue"}, args...), "--config", s.config())...)
+	status, stdout, stderr := command(t, "", append(append([]string{"queue"}, args...), "--config", s.Config())...)
 	if status != process.ExitOK {
 		t.Fatalf("queue %q: status %d: %s", args, status, stderr)
 	}
@@ -60,40 +60,40 @@ var queueID = regexp.MustCompile(`(?m)^[0-9a-f]{20}`)
 // delivered.
 func TestSpool(t *testing.T) {
 	s, hop := spooling(t)
-	s.send(t)
-	list := s.queue(t, "list")
+	send(t, s)
+	list := runQueue(t, s, "list")
 	id := queueID.FindString(list)
 	if id == "" || !strings.Contains(list, "queued") {
 		t.Fatalf("list:\n%s", list)
 	}
-	wantLines(t, s.log.String(), "hop=spool queue_id="+id)
-	s.queue(t, "hold", id)
-	wantLines(t, s.queue(t, "show", id), "state         held", "login         alice", "connection refused")
-	wantLines(t, s.queue(t, "show", "--message", id), "Received: ", "token")
-	s.reload(t, "msg=reloaded")
-	s.stop(t)
+	apptest.WantLines(t, s.Log.String(), "hop=spool queue_id="+id)
+	runQueue(t, s, "hold", id)
+	apptest.WantLines(t, runQueue(t, s, "show", id), "state         held", "login         alice", "connection refused")
+	apptest.WantLines(t, runQueue(t, s, "show", "--message", id), "Received: ", "token")
+	s.Reload(t, "msg=reloaded")
+	s.Stop(t)
 	hop.Start()
 
-	again := &testServer{dir: s.dir, address: s.address, mailbox: s.mailbox, signals: make(chan os.Signal), ended: make(chan error, 1)}
-	again.start(t)
+	again := s.Again()
+	again.Start(t)
 	if n := len(hop.Delivered()); n != 0 {
 		t.Errorf("%d delivered from hold", n)
 	}
-	again.queue(t, "release", allMessages)
-	again.queue(t, "flush")
-	again.delivers(t, hop, 1)
+	runQueue(t, again, "release", allMessages)
+	runQueue(t, again, "flush")
+	delivers(t, again, hop, 1)
 }
 
 // A reload keeps the open spool, and logs what it cannot change.
 func TestSpoolAndReload(t *testing.T) {
 	s, hop := spooling(t)
-	s.send(t)
-	s.reload(t, "msg=reloaded")
-	s.send(t)
+	send(t, s)
+	s.Reload(t, "msg=reloaded")
+	send(t, s)
 	hop.Start()
-	s.delivers(t, hop, 2)
-	writeFile(t, s.config(), strings.Replace(readFile(t, s.config()), s.file("spool"), s.file("other"), 1))
-	s.reload(t, "key=relay.spool")
+	delivers(t, s, hop, 2)
+	apptest.WriteFile(t, s.Config(), strings.Replace(apptest.ReadFile(t, s.Config()), s.File("spool"), s.File("other"), 1))
+	s.Reload(t, "key=relay.spool")
 }
 
 // A report of the spool is signed by the key of its sender's domain, also after a
@@ -109,13 +109,13 @@ func TestSpoolReportsAreSigned(t *testing.T) {
 	if len(keys) != 1 {
 		t.Fatalf("keys: %q", keys)
 	}
-	s.stop(t)
-	text := strings.Replace(readFile(t, s.config()), "[server]\n", "[server]\norigin = \"example.net\"\n", 1)
-	writeFile(t, s.config(), text+fmt.Sprintf("[[relay.dkim]]\ndomain = \"example.net\"\nselector = \"s1\"\nkey = %q\n", keys[0]))
-	again := &testServer{dir: s.dir, address: s.address, mailbox: s.mailbox, signals: make(chan os.Signal), ended: make(chan error, 1)}
-	again.start(t)
-	again.send(t)
-	again.reload(t, "msg=reloaded")
+	s.Stop(t)
+	text := strings.Replace(apptest.ReadFile(t, s.Config()), "[server]\n", "[server]\norigin = \"example.net\"\n", 1)
+	apptest.WriteFile(t, s.Config(), text+fmt.Sprintf("[[relay.dkim]]\ndomain = \"example.net\"\nselector = \"s1\"\nkey = %q\n", keys[0]))
+	again := s.Again()
+	again.Start(t)
+	send(t, again)
+	again.Reload(t, "msg=reloaded")
 	hop.Handle(func(c relaytest.Command) relaytest.Answer {
 		if c.Verb == "RCPT" && c.Address == "you@example.com" {
 			return relaytest.Say("550 5.1.1 No such user")
@@ -123,19 +123,19 @@ func TestSpoolReportsAreSigned(t *testing.T) {
 		return relaytest.Usual
 	})
 	hop.Start()
-	again.delivers(t, hop, 1)
+	delivers(t, again, hop, 1)
 	got := hop.Delivered()
 	if got[0].From != "" {
 		t.Errorf("the report is from %q", got[0].From)
 	}
-	wantLines(t, string(got[0].Data), "DKIM-Signature: ", "d=example.net;", "From: Mail Delivery System <MAILER-DAEMON@example.net>\r\n")
+	apptest.WantLines(t, string(got[0].Data), "DKIM-Signature: ", "d=example.net;", "From: Mail Delivery System <MAILER-DAEMON@example.net>\r\n")
 }
 
 // Two servers with one spool would deliver each message twice.
 func TestSpoolIsOpenedOnce(t *testing.T) {
 	s, hop := spooling(t)
-	writeFile(t, s.file("second.toml"), strings.Replace(readFile(t, s.config()), s.address, kit.Addr(t), 1))
-	d, err := app.NewDaemon(func() (*config.Config, error) { return config.Load(s.file("second.toml")) }, t.Output())
+	apptest.WriteFile(t, s.File("second.toml"), strings.Replace(apptest.ReadFile(t, s.Config()), s.Address, kit.Addr(t), 1))
+	d, err := app.NewDaemon(func() (*config.Config, error) { return config.Load(s.File("second.toml")) }, t.Output())
 	kit.Must(t, err)
 	defer d.Close()
 	if err := d.Start(nil); err == nil || !strings.Contains(err.Error(), "another process") {
@@ -162,27 +162,11 @@ func TestQueueWhileMessagesAreDelivered(t *testing.T) {
 }
 
 func TestQueueWithoutSpool(t *testing.T) {
-	s := newTestServer(t)
-	if status, _, stderr := command(t, "", "queue", "list", "--config", s.config()); status != process.ExitFailure || !strings.Contains(stderr, "relay.spool") {
+	s := apptest.New(t)
+	if status, _, stderr := command(t, "", "queue", "list", "--config", s.Config()); status != process.ExitFailure || !strings.Contains(stderr, "relay.spool") {
 		t.Errorf("status %d: %s", status, stderr)
 	}
-	if status, _, _ := command(t, "", "queue", "remove", "--config", s.config()); status != process.ExitUsage {
+	if status, _, _ := command(t, "", "queue", "remove", "--config", s.Config()); status != process.ExitUsage {
 		t.Errorf("remove without an id: status %d", status)
 	}
-}
-
-func TestCheckOfTheSpool(t *testing.T) {
-	s := newTestServer(t)
-	s.configure(t, "spool = \""+s.file("spool")+"\"\n")
-	status, stdout, _ := command(t, "", "check", "--config", s.config())
-	if status != process.ExitFailure {
-		t.Errorf("status %d", status)
-	}
-	wantLines(t, stdout, "FAIL  spool", "install -d")
-	kit.Must(t, os.Mkdir(s.file("spool"), 0o700))
-	status, stdout, _ = command(t, "", "check", "--config", s.config())
-	if status != process.ExitOK {
-		t.Errorf("status %d", status)
-	}
-	wantLines(t, stdout, "ok    spool")
 }

@@ -1,4 +1,4 @@
-package main
+package app_test
 
 import (
 	"bufio"
@@ -18,15 +18,23 @@ import (
 	"testing"
 
 	"postern/cmd/postern/internal/app"
+	"postern/cmd/postern/internal/apptest"
 	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/process"
 	"postern/test/kit"
 )
 
+func TestMain(m *testing.M) {
+	if status, ok := kit.RunSubprocess(map[string]func() int{"serve": serveConfined}); ok {
+		os.Exit(status)
+	}
+	os.Exit(kit.Main(m))
+}
+
 // A confined server runs in another process, in its sandbox. On request it tries an
 // operation.
 type confined struct {
-	*testServer
+	*apptest.Server
 	in  io.WriteCloser
 	out *bufio.Scanner
 }
@@ -35,20 +43,20 @@ type confined struct {
 // another, as with certbot.
 func startConfined(t *testing.T, sections ...string) *confined {
 	t.Helper()
-	c := &confined{testServer: newTestServerIn(t, kit.OpenDir(t))}
+	c := &confined{Server: apptest.NewIn(t, kit.OpenDir(t))}
 	archive := kit.OpenDir(t)
 	for _, name := range []string{"cert", "key"} {
-		link := c.file(name + ".pem")
+		link := c.File(name + ".pem")
 		kit.Must(t, os.Remove(link))
 		kit.Must(t, os.Symlink(filepath.Join(archive, name+"1.pem"), link))
 	}
-	certify(t, filepath.Join(archive, "cert1.pem"), filepath.Join(archive, "key1.pem"))
-	kit.Must(t, os.Mkdir(c.file("stage"), 0o700))
+	apptest.Certify(t, filepath.Join(archive, "cert1.pem"), filepath.Join(archive, "key1.pem"))
+	kit.Must(t, os.Mkdir(c.File("stage"), 0o700))
 	c.configureStaged(t, strings.Join(sections, ""))
-	give(t, c.dir, archive)
+	give(t, c.Dir, archive)
 
-	cmd := kit.Subprocess("confined", "POSTERN_TEST_FILE="+c.config())
-	cmd.Stderr = &c.log
+	cmd := kit.Subprocess("serve", "POSTERN_TEST_FILE="+c.Config())
+	cmd.Stderr = &c.Log
 	var err error
 	c.in, err = cmd.StdinPipe()
 	kit.Must(t, err)
@@ -59,24 +67,24 @@ func startConfined(t *testing.T, sections ...string) *confined {
 	pass := make(chan struct{})
 	go func() {
 		defer close(pass)
-		for s := range c.signals {
+		for s := range c.Signals {
 			_ = cmd.Process.Signal(s) // fails if the process has ended
 		}
 	}()
 	t.Cleanup(func() {
-		c.stop(t)
-		close(c.signals)
+		c.Stop(t)
+		close(c.Signals)
 		<-pass
 	})
 	ready := c.out.Scan()
 	go func() {
-		c.ended <- cmd.Wait()
-		close(c.ended)
+		c.Ended <- cmd.Wait()
+		close(c.Ended)
 	}()
 	if !ready {
-		t.Fatalf("the server did not start:\n%s", c.log.String())
+		t.Fatalf("the server did not start:\n%s", c.Log.String())
 	}
-	if strings.Contains(c.log.String(), "this kernel has no Landlock") {
+	if strings.Contains(c.Log.String(), "this kernel has no Landlock") {
 		t.Skip("this kernel has no Landlock (landlock_create_ruleset, /sys/kernel/security/lsm): nothing confines the server")
 	}
 	return c
@@ -86,9 +94,9 @@ func startConfined(t *testing.T, sections ...string) *confined {
 // to /tmp.
 func (c *confined) configureStaged(t *testing.T, more string) {
 	t.Helper()
-	c.configure(t, more)
-	text := readFile(t, c.config())
-	writeFile(t, c.config(), strings.Replace(text, "[server]\n", fmt.Sprintf("[server]\nstage_dir = %q\n", c.file("stage")), 1))
+	c.Configure(t, more)
+	text := apptest.ReadFile(t, c.Config())
+	apptest.WriteFile(t, c.Config(), strings.Replace(text, "[server]\n", fmt.Sprintf("[server]\nstage_dir = %q\n", c.File("stage")), 1))
 }
 
 // give makes the user that the server becomes the owner of folders.
@@ -113,7 +121,7 @@ func (c *confined) try(t *testing.T, what, on string) string {
 		t.Fatal(err)
 	}
 	if !c.out.Scan() {
-		t.Fatalf("no answer to %s %s:\n%s", what, on, c.log.String())
+		t.Fatalf("no answer to %s %s:\n%s", what, on, c.Log.String())
 	}
 	return c.out.Text()
 }
@@ -227,9 +235,9 @@ func TestSandboxRefuses(t *testing.T) {
 	c.refuses(t, "open", "/proc/1/cmdline")
 	c.refuses(t, "write", filepath.Join(elsewhere, "new"))
 	c.refuses(t, "mkdir", filepath.Join(elsewhere, "new"))
-	c.refuses(t, "write", c.file("users"))
-	c.refuses(t, "write", c.file("new"))
-	c.refuses(t, "mkdir", c.file("stage/new"))
+	c.refuses(t, "write", c.File("users"))
+	c.refuses(t, "write", c.File("new"))
+	c.refuses(t, "mkdir", c.File("stage/new"))
 	c.refuses(t, "exec", "/bin/true")
 	c.refuses(t, "exec", "/proc/self/exe")
 	if landlockOf(t, c) >= process.LandlockTCP {
@@ -244,9 +252,9 @@ func TestSandboxRefuses(t *testing.T) {
 // landlockOf returns the version of Landlock in the log of the server.
 func landlockOf(t *testing.T, c *confined) int {
 	t.Helper()
-	m := regexp.MustCompile(`msg="sandbox entered" landlock=(\d+)`).FindStringSubmatch(c.log.String())
+	m := regexp.MustCompile(`msg="sandbox entered" landlock=(\d+)`).FindStringSubmatch(c.Log.String())
 	if m == nil {
-		t.Fatalf("the log has no sandbox:\n%s", c.log.String())
+		t.Fatalf("the log has no sandbox:\n%s", c.Log.String())
 	}
 	n, err := strconv.Atoi(m[1])
 	kit.Must(t, err)
@@ -262,13 +270,13 @@ func TestSandboxAllows(t *testing.T) {
 	defer store.Close()
 	kit.Must(t, os.Chmod(socket, 0o666))
 
-	kit.Must(t, c.submit(t, "alice", "right"))
+	kit.Must(t, c.Submit(t, "alice", "right"))
 	for _, file := range []string{"/etc/hosts", "/etc/resolv.conf", "/etc/ssl/certs", "/usr/share/zoneinfo", "/dev/urandom"} {
 		if _, err := os.Stat(file); err == nil {
 			c.allows(t, "open", file)
 		}
 	}
-	c.allows(t, "write", c.file("stage/new"))
+	c.allows(t, "write", c.File("stage/new"))
 	c.allows(t, "unix", socket)
 	c.allows(t, "resolve", "localhost")
 }
@@ -277,18 +285,18 @@ func TestSandboxAllows(t *testing.T) {
 // files.
 func TestSandboxAllowsRenewedCertificates(t *testing.T) {
 	c := startConfined(t)
-	cert, err := filepath.EvalSymlinks(c.file("cert.pem"))
+	cert, err := filepath.EvalSymlinks(c.File("cert.pem"))
 	kit.Must(t, err)
 	archive := filepath.Dir(cert)
-	certify(t, filepath.Join(archive, "cert2.pem"), filepath.Join(archive, "key2.pem"))
+	apptest.Certify(t, filepath.Join(archive, "cert2.pem"), filepath.Join(archive, "key2.pem"))
 	give(t, archive)
-	before := len(c.log.String())
+	before := len(c.Log.String())
 	for _, name := range []string{"cert", "key"} {
-		kit.Must(t, os.Symlink(filepath.Join(archive, name+"2.pem"), c.file("new")))
-		kit.Must(t, os.Rename(c.file("new"), c.file(name+".pem")))
+		kit.Must(t, os.Symlink(filepath.Join(archive, name+"2.pem"), c.File("new")))
+		kit.Must(t, os.Rename(c.File("new"), c.File(name+".pem")))
 	}
-	c.waitFor(t, before, `msg="certificate reloaded"`)
-	kit.Must(t, c.submit(t, "alice", "right")) // trusts the new one only
+	c.WaitFor(t, before, `msg="certificate reloaded"`)
+	kit.Must(t, c.Submit(t, "alice", "right")) // trusts the new one only
 }
 
 // If a link leads out of the folders of the sandbox, the log names the sandbox and not
@@ -297,36 +305,36 @@ func TestSandboxIsNamedInErrors(t *testing.T) {
 	c := startConfined(t)
 	elsewhere := kit.OpenDir(t)
 	cert, key := filepath.Join(elsewhere, "cert.pem"), filepath.Join(elsewhere, "key.pem")
-	certify(t, cert, key)
+	apptest.Certify(t, cert, key)
 	give(t, elsewhere)
-	before := len(c.log.String())
-	kit.Must(t, os.Symlink(cert, c.file("new")))
-	kit.Must(t, os.Rename(c.file("new"), c.file("cert.pem")))
-	c.waitFor(t, before, "certificate cannot be reloaded; the old one stays")
-	if got := c.log.String()[before:]; !strings.Contains(got, "but a sandbox does not") {
+	before := len(c.Log.String())
+	kit.Must(t, os.Symlink(cert, c.File("new")))
+	kit.Must(t, os.Rename(c.File("new"), c.File("cert.pem")))
+	c.WaitFor(t, before, "certificate cannot be reloaded; the old one stays")
+	if got := c.Log.String()[before:]; !strings.Contains(got, "but a sandbox does not") {
 		t.Errorf("the log does not name the sandbox:\n%s", got)
 	}
 }
 
 func TestSandboxAllowsARewrittenUserFile(t *testing.T) {
 	c := startConfined(t)
-	c.user(t, "bob", "bobs") // by renaming
-	give(t, c.dir)
-	before := len(c.log.String())
+	c.User(t, "bob", "bobs") // by renaming
+	give(t, c.Dir)
+	before := len(c.Log.String())
 	// The server checks the file once a second.
-	if !kit.Soon(func() bool { return c.submit(t, "bob", "bobs") == nil }) {
-		t.Errorf("bob cannot log in:\n%s", c.log.String()[before:])
+	if !kit.Soon(func() bool { return c.Submit(t, "bob", "bobs") == nil }) {
+		t.Errorf("bob cannot log in:\n%s", c.Log.String()[before:])
 	}
 }
 
 func TestReloadWithinTheSandbox(t *testing.T) {
 	c := startConfined(t)
-	kit.Must(t, os.Rename(c.file("users"), c.file("users2")))
-	c.user(t, "bob", "bobs")
+	kit.Must(t, os.Rename(c.File("users"), c.File("users2")))
+	c.User(t, "bob", "bobs")
 	c.configureStaged(t, "[log]\nlevel = \"debug\"\n")
-	give(t, c.dir)
-	c.reload(t, "msg=reloaded")
-	kit.Must(t, c.submit(t, "bob", "bobs"))
+	give(t, c.Dir)
+	c.Reload(t, "msg=reloaded")
+	kit.Must(t, c.Submit(t, "bob", "bobs"))
 }
 
 // A reload reads a lookup table again, also after it was replaced by renaming. A table with an
@@ -335,26 +343,26 @@ func TestReloadReadsLookupTables(t *testing.T) {
 	tables := kit.OpenDir(t)
 	table := filepath.Join(tables, "senders")
 	replace := func(text string) {
-		writeFile(t, table+".new", text)
+		apptest.WriteFile(t, table+".new", text)
 		kit.Must(t, os.Rename(table+".new", table))
 		give(t, tables)
 	}
 	replace("eve@example.org REJECT\n")
 	c := startConfined(t, fmt.Sprintf("[policy]\nsender = \"check_sender_access texthash:%s\"\n", table))
-	kit.Must(t, c.submit(t, "alice", "right"))
+	kit.Must(t, c.Submit(t, "alice", "right"))
 	replace("example.org REJECT Not today\n")
-	kit.Must(t, c.submit(t, "alice", "right")) // the file is not watched
-	c.reload(t, "msg=reloaded")
-	if err := c.submit(t, "alice", "right"); err == nil || !strings.Contains(err.Error(), "Not today") {
+	kit.Must(t, c.Submit(t, "alice", "right")) // the file is not watched
+	c.Reload(t, "msg=reloaded")
+	if err := c.Submit(t, "alice", "right"); err == nil || !strings.Contains(err.Error(), "Not today") {
 		t.Errorf("after the reload: %v", err)
 	}
 	replace("example.org OK\nexample.net HOLD\n")
-	before := len(c.log.String())
-	c.reload(t, "reload refused")
-	if logged := c.log.String()[before:]; !strings.Contains(logged, "senders: line 2, key") {
+	before := len(c.Log.String())
+	c.Reload(t, "reload refused")
+	if logged := c.Log.String()[before:]; !strings.Contains(logged, "senders: line 2, key") {
 		t.Errorf("the log does not name the line:\n%s", logged)
 	}
-	if err := c.submit(t, "alice", "right"); err == nil || !strings.Contains(err.Error(), "Not today") {
+	if err := c.Submit(t, "alice", "right"); err == nil || !strings.Contains(err.Error(), "Not today") {
 		t.Errorf("after the refused reload: %v", err)
 	}
 }
@@ -362,26 +370,26 @@ func TestReloadReadsLookupTables(t *testing.T) {
 func TestReloadBeyondTheSandboxIsRefused(t *testing.T) {
 	c := startConfined(t)
 	elsewhere := kit.OpenDir(t)
-	other := startMailbox(t, c.file("other"))
+	other := apptest.StartMailbox(t, c.File("other"))
 	for name, test := range map[string]struct{ old, new, want string }{
-		"file":   {c.file("users"), filepath.Join(elsewhere, "users"), "auth.stores[0].path: reading " + elsewhere},
-		"folder": {c.file("stage"), elsewhere, "server.stage_dir: writing to " + elsewhere},
+		"file":   {c.File("users"), filepath.Join(elsewhere, "users"), "auth.stores[0].path: reading " + elsewhere},
+		"folder": {c.File("stage"), elsewhere, "server.stage_dir: writing to " + elsewhere},
 		"table":  {"[relay]\n", fmt.Sprintf("[policy]\nsender = \"check_sender_access texthash:%s/senders\"\n[relay]\n", elsewhere), "policy.sender: reading " + elsewhere},
-		"port":   {c.mailbox.URL(), other.URL(), "relay.next_hops: connecting to TCP port"},
+		"port":   {c.Mailbox.URL(), other.URL(), "relay.next_hops: connecting to TCP port"},
 	} {
 		if name == "port" && landlockOf(t, c) < process.LandlockTCP {
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
 			c.configureStaged(t, "")
-			writeFile(t, c.config(), strings.Replace(readFile(t, c.config()), test.old, test.new, 1))
-			give(t, c.dir)
-			before := len(c.log.String())
-			c.reload(t, "reload refused")
-			if got := c.log.String()[before:]; !strings.Contains(got, test.want) {
+			apptest.WriteFile(t, c.Config(), strings.Replace(apptest.ReadFile(t, c.Config()), test.old, test.new, 1))
+			give(t, c.Dir)
+			before := len(c.Log.String())
+			c.Reload(t, "reload refused")
+			if got := c.Log.String()[before:]; !strings.Contains(got, test.want) {
 				t.Errorf("the log lacks %q:\n%s", test.want, got)
 			}
-			kit.Must(t, c.submit(t, "alice", "right"))
+			kit.Must(t, c.Submit(t, "alice", "right"))
 		})
 	}
 }

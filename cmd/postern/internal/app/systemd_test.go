@@ -1,4 +1,4 @@
-package main
+package app_test
 
 import (
 	"net"
@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"postern/cmd/postern/internal/apptest"
 	"postern/test/kit"
 )
 
@@ -50,30 +51,30 @@ func (m *fakeManager) want(t *testing.T, first string) string {
 
 func TestSystemdNotifications(t *testing.T) {
 	m := startManager(t)
-	s := startTestServer(t)
+	s := apptest.Start(t)
 	m.want(t, "READY=1")
 
-	s.reload(t, "msg=reloaded")
+	s.Reload(t, "msg=reloaded")
 	if got := m.want(t, "RELOADING=1"); !regexp.MustCompile(`^RELOADING=1\nMONOTONIC_USEC=[1-9]\d+$`).MatchString(got) {
 		t.Errorf("reloading: %q", got)
 	}
 	m.want(t, "READY=1")
 
-	s.configure(t, "no_such_key = 1\n")
-	s.reload(t, "reload refused")
+	s.Configure(t, "no_such_key = 1\n")
+	s.Reload(t, "reload refused")
 	m.want(t, "RELOADING=1")
 	if got := m.want(t, "READY=1"); !strings.Contains(got, "STATUS=serving; the last reload was refused") {
 		t.Errorf("after a refused reload: %q", got)
 	}
 
-	s.signals <- syscall.SIGTERM
+	s.Signals <- syscall.SIGTERM
 	m.want(t, "STOPPING=1")
 }
 
 func TestWatchdog(t *testing.T) {
 	m := startManager(t)
 	t.Setenv("WATCHDOG_USEC", "100000")
-	startTestServer(t)
+	apptest.Start(t)
 	m.want(t, "READY=1")
 	for range 3 {
 		m.want(t, "WATCHDOG=1")
@@ -82,9 +83,9 @@ func TestWatchdog(t *testing.T) {
 
 func TestInvalidWatchdog(t *testing.T) {
 	t.Setenv("WATCHDOG_USEC", "soon")
-	s := startTestServer(t)
-	kit.Must(t, s.submit(t, "alice", "right"))
-	if !strings.Contains(s.log.String(), `msg="no watchdog"`) {
-		t.Errorf("the log lacks that:\n%s", s.log.String())
+	s := apptest.Start(t)
+	kit.Must(t, s.Submit(t, "alice", "right"))
+	if !strings.Contains(s.Log.String(), `msg="no watchdog"`) {
+		t.Errorf("the log lacks that:\n%s", s.Log.String())
 	}
 }
