@@ -166,6 +166,7 @@ func TestSecurityOptions(t *testing.T) {
 		{SecurityOptions{MutualAuth}, []string{"DIGEST-MD5", "SCRAM-SHA-256", "SRP"}},
 		{SecurityOptions{MutualAuth, ForwardSecrecy}, []string{"SRP"}},
 		{SecurityOptions{"nonsense"}, nil},
+		{SecurityOptions{NoAnonymous, "nonsense"}, nil},
 	}
 	for _, tt := range tests {
 		want := make(map[string]bool)

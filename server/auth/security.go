@@ -23,7 +23,7 @@ const (
 // smtpd_sasl_security_options.
 type SecurityOption string
 
-// Each option that begins with "no" forbids a property, the other two demand one.
+// The options of Postfix.
 const (
 	NoAnonymous    SecurityOption = "noanonymous"
 	NoPlaintext    SecurityOption = "noplaintext"
@@ -33,30 +33,29 @@ const (
 	MutualAuth     SecurityOption = "mutual_auth"
 )
 
-// allows reports whether the option allows a mechanism with these properties. An unknown
-// option allows none.
-func (o SecurityOption) allows(p MechanismProperties) bool {
-	switch o {
-	case NoAnonymous:
-		return p&MechanismAnonymous == 0
-	case NoPlaintext:
-		return p&MechanismPlaintext == 0
-	case NoActive:
-		return p&MechanismActive == 0
-	case NoDictionary:
-		return p&MechanismDictionary == 0
-	case ForwardSecrecy:
-		return p&MechanismForwardSecrecy != 0
-	case MutualAuth:
-		return p&MechanismMutualAuth != 0
-	}
-	return false
+// A securityRule is one row of the table of options.
+type securityRule struct {
+	option   SecurityOption
+	property MechanismProperties
+	demanded bool // the property is demanded; otherwise it is forbidden
+}
+
+var securityRules = []securityRule{
+	{NoAnonymous, MechanismAnonymous, false},
+	{NoPlaintext, MechanismPlaintext, false},
+	{NoActive, MechanismActive, false},
+	{NoDictionary, MechanismDictionary, false},
+	{ForwardSecrecy, MechanismForwardSecrecy, true},
+	{MutualAuth, MechanismMutualAuth, true},
 }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (o *SecurityOption) UnmarshalText(text []byte) error {
-	known := []SecurityOption{NoAnonymous, NoPlaintext, NoActive, NoDictionary, ForwardSecrecy, MutualAuth}
 	option := SecurityOption(strings.ToLower(string(text))) // Postfix accepts any case
+	var known []SecurityOption
+	for _, rule := range securityRules {
+		known = append(known, rule.option)
+	}
 	if !slices.Contains(known, option) {
 		return fmt.Errorf("unknown security option %q; the options are %q", text, known)
 	}
@@ -71,7 +70,14 @@ type SecurityOptions []SecurityOption
 // DefaultSecurityOptions returns the default, which is that of Postfix.
 func DefaultSecurityOptions() SecurityOptions { return SecurityOptions{NoAnonymous} }
 
-// Allow reports whether a mechanism with these properties may be offered.
+// Allow reports whether a mechanism with these properties may be offered. An unknown option
+// allows no mechanism.
 func (o SecurityOptions) Allow(p MechanismProperties) bool {
-	return !slices.ContainsFunc(o, func(one SecurityOption) bool { return !one.allows(p) })
+	for _, option := range o {
+		i := slices.IndexFunc(securityRules, func(r securityRule) bool { return r.option == option })
+		if i < 0 || (p&securityRules[i].property != 0) != securityRules[i].demanded {
+			return false
+		}
+	}
+	return true
 }

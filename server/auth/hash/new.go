@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/go-crypt/crypt/algorithm"
 	"github.com/go-crypt/crypt/algorithm/argon2"
 	"github.com/go-crypt/crypt/algorithm/shacrypt"
 	"golang.org/x/crypto/bcrypt"
@@ -93,11 +94,7 @@ func newSHA512Crypt(password string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	digest, err := hasher.Hash(password)
-	if err != nil {
-		return "", err
-	}
-	return digest.Encode(), nil
+	return encoded(hasher.Hash(password))
 }
 
 func newArgon2id(password string) (string, error) {
@@ -105,7 +102,10 @@ func newArgon2id(password string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	digest, err := hasher.Hash(password)
+	return encoded(hasher.Hash(password))
+}
+
+func encoded(digest algorithm.Digest, err error) (string, error) {
 	if err != nil {
 		return "", err
 	}

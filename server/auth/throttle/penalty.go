@@ -7,22 +7,13 @@ import (
 
 const (
 	penaltyKept      = time.Hour // after the last new wrong password
-	penaltyMaxLevel  = 4
-	penaltyAddresses = 1 << 16 // remembered at once; at the worst 50 MiB
-	wrongKept        = 10      // wrong passwords remembered for each address
+	penaltyAddresses = 1 << 16   // remembered at once; at the worst 50 MiB
+	wrongKept        = 10        // wrong passwords remembered for each address
 )
 
-// penaltyDelay returns the time between two verifications from one address. The values are
-// those of Dovecot.
-func penaltyDelay(level int) time.Duration {
-	switch level {
-	case 0:
-		return 0
-	case penaltyMaxLevel:
-		return 15 * time.Second
-	}
-	return time.Second << level // 2, 4, 8
-}
+// penaltyDelays are the times between two verifications from one address, by the number of
+// failures. The values are those of Dovecot.
+var penaltyDelays = [...]time.Duration{0, 2 * time.Second, 4 * time.Second, 8 * time.Second, 15 * time.Second}
 
 // penalty is the state of one address: its failed logins, and the queue of its logins.
 // The fields are guarded by the throttle's lock.
@@ -31,7 +22,7 @@ type penalty struct {
 	running int             // those that are being verified
 	waiting []chan struct{} // the others in order; closed when it is their turn
 
-	level     int
+	level     int       // index into penaltyDelays
 	increased time.Time // when level last increased
 	notBefore time.Time // of the next verification
 	wrong     []wrongPassword
@@ -76,14 +67,6 @@ func (p *penalty) leave(turn chan struct{}, slots int) {
 	}
 	p.running--
 	p.start(slots)
-}
-
-// expire removes the failures that are older than an hour.
-func (p *penalty) expire(now time.Time) {
-	if now.Sub(p.increased) >= penaltyKept {
-		p.level = 0
-	}
-	p.wrong = slices.DeleteFunc(p.wrong, func(w wrongPassword) bool { return now.Sub(w.seen) >= penaltyKept })
 }
 
 // repeated reports whether the same wrong password has been seen within the last hour,

@@ -137,7 +137,7 @@ func (t *Throttle) enqueue(a *Attempt) (maxWait time.Duration, err error) {
 		return 0, nil
 	}
 	p := t.activate(a.from, now)
-	if max(p.notBefore.Sub(now), 0)+time.Duration(p.queued)*penaltyDelay(p.level) > t.config.MaxWait {
+	if max(p.notBefore.Sub(now), 0)+time.Duration(p.queued)*penaltyDelays[p.level] > t.config.MaxWait {
 		t.deactivate(a.from, p, now)
 		return 0, ErrPenalty
 	}
@@ -205,7 +205,7 @@ func (a *Attempt) Done(o Outcome) {
 		t.countGuess(a, o.Secret, now)
 	}
 	if a.penalty != nil && o.Result != Success {
-		a.penalty.notBefore = now.Add(penaltyDelay(a.penalty.level))
+		a.penalty.notBefore = now.Add(penaltyDelays[a.penalty.level])
 	}
 	t.leave(a, now)
 }
@@ -237,12 +237,12 @@ func (t *Throttle) countGuess(a *Attempt, secret string, now time.Time) {
 	case a.known:
 		t.known.mistaken(a.login, a.from)
 	default:
-		p.level, p.increased = min(p.level+1, penaltyMaxLevel), now
+		p.level, p.increased = min(p.level+1, len(penaltyDelays)-1), now
 	}
 }
 
-// activate returns the penalty of an address. The caller passes it to deactivate
-// afterwards.
+// activate returns the penalty of an address, without failures that have expired. The caller
+// passes it to deactivate afterwards.
 func (t *Throttle) activate(from netip.Prefix, now time.Time) *penalty {
 	p, ok := t.active[from]
 	if !ok {
@@ -252,7 +252,10 @@ func (t *Throttle) activate(from netip.Prefix, now time.Time) *penalty {
 		t.idle.Remove(from)
 		t.active[from] = p
 	}
-	p.expire(now)
+	if now.Sub(p.increased) >= penaltyKept {
+		p.level = 0
+	}
+	p.wrong = slices.DeleteFunc(p.wrong, func(w wrongPassword) bool { return now.Sub(w.seen) >= penaltyKept })
 	return p
 }
 
