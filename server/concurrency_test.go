@@ -16,8 +16,8 @@ import (
 	"postern/test/kit"
 )
 
-// TestCrowd: the errors of one client do not affect others.
-func TestCrowd(t *testing.T) {
+// TestConcurrentClients: the errors of one client do not affect others.
+func TestConcurrentClients(t *testing.T) {
 	d := newTestServer(t, defaultSettings())
 	bad := []string{
 		"AUTH PLAIN !!!!\r\n", "AUTH PLAIN =\r\n", "=\r\n", "*\r\n", "\r\n",
@@ -79,8 +79,8 @@ func misbehave(t *testing.T, c *client, text string) {
 	_, _ = io.WriteString(c.tls, text)
 }
 
-// TestReloadInACrowd: connections are opened while the configuration changes.
-func TestReloadInACrowd(t *testing.T) {
+// TestReloadWhileClientsConnect: connections are opened while the configuration changes.
+func TestReloadWhileClientsConnect(t *testing.T) {
 	s := defaultSettings()
 	d := newTestServer(t, s)
 	parts := []Parts{d.assemble(s), d.assemble(s)}
@@ -106,10 +106,10 @@ func TestReloadInACrowd(t *testing.T) {
 	all.Wait()
 }
 
-// TestEndsInACrowd: connections are ended in every way while they go from clear
+// TestConcurrentEnds: connections are ended in every way while they go from clear
 // text to TLS and on to a message, and while the configuration changes. All slots are
 // released.
-func TestEndsInACrowd(t *testing.T) {
+func TestConcurrentEnds(t *testing.T) {
 	s := defaultSettings()
 	d := newTestServer(t, s)
 	parts := []Parts{d.assemble(s), d.assemble(s)}

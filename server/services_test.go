@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	"github.com/emersion/go-smtp"
@@ -17,60 +18,78 @@ var (
 	mailSteps  = []string{"MAIL FROM:<alice@example.org>", "250", "RCPT TO:<bob@example.org>", "250"}
 )
 
+// A serviceCase is a way in which a session uses services, and a way in which that ends.
+type serviceCase struct {
+	noLogin  bool     // do not log in
+	steps    []string // for converse
+	acquired int32    // by the steps
+	held     int32    // after them
+	end      func(*testServer, *client) error
+}
+
+var serviceCases = map[string]serviceCase{
+	"EHLO":                     {noLogin: true, steps: helloSteps, acquired: 1},
+	"AUTH":                     {noLogin: true, steps: []string{"AUTH PLAIN AGFsaWNlAHNlY3JldA==", "235"}, acquired: 1},
+	"AUTH under way":           {noLogin: true, steps: []string{"AUTH PLAIN", "334"}, acquired: 1, held: 1},
+	"AUTH under way, reset":    {noLogin: true, steps: []string{"AUTH PLAIN", "334"}, acquired: 1, held: 1, end: reset},
+	"AUTH under way, shutdown": {noLogin: true, steps: []string{"AUTH PLAIN", "334"}, acquired: 1, held: 1, end: shutdownAtOnce},
+	"AUTH under way, dropped":  {noLogin: true, steps: []string{"AUTH PLAIN", "334"}, acquired: 1, held: 1, end: drop},
+	"AUTH with a wrong password": {noLogin: true, acquired: 3, steps: []string{
+		"AUTH PLAIN AGFsaWNlAHdyb25n", "535", "AUTH PLAIN AGFsaWNlAHdyb25n", "535", "AUTH PLAIN AGFsaWNlAHdyb25n", "535"}},
+	"AUTH that is cancelled":       {noLogin: true, steps: []string{"AUTH PLAIN", "334", "*", "501"}, acquired: 1},
+	"AUTH that is not base64":      {noLogin: true, steps: []string{"AUTH PLAIN", "334", "???", "501", "AUTH PLAIN ???", "501"}, acquired: 2},
+	"AUTH that is malformed":       {noLogin: true, steps: []string{"AUTH PLAIN AAAA", "501"}, acquired: 1},
+	"AUTH of an unknown mechanism": {noLogin: true, steps: []string{"AUTH X-UNKNOWN", "504"}, acquired: 1},
+	"AUTH with a store that fails": {noLogin: true, steps: []string{"AUTH PLAIN AGRvd24AeA==", "454"}, acquired: 1},
+
+	"MAIL":                     {steps: mailSteps[:2]},
+	"a refused MAIL":           {noLogin: true, steps: []string{"MAIL FROM:<alice@example.org>", "530"}},
+	"RCPT":                     {steps: mailSteps, acquired: 1, held: 1},
+	"RCPT, reset":              {steps: mailSteps, acquired: 1, held: 1, end: reset},
+	"RCPT, shutdown":           {steps: mailSteps, acquired: 1, held: 1, end: shutdownAtOnce},
+	"RCPT, dropped":            {steps: mailSteps, acquired: 1, held: 1, end: drop},
+	"RCPT, too many errors":    {steps: mailSteps, acquired: 1, held: 1, end: makeErrors},
+	"RCPT and QUIT":            {steps: append(mailSteps, "QUIT", "221"), acquired: 1},
+	"RCPT and RSET":            {steps: append(mailSteps, "RSET", "250"), acquired: 1},
+	"RCPT and EHLO":            {steps: append(mailSteps, "EHLO client.example.org", "250"), acquired: 2},
+	"RCPT and STARTTLS":        {steps: append(mailSteps, "STARTTLS", "503"), acquired: 1, held: 1},
+	"two RCPTs":                {steps: append(mailSteps, "RCPT TO:<carol@example.org>", "250"), acquired: 1, held: 1},
+	"DATA, hung up":            {steps: append(mailSteps, "DATA", "354"), acquired: 1, held: 1, end: hangUp},
+	"DATA, reset":              {steps: append(mailSteps, "DATA", "354"), acquired: 1, held: 1, end: reset},
+	"DATA, shutdown":           {steps: append(mailSteps, "DATA", "354"), acquired: 1, held: 1, end: shutdownAtOnce},
+	"BDAT, hung up":            {steps: append(mailSteps, "BDAT 3\r\nx", "250"), acquired: 1, held: 1, end: hangUp},
+	"BDAT, shutdown":           {steps: append(mailSteps, "BDAT 3\r\nx", "250"), acquired: 1, held: 1, end: shutdownAtOnce},
+	"a message":                {steps: append(mailSteps, "DATA", "354", "\r\nx\r\n.", "250"), acquired: 1},
+	"a message with a NUL":     {steps: append(mailSteps, "DATA", "354", "\r\n\x00\r\n.", "550"), acquired: 1},
+	"two messages":             {steps: append(append(mailSteps, "BDAT 5 LAST\r\n\r\nx", "250"), append(mailSteps, "BDAT 5 LAST\r\n\r\nx", "250")...), acquired: 2},
+	"a message, then RCPT":     {steps: append(append(mailSteps, "BDAT 5 LAST\r\n\r\nx", "250"), mailSteps...), acquired: 2, held: 1},
+	"a RCPT that is malformed": {steps: []string{"MAIL FROM:<alice@example.org>", "250", "RCPT TO:<>", "501"}},
+}
+
+func hangUp(_ *testServer, c *client) error { return c.raw.Close() }
+
+func reset(_ *testServer, c *client) error { return c.reset() }
+
+func drop(d *testServer, c *client) error {
+	d.session(c.raw).conn.Abort(errDropped)
+	return nil
+}
+
+func makeErrors(_ *testServer, c *client) error { return c.sendAll(strings.Repeat(noCommand, 20)) }
+
+func shutdownAtOnce(d *testServer, _ *client) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = d.server.Shutdown(ctx) // reports that something was aborted
+	return nil
+}
+
 // TestServicesAreReleased: a session acquires the services at EHLO, AUTH and RCPT, and
 // releases them at the end of what it needs them for, however that ends. Every other test
 // with a testServer checks at its end that nothing is held or was released twice.
 func TestServicesAreReleased(t *testing.T) {
 	t.Parallel()
-	hangUp := func(_ *testServer, c *client) error { return c.raw.Close() }
-	reset := func(_ *testServer, c *client) error { return c.reset() }
-	shutdown := func(d *testServer, _ *client) error {
-		ctx, cancel := context.WithCancel(context.Background())
-		cancel()
-		_ = d.server.Shutdown(ctx) // reports that something was aborted
-		return nil
-	}
-	for name, test := range map[string]struct {
-		noLogin  bool     // do not log in
-		steps    []string // for converse
-		acquired int32    // by the steps
-		held     int32    // after them
-		end      func(*testServer, *client) error
-	}{
-		"EHLO":                     {noLogin: true, steps: helloSteps, acquired: 1},
-		"AUTH":                     {noLogin: true, steps: []string{"AUTH PLAIN AGFsaWNlAHNlY3JldA==", "235"}, acquired: 1},
-		"AUTH under way":           {noLogin: true, steps: []string{"AUTH PLAIN", "334"}, acquired: 1, held: 1},
-		"AUTH under way, reset":    {noLogin: true, steps: []string{"AUTH PLAIN", "334"}, acquired: 1, held: 1, end: reset},
-		"AUTH under way, shutdown": {noLogin: true, steps: []string{"AUTH PLAIN", "334"}, acquired: 1, held: 1, end: shutdown},
-		"AUTH with a wrong password": {noLogin: true, acquired: 3, steps: []string{
-			"AUTH PLAIN AGFsaWNlAHdyb25n", "535", "AUTH PLAIN AGFsaWNlAHdyb25n", "535", "AUTH PLAIN AGFsaWNlAHdyb25n", "535"}},
-		"AUTH that is cancelled":       {noLogin: true, steps: []string{"AUTH PLAIN", "334", "*", "501"}, acquired: 1},
-		"AUTH that is not base64":      {noLogin: true, steps: []string{"AUTH PLAIN", "334", "???", "501", "AUTH PLAIN ???", "501"}, acquired: 2},
-		"AUTH that is malformed":       {noLogin: true, steps: []string{"AUTH PLAIN AAAA", "501"}, acquired: 1},
-		"AUTH of an unknown mechanism": {noLogin: true, steps: []string{"AUTH X-UNKNOWN", "504"}, acquired: 1},
-		"AUTH with a store that fails": {noLogin: true, steps: []string{"AUTH PLAIN AGRvd24AeA==", "454"}, acquired: 1},
-
-		"MAIL":                     {steps: mailSteps[:2]},
-		"a refused MAIL":           {noLogin: true, steps: []string{"MAIL FROM:<alice@example.org>", "530"}},
-		"RCPT":                     {steps: mailSteps, acquired: 1, held: 1},
-		"RCPT, reset":              {steps: mailSteps, acquired: 1, held: 1, end: reset},
-		"RCPT, shutdown":           {steps: mailSteps, acquired: 1, held: 1, end: shutdown},
-		"RCPT and QUIT":            {steps: append(mailSteps, "QUIT", "221"), acquired: 1},
-		"RCPT and RSET":            {steps: append(mailSteps, "RSET", "250"), acquired: 1},
-		"RCPT and EHLO":            {steps: append(mailSteps, "EHLO client.example.org", "250"), acquired: 2},
-		"RCPT and STARTTLS":        {steps: append(mailSteps, "STARTTLS", "503"), acquired: 1, held: 1},
-		"two RCPTs":                {steps: append(mailSteps, "RCPT TO:<carol@example.org>", "250"), acquired: 1, held: 1},
-		"DATA, hung up":            {steps: append(mailSteps, "DATA", "354"), acquired: 1, held: 1, end: hangUp},
-		"DATA, reset":              {steps: append(mailSteps, "DATA", "354"), acquired: 1, held: 1, end: reset},
-		"DATA, shutdown":           {steps: append(mailSteps, "DATA", "354"), acquired: 1, held: 1, end: shutdown},
-		"BDAT, hung up":            {steps: append(mailSteps, "BDAT 3\r\nx", "250"), acquired: 1, held: 1, end: hangUp},
-		"BDAT, shutdown":           {steps: append(mailSteps, "BDAT 3\r\nx", "250"), acquired: 1, held: 1, end: shutdown},
-		"a message":                {steps: append(mailSteps, "DATA", "354", "\r\nx\r\n.", "250"), acquired: 1},
-		"a message with a NUL":     {steps: append(mailSteps, "DATA", "354", "\r\n\x00\r\n.", "550"), acquired: 1},
-		"two messages":             {steps: append(append(mailSteps, "BDAT 5 LAST\r\n\r\nx", "250"), append(mailSteps, "BDAT 5 LAST\r\n\r\nx", "250")...), acquired: 2},
-		"a message, then RCPT":     {steps: append(append(mailSteps, "BDAT 5 LAST\r\n\r\nx", "250"), mailSteps...), acquired: 2, held: 1},
-		"a RCPT that is malformed": {steps: []string{"MAIL FROM:<alice@example.org>", "250", "RCPT TO:<>", "501"}},
-	} {
+	for name, test := range serviceCases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := newTestServer(t, defaultSettings())

@@ -82,108 +82,111 @@ func (s *receiptTable) holds(want int) {
 	}
 }
 
+// receiptSteps are lives of messages.
+var receiptSteps = map[string]func(*receiptTable){
+	"a 250 that was seen": func(s *receiptTable) {
+		e := s.send("a")
+		s.wait("a")
+		s.answered(e, relay.Receipt{Text: "queued as a"})
+		s.wait("a")
+		s.seen(e, true)
+		s.holds(0)
+		s.send("a")
+	},
+	"answered, and its client goes on with the same": func(s *receiptTable) {
+		e := s.send("a")
+		s.answered(e, relay.Receipt{Text: "queued as a"})
+		second := s.send("a") // of the same session
+		s.wait("a")
+		s.seen(e, false) // nothing is known of it any more
+		s.wait("a")
+		s.answered(second, relay.Receipt{Text: "queued as a"})
+		s.seen(second, false)
+		s.seen(s.again("a"), true)
+		s.holds(0)
+	},
+	"not answered yet, and its client comes again": func(s *receiptTable) {
+		e := s.send("a") // its client has received 451, and a late reply is awaited
+		if again, _, _ := s.try(keyNamed("a"), from("first", "second id")); again != nil {
+			s.t.Error("the second does not wait")
+		}
+		s.forget(e)
+		s.send("a")
+	},
+	"a 250 that was lost": func(s *receiptTable) {
+		s.sendAndLose("a")
+		s.again("a")
+	},
+	"lost again, and again, and seen": func(s *receiptTable) {
+		s.sendAndLose("a")
+		s.seen(s.again("a"), false)
+		s.seen(s.again("a"), false)
+		e := s.again("a")
+		s.wait("a")
+		s.seen(e, true)
+		s.holds(0)
+		s.send("a")
+	},
+	"refused, or of unknown outcome": func(s *receiptTable) {
+		s.forget(s.send("a"))
+		s.holds(0)
+		s.send("a")
+	},
+	"a late answer": func(s *receiptTable) {
+		e := s.send("a")
+		s.wait("a")
+		s.arm(e, relay.Receipt{Text: "queued as a"})
+		s.again("a")
+	},
+	"not sent again for ten minutes": func(s *receiptTable) {
+		s.sendAndLose("a")
+		s.clock = s.clock.Add(lifetime - 1)
+		s.seen(s.again("a"), false)
+		s.clock = s.clock.Add(1) // counted from the first one
+		s.send("a")
+	},
+	"older than one that was lost later": func(s *receiptTable) {
+		s.sendAndLose("a")
+		s.clock = s.clock.Add(lifetime - 1)
+		s.sendAndLose("b")
+		s.seen(s.again("a"), false)
+		s.clock = s.clock.Add(1)
+		s.send("a")
+		s.again("b")
+	},
+	"expired when another comes": func(s *receiptTable) {
+		s.sendAndLose("a")
+		s.clock = s.clock.Add(lifetime)
+		s.send("b")
+		s.holds(1)
+	},
+	"a table full of lost ones": func(s *receiptTable) {
+		s.limit = 2
+		s.sendAndLose("a")
+		s.sendAndLose("b")
+		s.seen(s.again("a"), false) // b is the oldest now
+		s.sendAndLose("c")
+		s.holds(2)
+		s.again("a")
+		s.again("c")
+	},
+	"a table full of messages that are being sent": func(s *receiptTable) {
+		s.limit = 2
+		a, b := s.send("a"), s.send("b")
+		c, d, e := s.send("c"), s.send("c"), s.send("c")
+		s.answered(c, relay.Receipt{Text: "queued as c"})
+		s.seen(c, false)
+		s.arm(d, relay.Receipt{})
+		s.forget(e)
+		s.holds(2)
+		s.forget(a)
+		s.seen(b, false)
+		s.holds(1)
+	},
+}
+
 func TestReceipts(t *testing.T) {
-	for name, steps := range map[string]func(*receiptTable){
-		"a 250 that was seen": func(s *receiptTable) {
-			e := s.send("a")
-			s.wait("a")
-			s.answered(e, relay.Receipt{Text: "queued as a"})
-			s.wait("a")
-			s.seen(e, true)
-			s.holds(0)
-			s.send("a")
-		},
-		"answered, and its client goes on with the same": func(s *receiptTable) {
-			e := s.send("a")
-			s.answered(e, relay.Receipt{Text: "queued as a"})
-			second := s.send("a") // of the same session
-			s.wait("a")
-			s.seen(e, false) // nothing is known of it any more
-			s.wait("a")
-			s.answered(second, relay.Receipt{Text: "queued as a"})
-			s.seen(second, false)
-			s.seen(s.again("a"), true)
-			s.holds(0)
-		},
-		"not answered yet, and its client comes again": func(s *receiptTable) {
-			e := s.send("a") // its client has received 451, and a late reply is awaited
-			if again, _, _ := s.try(keyNamed("a"), from("first", "second id")); again != nil {
-				s.t.Error("the second does not wait")
-			}
-			s.forget(e)
-			s.send("a")
-		},
-		"a 250 that was lost": func(s *receiptTable) {
-			s.sendAndLose("a")
-			s.again("a")
-		},
-		"lost again, and again, and seen": func(s *receiptTable) {
-			s.sendAndLose("a")
-			s.seen(s.again("a"), false)
-			s.seen(s.again("a"), false)
-			e := s.again("a")
-			s.wait("a")
-			s.seen(e, true)
-			s.holds(0)
-			s.send("a")
-		},
-		"refused, or of unknown outcome": func(s *receiptTable) {
-			s.forget(s.send("a"))
-			s.holds(0)
-			s.send("a")
-		},
-		"a late answer": func(s *receiptTable) {
-			e := s.send("a")
-			s.wait("a")
-			s.arm(e, relay.Receipt{Text: "queued as a"})
-			s.again("a")
-		},
-		"not sent again for ten minutes": func(s *receiptTable) {
-			s.sendAndLose("a")
-			s.clock = s.clock.Add(lifetime - 1)
-			s.seen(s.again("a"), false)
-			s.clock = s.clock.Add(1) // counted from the first one
-			s.send("a")
-		},
-		"older than one that was lost later": func(s *receiptTable) {
-			s.sendAndLose("a")
-			s.clock = s.clock.Add(lifetime - 1)
-			s.sendAndLose("b")
-			s.seen(s.again("a"), false)
-			s.clock = s.clock.Add(1)
-			s.send("a")
-			s.again("b")
-		},
-		"expired when another comes": func(s *receiptTable) {
-			s.sendAndLose("a")
-			s.clock = s.clock.Add(lifetime)
-			s.send("b")
-			s.holds(1)
-		},
-		"a table full of lost ones": func(s *receiptTable) {
-			s.limit = 2
-			s.sendAndLose("a")
-			s.sendAndLose("b")
-			s.seen(s.again("a"), false) // b is the oldest now
-			s.sendAndLose("c")
-			s.holds(2)
-			s.again("a")
-			s.again("c")
-		},
-		"a table full of messages that are being sent": func(s *receiptTable) {
-			s.limit = 2
-			a, b := s.send("a"), s.send("b")
-			c, d, e := s.send("c"), s.send("c"), s.send("c")
-			s.answered(c, relay.Receipt{Text: "queued as c"})
-			s.seen(c, false)
-			s.arm(d, relay.Receipt{})
-			s.forget(e)
-			s.holds(2)
-			s.forget(a)
-			s.seen(b, false)
-			s.holds(1)
-		},
-	} {
+	for name, steps := range receiptSteps {
 		t.Run(name, func(t *testing.T) { steps(newReceiptTable(t)) })
 	}
 }
@@ -213,9 +216,9 @@ func TestReceiptsWait(t *testing.T) {
 	}
 }
 
-// TestReceiptsCrowd: many sessions send the same few messages again and again. None
+// TestReceiptsConcurrently: many sessions send the same few messages again and again. None
 // sends one that another is sending, or whose 250 was lost.
-func TestReceiptsCrowd(t *testing.T) {
+func TestReceiptsConcurrently(t *testing.T) {
 	r := NewReceipts(noEvents{})
 	r.limit = 8
 	var sending, lost [4]atomic.Int32

@@ -63,18 +63,18 @@ var commands = map[string]command{
 	"RCPT":     {(*Conn).rcptTo, 0},
 	"DATA":     {(*Conn).data, 0},
 	"BDAT":     {(*Conn).bdat, inClear}, // to read its chunk; it is refused then
-	"RSET":     {(*Conn).rset, junk},
-	"NOOP":     {(*Conn).noop, junk | inClear},
-	"VRFY":     {(*Conn).vrfy, junk},
-	"QUIT":     {(*Conn).quit, inClear},
+	"RSET":     {(*Conn).simple, junk},
+	"NOOP":     {(*Conn).simple, junk | inClear},
+	"VRFY":     {(*Conn).simple, junk},
+	"QUIT":     {(*Conn).simple, inClear},
 
 	// RFC 5321, section 4.2.4: recognized, but not implemented.
-	"EXPN": {(*Conn).notImplemented, 0},
-	"HELP": {(*Conn).notImplemented, 0},
-	"SEND": {(*Conn).notImplemented, 0},
-	"SOML": {(*Conn).notImplemented, 0},
-	"SAML": {(*Conn).notImplemented, 0},
-	"TURN": {(*Conn).notImplemented, 0},
+	"EXPN": {(*Conn).simple, 0},
+	"HELP": {(*Conn).simple, 0},
+	"SEND": {(*Conn).simple, 0},
+	"SOML": {(*Conn).simple, 0},
+	"SAML": {(*Conn).simple, 0},
+	"TURN": {(*Conn).simple, 0},
 }
 
 // command runs one command line.
@@ -252,30 +252,25 @@ func (c *Conn) startTLS(_, argument string) (*Reply, error) {
 	return nil, nil
 }
 
-func (c *Conn) rset(_, argument string) (*Reply, error) {
-	if argument != "" {
-		return replyRsetSyntax, nil
+// simple is a command that decides nothing.
+func (c *Conn) simple(verb, argument string) (*Reply, error) {
+	switch verb {
+	case "NOOP":
+		return replyOk, nil
+	case "RSET":
+		if argument != "" {
+			return replyRsetSyntax, nil
+		}
+		c.endTransaction(ResetCommand, ErrReset)
+		return replyOk, nil
+	case "VRFY":
+		if argument == "" {
+			return replyVrfySyntax, nil
+		}
+		return replyVrfy, nil
+	case "QUIT":
+		return replyBye, ErrQuit
 	}
-	c.endTransaction(ResetCommand, ErrReset)
-	return replyOk, nil
-}
-
-func (c *Conn) noop(string, string) (*Reply, error) {
-	return replyOk, nil
-}
-
-func (c *Conn) vrfy(_, argument string) (*Reply, error) {
-	if argument == "" {
-		return replyVrfySyntax, nil
-	}
-	return replyVrfy, nil
-}
-
-func (c *Conn) quit(string, string) (*Reply, error) {
-	return replyBye, ErrQuit
-}
-
-func (c *Conn) notImplemented(string, string) (*Reply, error) {
 	return replyNotImplemented, nil
 }
 

@@ -91,7 +91,8 @@ func (c *Conn) readMessage() (failed, err error) {
 				return nil, err
 			}
 		}
-		text := c.in.unstuff(&u)
+		text, rest := u.next(c.in.buffer()[c.in.start-1 : c.in.end])
+		c.in.start = c.in.end - len(rest)
 		size += int64(len(text))
 		if failed == nil && c.offer.Size > 0 && size > c.offer.Size {
 			failed = ErrTooLarge

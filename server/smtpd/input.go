@@ -67,14 +67,6 @@ func (in *input) use(limit int64) []byte {
 	return p
 }
 
-// unstuff has u take what is unread, as far as it belongs to the message, and
-// returns the text. It is valid until the next call.
-func (in *input) unstuff(u *unstuffer) []byte {
-	text, rest := u.next(in.buffer()[in.start-1 : in.end])
-	in.start = in.end - len(rest)
-	return text
-}
-
 // drop throws away what is unread, and gives the block back.
 func (in *input) drop() {
 	in.start, in.end = 1, 1

@@ -227,7 +227,8 @@ func (r *Reply) appendTo(b []byte) []byte {
 		if enhanced != smtp.NoEnhancedCode && r.Code/100 != 3 {
 			b = fmt.Appendf(b, "%d.%d.%d ", enhanced[0], enhanced[1], enhanced[2])
 		}
-		b = append(b, replyText(line, maxReplyLine-(len(b)-begin))...)
+		safe := text.Replace(line, func(r rune) bool { return r == utf8.RuneError || unicode.IsControl(r) }, '?')
+		b = append(b, text.Cut(safe, maxReplyLine-(len(b)-begin))...)
 		b = append(b, "\r\n"...)
 	}
 	return b
@@ -235,14 +236,6 @@ func (r *Reply) appendTo(b []byte) []byte {
 
 // maxReplyLine bounds a line of a reply, without CRLF (RFC 5321, section 4.5.3.1.5).
 const maxReplyLine = 510
-
-// replyText makes a line safe to send, and cuts it to at most limit octets between
-// two characters.
-func replyText(line string, limit int) string {
-	return text.Cut(text.Replace(line, isUnsafe, '?'), limit)
-}
-
-func isUnsafe(r rune) bool { return r == utf8.RuneError || unicode.IsControl(r) }
 
 // A Cause is why a transaction ended.
 type Cause uint8
