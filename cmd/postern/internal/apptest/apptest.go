@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/bcrypt"
 
@@ -19,7 +20,6 @@ import (
 	"postern/cmd/postern/internal/demo"
 	"postern/server/auth/userfile"
 	"postern/test/kit"
-	"time"
 )
 
 // A Server is a configuration in a folder, and the server that uses it. Its user is
