@@ -244,8 +244,8 @@ func (f source) checkUses(t testing.TB) {
 	})
 }
 
-// ownLoggers are the packages outside of cmd that have a logger: the PAM helper is a
-// process of its own, and the others are tools.
+// ownLoggers are the packages outside of cmd that have a logger: the PAM helper is another
+// process, and the others are tools.
 var ownLoggers = []string{"server/auth/pam", "bench", "test/kit", "relay/relaytest"}
 
 // checkLoggers finds *slog.Logger outside of NewLog and of what it returns.
