@@ -61,9 +61,7 @@ func TestAccessTables(t *testing.T) {
 func accessTable(t *testing.T) string {
 	t.Helper()
 	text, err := os.ReadFile("testdata/access/table")
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	path := filepath.Join(kit.OpenDir(t), "table")
 	write(t, path, string(text))
 	return path
@@ -73,9 +71,7 @@ func accessTable(t *testing.T) string {
 func accessAddresses(t *testing.T, table string) []string {
 	t.Helper()
 	f, err := os.Open(table)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	defer f.Close()
 	addresses := accessProbes
 	for lines := bufio.NewScanner(f); lines.Scan(); {

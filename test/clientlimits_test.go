@@ -123,9 +123,7 @@ func TestClientLatin1Password(t *testing.T) {
 	t.Parallel()
 	const latin1 = "p\xe4ssw\xf6rt"
 	hash, err := bcrypt.GenerateFromPassword([]byte(latin1), bcrypt.MinCost)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	s := startSink(t)
 	p := newPostern(t, posternOptions{NextHop: "smtp://" + s.Addr})
 	write(t, p.file("users"), "alice:"+string(hash)+"\n")
@@ -171,9 +169,7 @@ func TestConnectionLimitWithinTLS(t *testing.T) {
 			})
 			t.Run("STARTTLS port", func(t *testing.T) {
 				conn, err := dialFrom(nil, p.addr(startTLS))
-				if err != nil {
-					t.Fatal(err)
-				}
+				kit.Must(t, err)
 				c := newSubmitter(conn)
 				defer c.Close()
 				if err := c.want(421, ""); err != nil {

@@ -57,9 +57,7 @@ func TestMailClients(t *testing.T) {
 				sub := newSubmission(t, p, mode)
 				runClient(t, client.command(t, sub))
 				sent, err := os.ReadFile(sub.message)
-				if err != nil {
-					t.Fatal(err)
-				}
+				kit.Must(t, err)
 				got := s.wait(t, sub.mark())
 				compare(t, got, sub, sent)
 			})
@@ -183,9 +181,7 @@ func swaks(mechanism string) func(*testing.T, submission) *exec.Cmd {
 	return func(t *testing.T, s submission) *exec.Cmd {
 		flag := map[tlsMode]string{startTLS: "--tls", implicitTLS: "--tls-on-connect"}
 		message, err := os.ReadFile(s.message)
-		if err != nil {
-			t.Fatal(err)
-		}
+		kit.Must(t, err)
 		data := filepath.Join(s.dir, "data")
 		write(t, data, strings.TrimSuffix(string(message), "\r\n"))
 		return command(t, "swaks", "--server", "localhost", "--port", s.port, flag[s.mode],
@@ -201,9 +197,7 @@ func msmtp(t *testing.T, s submission) *exec.Cmd {
 		"--tls-trust-file="+s.ca, "--auth=plain", "--user="+s.user, "--passwordeval=echo "+s.password,
 		"--from="+s.from, s.to)
 	in, err := os.Open(s.message)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	t.Cleanup(func() { in.Close() })
 	cmd.Stdin = in
 	return cmd
@@ -232,9 +226,7 @@ func snail(t *testing.T, s submission) *exec.Cmd {
 	mbox := filepath.Join(s.dir, "mbox")
 	runClient(t, run("test://"+mbox))
 	text, err := os.ReadFile(mbox)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	_, message, _ := strings.Cut(strings.TrimSuffix(string(text), "\n"), "\n")
 	write(t, s.message, strings.ReplaceAll(message, "\n", "\r\n"))
 	return run(url[s.mode] + s.port)

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"postern/test/kit"
 )
 
 // A clientState is the state of a session before the first line of a script is sent.
@@ -51,18 +53,14 @@ type codeLine struct {
 func readCodeScripts(t *testing.T, dir string) []*codeSection {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(dir, "*.txt"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	var all []*codeSection
 	for _, file := range files {
 		if filepath.Base(file) == differencesFile {
 			continue
 		}
 		sections, err := readCodeScript(file)
-		if err != nil {
-			t.Fatal(err)
-		}
+		kit.Must(t, err)
 		all = append(all, sections...)
 	}
 	if len(all) == 0 {

@@ -71,9 +71,7 @@ func TestCheckClosedFolder(t *testing.T) {
 		Stores:  fmt.Sprintf("[[auth.stores]]\nkind = \"dovecot\"\npath = %q\n", d.socket),
 	})
 	p.wantCheck(t, 0, d.socket, "CRAM-MD5")
-	if err := os.Chmod(d.dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, os.Chmod(d.dir, 0o700))
 	p.wantCheck(t, 1, d.socket, "FAIL  store", d.dir, "root", "0700", "unix_listener")
 }
 

@@ -71,15 +71,11 @@ func TestScramByCyrusSASL(t *testing.T) {
 func scramKeys(t *testing.T, password string, iterations int) string {
 	t.Helper()
 	client, err := scram.SHA256.NewClient("", password, "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	salt := make([]byte, 16)
 	rand.Read(salt)
 	keys, err := client.GetStoredCredentialsWithError(scram.KeyFactors{Salt: string(salt), Iters: iterations})
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	text := fmt.Sprintf("{SCRAM-SHA-256}%d", iterations)
 	for _, field := range [][]byte{salt, keys.StoredKey, keys.ServerKey} {
 		text += "," + base64.StdEncoding.EncodeToString(field)
@@ -100,9 +96,7 @@ func sendByPostfix(t *testing.T, p *postern, user, mark string) (errors func() s
 		"smtp_sasl_security_options = noanonymous",
 	)
 	c := client.dial(t)
-	if err := c.wantAll("", "EHLO client.example.org"); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, c.wantAll("", "EHLO client.example.org"))
 	if r, err := c.submit(letter(mark), "alice@example.org", "bob@example.net"); err != nil || r.Code != 250 {
 		t.Fatalf("%v, %v", r, err)
 	}
@@ -113,9 +107,7 @@ func sendByPostfix(t *testing.T, p *postern, user, mark string) (errors func() s
 func muttHasCyrus(t *testing.T) bool {
 	t.Helper()
 	out, err := command(t, "mutt", "-v").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	return strings.Contains(string(out), "+USE_SASL_CYRUS") || strings.Contains(string(out), "+USE_SASL ")
 }
 

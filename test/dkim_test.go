@@ -40,16 +40,10 @@ func newDKIMKeys(t *testing.T) *dkimKeys {
 	for _, a := range []sign.Algorithm{sign.RSA, sign.Ed25519} {
 		key := sign.Key{Domain: "example.org", Selector: string(a), File: filepath.Join(dir, string(a)+".pem")}
 		public, err := sign.GenerateKey(key.File, a)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chown(key.File, nobody, nobody); err != nil {
-			t.Fatal(err)
-		}
+		kit.Must(t, err)
+		kit.Must(t, os.Chown(key.File, nobody, nobody))
 		record, err := sign.TXTRecord(key.Domain, key.Selector, public)
-		if err != nil {
-			t.Fatal(err)
-		}
+		kit.Must(t, err)
 		zone[record.Name+"."] = record.Text
 		k.keys = append(k.keys, key)
 	}
@@ -100,14 +94,10 @@ func (k *dkimKeys) sign(t *testing.T, text string) []byte {
 	m := relaytest.Stage(t, text)
 	hop := &recordingHop{}
 	signer, err := sign.New(k.keys, sign.NewLog(slog.New(slog.DiscardHandler)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	ctx := context.Background()
 	tx, err := signer.Before(hop).Begin(ctx, &relay.Envelope{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	if _, err := tx.Send(ctx, m); err != nil {
 		t.Fatal(err)
 	}

@@ -217,9 +217,7 @@ func TestDovecotChanges(t *testing.T) {
 		_, err := plainLogin(t.Context(), p, tlsClient(1), "alice@example.org", password)
 		return err
 	}
-	if err := login("secret"); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, login("secret"))
 	write(t, filepath.Join(d.dir, "users"), "alice@example.org:{PLAIN}changed and longer\n")
 	kit.Eventually(t, "the new password", func() bool { return login("changed and longer") == nil })
 	wantKind(t, "old password", login("secret"), auth.Unknowable)

@@ -109,12 +109,8 @@ func (d *dovecotd) start(t *testing.T) {
 	t.Helper()
 	d.cmd = exec.Command("sh", "-c", `dovecot -F -c "$0" </dev/null & read -r _; kill $!; wait $!`, filepath.Join(d.dir, "conf"))
 	hold, err := d.cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := d.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
+	kit.Must(t, d.cmd.Start())
 	d.hold = hold
 	kit.Eventually(t, "Dovecot", func() bool { return listening("127.0.0.1:" + d.port) })
 }
@@ -141,14 +137,10 @@ func (d *dovecotd) log() string {
 func (d *dovecotd) signal(t *testing.T, s syscall.Signal) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(d.dir, "run/master.pid"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	master := strings.TrimSpace(string(text))
 	children, err := os.ReadFile(filepath.Join("/proc", master, "task", master, "children"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	for _, child := range strings.Fields(string(children)) {
 		comm, _ := os.ReadFile(filepath.Join("/proc", child, "comm"))
 		if pid, _ := strconv.Atoi(child); strings.TrimSpace(string(comm)) == "auth" {
@@ -163,9 +155,7 @@ func (d *dovecotd) signal(t *testing.T, s syscall.Signal) {
 func (d *dovecotd) proxy(t *testing.T, addr string) dovecot.Proxy {
 	t.Helper()
 	cfg := dovecot.Defaults()
-	if err := cfg.Path.UnmarshalText([]byte(addr)); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, cfg.Path.UnmarshalText([]byte(addr)))
 	p := dovecot.Proxy{
 		Store:    dovecot.New(cfg, auth.NewLog(slog.New(slog.DiscardHandler))),
 		Throttle: throttle.New(throttle.Config{MaxWait: kit.Patience}),

@@ -12,6 +12,7 @@ import (
 	"postern/internal/dsn"
 	"postern/relay"
 	"postern/relay/relaytest"
+	"postern/test/kit"
 )
 
 // sendsTo returns the settings of a Postfix that logs in to postern as alice, over TLS, as
@@ -58,12 +59,8 @@ func TestDSNFromPostfixToPostfix(t *testing.T) {
 			c := sender.dial(t)
 			err := c.wantAll("", "EHLO client.example.org",
 				"MAIL FROM:<alice@example.org> "+tt.mail, "RCPT TO:<"+tt.to+"> "+tt.rcpt, "DATA")
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := accepted(c.finish(letter("dsn-" + tt.name))); err != nil {
-				t.Fatal(err)
-			}
+			kit.Must(t, err)
+			kit.Must(t, accepted(c.finish(letter("dsn-"+tt.name))))
 			got := s.wait(t, "<dsn-"+tt.name+"@")
 			if got.From != "alice@example.org" || !slices.Equal(got.To, []string{tt.to}) {
 				t.Errorf("from %q to %q", got.From, got.To)
@@ -118,17 +115,13 @@ func TestRelayParametersAtPostfix(t *testing.T) {
 			tx, err := router.Begin(t.Context(), &relay.Envelope{Sender: tt.from, Options: smtp.MailOptions{
 				UTF8: tt.utf8, Return: smtp.DSNReturnHeaders, EnvelopeID: tt.id,
 			}})
-			if err != nil {
-				t.Fatal(err)
-			}
+			kit.Must(t, err)
 			defer tx.Close()
 			err = tx.Rcpt(t.Context(), tt.to, &smtp.RcptOptions{
 				Notify:                []smtp.DSNNotify{smtp.DSNNotifyFailure, smtp.DSNNotifyDelayed},
 				OriginalRecipientType: smtp.DSNAddressType(tt.kind), OriginalRecipient: tt.orcpt,
 			})
-			if err != nil {
-				t.Fatal(err)
-			}
+			kit.Must(t, err)
 			if _, err := tx.Send(t.Context(), relaytest.Stage(t, letter("params-"+tt.name))); err != nil {
 				t.Fatal(err)
 			}
@@ -151,13 +144,9 @@ func newRelay(t *testing.T, url string) *relay.Router {
 	t.Helper()
 	cfg := relay.Defaults()
 	cfg.NextHops, cfg.HeloName = make([]relay.HopURL, 1), "postern.example.org"
-	if err := cfg.NextHops[0].UnmarshalText([]byte(url)); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, cfg.NextHops[0].UnmarshalText([]byte(url)))
 	r, err := relay.New(cfg, relay.NewLog(slog.New(slog.DiscardHandler)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	t.Cleanup(func() { r.Close() })
 	return r
 }

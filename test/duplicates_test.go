@@ -40,9 +40,7 @@ func (w *resender) begin(c *submitter, mark string, to ...string) {
 	for _, rcpt := range append(to, "bob@example.net") {
 		lines = append(lines, "RCPT TO:<"+rcpt+">")
 	}
-	if err := c.wantAll(append(lines, "DATA")...); err != nil {
-		w.t.Fatal(err)
-	}
+	kit.Must(w.t, c.wantAll(append(lines, "DATA")...))
 	if _, err := io.WriteString(c.Conn, letter(mark)); err != nil {
 		w.t.Fatal(err)
 	}
@@ -110,17 +108,13 @@ var losses = map[string]func(*testing.T, *resender, string){
 	"reset": func(t *testing.T, w *resender, mark string) {
 		c := w.mustLogin(t, "alice")
 		w.lose(c, mark)
-		if err := tcpOf(c).SetLinger(0); err != nil {
-			t.Fatal(err)
-		}
+		kit.Must(t, tcpOf(c).SetLinger(0))
 		tcpOf(c).Close()
 	},
 	"end of the connection": func(t *testing.T, w *resender, mark string) {
 		c := w.mustLogin(t, "alice")
 		w.lose(c, mark)
-		if err := tcpOf(c).CloseWrite(); err != nil {
-			t.Fatal(err)
-		}
+		kit.Must(t, tcpOf(c).CloseWrite())
 	},
 	"silence": func(t *testing.T, w *resender, mark string) {
 		link := newLossyLink(t, w.addr(startTLS))
@@ -283,9 +277,7 @@ func TestManyRecipientsInTwoTransactions(t *testing.T) {
 	for _, some := range [][]string{to[:limit], to[limit:]} {
 		w.address(c, some)
 		w.write(c)
-		if err := accepted(c.Ask("")); err != nil {
-			t.Fatal(err)
-		}
+		kit.Must(t, accepted(c.Ask("")))
 	}
 	w.wantCopies("many", 2)
 	slices.Sort(to)
@@ -296,21 +288,15 @@ func TestManyRecipientsInTwoTransactions(t *testing.T) {
 
 func (w *resender) address(c *submitter, to []string) {
 	w.t.Helper()
-	if err := c.want(250, "MAIL FROM:<many@example.org>"); err != nil {
-		w.t.Fatal(err)
-	}
+	kit.Must(w.t, c.want(250, "MAIL FROM:<many@example.org>"))
 	for _, rcpt := range to {
-		if err := c.want(250, "RCPT TO:<"+rcpt+">"); err != nil {
-			w.t.Fatal(err)
-		}
+		kit.Must(w.t, c.want(250, "RCPT TO:<"+rcpt+">"))
 	}
 }
 
 func (w *resender) write(c *submitter) {
 	w.t.Helper()
-	if err := c.want(354, "DATA"); err != nil {
-		w.t.Fatal(err)
-	}
+	kit.Must(w.t, c.want(354, "DATA"))
 	if _, err := io.WriteString(c.Conn, letter("many")+".\r\n"); err != nil {
 		w.t.Fatal(err)
 	}
@@ -327,13 +313,9 @@ type lossyLink struct {
 func newLossyLink(t *testing.T, server string) *lossyLink {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	up, err := net.Dial("tcp", server)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	n := &lossyLink{Addr: l.Addr().String(), closeServerSide: func() { up.Close() }}
 	var forwarding sync.WaitGroup
 	forwarding.Go(func() {
@@ -371,17 +353,11 @@ func (n *lossyLink) forwardReplies(down, up net.Conn) {
 func (p *postern) mustLoginBy(t *testing.T, addr string) *submitter {
 	t.Helper()
 	conn, err := dialFrom(nil, addr)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	c, err := p.greet(conn, startTLS)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	t.Cleanup(c.Close)
-	if err := c.want(235, "AUTH PLAIN "+kit.Plain("alice", password)); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, c.want(235, "AUTH PLAIN "+kit.Plain("alice", password)))
 	return c
 }
 
@@ -398,9 +374,7 @@ type slowPolicy struct {
 func startSlowPolicy(t *testing.T) *slowPolicy {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	p := &slowPolicy{addr: l.Addr().String(), request: make(chan struct{}, 100)}
 	p.hold()()
 	go func() {

@@ -57,18 +57,14 @@ func (p *postern) guess(t *testing.T) []string {
 	for i, user := range append(hostileUsers, "alice") {
 		from := loopbackClient(i)
 		c, err := p.connect(startTLS, from)
-		if err != nil {
-			t.Fatal(err)
-		}
+		kit.Must(t, err)
 		if err := c.want(535, "AUTH PLAIN "+kit.Plain(user, "wrong")); err != nil {
 			t.Fatalf("user %.60q: %v", user, err)
 		}
 		c.Close()
 		guessers = append(guessers, from.IP.String())
 		good, err := p.login("alice", loopbackClient(1000+i))
-		if err != nil {
-			t.Fatal(err)
-		}
+		kit.Must(t, err)
 		good.Close()
 	}
 	return guessers
@@ -78,9 +74,7 @@ func (p *postern) guess(t *testing.T) []string {
 func banned(t *testing.T, log string) []string {
 	t.Helper()
 	filter, err := filepath.Abs("../docs/fail2ban/filter.d/postern.conf")
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	cmd := command(t, "fail2ban-regex", "-o", "ip", log, filter)
 	cmd.Env = append(cmd.Env, "TZ=UTC")
 	out, err := cmd.Output()
@@ -103,9 +97,7 @@ func inSyslog(t *testing.T, lines []string) string {
 		fmt.Fprintf(&b, "Nov 22 12:00:00 mail postern[4711]: %s\n", text)
 	}
 	file := filepath.Join(t.TempDir(), "mail.log")
-	if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, os.WriteFile(file, []byte(b.String()), 0o600))
 	return file
 }
 
@@ -114,21 +106,15 @@ func TestFail2banJail(t *testing.T) {
 	t.Parallel()
 	peer(t, "fail2ban-client")
 	dir := filepath.Join(t.TempDir(), "fail2ban")
-	if err := os.CopyFS(dir, os.DirFS("/etc/fail2ban")); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, os.CopyFS(dir, os.DirFS("/etc/fail2ban")))
 	jails := filepath.Join(dir, "jail.d")
 	if err := os.RemoveAll(jails); err != nil { // Debian's jail needs a log that may be missing
 		t.Fatal(err)
 	}
 	for _, name := range []string{"filter.d/postern.conf", "jail.d/postern.conf"} {
 		shipped, err := os.ReadFile(filepath.Join("../docs/fail2ban", name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
-			t.Fatal(err)
-		}
+		kit.Must(t, err)
+		kit.Must(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755))
 		write(t, filepath.Join(dir, name), string(shipped))
 	}
 	runClient(t, command(t, "fail2ban-client", "-c", dir, "-t"))

@@ -69,9 +69,7 @@ func gsaslLogin(t *testing.T, p auth.Provider, client *auth.Peer, mech, user, pa
 	t.Helper()
 	s := &authServer{provider: p, client: client}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	defer l.Close()
 	served := make(chan struct{})
 	go func() {

@@ -21,9 +21,7 @@ func TestQueueIDReachesTheClient(t *testing.T) {
 	hop := startPostfix(t, s)
 	p := startPostern(t, posternOptions{NextHop: hop.URL})
 	r, err := p.mustLogin(t, "alice").submit(letter("queue-id"), "alice@example.org", "bob@example.net")
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	id := regexp.MustCompile(`^2\.0\.0 Ok: queued as (\w+)$`).FindStringSubmatch(r.Text)
 	if r.Code != 250 || id == nil {
 		t.Fatalf("end of data: got %v", r)
@@ -43,22 +41,14 @@ func TestOneRecipientRefused(t *testing.T) {
 	hop := startPostfix(t, s, refuseRecipients)
 	p := startPostern(t, posternOptions{NextHop: hop.URL})
 	c := p.mustLogin(t, "alice")
-	if err := c.wantAll("MAIL FROM:<alice@example.org>", "RCPT TO:<bob@example.net>"); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, c.wantAll("MAIL FROM:<alice@example.org>", "RCPT TO:<bob@example.net>"))
 	refused, err := c.Ask("RCPT TO:<nobody@refused.example.net>")
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	if own := hop.refusal(t, "nobody@refused.example.net"); refused != own {
 		t.Errorf("the client got\n%v, Postfix replies\n%v", refused, own)
 	}
-	if err := c.wantAll("RCPT TO:<carol@example.com>", "DATA"); err != nil {
-		t.Fatal(err)
-	}
-	if err := accepted(c.finish(letter("two-of-three"))); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, c.wantAll("RCPT TO:<carol@example.com>", "DATA"))
+	kit.Must(t, accepted(c.finish(letter("two-of-three"))))
 	kit.Eventually(t, "the message to reach both recipients", func() bool {
 		return recipients(s.deliveries("two-of-three")) == "bob@example.net carol@example.com"
 	})
@@ -72,13 +62,9 @@ const refuseRecipients = `smtpd_recipient_restrictions = check_recipient_access 
 func (p *postfix) refusal(t *testing.T, rcpt string) kit.Reply {
 	t.Helper()
 	c := p.dial(t)
-	if err := c.wantAll("", "EHLO client.example.org", "MAIL FROM:<alice@example.org>"); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, c.wantAll("", "EHLO client.example.org", "MAIL FROM:<alice@example.org>"))
 	r, err := c.Ask("RCPT TO:<" + rcpt + ">")
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	return r
 }
 
@@ -100,9 +86,7 @@ func TestPostfixRestart(t *testing.T) {
 	hop := startPostfix(t, s)
 	p := startPostern(t, posternOptions{NextHop: hop.URL})
 	early, late := p.mustLogin(t, "alice"), p.mustLogin(t, "bob")
-	if err := early.wantAll("MAIL FROM:<alice@example.org>", "RCPT TO:<carol@example.net>", "DATA"); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, early.wantAll("MAIL FROM:<alice@example.org>", "RCPT TO:<carol@example.net>", "DATA"))
 	hop.stop(t)
 	answers := make(chan error)
 	go func() { answers <- accepted(early.finish(letter("restart-early"))) }()
@@ -160,9 +144,7 @@ func TestHopKilledBeforeItsReply(t *testing.T) {
 func startSilentPolicy(t *testing.T) (addr string, asked <-chan struct{}) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	requests := make(chan struct{}, 1)
 	done := make(chan struct{})
 	go func() {
@@ -240,9 +222,7 @@ func TestSpoolWithPostfix(t *testing.T) {
 	})
 	hop.stop(t)
 	c := p.mustLogin(t, "alice")
-	if err := accepted(c.submit(letter("spooled"), "alice@example.org", "carol@example.net")); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, accepted(c.submit(letter("spooled"), "alice@example.org", "carol@example.net")))
 	list := p.command(t, "queue", "list", "--config", p.file("config.toml"))
 	if out, err := list.CombinedOutput(); err != nil || !strings.Contains(string(out), "<alice@example.org>") {
 		t.Errorf("queue list: %v\n%s", err, out)

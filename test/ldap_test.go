@@ -100,9 +100,7 @@ func startSlapd(t *testing.T) *slapd {
 	conf := filepath.Join(dir, "slapd.conf")
 	write(t, conf, fmt.Sprintf(slapdConf, dir))
 	write(t, filepath.Join(dir, "data.ldif"), slapdData+people())
-	if err := os.Mkdir(filepath.Join(dir, "data"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, os.Mkdir(filepath.Join(dir, "data"), 0o700))
 	if out, err := exec.Command("slapadd", "-f", conf, "-l", filepath.Join(dir, "data.ldif")).CombinedOutput(); err != nil {
 		t.Fatalf("slapadd: %v\n%s", err, out)
 	}
@@ -134,26 +132,18 @@ func people() string {
 func (s *slapd) setPassword(t *testing.T, user, password string) {
 	t.Helper()
 	c, err := goldap.DialURL(s.url)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	defer c.Close()
-	if err := c.Bind("cn=root,dc=example,dc=org", "root"); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, c.Bind("cn=root,dc=example,dc=org", "root"))
 	change := goldap.NewModifyRequest("uid="+user+",ou=people,dc=example,dc=org", nil)
 	change.Replace("userPassword", []string{password})
-	if err := c.Modify(change); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, c.Modify(change))
 }
 
 // set sets a value as the configuration does.
 func set(t *testing.T, v interface{ UnmarshalText([]byte) error }, text string) {
 	t.Helper()
-	if err := v.UnmarshalText([]byte(text)); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, v.UnmarshalText([]byte(text)))
 }
 
 // bySearch returns the configuration of a search with a service account, over StartTLS.
@@ -168,9 +158,7 @@ func (s *slapd) bySearch(t *testing.T) ldap.Config {
 	set(t, &cfg.DisabledFilter, "(employeeType=departed)")
 	cfg.UserAttribute = "uid"
 	cfg.BindPasswordFile = filepath.Join(t.TempDir(), "password")
-	if err := os.WriteFile(cfg.BindPasswordFile, []byte("service\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, os.WriteFile(cfg.BindPasswordFile, []byte("service\n"), 0o600))
 	return cfg
 }
 
@@ -189,9 +177,7 @@ func (s *slapd) checks(t *testing.T, cfg ldap.Config) storeChecks {
 	t.Helper()
 	cfg.Validate(func(key, why string) { t.Errorf("%s: %s", key, why) })
 	store, err := ldap.New(cfg, auth.NewLog(slog.New(slog.DiscardHandler)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	t.Cleanup(func() { store.Close() })
 	d := storeChecks{store: store, server: s.daemon, user: "alice", wrong: "wrong password", nobody: "no such user"}
 	if cfg.UserDN.String() != "" {

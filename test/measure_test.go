@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"postern/test/kit"
 )
 
 // pss returns the memory of the server in KiB, with its share of shared pages.
@@ -36,9 +38,7 @@ func (p *postern) heap(t *testing.T) int {
 func (p *postern) files(t *testing.T) int {
 	t.Helper()
 	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	return len(open)
 }
 
@@ -46,17 +46,13 @@ func (p *postern) files(t *testing.T) int {
 func (p *postern) procField(t *testing.T, file, name string) int {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", p.cmd.Process.Pid, file))
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	field := regexp.MustCompile(`(?m)^` + name + `:\s+(\d+)`).FindSubmatch(text)
 	if field == nil {
 		t.Fatalf("no %s in %s", name, text)
 	}
 	n, err := strconv.Atoi(string(field[1]))
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	return n
 }
 
@@ -134,9 +130,7 @@ func (p *postern) cpuTime(t *testing.T) cpuTime {
 func ticks(t *testing.T, file, mark string) []int {
 	t.Helper()
 	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	_, after, _ := strings.Cut(string(text), mark)
 	line, _, _ := strings.Cut(after, "\n")
 	var numbers []int

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"postern/test/kit"
 )
 
 // normalUsers send messages while a test attacks the server: each connects, logs in, sends
@@ -37,9 +39,7 @@ const (
 func (p *postern) startUsers(t *testing.T) *normalUsers {
 	t.Helper()
 	h := &normalUsers{stop: make(chan struct{}), pauses: watchMachine()}
-	if err := inBackground(userCount, func(i int) error { return h.message(p, i) })(); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, inBackground(userCount, func(i int) error { return h.message(p, i) })())
 	h.sent = nil // only what follows counts
 	for i := range userCount {
 		h.done.Go(func() { h.work(p, i) })
@@ -159,9 +159,7 @@ func slowness(t *testing.T) float64 {
 	t.Helper()
 	const usual = 60 * time.Millisecond
 	file, err := plainProgram()
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	users := filepath.Join(t.TempDir(), "users")
 	var took []time.Duration
 	for n := range 5 {

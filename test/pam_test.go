@@ -35,9 +35,7 @@ func newPAMHelper(t *testing.T, services map[string]string) *pamHelper {
 	t.Helper()
 	peer(t, "root")
 	h := &pamHelper{dir: kit.OpenDir(t), services: services, ended: make(chan error, 1)}
-	if err := os.Mkdir(h.file("pam.d"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, os.Mkdir(h.file("pam.d"), 0o755))
 	for name, text := range services {
 		write(t, h.file("pam.d/"+name), strings.ReplaceAll(text, "DIR", h.dir))
 	}
@@ -59,23 +57,17 @@ func (h *pamHelper) socket() string { return h.file("mux") }
 func (h *pamHelper) start(t *testing.T, flags ...string) {
 	t.Helper()
 	file, err := pamProgram()
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	args := append([]string{"pam-helper", "--socket", h.socket(), "--pam-dir", h.file("pam.d")}, flags...)
 	for name := range h.services {
 		args = append(args, "--service", name)
 	}
 	h.cmd = exec.Command(file, args...)
 	log, err := os.OpenFile(h.file("log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	defer log.Close()
 	h.cmd.Stdout, h.cmd.Stderr = log, log
-	if err := h.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, h.cmd.Start())
 	go func() { h.ended <- h.cmd.Wait() }()
 	kit.Eventually(t, "the PAM helper", func() bool {
 		conn, err := net.Dial("unix", h.socket())
@@ -118,9 +110,7 @@ func (h *pamHelper) log() string {
 func (h *pamHelper) store(t *testing.T, service string) *pam.Store {
 	t.Helper()
 	s, err := pam.New(pam.Config{Service: service, Socket: h.socket()}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	return s
 }
 
@@ -167,9 +157,7 @@ func onAccounts(t *testing.T, in, name string, args ...string) {
 func shippedService(t *testing.T, name string) string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("../docs/pam", name))
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	return string(text)
 }
 
@@ -233,9 +221,7 @@ func TestPAMServices(t *testing.T) {
 		"slow":   "auth optional pam_faildelay.so delay=300000000\nauth required pam_pwdfile.so pwdfile=DIR/users nodelay\naccount required pam_permit.so\n",
 	})
 	hashed, err := exec.Command("openssl", "passwd", "-6", "sesame").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	write(t, h.file("users"), "virtual:"+string(hashed))
 	for _, tt := range []struct{ service, user, password, want string }{
 		{"file", "virtual", "sesame", "yes"},
@@ -354,9 +340,7 @@ func TestPAMHelperRestart(t *testing.T) {
 			t.Errorf("%d of 200: %s, want %s", i, got, want)
 		}
 	})
-	if err := h.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, h.cmd.Process.Kill())
 	<-h.ended
 	if got := answerOf(t, s, user, "sesame"); got != later {
 		t.Errorf("killed: %s", got)
@@ -419,18 +403,14 @@ func TestPAMHelperForPostfix(t *testing.T) {
 		"max_use = 1", // the smtpd that served the first probe of the port has no smtpd.conf
 	)
 	sasl := filepath.Join(p.conf, "sasl")
-	if err := os.Mkdir(sasl, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, os.Mkdir(sasl, 0o755))
 	write(t, filepath.Join(sasl, "smtpd.conf"), "pwcheck_method: saslauthd\nmech_list: PLAIN LOGIN\nsaslauthd_path: "+h.socket()+"\n")
 	for _, tt := range []struct {
 		password string
 		code     int
 	}{{"sesame", 235}, {"wrong", 535}, {"sesame", 235}} {
 		c := p.dial(t)
-		if err := c.wantAll("", "EHLO client.example.org"); err != nil {
-			t.Fatal(err)
-		}
+		kit.Must(t, c.wantAll("", "EHLO client.example.org"))
 		if err := c.want(tt.code, "AUTH PLAIN "+kit.Plain(user, tt.password)); err != nil {
 			t.Errorf("%s: %v", tt.password, err)
 		}

@@ -60,9 +60,7 @@ func TestServeStartsPAMHelper(t *testing.T) {
 		t.Error("the reload started another helper")
 	}
 
-	if err := syscall.Kill(helper, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, syscall.Kill(helper, syscall.SIGKILL))
 	kit.Eventually(t, "the log line about the end of the helper", func() bool { return len(p.logged("level=ERROR", "PAM helper has ended")) > 0 })
 	p.wantLogin(t, loopbackClient(6), user, "sesame", 454)
 	p.wantLogin(t, loopbackClient(7), user, "wrong", 454)
@@ -75,13 +73,9 @@ func TestPAMHelperEndsWithServe(t *testing.T) {
 	p := startWithPAM(t, "auth required pam_exec.so quiet /bin/sleep "+mark+"\naccount required pam_permit.so\n")
 	helper := p.pamHelper(t)
 	c, err := p.connect(startTLS, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	defer c.Close()
-	if err := c.Text.PrintfLine("AUTH PLAIN %s", kit.Plain("alice", "sesame")); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, c.Text.PrintfLine("AUTH PLAIN %s", kit.Plain("alice", "sesame")))
 	kit.Eventually(t, "a hanging module", func() bool { return running("sleep", mark) == 1 })
 	p.kill(t)
 	kit.Eventually(t, "the end of the helper", func() bool {

@@ -140,9 +140,7 @@ func (p *postern) configure(t *testing.T, broken string) {
 func (p *postern) own(t *testing.T) {
 	t.Helper()
 	files, err := filepath.Glob(p.file("*"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	kit.Own(t, files...)
 }
 
@@ -150,14 +148,10 @@ func (p *postern) run(t *testing.T) {
 	t.Helper()
 	p.cmd = p.command(t, "serve", "--config", p.file("config.toml"))
 	log, err := os.OpenFile(p.file("log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	defer log.Close()
 	p.cmd.Stdout, p.cmd.Stderr = log, log
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, p.cmd.Start())
 	t.Cleanup(func() { p.finish(t) })
 	go func() { p.ended <- p.cmd.Wait() }()
 	for _, mode := range []tlsMode{startTLS, implicitTLS} {
@@ -169,9 +163,7 @@ func (p *postern) run(t *testing.T) {
 func (p *postern) command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	file, err := p.build()
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	cmd := kit.Command(file, args...)
 	if p.opts.PAMServices != "" {
 		const script = `mount --bind "$1" /etc/pam.d && shift && exec "$@"`
@@ -241,18 +233,14 @@ func lastOf(log string) string {
 // kill ends the server by SIGKILL.
 func (p *postern) kill(t *testing.T) {
 	t.Helper()
-	if err := p.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, p.cmd.Process.Kill())
 	<-p.ended
 	p.ended <- nil // for finish
 }
 
 func (p *postern) signal(t *testing.T, s os.Signal) {
 	t.Helper()
-	if err := p.cmd.Process.Signal(s); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, p.cmd.Process.Signal(s))
 }
 
 func (p *postern) log() string {

@@ -65,9 +65,7 @@ func newPostfix(t *testing.T, port int, extra ...string) *postfix {
 		p.tls + " inet n - n - - smtpd -o smtpd_tls_wrappermode=yes",
 		"postern unix n - n - - smtpd",
 	}}
-	if err := files.Write(); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, files.Write())
 	p.CAFile, p.conf = ca.File, files.Conf()
 	p.guard(t)
 	return p
@@ -79,12 +77,8 @@ func (p *postfix) guard(t *testing.T) {
 	t.Helper()
 	cmd := exec.Command("sh", "-c", `read -r _; exec postfix -c "$0" abort`, p.conf)
 	hold, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
+	kit.Must(t, cmd.Start())
 	t.Cleanup(func() {
 		hold.Close()
 		_ = cmd.Wait() // fails if the instance is already stopped
@@ -117,9 +111,7 @@ func (p *postfix) control(t *testing.T, verb string) {
 func (p *postfix) dial(t *testing.T) *submitter {
 	t.Helper()
 	conn, err := net.DialTimeout("tcp", p.Addr, kit.Patience)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	c := newSubmitter(conn)
 	t.Cleanup(c.Close)
 	return c
@@ -134,15 +126,11 @@ func (p *postfix) log() string {
 func (p *postfix) daemons(t *testing.T, name string) []int {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(p.dir, "spool/pid/master.pid"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	master := strings.TrimSpace(string(text))
 	path := filepath.Join("/proc", master, "task", master, "children")
 	children, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	var found []int
 	for _, child := range strings.Fields(string(children)) {
 		comm, _ := os.ReadFile(filepath.Join("/proc", child, "comm"))
@@ -155,17 +143,13 @@ func (p *postfix) daemons(t *testing.T, name string) []int {
 
 func write(t *testing.T, path, text string) {
 	t.Helper()
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, os.WriteFile(path, []byte(text), 0o644))
 }
 
 // socket returns the path of smtpd's socket and opens it to all users.
 func (p *postfix) socket(t *testing.T) string {
 	t.Helper()
 	folder := filepath.Join(p.dir, "spool/public")
-	if err := os.Chmod(folder, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, os.Chmod(folder, 0o755))
 	return filepath.Join(folder, "postern")
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"postern/test/kit"
 )
 
 const codeScripts = "testdata/postfix"
@@ -45,9 +47,7 @@ func TestPostfixCodes(t *testing.T) {
 	peer(t, "root", "saslpasswd2")
 	sections := readCodeScripts(t, codeScripts)
 	listed, err := readDifferences(filepath.Join(codeScripts, differencesFile))
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	s := startSink(t)
 	theirs := startCodePostfix(t, s)
 	ours := startCodePostern(t, s)
@@ -103,13 +103,9 @@ func startCodePostfix(t *testing.T, s *sink) *codeServer {
 func (p *postfix) addSasldb(t *testing.T, user string) {
 	t.Helper()
 	folder, db := filepath.Join(p.conf, "sasl"), filepath.Join(p.conf, "sasldb2")
-	if err := os.Mkdir(folder, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, os.Mkdir(folder, 0o755))
 	setSasldb(t, db, user, "mx.example.net", password)
-	if err := os.Chmod(db, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, os.Chmod(db, 0o644))
 	write(t, filepath.Join(folder, "smtpd.conf"),
 		"pwcheck_method: auxprop\nauxprop_plugin: sasldb\nsasldb_path: "+db+"\nmech_list: PLAIN LOGIN\n")
 }
@@ -182,9 +178,7 @@ func compareRun(theirs, ours *codeServer, section *codeSection, lines []codeLine
 func trust(t *testing.T, file string) *tls.Config {
 	t.Helper()
 	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(text) {
 		t.Fatalf("%s has no certificate", file)

@@ -74,9 +74,7 @@ func TestReloadConfiguration(t *testing.T) {
 		return len(p.logged("no_such_key")) > 0
 	})
 	r, err := p.mustLogin(t, "alice").submit(letter("old-config"), "alice@example.org", "bob@example.net")
-	if err := accepted(r, err); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, accepted(r, err))
 
 	write(t, p.file("users"), users+"dave:"+hash+"\n")
 	p.configure(t, "")
@@ -98,9 +96,7 @@ func TestDrain(t *testing.T) {
 	s := startSink(t)
 	p := startPostern(t, posternOptions{NextHop: "smtp://" + s.Addr})
 	idle, busy := p.mustLogin(t, "alice"), p.mustLogin(t, "bob")
-	if err := busy.wantAll("MAIL FROM:<bob@example.org>", "RCPT TO:<carol@example.net>", "DATA"); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, busy.wantAll("MAIL FROM:<bob@example.org>", "RCPT TO:<carol@example.net>", "DATA"))
 	p.signal(t, syscall.SIGTERM)
 	if err := idle.want(421, ""); err != nil {
 		t.Errorf("idle session: %v", err)
@@ -134,16 +130,12 @@ func TestStartRefused(t *testing.T) {
 	}{
 		{"port in use", func(t *testing.T, p *postern) {
 			l, err := net.Listen("tcp", p.addr(startTLS))
-			if err != nil {
-				t.Fatal(err)
-			}
+			kit.Must(t, err)
 			t.Cleanup(func() { l.Close() })
 		}, "address already in use"},
 		{"unknown key", func(t *testing.T, p *postern) { p.configure(t, "no_such_key = 1\n") }, "no_such_key"},
 		{"no certificate", func(t *testing.T, p *postern) {
-			if err := os.Remove(p.file("cert.pem")); err != nil {
-				t.Fatal(err)
-			}
+			kit.Must(t, os.Remove(p.file("cert.pem")))
 		}, "cert.pem"},
 	}
 	for _, c := range cases {
@@ -221,14 +213,10 @@ func (p *postern) activateOnly(t *testing.T, names string) {
 	p.cmd = exec.Command("systemd-socket-activate", append(args, serve.Args[1:]...)...)
 	p.cmd.Dir, p.cmd.Env, p.cmd.SysProcAttr = serve.Dir, serve.Env, serve.SysProcAttr
 	log, err := os.OpenFile(p.file("log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	defer log.Close()
 	p.cmd.Stdout, p.cmd.Stderr = log, log
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, p.cmd.Start())
 	go func() { p.ended <- p.cmd.Wait() }()
 	kit.Eventually(t, "the sockets of systemd", func() bool { return strings.Contains(p.log(), "Listening on "+p.addr(implicitTLS)) })
 }
@@ -302,9 +290,7 @@ func TestUnreadableKey(t *testing.T) {
 		Sections: map[string]string{"server": `user = "nobody"`},
 		Root:     true,
 	})
-	if err := errors.Join(os.Chown(p.file("key.pem"), 0, 0), os.Chmod(p.file("key.pem"), 0o600)); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, errors.Join(os.Chown(p.file("key.pem"), 0, 0), os.Chmod(p.file("key.pem"), 0o600)))
 	output := p.wantRefusal(t, p.file("key.pem"), "root:root", "0600")
 	lines := strings.Split(strings.TrimSpace(output), "\n")
 	if out, err := command(t, "sh", "-c", lines[len(lines)-1]).CombinedOutput(); err != nil {

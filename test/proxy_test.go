@@ -34,13 +34,9 @@ func TestHAProxy(t *testing.T) {
 	for i, addr := range []string{v1, v2} {
 		from := loopbackClient(i)
 		conn, err := dialFrom(from, addr)
-		if err != nil {
-			t.Fatal(err)
-		}
+		kit.Must(t, err)
 		c, err := p.greet(conn, startTLS)
-		if err != nil {
-			t.Fatal(err)
-		}
+		kit.Must(t, err)
 		t.Cleanup(c.Close)
 		if err := c.want(535, "AUTH PLAIN "+kit.Plain("alice", "wrong")); err != nil {
 			t.Error(err)
@@ -57,9 +53,7 @@ func startHAProxy(t *testing.T, server string) (v1, v2 string) {
 	file := filepath.Join(t.TempDir(), "haproxy.cfg")
 	write(t, file, fmt.Sprintf(haproxyConfig, v1, v2, server))
 	cmd := command(t, "haproxy", "-db", "-f", file)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
@@ -86,9 +80,7 @@ func TestProxyHeader(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			conn, err := dialFrom(&net.TCPAddr{IP: c.from}, p.addr(implicitTLS))
-			if err != nil {
-				t.Fatal(err)
-			}
+			kit.Must(t, err)
 			defer conn.Close()
 			if _, err := io.WriteString(conn, c.header); err != nil {
 				t.Fatal(err)

@@ -6,6 +6,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"postern/test/kit"
 )
 
 // The reasons why postern completes fewer addresses than Postfix.
@@ -83,9 +85,7 @@ func TestAddressFieldsLikePostfix(t *testing.T) {
 	hop := startPostfix(t, s, "myorigin = example.org")
 	p := startPostern(t, posternOptions{NextHop: "smtp://" + s.Addr, Sections: map[string]string{"server": `origin = "example.org"`}})
 	direct := hop.dial(t)
-	if err := direct.wantAll("", "EHLO client.example.org"); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, direct.wantAll("", "EHLO client.example.org"))
 	ours := addressFieldsAfter(t, p.mustLogin(t, "alice"), s, "through-postern")
 	theirs := addressFieldsAfter(t, direct, s, "through-postfix")
 	for i, c := range addressFields {
@@ -110,9 +110,7 @@ func addressFieldsAfter(t *testing.T, c *submitter, s *sink, mark string) []stri
 	for _, f := range addressFields {
 		text += f.name + ": " + f.in + "\r\n"
 	}
-	if err := accepted(c.submit(text+"\r\nHello.\r\n", "alice@example.org", "bob@example.net")); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, accepted(c.submit(text+"\r\nHello.\r\n", "alice@example.org", "bob@example.net")))
 	header, _, _ := strings.Cut(string(s.wait(t, mark).Data), "\r\n\r\n")
 	_, rest, _ := strings.Cut(header, "\r\nSubject: first\r\n")
 	var fields []string
@@ -140,9 +138,7 @@ func TestPostfixRewritesHeaders(t *testing.T) {
 	arrived := func(mark string) (from string, verification error) {
 		t.Helper()
 		text := strings.Replace(letter(mark), "Alice <alice@example.org>", "Smith, John <john@example.org>", 1)
-		if err := accepted(p.mustLogin(t, "alice").submit(text, "john@example.org", "bob@example.net")); err != nil {
-			t.Fatal(err)
-		}
+		kit.Must(t, accepted(p.mustLogin(t, "alice").submit(text, "john@example.org", "bob@example.net")))
 		data := s.wait(t, mark).Data
 		_, rest, _ := strings.Cut(string(data), "\r\nFrom: ")
 		from, _, _ = strings.Cut(rest, "\r\n")

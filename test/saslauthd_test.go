@@ -50,28 +50,20 @@ func (d *cyrusDaemon) start(t *testing.T) {
 	d.cmd = exec.Command("sh", append([]string{"-c", guard, inside, d.dir}, d.flags...)...)
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	hold, err := d.cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	d.hold = hold
 	log, err := os.OpenFile(filepath.Join(d.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	defer log.Close()
 	d.cmd.Stdout, d.cmd.Stderr = log, log
-	if err := d.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, d.cmd.Start())
 	kit.Eventually(t, "saslauthd", func() bool { return d.store("").Check(t.Context()) == nil })
 }
 
 // signal reaches all processes of the daemon.
 func (d *cyrusDaemon) signal(t *testing.T, s syscall.Signal) {
 	t.Helper()
-	if err := syscall.Kill(-d.cmd.Process.Pid, s); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, syscall.Kill(-d.cmd.Process.Pid, s))
 }
 
 // stop ends it by SIGKILL: saslauthd's handler of SIGTERM writes to the log, and may
@@ -253,9 +245,7 @@ func TestSaslauthdPAM(t *testing.T) {
 	}
 	for password, want := range map[string]saslauthd.Verdict{"sesame": saslauthd.OK, "wrong": saslauthd.NO} {
 		conn, err := saslauthd.Dial(t.Context(), d.socket())
-		if err != nil {
-			t.Fatal(err)
-		}
+		kit.Must(t, err)
 		a, err := saslauthd.Ask(t.Context(), conn, saslauthd.Request{
 			Login: user, Password: password, Service: "smtp", Extended: true, Client: remotePeer.Remote.Addr(),
 		})

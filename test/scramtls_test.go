@@ -123,13 +123,9 @@ func TestScramPlus(t *testing.T) {
 			config.MinVersion, config.MaxVersion = tlsVersions[tt.version], tlsVersions[tt.version]
 			c, state := p.greetWith(t, config)
 			binding, err := tt.binding(state)
-			if err != nil {
-				t.Fatal(err)
-			}
+			kit.Must(t, err)
 			client, err := scram.SHA256.NewClient("alice", tt.password, "")
-			if err != nil {
-				t.Fatal(err)
-			}
+			kit.Must(t, err)
 			conversation := client.NewConversationWithChannelBinding(binding)
 			if r := converse(t, c, "SCRAM-SHA-256-PLUS", conversation); r.Code != tt.code || tt.code == 235 && !conversation.Valid() {
 				t.Errorf("got %v, want %d; proof of the server is valid: %v", r, tt.code, conversation.Valid())
@@ -142,14 +138,10 @@ func TestScramPlus(t *testing.T) {
 func (p *postern) greetWith(t *testing.T, config *tls.Config) (*submitter, tls.ConnectionState) {
 	t.Helper()
 	conn, err := net.Dial("tcp", p.addr(startTLS))
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	c := newSubmitter(conn)
 	t.Cleanup(func() { c.Close() })
-	if err := c.hello(startTLS, config); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, c.hello(startTLS, config))
 	secured, ok := c.Conn.(*tls.Conn)
 	if !ok {
 		t.Fatal("no TLS")
@@ -163,23 +155,15 @@ func converse(t *testing.T, c *submitter, mech string, conversation *scram.Clien
 	line, challenge := "AUTH "+mech+" ", ""
 	for {
 		response, err := conversation.Step(challenge)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := c.Text.PrintfLine("%s", line+base64.StdEncoding.EncodeToString([]byte(response))); err != nil {
-			t.Fatal(err)
-		}
+		kit.Must(t, err)
+		kit.Must(t, c.Text.PrintfLine("%s", line+base64.StdEncoding.EncodeToString([]byte(response))))
 		r, err := c.Ask("")
-		if err != nil {
-			t.Fatal(err)
-		}
+		kit.Must(t, err)
 		if r.Code != 334 {
 			return r
 		}
 		text, err := base64.StdEncoding.DecodeString(r.Text)
-		if err != nil {
-			t.Fatal(err)
-		}
+		kit.Must(t, err)
 		line, challenge = "", string(text)
 	}
 }

@@ -37,9 +37,7 @@ type sink struct {
 func startSink(t *testing.T) *sink {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	s := &sink{
 		Addr:     l.Addr().String(),
 		port:     l.Addr().(*net.TCPAddr).Port,

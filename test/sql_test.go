@@ -91,15 +91,11 @@ func newSQLite(t *testing.T) *database {
 func folderOf(t *testing.T, name string) string {
 	t.Helper()
 	owner, err := user.Lookup(name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	uid, _ := strconv.Atoi(owner.Uid)
 	gid, _ := strconv.Atoi(owner.Gid)
 	dir := kit.OpenDir(t)
-	if err := os.Chown(dir, uid, gid); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, os.Chown(dir, uid, gid))
 	return dir
 }
 
@@ -135,9 +131,7 @@ func (d *database) ping() error {
 func (d *database) exec(t *testing.T, statements ...string) {
 	t.Helper()
 	db, err := d.open()
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	defer db.Close()
 	for _, s := range statements {
 		if _, err := db.Exec(s); err != nil {
@@ -162,9 +156,7 @@ func (d *database) checksWith(t *testing.T, cfg sqlstore.Config) storeChecks {
 	t.Helper()
 	cfg.Validate(func(key, why string) { t.Errorf("%s: %s", key, why) })
 	store, err := sqlstore.New(cfg, passwords.NewChecker(time.Minute))
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	t.Cleanup(func() { store.Close() })
 	if err := store.Check(t.Context()); err != nil {
 		t.Errorf("check: %v", err)
@@ -215,9 +207,7 @@ func TestSQL(t *testing.T) {
 func hashOf(t *testing.T, password string) string {
 	t.Helper()
 	out, err := exec.Command("openssl", "passwd", "-1", "-salt", "postern", password).Output()
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	return strings.TrimSpace(string(out))
 }
 
@@ -235,9 +225,7 @@ func TestSQLSpellings(t *testing.T) {
 	cfg.Driver, cfg.DSN = d.driver, d.dsn
 	set(t, &cfg.Query, "select hash from accounts where name = {user}")
 	store, err := sqlstore.New(cfg, passwords.NewChecker(time.Minute))
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	defer store.Close()
 	checks.store = store
 	checks.want(t, "alice@example.org", "secret", "temporary")
@@ -292,9 +280,7 @@ func TestSQLPassword(t *testing.T) {
 
 	writeSecret(t, cfg.DSNFile, strings.Replace(dsn, "topsecret", "topsecret2", 1))
 	store, err := sqlstore.New(cfg, passwords.NewChecker(time.Minute))
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	defer store.Close()
 	if err := store.Check(t.Context()); err == nil || strings.Contains(err.Error(), "topsecret") {
 		t.Errorf("another password: %v", err)
@@ -310,9 +296,7 @@ func TestSQLPassword(t *testing.T) {
 
 func writeSecret(t *testing.T, path, text string) {
 	t.Helper()
-	if err := os.WriteFile(path, []byte(text+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, os.WriteFile(path, []byte(text+"\n"), 0o600))
 }
 
 // Every query of docs/sql/README.md works with its tables in every database.
@@ -361,9 +345,7 @@ func (e example) queryFor(d sqlstore.Driver) string {
 func readExamples(t *testing.T) (all []example) {
 	t.Helper()
 	text, err := os.ReadFile("../docs/sql/README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	for section := range strings.SplitSeq(string(text), "\n## ") {
 		name, _, _ := strings.Cut(section, "\n")
 		e := example{name: name, query: make(map[string]string)}

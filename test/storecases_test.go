@@ -31,9 +31,7 @@ const ownMechanisms = `["PLAIN", "LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"]
 func setUserfilePassword(t *testing.T, path, user, password string) {
 	t.Helper()
 	file, err := program()
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	cmd := exec.Command(file, "passwd", "--stdin", "--scheme", "scram-sha-256", path, user)
 	cmd.Stdin = strings.NewReader(password)
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -87,9 +85,7 @@ func (s *slapd) table(t *testing.T, more string) string {
 	t.Helper()
 	password := filepath.Join(s.dir, "password")
 	writeSecret(t, password, "service")
-	if err := os.Chown(password, nobody, nobody); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, os.Chown(password, nobody, nobody))
 	return fmt.Sprintf(`[[auth.stores]]
 kind = "ldap"
 server_host = [%q]
@@ -137,9 +133,7 @@ func keysOf(t *testing.T, password string) string {
 	path := filepath.Join(t.TempDir(), "users")
 	setUserfilePassword(t, path, "user", password)
 	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	_, keys, _ := strings.Cut(strings.TrimSpace(string(text)), ":")
 	return keys
 }

@@ -47,20 +47,14 @@ func startDaemon(t *testing.T, dir string, d daemon) *daemon {
 func (d *daemon) start(t *testing.T) {
 	t.Helper()
 	out, err := os.OpenFile(d.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	defer out.Close()
 	script := `"$@" </dev/null & read -r _; kill -` + d.stops + ` $!; wait $!`
 	d.cmd = exec.Command("sh", append([]string{"-c", script, "sh"}, d.args...)...)
 	d.cmd.Stdout, d.cmd.Stderr = out, out
 	hold, err := d.cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := d.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
+	kit.Must(t, d.cmd.Start())
 	d.hold = hold.Close
 	kit.Eventually(t, d.args[0], d.ready)
 }

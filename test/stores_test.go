@@ -101,14 +101,10 @@ func (p *postern) wantLogin(t *testing.T, from *net.TCPAddr, user, password stri
 func (p *postern) tryLogin(t *testing.T, from *net.TCPAddr, user, password string) kit.Reply {
 	t.Helper()
 	c, err := p.connect(startTLS, from)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	defer c.Close()
 	r, err := c.Ask("AUTH PLAIN " + kit.Plain(user, password))
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	return r
 }
 

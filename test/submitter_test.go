@@ -125,9 +125,7 @@ func (c *submitter) finish(data string) (kit.Reply, error) {
 func (p *postern) mustLogin(t *testing.T, user string) *submitter {
 	t.Helper()
 	c, err := p.login(user, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	t.Cleanup(c.Close)
 	return c
 }

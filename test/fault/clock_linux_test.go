@@ -106,9 +106,7 @@ func (d *clockTest) guess(t *testing.T) {
 	t.Helper()
 	d.server.write(t, "users", users+"carol:"+kit.Hash+"\n")
 	c, err := d.server.connect()
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	defer c.Close()
 	if r, err := c.authWith("carol", "wrong"); err != nil || r.Code != 535 {
 		t.Errorf("wrong password: got %v, %v, want 535", r, err)

@@ -22,9 +22,7 @@ func TestNoDescriptorsLeft(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{})
 	s := startServer(t, hop.URL(), map[string]string{"relay": quick, "server": "limits.connections_per_client = 1000\n"})
 	c, err := s.login("alice")
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	defer c.Close()
 	book := newLedger()
 	want := func(c *client, mark string, size, class int) {
@@ -73,9 +71,7 @@ func dialMany(t *testing.T, addr string, n int) []net.Conn {
 	var conns []net.Conn
 	for range n {
 		c, err := net.Dial("tcp", addr)
-		if err != nil {
-			t.Fatal(err)
-		}
+		kit.Must(t, err)
 		conns = append(conns, c)
 		t.Cleanup(func() { c.Close() })
 	}
@@ -98,9 +94,7 @@ func (s *server) limit(t *testing.T, limit string) {
 func (s *server) descriptors(t *testing.T) int {
 	t.Helper()
 	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.cmd.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	return len(open)
 }
 
@@ -108,17 +102,13 @@ func (s *server) descriptors(t *testing.T) int {
 func (s *server) cpu(t *testing.T) time.Duration {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	_, rest, _ := strings.Cut(string(text), ") ")
 	fields := strings.Fields(rest) // from the third field, the state
 	total := 0
 	for _, field := range fields[11:13] { // user and system
 		n, err := strconv.Atoi(field)
-		if err != nil {
-			t.Fatal(err)
-		}
+		kit.Must(t, err)
 		total += n
 	}
 	return time.Duration(total) * 10 * time.Millisecond // USER_HZ is 100

@@ -26,9 +26,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{})
 	s := startServer(t, hop.URL(), map[string]string{"auth": exempt})
 	idle, err := s.login("alice")
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	defer idle.Close()
 	book := newLedger()
 	users := startLoad(s, book, 8)
@@ -152,9 +150,7 @@ func flap(hop *relaytest.Hop) (settle func() int) {
 func inSpool(t *testing.T, spool string) int {
 	t.Helper()
 	files, err := os.ReadDir(filepath.Join(spool, "queue"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	damaged, err := os.ReadDir(filepath.Join(spool, "bad"))
 	if err != nil || len(damaged) > 0 {
 		t.Errorf("%d damaged messages, %v", len(damaged), err)

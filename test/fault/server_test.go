@@ -90,9 +90,7 @@ func startServer(t *testing.T, hop string, sections map[string]string) *server {
 func folder(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "postern-fault-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	kit.Own(t, dir)
 	return dir
@@ -100,18 +98,14 @@ func folder(t *testing.T) string {
 
 func rename(t *testing.T, from, to string) {
 	t.Helper()
-	if err := os.Rename(from, to); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, os.Rename(from, to))
 }
 
 func (s *server) file(name string) string { return filepath.Join(s.dir, name) }
 
 func (s *server) write(t *testing.T, name, text string) {
 	t.Helper()
-	if err := os.WriteFile(s.file(name), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, os.WriteFile(s.file(name), []byte(text), 0o600))
 	kit.Own(t, s.file(name))
 }
 
@@ -125,9 +119,7 @@ func (s *server) start(t *testing.T) {
 func (s *server) launch(t *testing.T) {
 	t.Helper()
 	log, err := os.OpenFile(s.file("log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	defer log.Close()
 	s.cmd = s.command(t, "serve")
 	s.cmd.Stdout, s.cmd.Stderr = log, log
@@ -168,9 +160,7 @@ func (s *server) await(t *testing.T) {
 func (s *server) command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	file, err := program()
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	cmd := kit.Command(file, append(args, "--config", s.file("config.toml"))...)
 	cmd.Dir = s.dir
 	return cmd
@@ -178,9 +168,7 @@ func (s *server) command(t *testing.T, args ...string) *exec.Cmd {
 
 func (s *server) signal(t *testing.T, sig syscall.Signal) {
 	t.Helper()
-	if err := s.cmd.Process.Signal(sig); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, s.cmd.Process.Signal(sig))
 }
 
 // kill ends the server by SIGKILL.

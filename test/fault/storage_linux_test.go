@@ -47,9 +47,7 @@ func TestStagingFolder(t *testing.T) {
 			hop := relaytest.New(t, relaytest.Options{})
 			s := startServer(t, hop.URL(), map[string]string{"server": "stage_dir = \"" + stage + "\"\n"})
 			c, err := s.login("alice")
-			if err != nil {
-				t.Fatal(err)
-			}
+			kit.Must(t, err)
 			defer c.Close()
 			book := newLedger()
 			want := func(code int, mark string, size int) {
@@ -74,9 +72,7 @@ func TestStagingFolder(t *testing.T) {
 func fillDisk(t *testing.T, _ *server, stage string) {
 	t.Helper()
 	f, err := os.Create(filepath.Join(stage, "filler"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	defer f.Close()
 	for block := make([]byte, 64<<10); err == nil; {
 		_, err = f.Write(block)
@@ -88,14 +84,10 @@ func fillDisk(t *testing.T, _ *server, stage string) {
 
 func emptyDisk(t *testing.T, _ *server, stage string) {
 	t.Helper()
-	if err := os.Remove(filepath.Join(stage, "filler")); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, os.Remove(filepath.Join(stage, "filler")))
 }
 
 func chmod(t *testing.T, name string, mode os.FileMode) {
 	t.Helper()
-	if err := os.Chmod(name, mode); err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, os.Chmod(name, mode))
 }

@@ -69,9 +69,7 @@ type storeTest struct {
 func (d storeTest) hang(t *testing.T) {
 	t.Helper()
 	idle, err := d.server.login("alice")
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
 	defer idle.Close()
 	d.book.mustSubmit(t, idle, "before")
 	// Far above the timeout of the store, one second for 20 logins at once, since the
