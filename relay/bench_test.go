@@ -12,8 +12,7 @@ import (
 	"postern/relay/relaytest"
 )
 
-// BenchmarkSend is what the server does for each message: a transaction with one
-// recipient, on a kept connection.
+// BenchmarkSend sends a message to one recipient on an existing connection.
 func BenchmarkSend(b *testing.B) {
 	for _, size := range []int{2 << 10, 1 << 20} {
 		b.Run(fmt.Sprintf("%dKiB", size>>10), func(b *testing.B) { benchmarkSend(b, size, nil) })
@@ -48,7 +47,7 @@ func benchmarkSend(b *testing.B, size int, change func(*Config)) {
 	}
 }
 
-// BenchmarkPool is a connection borrowed and brought back.
+// BenchmarkPool gets a connection and returns it.
 func BenchmarkPool(b *testing.B) {
 	p := quietRouter(b, nil).hops[0].pool
 	b.ReportAllocs()
@@ -61,8 +60,8 @@ func BenchmarkPool(b *testing.B) {
 	}
 }
 
-// quietRouter has a hop that costs little itself: it takes everything, keeps
-// nothing, and allocates nothing for a message.
+// quietRouter has a hop that needs little time: it accepts every message, records nothing,
+// and allocates nothing.
 func quietRouter(b *testing.B, change func(*Config)) *Router {
 	b.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

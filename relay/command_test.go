@@ -174,8 +174,7 @@ func TestCommandsAreBounded(t *testing.T) {
 	}
 }
 
-// Whatever passes the validation stays one line, one command and the parameters
-// that were meant.
+// With values that pass the validation, the line is one command with the given parameters.
 func FuzzCommands(f *testing.F) {
 	f.Add("a@example.org", "b@example.com", "id+20", "rfc822", "b+C3+B6b", true, true)
 	f.Add("", `"b> NOTIFY=NEVER"@example.com`, "", "utf-8", `b\x{F6}b`, false, true)
@@ -211,8 +210,7 @@ func FuzzCommands(f *testing.F) {
 	})
 }
 
-// wireForm is what writeBody makes of a message, with the end of data that
-// its caller adds.
+// wireForm returns the output of writeBody, with the end of data that its caller adds.
 func wireForm(message string, buffer int) (string, error) {
 	var out bytes.Buffer
 	w := bufio.NewWriter(&out)
@@ -283,8 +281,8 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// A clean message comes out at the other end as it was, one that is not clean
-// never gets there.
+// A clean message can be decoded from the output of writeBody; for any other one it returns
+// an error.
 func FuzzWriteBody(f *testing.F) {
 	for _, s := range []string{"", ".\r\n", "a\r\n.\r\nb", "a\n.\nb", "\r\n\r\n", "..\r", "a\x00\r\n", strings.Repeat("x", 40) + "\r\n."} {
 		f.Add(s, uint8(16))
@@ -313,7 +311,7 @@ func FuzzWriteBody(f *testing.F) {
 	})
 }
 
-// No path of a message to a hop, short or long, changes a byte of it.
+// A message of any length arrives at the hop unchanged.
 func TestBodiesArriveUnchanged(t *testing.T) {
 	config, ca := certificate(t)
 	for name, options := range map[string]relaytest.Options{

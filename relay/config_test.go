@@ -13,7 +13,7 @@ func TestDefaultsAreValid(t *testing.T) {
 	if len(cfg.NextHops) != 1 || cfg.NextHops[0] != mustURL(t, "smtp://localhost:25") {
 		t.Errorf("next_hops: %v", cfg.NextHops)
 	}
-	// RFC 6409 5.3.
+	// RFC 6409, section 5.3.
 	if sum := cfg.Patience + cfg.CommandTimeout + cfg.DataTimeout; sum >= 2*time.Minute {
 		t.Errorf("an answer may take %v", sum)
 	}

@@ -17,14 +17,14 @@ import (
 	"postern/test/kit"
 )
 
-// pipeliners are hops that take MAIL and RCPT together, and those that do not.
+// pipeliners are hops with PIPELINING and without.
 var pipeliners = map[string]relaytest.Options{
 	"together":   {},
 	"one by one": {Extensions: []string{"8BITMIME", "SIZE 10240000", "SMTPUTF8", "DSN"}},
 }
 
-// A tap is the way to a hop. It notes each write, and cuts off the last byte of
-// the one that ends with final.
+// A tap is the connection to a hop. It records each write, and fails after all but the last
+// byte of the one that ends with final.
 type tap struct {
 	net.Conn
 	writes []string
@@ -59,8 +59,8 @@ func openConn(t testing.TB, hop *relaytest.Hop) (*conn, *tap) {
 	return c, tapped
 }
 
-// tell names a sender and a recipient on c.
-func tell(t testing.TB, c *conn, to string) error {
+// envelope sends a sender and a recipient on c.
+func envelope(t testing.TB, c *conn, to string) error {
 	t.Helper()
 	if !c.open {
 		if err := c.mail(t.Context(), "alice@example.org", &smtp.MailOptions{}); err != nil {
@@ -70,7 +70,7 @@ func tell(t testing.TB, c *conn, to string) error {
 	return c.rcpt(t.Context(), recipient{address: to})
 }
 
-// A short message on a kept connection is three packets.
+// A short message on an existing connection is three packets.
 func TestWrites(t *testing.T) {
 	const (
 		mail = "MAIL FROM:<alice@example.org> BODY=8BITMIME\r\n"
@@ -87,7 +87,7 @@ func TestWrites(t *testing.T) {
 			t.Run(name+", "+size, func(t *testing.T) {
 				hop := relaytest.New(t, pipeliners[name])
 				c, tapped := openConn(t, hop)
-				if err := tell(t, c, "bob@example.com"); err != nil {
+				if err := envelope(t, c, "bob@example.com"); err != nil {
 					t.Fatal(err)
 				}
 				m := relaytest.Stage(t, head+body)
@@ -109,8 +109,8 @@ func TestWrites(t *testing.T) {
 	}
 }
 
-// If the final dot has not left as a whole, the hop does not have the message,
-// and another one may get it. If it has, nobody knows.
+// If the final dot has not been sent completely, the hop does not have the message, and it
+// may be sent to another one. Otherwise it is not known whether the hop has it.
 func TestBrokenEndOfData(t *testing.T) {
 	for size, body := range map[string]string{"short": "", "long": strings.Repeat("0123456789\r\n", blockSize)} {
 		for final, arrived := range map[string]int{"\r\n.\r\n": 0, "": 1} {
@@ -119,7 +119,7 @@ func TestBrokenEndOfData(t *testing.T) {
 				hop.Handle(on(".", relaytest.HangUp()))
 				c, tapped := openConn(t, hop)
 				tapped.final = final
-				if err := tell(t, c, "bob@example.com"); err != nil {
+				if err := envelope(t, c, "bob@example.com"); err != nil {
 					t.Fatal(err)
 				}
 				_, err := c.data(t.Context(), relaytest.Stage(t, testMail+body))
@@ -136,14 +136,14 @@ func TestBrokenEndOfData(t *testing.T) {
 	}
 }
 
-// A message that turns out to be unclean, or that cannot be read to its end,
-// gets no final dot, and what is held back of it never leaves.
+// If a message is not clean, or cannot be read to its end, neither the final dot nor the
+// buffered block before it is sent.
 func TestUnreadableMessage(t *testing.T) {
 	for name, length := range map[string]int{"short": 100, "long": 3 * blockSize} {
 		t.Run(name, func(t *testing.T) {
 			hop := relaytest.New(t, relaytest.Options{})
 			c, tapped := openConn(t, hop)
-			if err := tell(t, c, "bob@example.com"); err != nil {
+			if err := envelope(t, c, "bob@example.com"); err != nil {
 				t.Fatal(err)
 			}
 			clean := "Subject: test\r\n\r\n" + strings.Repeat("x", length) + "\r\n"
@@ -164,7 +164,7 @@ func TestUnreadableMessage(t *testing.T) {
 	}
 }
 
-// reopened is a message of bytes that nobody looks at.
+// reopened returns a message of bytes that are not cleaned.
 func reopened(t testing.TB, text string) *message.Message {
 	t.Helper()
 	f, err := os.Open(writeFile(t, text, 0o600))
@@ -179,9 +179,9 @@ func reopened(t testing.TB, text string) *message.Message {
 	return m
 }
 
-// What a hop says to MAIL and RCPT means the same whether it is asked together
-// or one by one, and leaves the connection in step.
-func TestAnswersToMailAndRcpt(t *testing.T) {
+// Replies to MAIL and RCPT have the same result whether the commands are sent together or
+// not, and the connection stays in step.
+func TestRepliesToMailAndRcpt(t *testing.T) {
 	const gone = "the connection is of no use"
 	usual, no, later := relaytest.Usual, relaytest.Say("550 5.7.1 No"), relaytest.Say("450 4.7.1 Later")
 	other, bye := relaytest.Say("551-5.7.2 Not", "551 5.7.2 him"), relaytest.Say("421 4.3.2 Bye")
@@ -190,8 +190,8 @@ func TestAnswersToMailAndRcpt(t *testing.T) {
 		name       string
 		mail, rcpt relaytest.Answer
 		want       string // empty: accepted
-		open       bool   // the sender is
-		refusals   int    // as the hop counts them if it is asked together
+		open       bool   // the sender is accepted
+		refusals   int    // as the hop counts them if MAIL and RCPT are sent together
 	}{
 		{"yes", usual, usual, "", true, 0},
 		{"yes, will forward", usual, relaytest.Say("251 2.1.5 Will forward"), "", true, 0},
@@ -231,8 +231,8 @@ func TestAnswersToMailAndRcpt(t *testing.T) {
 					return map[string]relaytest.Answer{"MAIL": tt.mail, "RCPT": tt.rcpt}[c.Verb]
 				})
 				c, _ := openConn(t, hop)
-				c.peer.command = 3 * time.Second // of silence
-				err := tell(t, c, "bob@example.com")
+				c.peer.command = 3 * time.Second // without a reply
+				err := envelope(t, c, "bob@example.com")
 				switch tt.want {
 				case gone:
 					wantTemporary(t, err)
@@ -259,11 +259,11 @@ func TestAnswersToMailAndRcpt(t *testing.T) {
 	}
 }
 
-// wantInStep sends a message to one more recipient.
+// wantInStep makes sure that a message can be sent to one more recipient.
 func wantInStep(t *testing.T, hop *relaytest.Hop, c *conn) {
 	t.Helper()
 	c.peer.command = Defaults().CommandTimeout
-	if err := tell(t, c, "carol@example.com"); err != nil {
+	if err := envelope(t, c, "carol@example.com"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.data(t.Context(), relaytest.Stage(t, testMail)); err != nil {
@@ -275,13 +275,13 @@ func wantInStep(t *testing.T, hop *relaytest.Hop, c *conn) {
 	}
 }
 
-// A hop that says goodbye to the sender is not waited for any longer.
-func TestGoodbyeToMail(t *testing.T) {
+// After 421 to MAIL, the reply to RCPT is not awaited.
+func Test421ToMail(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{})
 	hop.Handle(func(c relaytest.Command) relaytest.Answer {
 		return map[string]relaytest.Answer{"MAIL": relaytest.Say("421 4.3.2 Bye"), "RCPT": relaytest.Stall()}[c.Verb]
 	})
 	c, _ := openConn(t, hop)
 	c.peer.command = time.Hour
-	wantTemporary(t, tell(t, c, "bob@example.com"))
+	wantTemporary(t, envelope(t, c, "bob@example.com"))
 }

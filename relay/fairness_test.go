@@ -14,13 +14,12 @@ import (
 	"postern/test/kit"
 )
 
-// unnoticed is far above what a message takes here and far below what the
-// waiting for many others would add up to.
-const unnoticed = 20 * time.Second
+// noDelay is much longer than a message takes here, and much shorter than the delays of many
+// transactions together.
+const noDelay = 20 * time.Second
 
-// quietly sends messages one after the other and reports how long the slowest
-// of them took.
-func quietly(t *testing.T, r *Router, m *message.Message, messages int) {
+// sendWithoutDelay sends messages one after the other and checks the duration of the slowest.
+func sendWithoutDelay(t *testing.T, r *Router, m *message.Message, messages int) {
 	t.Helper()
 	var slowest time.Duration
 	for range messages {
@@ -30,21 +29,21 @@ func quietly(t *testing.T, r *Router, m *message.Message, messages int) {
 		time.Sleep(20 * time.Millisecond)
 	}
 	t.Logf("slowest message: %v", slowest)
-	if slowest > unnoticed {
-		t.Errorf("a message of somebody else took %v", slowest)
+	if slowest > noDelay {
+		t.Errorf("a message of another user took %v", slowest)
 	}
 }
 
-// Mallory's 200 unknown recipients, over many transactions, bring none of
-// the connections that others use near Postfix's error limits.
-func TestRefusedRecipientsAreNobodyElsesDelay(t *testing.T) {
+// Mallory's 200 unknown recipients, in many transactions, do not bring the connections of
+// other users near Postfix's error limits.
+func TestRefusedRecipientsDelayNoOtherUser(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{Limits: relaytest.PostfixLimits()})
 	hop.Handle(refuse)
 	r := newRouter(t, func(c *Config) { c.Pool.Connections = 3 }, hop)
 	done := make(chan error, 1)
 	start := time.Now()
 	go func() { done <- mallory(r, 200) }()
-	quietly(t, r, relaytest.Stage(t, testMail), 40)
+	sendWithoutDelay(t, r, relaytest.Stage(t, testMail), 40)
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
@@ -54,7 +53,7 @@ func TestRefusedRecipientsAreNobodyElsesDelay(t *testing.T) {
 	}
 	for _, c := range hop.Messages() {
 		if len(c.To) != 1 {
-			t.Errorf("a recipient of somebody else: %+v", c.To)
+			t.Errorf("a recipient of another user: %+v", c.To)
 		}
 	}
 }
@@ -75,37 +74,36 @@ func mallory(r *Router, recipients int) error {
 	return nil
 }
 
-// 200 clients that say RCPT and then send nothing hold no connection for
-// long, not even all at once against a pool of two; and when their bodies
-// come at last, they are delivered.
-func TestDawdlingBodiesAreNobodyElsesDelay(t *testing.T) {
+// 200 clients that send RCPT and then nothing do not keep a connection for long, even all at
+// the same time with a pool of two; and when their bodies arrive, they are delivered.
+func TestSlowBodiesDelayNoOtherUser(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{Limits: relaytest.PostfixLimits()})
 	r := newRouter(t, func(c *Config) { c.Pool.Connections = 2 }, hop)
 	m := relaytest.Stage(t, testMail)
-	const dawdlers = 200
-	asked, bodies, done := make(chan error, dawdlers), make(chan struct{}), make(chan error, dawdlers)
-	for i := range dawdlers {
-		go func() { done <- dawdler(r, m, i, asked, bodies) }()
+	const slowClients = 200
+	asked, bodies, done := make(chan error, slowClients), make(chan struct{}), make(chan error, slowClients)
+	for i := range slowClients {
+		go func() { done <- slowClient(r, m, i, asked, bodies) }()
 	}
-	quietly(t, r, m, 10)
-	for range dawdlers {
+	sendWithoutDelay(t, r, m, 10)
+	for range slowClients {
 		if err := <-asked; err != nil {
 			t.Fatal(err)
 		}
 	}
 	close(bodies)
-	for range dawdlers {
+	for range slowClients {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	}
-	if n := len(hop.Delivered()); n != dawdlers+10 {
-		t.Errorf("%d delivered, want %d", n, dawdlers+10)
+	if n := len(hop.Delivered()); n != slowClients+10 {
+		t.Errorf("%d delivered, want %d", n, slowClients+10)
 	}
 }
 
-func dawdler(r *Router, m *message.Message, i int, asked chan<- error, body <-chan struct{}) error {
-	tx, err := r.Begin(context.Background(), &Envelope{Login: "dawdler", Sender: "dawdler@example.org"})
+func slowClient(r *Router, m *message.Message, i int, asked chan<- error, body <-chan struct{}) error {
+	tx, err := r.Begin(context.Background(), &Envelope{Login: "slow", Sender: "slow@example.org"})
 	if err != nil {
 		return err
 	}
@@ -120,8 +118,8 @@ func dawdler(r *Router, m *message.Message, i int, asked chan<- error, body <-ch
 	return err
 }
 
-// Postfix takes more than 100 RSET without a delivery in between for errors.
-func TestGiveBacksWearAConnectionOut(t *testing.T) {
+// Postfix counts further RSET as errors after 100 without a delivery in between.
+func TestConnectionIsRetiredAfterManyReleases(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{Limits: relaytest.PostfixLimits()})
 	r := newRouter(t, func(c *Config) { c.Pool.Connections = 1 }, hop)
 	before, _ := hop.Connections()
@@ -161,7 +159,7 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 	}
 }
 
-// Who waits for a connection waits for as long as its ctx.
+// Waiting for a connection ends with its ctx.
 func TestFullPool(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{})
 	r := newRouter(t, func(c *Config) { c.Pool.Connections = 1 }, hop)
@@ -175,7 +173,7 @@ func TestFullPool(t *testing.T) {
 	err := begin(t, r).Rcpt(ctx, "carol@example.com", nil)
 	wantTemporary(t, err)
 	if !errors.Is(err, errBusy) {
-		t.Errorf("the log does not say why: %v", err)
+		t.Errorf("the log does not have the reason: %v", err)
 	}
 	release()
 	wantTemporary(t, <-first)

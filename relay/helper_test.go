@@ -24,14 +24,14 @@ func TestMain(m *testing.M) {
 	os.Exit(kit.Main(m))
 }
 
-// soon is when we give up on a hop whose silence a test is about. It is ample
-// for one that answers.
+// soon is the time limit in tests in which a hop does not reply. A hop that replies is much
+// faster.
 const soon = 3 * time.Second
 
 const testMail = "From: alice@example.org\r\nSubject: test\r\n\r\n.dots\r\n..\r\nbye\r\n"
 
-// newRouter makes a router for the hops, ends it with the test, and lets
-// change alter the configuration.
+// newRouter makes a router for the hops, with a configuration that change may change. It is
+// closed at the end of the test.
 func newRouter(t testing.TB, change func(*Config), hops ...*relaytest.Hop) *Router {
 	t.Helper()
 	return newLoggedRouter(t, NewLog(slog.New(slog.DiscardHandler)), change, hops...)
@@ -66,7 +66,7 @@ func mustURL(t testing.TB, text string) (u HopURL) {
 	return u
 }
 
-// begin starts a transaction of alice that ends with the test.
+// begin begins a transaction of alice, which is closed at the end of the test.
 func begin(t testing.TB, r *Router) Transaction {
 	t.Helper()
 	return beginWith(t, r, &Envelope{Session: "s1", Login: "alice", Sender: "alice@example.org"})
@@ -82,7 +82,7 @@ func beginWith(t testing.TB, r *Router, e *Envelope) Transaction {
 	return tx
 }
 
-// rcpt wants every recipient to be accepted.
+// rcpt makes sure that every recipient is accepted.
 func rcpt(t testing.TB, tx Transaction, to ...string) {
 	t.Helper()
 	for _, address := range to {
@@ -92,7 +92,7 @@ func rcpt(t testing.TB, tx Transaction, to ...string) {
 	}
 }
 
-// deliver sends one message to bob and wants it to arrive.
+// deliver makes sure that one message to bob is accepted.
 func deliver(t testing.TB, r *Router, m *message.Message) Receipt {
 	t.Helper()
 	tx := begin(t, r)
@@ -105,7 +105,7 @@ func deliver(t testing.TB, r *Router, m *message.Message) Receipt {
 	return receipt
 }
 
-// wantRefusal wants err to be the hop's own and to begin like this, such as
+// wantRefusal makes sure that err is a refusal by the hop that begins with want, such as
 // "550 5.1.1 No such user".
 func wantRefusal(t testing.TB, err error, want string) {
 	t.Helper()
@@ -120,7 +120,7 @@ func wantRefusal(t testing.TB, err error, want string) {
 	}
 }
 
-// wantTemporary wants err to be no answer of a hop.
+// wantTemporary makes sure that err is not a refusal by a hop.
 func wantTemporary(t testing.TB, err error) {
 	t.Helper()
 	if err == nil || isRefusal(err) {
@@ -128,8 +128,7 @@ func wantTemporary(t testing.TB, err error) {
 	}
 }
 
-// certificate makes one for localhost and 127.0.0.1, and a file that vouches
-// for it.
+// certificate makes a certificate for localhost and 127.0.0.1, and the file of its CA.
 func certificate(t testing.TB) (config *tls.Config, caFile string) {
 	t.Helper()
 	dir := t.TempDir()

@@ -22,7 +22,7 @@ import (
 	"postern/test/kit"
 )
 
-// impatience is the time limit where a hop may be silent.
+// impatience is the timeout in scenes in which a hop may stall.
 const impatience = 5 * time.Millisecond
 
 // The bits of a plan.
@@ -31,7 +31,7 @@ const (
 	planTransactions = 0b11 << 2 // less one
 	planSlow         = 1 << 4
 	planAuth         = 1 << 5
-	planDawdle       = 1 << 6 // the body comes so late that the connection is given back
+	planSlowBody     = 1 << 6 // the body arrives after the connection has been released
 	planImpatient    = 1 << 7
 	planTwoHops      = 1 << 8
 	planTwoRcpts     = 1 << 9
@@ -39,17 +39,17 @@ const (
 	planPipelining   = 1 << 11
 )
 
-// FuzzHop sends messages through a pool to a hop that misbehaves in any way, at
-// any step. A Receipt is given only for a message to which the hop has said 250,
-// for just those recipients whom both sides have agreed on; no message goes out
-// twice. What a client may be shown is bounded and printable, and what a hop can
-// make us read is bounded, too. In the end nothing is left of it.
+// FuzzHop sends messages through a pool to a hop that sends wrong replies at any step. A
+// Receipt is returned only for a message to which the hop has replied 250, for exactly the
+// recipients that both sides agree on; no message is sent twice. Texts for clients are
+// bounded and printable, and the relay reads a bounded number of bytes. At the end there is
+// no connection and no goroutine left.
 func FuzzHop(f *testing.F) {
 	for plan := range uint16(1 << 4) {
-		f.Add([]byte{}, plan|planAuth|planTwoRcpts|planDawdle)
-		f.Add([]byte{}, plan|planTwoRcpts|planDawdle|planPipelining)
+		f.Add([]byte{}, plan|planAuth|planTwoRcpts|planSlowBody)
+		f.Add([]byte{}, plan|planTwoRcpts|planSlowBody|planPipelining)
 	}
-	// One thing of each kind at each step of the first connections.
+	// Each wrong reaction at each step of the first connections.
 	for step := range 9 {
 		for way := range byte(14) {
 			script := append(make([]byte, step), way, byte(7*step)+way)
@@ -59,24 +59,24 @@ func FuzzHop(f *testing.F) {
 		}
 	}
 	for i := range canned {
-		f.Add([]byte{0, 0, 0, 0, 0, 1, byte(i)}, uint16(0))                    // to the final dot
-		f.Add([]byte{0, 0, 0, 1, byte(i)}, uint16(planTwoRcpts|planSlow))      // to RCPT
-		f.Add([]byte{0, 0, 0, 0, 6, byte(i)}, uint16(planSlow))                // behind 354
-		f.Add([]byte{0, 0, 1, byte(i)}, uint16(2))                             // to STARTTLS
-		f.Add([]byte{0, 0, 0, 0, 0, 0, 0, 1, byte(i)}, uint16(4))              // to the second MAIL
-		f.Add([]byte{0, 0, 1, byte(i)}, uint16(planPipelining|4))              // to MAIL, with RCPT behind it
-		f.Add([]byte{0, 0, 1, byte(i), 1, byte(i)}, uint16(planPipelining|4))  // to both
-		f.Add([]byte{0, 0, 1, 5, 1, byte(i)}, uint16(planPipelining|4))        // to RCPT behind a refused MAIL
-		f.Add([]byte{0, 0, 0, 0, 0, 1, byte(i)}, uint16(planDawdle|planClose)) // to RSET, or behind it
+		f.Add([]byte{0, 0, 0, 0, 0, 1, byte(i)}, uint16(0))                      // to the final dot
+		f.Add([]byte{0, 0, 0, 1, byte(i)}, uint16(planTwoRcpts|planSlow))        // to RCPT
+		f.Add([]byte{0, 0, 0, 0, 6, byte(i)}, uint16(planSlow))                  // after 354
+		f.Add([]byte{0, 0, 1, byte(i)}, uint16(2))                               // to STARTTLS
+		f.Add([]byte{0, 0, 0, 0, 0, 0, 0, 1, byte(i)}, uint16(4))                // to the second MAIL
+		f.Add([]byte{0, 0, 1, byte(i)}, uint16(planPipelining|4))                // to MAIL, with RCPT after it
+		f.Add([]byte{0, 0, 1, byte(i), 1, byte(i)}, uint16(planPipelining|4))    // to both
+		f.Add([]byte{0, 0, 1, 5, 1, byte(i)}, uint16(planPipelining|4))          // to RCPT after a refused MAIL
+		f.Add([]byte{0, 0, 0, 0, 0, 1, byte(i)}, uint16(planSlowBody|planClose)) // to RSET, or after it
 	}
-	s := newHostileStand(f)
+	s := newHostileTest(f)
 	f.Fuzz(func(t *testing.T, script []byte, plan uint16) {
 		s.run(t, script, plan)
 	})
 }
 
-// A hostileStand is a hostile hop and what it takes to send messages to it.
-type hostileStand struct {
+// A hostileTest is a hostile hop and everything that is needed to send messages to it.
+type hostileTest struct {
 	hop         *hostileHop
 	ca          string
 	credentials string
@@ -85,10 +85,10 @@ type hostileStand struct {
 	texts       []string
 }
 
-func newHostileStand(t testing.TB) *hostileStand {
+func newHostileTest(t testing.TB) *hostileTest {
 	t.Helper()
 	config, ca := certificate(t)
-	s := &hostileStand{
+	s := &hostileTest{
 		hop: newHostileHop(t, config), ca: ca, credentials: writeFile(t, "postern:topsecret\n", 0o600),
 		peers: map[uint16]*peer{},
 		texts: []string{
@@ -105,8 +105,8 @@ func newHostileStand(t testing.TB) *hostileStand {
 	return s
 }
 
-// peer is the hop as plan wants it to be reached.
-func (s *hostileStand) peer(t testing.TB, plan uint16) *peer {
+// peer returns the hop with the kind of connection in plan.
+func (s *hostileTest) peer(t testing.TB, plan uint16) *peer {
 	t.Helper()
 	plan &= planScheme | planAuth | planImpatient
 	if s.peers[plan] == nil {
@@ -119,7 +119,7 @@ func (s *hostileStand) peer(t testing.TB, plan uint16) *peer {
 	return s.peers[plan]
 }
 
-func (s *hostileStand) url(plan uint16) HopURL {
+func (s *hostileTest) url(plan uint16) HopURL {
 	switch plan & planScheme {
 	case 2:
 		return HopURL{URL: hosturl.URL{Scheme: schemeStartTLS, Host: "127.0.0.1", Address: s.hop.tcp.Addr().String()}}
@@ -129,7 +129,7 @@ func (s *hostileStand) url(plan uint16) HopURL {
 	return HopURL{URL: hosturl.URL{Scheme: schemeUnix, Host: "", Address: s.hop.unix.Addr().String()}}
 }
 
-func (s *hostileStand) config(plan uint16) *Config {
+func (s *hostileTest) config(plan uint16) *Config {
 	cfg := Defaults()
 	cfg.HeloName, cfg.CAFile, cfg.Patience = "postern.example.org", s.ca, 0
 	if plan&planAuth != 0 {
@@ -141,8 +141,8 @@ func (s *hostileStand) config(plan uint16) *Config {
 	return &cfg
 }
 
-// router is one that asks nothing by itself, so that the script is kept to.
-func (s *hostileStand) router(t testing.TB, plan uint16) *Router {
+// router returns a router without probes, which would use up the script.
+func (s *hostileTest) router(t testing.TB, plan uint16) *Router {
 	t.Helper()
 	events := NewLog(slog.New(slog.DiscardHandler))
 	r := &Router{cfg: *s.config(plan), events: events, done: make(chan struct{})}
@@ -153,7 +153,7 @@ func (s *hostileStand) router(t testing.TB, plan uint16) *Router {
 	return r
 }
 
-func (s *hostileStand) run(t *testing.T, script []byte, plan uint16) {
+func (s *hostileTest) run(t *testing.T, script []byte, plan uint16) {
 	goroutines := runtime.NumGoroutine()
 	now := &scene{
 		script: script, auth: plan&planAuth != 0,
@@ -165,22 +165,22 @@ func (s *hostileStand) run(t *testing.T, script []byte, plan uint16) {
 		s.transact(t, r, i, plan)
 	}
 	_ = r.Close()
-	if !kit.Soon(func() bool { return now.left() == 0 && runtime.NumGoroutine() <= goroutines }) {
+	if !kit.Soon(func() bool { return now.connections() == 0 && runtime.NumGoroutine() <= goroutines }) {
 		stacks := make([]byte, 1<<20)
 		stacks = stacks[:runtime.Stack(stacks, true)]
-		t.Errorf("%d connections are left, %d goroutines instead of %d:\n%s", now.left(), runtime.NumGoroutine(), goroutines, stacks)
+		t.Errorf("%d connections are left, %d goroutines instead of %d:\n%s", now.connections(), runtime.NumGoroutine(), goroutines, stacks)
 	}
 	for _, fault := range now.faults {
 		t.Error(fault)
 	}
-	// What fits into the buffers of a socket has not been read by us.
+	// The client has not read what is still in the buffers of the socket.
 	if now.flooded > 2<<20 && plan&planScheme < 2 {
-		t.Errorf("the hop could say %d bytes of an endless reply", now.flooded)
+		t.Errorf("the hop could send %d bytes of an endless reply", now.flooded)
 	}
 }
 
-// transact sends one message and judges the outcome.
-func (s *hostileStand) transact(t *testing.T, r *Router, i int, plan uint16) {
+// transact sends one message and checks the result.
+func (s *hostileTest) transact(t *testing.T, r *Router, i int, plan uint16) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	tx, err := r.Begin(ctx, &Envelope{Session: "s", Login: "alice" + strconv.Itoa(i%2), Sender: "alice@example.org"})
@@ -189,7 +189,7 @@ func (s *hostileStand) transact(t *testing.T, r *Router, i int, plan uint16) {
 	}
 	defer tx.Close()
 	accepted := s.ask(t, ctx, tx, i, plan)
-	if inner := tx.(*transaction); plan&planDawdle != 0 && inner.hold != nil {
+	if inner := tx.(*transaction); plan&planSlowBody != 0 && inner.hold != nil {
 		inner.yield(inner.hold) // as its timer would
 	}
 	if plan&planClose != 0 && i == int(plan&planTransactions>>2) {
@@ -198,12 +198,12 @@ func (s *hostileStand) transact(t *testing.T, r *Router, i int, plan uint16) {
 	receipt, err := tx.Send(ctx, s.messages[i])
 	Abandon(err)
 	fitForClient(t, err)
-	s.judge(t, i, accepted, receipt, err)
+	s.check(t, i, accepted, receipt, err)
 }
 
-// ask returns the recipients that the hop is said to have accepted. Their names
-// tell the transactions apart.
-func (s *hostileStand) ask(t *testing.T, ctx context.Context, tx Transaction, i int, plan uint16) []string {
+// ask sends the recipients, whose names contain the number of the message, and returns those
+// that the relay reports as accepted.
+func (s *hostileTest) ask(t *testing.T, ctx context.Context, tx Transaction, i int, plan uint16) []string {
 	to := []string{"bob" + strconv.Itoa(i) + "@example.com"}
 	if plan&planTwoRcpts != 0 {
 		to = append(to, "carol"+strconv.Itoa(i)+"@example.com")
@@ -221,27 +221,27 @@ func (s *hostileStand) ask(t *testing.T, ctx context.Context, tx Transaction, i 
 
 var confirmed = regexp.MustCompile(`^(?:354-[^\r\n]*\r\n)*354(?: [^\r\n]*)?\r\n(?:250-[^\r\n]*\r\n)*250(?: [^\r\n]*)?\r\n`)
 
-// judge compares the outcome with what the hop has seen and said.
-func (s *hostileStand) judge(t *testing.T, i int, accepted []string, receipt Receipt, err error) {
+// check compares the result with the records of the hop.
+func (s *hostileTest) check(t *testing.T, i int, accepted []string, receipt Receipt, err error) {
 	now := s.hop.scene.Load()
 	now.mu.Lock()
 	defer now.mu.Unlock()
-	arrived, yes, lied := 0, 0, false
+	arrived, yes, malformed := 0, 0, false
 	for _, r := range now.records {
-		lied = lied || r.liar
+		malformed = malformed || r.malformed
 		if len(r.to) == 0 || !strings.HasSuffix(r.to[0], strconv.Itoa(i)+"@example.com") {
 			continue
 		}
-		if r.whole {
+		if r.complete {
 			arrived++
 			if r.body != s.texts[i] || r.sender != "alice@example.org" {
 				t.Errorf("message %d of %q arrives as %.200q", i, r.sender, r.body)
 			}
 		}
-		if confirmed.MatchString(r.said) {
+		if confirmed.MatchString(r.sent) {
 			yes++
 		}
-		if err == nil && !r.liar && r.whole && !slices.Equal(agreed(r, accepted), accepted) {
+		if err == nil && !r.malformed && r.complete && !slices.Equal(agreed(r, accepted), accepted) {
 			t.Errorf("message %d was for %q and went to %q", i, accepted, r.to)
 		}
 	}
@@ -249,19 +249,19 @@ func (s *hostileStand) judge(t *testing.T, i int, accepted []string, receipt Rec
 	case arrived > 1:
 		t.Errorf("message %d was sent %d times", i, arrived)
 	case err == nil && len(accepted) == 0:
-		t.Errorf("message %d was sent to nobody", i)
-	case err == nil && yes == 0 && !lied:
-		t.Errorf("a receipt for message %d, to which the hop has not said 250", i)
-	case isRefusal(err) && yes > 0 && arrived > 0 && !lied:
-		t.Errorf("message %d is refused with %v, and the hop has said 250 to it", i, err)
+		t.Errorf("message %d was sent without recipients", i)
+	case err == nil && yes == 0 && !malformed:
+		t.Errorf("a receipt for message %d, to which the hop has not replied 250", i)
+	case isRefusal(err) && yes > 0 && arrived > 0 && !malformed:
+		t.Errorf("message %d is refused with %v, and the hop has replied 250 to it", i, err)
 	}
 	if err == nil && (strings.ContainsFunc(receipt.Text, unfit) || len(receipt.Text) > maxTextLine) {
 		t.Errorf("receipt with the text %q", receipt.Text)
 	}
 }
 
-// agreed are the recipients of r without those that were asked about and refused:
-// the hop notes all of them.
+// agreed returns the recipients of r, which has all that were sent, without those that were
+// refused.
 func agreed(r *record, accepted []string) []string {
 	var all []string
 	for _, to := range r.to {
@@ -274,8 +274,8 @@ func agreed(r *record, accepted []string) []string {
 
 func unfit(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }
 
-// fitForClient wants a refusal to be something that can be passed on, and any
-// other error to be one line for the log.
+// fitForClient checks that a refusal can be shown to the client, and that any other error is
+// one line for the log.
 func fitForClient(t *testing.T, err error) {
 	t.Helper()
 	if err == nil {

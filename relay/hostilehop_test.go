@@ -17,10 +17,10 @@ import (
 	"time"
 )
 
-// A hostileHop is a hop that follows a script of bytes: at each step, which is a
-// connection, a line or an end of data, it takes the next of its ways to
-// misbehave, and behaves well when the script is at its end. It keeps what was
-// asked and what it has said, so that what the client makes of it can be judged.
+// A hostileHop is a hop that follows a script of bytes: at each step, which is a connection,
+// a line or an end of data, the next byte selects a wrong reaction. After the end of the
+// script its replies are correct. It records what it receives and sends, so that the test
+// can check the results of the client.
 type hostileHop struct {
 	unix, tcp, implicit net.Listener
 	tls                 *tls.Config
@@ -28,29 +28,29 @@ type hostileHop struct {
 	accepts             sync.WaitGroup
 }
 
-// A scene is one script, and what came of it.
+// A scene is one script and its result.
 type scene struct {
 	auth      bool // offer AUTH
 	pipeline  bool // offer PIPELINING
-	slow      bool // say everything byte by byte
-	impatient bool // the client does not wait long, so silence can be tried
+	slow      bool // send everything byte by byte
+	impatient bool // the client has short timeouts, so the hop can stall
 
 	mu      sync.Mutex
 	script  []byte
 	records []*record
 	faults  []string
-	flooded int // bytes that a client has taken of a reply without an end
+	flooded int // bytes that a client has read of an endless reply
 	open    int
 }
 
-// A record is what became of one DATA command.
+// A record is the result of one DATA command.
 type record struct {
-	to     []string // to whom the hop has said yes, or might seem to
-	said   string   // from the answer to DATA on
-	body   string
-	whole  bool // the final dot has come
-	liar   bool // some answer on this connection was not exactly one reply
-	sender string
+	to        []string // recipients that were sent to the hop
+	sent      string   // by the hop, from the reply to DATA on
+	body      string
+	complete  bool // the final dot has arrived
+	malformed bool // the hop has sent something else than exactly one reply on this connection
+	sender    string
 }
 
 func newHostileHop(t testing.TB, config *tls.Config) *hostileHop {
@@ -82,9 +82,9 @@ func (h *hostileHop) listen(t testing.TB, network, address string, implicit bool
 				defer s.count(-1)
 				defer raw.Close()
 				c := &hopConn{scene: s, raw: raw, config: h.tls}
-				c.over(raw)
+				c.use(raw)
 				if implicit {
-					c.over(tls.Server(raw, h.tls))
+					c.use(tls.Server(raw, h.tls))
 				}
 				c.serve()
 			})
@@ -99,8 +99,8 @@ func (s *scene) count(n int) {
 	s.open += n
 }
 
-// left is how many connections there are.
-func (s *scene) left() int {
+// connections returns the number of open connections.
+func (s *scene) connections() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.open
@@ -138,15 +138,15 @@ type hopConn struct {
 	config *tls.Config
 	secure bool
 
-	sender string
-	to     []string
-	liar   bool
-	auth   bool    // AUTH has come
-	login  bool    // the next line is a password
-	record *record // since DATA
+	sender    string
+	to        []string
+	malformed bool
+	auth      bool    // AUTH has come
+	login     bool    // the next line is a password
+	record    *record // since DATA
 }
 
-func (c *hopConn) over(n net.Conn) {
+func (c *hopConn) use(n net.Conn) {
 	c.conn, c.in = n, bufio.NewReader(n)
 	_, c.secure = n.(*tls.Conn)
 }
@@ -164,7 +164,7 @@ func (c *hopConn) serve() {
 	}
 }
 
-// line reads a line, which has to be clean.
+// line reads a line. It is a fault if the line is not clean.
 func (c *hopConn) line() (string, error) {
 	line, err := c.in.ReadString('\n')
 	if err != nil {
@@ -188,7 +188,7 @@ func (c *hopConn) command(line string) error {
 	case verb == "STARTTLS" && !c.secure:
 		return c.startTLS()
 	case verb == "QUIT":
-		_ = c.say("221 2.0.0 Bye\r\n")
+		_ = c.answer("221 2.0.0 Bye\r\n")
 		return errHungUp
 	case verb == "MAIL":
 		c.sender, c.to = inBrackets(line), nil
@@ -200,7 +200,7 @@ func (c *hopConn) command(line string) error {
 		c.auth, c.login = true, strings.HasPrefix(line, "AUTH LOGIN")
 	case verb == "*" && c.auth: // RFC 4954, section 4: AUTH is cancelled
 	case verb != "EHLO":
-		c.scene.fault("this is no command: %q", line)
+		c.scene.fault("this is not a command: %q", line)
 	}
 	return c.step(c.usual(verb))
 }
@@ -237,18 +237,18 @@ func (c *hopConn) startTLS() error {
 	if err := c.step("220 2.0.0 Go ahead\r\n"); err != nil {
 		return err
 	}
-	c.over(tls.Server(c.raw, c.config))
+	c.use(tls.Server(c.raw, c.config))
 	return nil
 }
 
-// data takes a body in if it has said 354, whatever else it has said.
+// data reads a body if the reply to DATA has begun with 354.
 func (c *hopConn) data() error {
 	c.record = &record{to: c.to, sender: c.sender}
 	c.scene.mu.Lock()
 	c.scene.records = append(c.scene.records, c.record)
 	c.scene.mu.Unlock()
 	defer func() { c.record, c.to = nil, nil }()
-	if err := c.step("354 End data with <CR><LF>.<CR><LF>\r\n"); err != nil || !strings.HasPrefix(c.record.said, "354") {
+	if err := c.step("354 End data with <CR><LF>.<CR><LF>\r\n"); err != nil || !strings.HasPrefix(c.record.sent, "354") {
 		return err
 	}
 	var body strings.Builder
@@ -267,16 +267,16 @@ func (c *hopConn) data() error {
 		body.WriteString(stuffed + "\r\n")
 	}
 	c.scene.mu.Lock()
-	c.record.body, c.record.whole = body.String(), true
+	c.record.body, c.record.complete = body.String(), true
 	c.scene.mu.Unlock()
 	return c.step("250 2.0.0 Ok: queued as 4711\r\n")
 }
 
 var oneReply = regexp.MustCompile(`^(?:[2-5]\d\d-[^\r\n]*\r\n)*[2-5]\d\d(?: [^\r\n]*)?\r\n`)
 
-// say notes and sends text. A client that waits for the rest of it hears a hang-up
-// in the end.
-func (c *hopConn) say(text string) error {
+// answer records and sends text. If it is not a complete reply, the hop disconnects
+// afterwards, or stalls first.
+func (c *hopConn) answer(text string) error {
 	err := c.send(text)
 	if err == nil && !oneReply.MatchString(text) {
 		return c.stall()
@@ -287,10 +287,10 @@ func (c *hopConn) say(text string) error {
 func (c *hopConn) send(text string) error {
 	whole := oneReply.FindString(text) == text && text != ""
 	c.scene.mu.Lock()
-	c.liar = c.liar || !whole
+	c.malformed = c.malformed || !whole
 	if c.record != nil {
-		c.record.said += text
-		c.record.liar = c.liar
+		c.record.sent += text
+		c.record.malformed = c.malformed
 	}
 	c.scene.mu.Unlock()
 	if !c.scene.slow {
@@ -305,14 +305,14 @@ func (c *hopConn) send(text string) error {
 	return nil
 }
 
-// step does what the script says instead of saying what is usual.
+// step reacts as the script selects, or sends usual.
 func (c *hopConn) step(usual string) error {
 	s := c.scene
 	switch s.byte() % 14 {
 	case 1:
-		return c.say(canned[s.byte()%len(canned)])
+		return c.answer(canned[s.byte()%len(canned)])
 	case 2:
-		return c.say(string(s.next(s.byte())))
+		return c.answer(string(s.next(s.byte())))
 	case 3:
 		return errHungUp
 	case 4:
@@ -321,10 +321,10 @@ func (c *hopConn) step(usual string) error {
 		}
 		return errHungUp
 	case 5:
-		_ = c.say(usual)
+		_ = c.answer(usual)
 		return errHungUp
 	case 6:
-		return c.say(usual + canned[s.byte()%len(canned)])
+		return c.answer(usual + canned[s.byte()%len(canned)])
 	case 7:
 		return c.flood("250-and so on\r\n")
 	case 8:
@@ -332,29 +332,29 @@ func (c *hopConn) step(usual string) error {
 	case 9:
 		return c.stall()
 	case 10: // another code
-		return c.say(fmt.Sprintf("%03d", 100+2*s.byte()) + usual[min(3, len(usual)):])
+		return c.answer(fmt.Sprintf("%03d", 100+2*s.byte()) + usual[min(3, len(usual)):])
 	case 11:
-		_ = c.say(usual[:min(s.byte(), len(usual))])
+		_ = c.answer(usual[:min(s.byte(), len(usual))])
 		return errHungUp
 	case 12:
-		return c.say(canned[s.byte()%len(canned)] + usual)
+		return c.answer(canned[s.byte()%len(canned)] + usual)
 	case 13:
-		if err := c.say(canned[s.byte()%len(canned)]); err != nil {
+		if err := c.answer(canned[s.byte()%len(canned)]); err != nil {
 			return err
 		}
 		return errHungUp
 	}
-	return c.say(usual)
+	return c.answer(usual)
 }
 
-// flood says piece again and again for as long as somebody listens.
+// flood sends piece again and again, as long as the client reads.
 func (c *hopConn) flood(piece string) error {
 	block := bytes.Repeat([]byte(piece), 100)
 	c.scene.mu.Lock()
-	c.liar = true
+	c.malformed = true
 	if c.record != nil {
-		c.record.liar = true
-		c.record.said += piece
+		c.record.malformed = true
+		c.record.sent += piece
 	}
 	c.scene.mu.Unlock()
 	for {
@@ -369,7 +369,7 @@ func (c *hopConn) flood(piece string) error {
 	}
 }
 
-// stall says nothing, for longer than an impatient client waits.
+// stall sends nothing, for longer than an impatient client waits, and disconnects.
 func (c *hopConn) stall() error {
 	if c.scene.impatient {
 		_ = c.raw.SetReadDeadline(time.Now().Add(4 * impatience))
@@ -378,7 +378,7 @@ func (c *hopConn) stall() error {
 	return errHungUp
 }
 
-// canned is what a hop may say instead of, or besides, what it should.
+// canned are the replies that a hop may send instead of the correct one, or in addition.
 var canned = []string{
 	"250 2.0.0 Ok: queued as 0815\r\n",
 	"250-2.0.0 more\r\n250 2.0.0 than one line\r\n",

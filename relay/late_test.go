@@ -28,8 +28,8 @@ func sendLate(t *testing.T, ctx context.Context, r *Router) (overdue *OverdueErr
 	return overdue
 }
 
-// firstEnd gives one answer to the end of the first message, once it is let
-// go, and the usual ones to all else.
+// firstEnd replies a to the end of the first message when letGo is called, and Usual to all
+// other commands.
 func firstEnd(t *testing.T, a relaytest.Answer) (handle func(relaytest.Command) relaytest.Answer, letGo func()) {
 	held := make(chan struct{})
 	letGo = sync.OnceFunc(func() { close(held) })

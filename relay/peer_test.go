@@ -12,7 +12,7 @@ import (
 	"postern/test/kit"
 )
 
-// Every kind of hop takes a message, with and without a login.
+// A message can be sent to every kind of hop, with and without a login.
 func TestKindsOfHop(t *testing.T) {
 	config, ca := certificate(t)
 	password := writeFile(t, "postern:topsecret\n", 0o600)
@@ -35,15 +35,14 @@ func TestKindsOfHop(t *testing.T) {
 			deliver(t, r, relaytest.Stage(t, testMail))
 			for _, line := range hop.Commands() {
 				if strings.Contains(line, "EHLO") && !strings.HasSuffix(line, "EHLO postern.example.org") {
-					t.Errorf("said %q", line)
+					t.Errorf("sent %q", line)
 				}
 			}
 		})
 	}
 }
 
-// The error for each fault of a hop has what to do about it, and is temporary
-// for the client.
+// The error for each fault of a hop contains the next step, and is temporary for the client.
 func TestCheck(t *testing.T) {
 	t.Parallel()
 	config, ca := certificate(t)
@@ -120,7 +119,7 @@ func lockedSocket(t *testing.T) string {
 	return name
 }
 
-// verify = false is for loopback, whatever Validate let through.
+// verify = false has an effect for loopback only, even if Validate was not called.
 func TestVerifyIsOffForLoopbackOnly(t *testing.T) {
 	cfg := Defaults()
 	cfg.Verify = false

@@ -47,8 +47,8 @@ func TestVerdict(t *testing.T) {
 	}
 }
 
-// Whichever lines the hop puts the enhanced code on, it ends up in EnhancedCode and in
-// no line of the text.
+// The enhanced code is in EnhancedCode and in no line of the text, on whichever lines the hop
+// sent it.
 func TestReplyText(t *testing.T) {
 	for _, tt := range []struct {
 		name, in string

@@ -12,7 +12,7 @@ import (
 	"github.com/emersion/go-smtp"
 )
 
-// readerPair is a replyReader and the hop's end of it.
+// readerPair returns a replyReader and the hop's end of its connection.
 func readerPair(t testing.TB) (*replyReader, net.Conn) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -35,7 +35,7 @@ func readerPair(t testing.TB) (*replyReader, net.Conn) {
 func TestReply(t *testing.T) {
 	tests := []struct {
 		name, in string
-		code     int // 0 means that it is no reply
+		code     int // 0 means that it is not a reply
 	}{
 		{"plain", "250 ok\r\n", 250},
 		{"no text", "250\r\n", 250},
@@ -81,7 +81,8 @@ func TestReply(t *testing.T) {
 	}
 }
 
-// What the hop sends after a reply would be taken for the reply to the next command.
+// Bytes that the hop sends after a reply are an error, since they would be taken for the reply
+// to the next command.
 func TestOutOfStep(t *testing.T) {
 	w, hop := readerPair(t)
 	io.WriteString(hop, "250 ok\r\n250 ok again\r\n")
@@ -96,7 +97,7 @@ func TestOutOfStep(t *testing.T) {
 	}
 }
 
-// The client reads a reply in small pieces and gets no byte of another one.
+// go-smtp's client can read a reply in small pieces and gets no byte of the next one.
 func TestReplyReaderRead(t *testing.T) {
 	w, hop := readerPair(t)
 	io.WriteString(hop, "250-a\r\n250 b\r\n")
@@ -113,8 +114,8 @@ func TestReplyReaderRead(t *testing.T) {
 	}
 }
 
-// MAIL and RCPT go out together. Their replies come together, apart, or broken, and
-// the result is that of the first refusal.
+// MAIL and RCPT are sent together. Their replies arrive together, separately, or broken, and
+// the result is the first refusal.
 func TestPendingMail(t *testing.T) {
 	const none = "no reply"
 	tests := []struct {
@@ -171,7 +172,7 @@ func TestPendingMail(t *testing.T) {
 	}
 }
 
-// Anything that the hop has sent before it was asked is no reply to what is queued.
+// Bytes that the hop has sent before a queued command are not a reply to it.
 func TestQueueOutOfStep(t *testing.T) {
 	w, hop := readerPair(t)
 	io.WriteString(hop, "250 ok\r\n250 ok again\r\n")
@@ -223,8 +224,7 @@ func wantTimeout(t *testing.T, w *replyReader) {
 	}
 }
 
-// Whatever comes, a reply is either refused or one that has a code, ends in
-// CRLF, and is bounded.
+// Any input is either an error or a reply that has a code, ends in CRLF, and is bounded.
 func FuzzReplyLine(f *testing.F) {
 	for _, s := range []string{"250 ok\r\n", "250-ok\r\n", "250\r\n", "\r\n", "25\r\n", "250 a\rb\r\n", "999 x\r\n", "250 ok\n", "", "250"} {
 		f.Add([]byte(s))
@@ -235,7 +235,7 @@ func FuzzReplyLine(f *testing.F) {
 			return
 		}
 		if code < 200 || code > 599 || !strings.HasSuffix(string(line), "\r\n") || strings.Count(string(line), "\r") != 1 {
-			t.Errorf("%q is taken for a reply with code %d", line, code)
+			t.Errorf("%q is accepted as a reply with code %d", line, code)
 		}
 		if more != (line[3] == '-') {
 			t.Errorf("%q: more is %v", line, more)

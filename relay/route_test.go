@@ -46,8 +46,7 @@ func TestFailOver(t *testing.T) {
 	}
 }
 
-// In the middle of a transaction, too, another hop takes over, with all
-// recipients.
+// In the middle of a transaction, too, another hop is used, with all recipients.
 func TestFailOverInTransaction(t *testing.T) {
 	first, second := relaytest.New(t, relaytest.Options{}), relaytest.New(t, relaytest.Options{})
 	r := newRouter(t, nil, first, second)
@@ -63,7 +62,7 @@ func TestFailOverInTransaction(t *testing.T) {
 	}
 }
 
-// A refusal is an answer: no other hop is asked for a better one.
+// After a refusal, no other hop is asked.
 func TestNoFailOverForARefusal(t *testing.T) {
 	first, second := relaytest.New(t, relaytest.Options{}), relaytest.New(t, relaytest.Options{})
 	first.Handle(on("RCPT", relaytest.Say("450 4.2.0 Greylisted")))
@@ -74,7 +73,7 @@ func TestNoFailOverForARefusal(t *testing.T) {
 	}
 }
 
-// Even without patience every hop gets one chance.
+// Even without patience every hop is tried once.
 func TestFailOverWithoutPatience(t *testing.T) {
 	first, second := relaytest.New(t, relaytest.Options{}), relaytest.New(t, relaytest.Options{})
 	r := newRouter(t, func(c *Config) { c.Patience = 0 }, first, second)
@@ -120,7 +119,7 @@ func TestCapsOfOddHops(t *testing.T) {
 	}
 }
 
-func TestNobodyKnown(t *testing.T) {
+func TestNoHopKnown(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{})
 	hop.Stop()
 	if got := newRouter(t, nil, hop).Caps(); got != (Caps{}) {
@@ -128,7 +127,7 @@ func TestNobodyKnown(t *testing.T) {
 	}
 }
 
-// A hop that was down at start is found by itself.
+// A hop that was down at the start is detected in the background.
 func TestBackgroundProbe(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{})
 	hop.Stop()

@@ -79,7 +79,7 @@ func TestOneUserCannotTakeAllSlots(t *testing.T) {
 	}
 }
 
-// A user that waits because of its own maximum does not delay other users.
+// A user that waits because of perUserMax does not delay other users.
 func TestUserMaximumDoesNotBlockOthers(t *testing.T) {
 	s := newSlots(2)
 	s.try("mallory")

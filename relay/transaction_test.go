@@ -10,13 +10,11 @@ import (
 
 	"github.com/emersion/go-smtp"
 
-	"postern/relay/message"
 	"postern/relay/relaytest"
 	"postern/test/kit"
 )
 
-// refuse answers RCPT for addresses that begin with "nobody" as a Postfix
-// does for unknown users.
+// refuse rejects recipients with a certain prefix as Postfix rejects unknown users.
 func refuse(c relaytest.Command) relaytest.Answer {
 	if c.Verb == "RCPT" && strings.HasPrefix(c.Address, "nobody") {
 		return relaytest.Say("550 5.1.1 <" + c.Address + ">: Recipient address rejected: User unknown")
@@ -24,7 +22,7 @@ func refuse(c relaytest.Command) relaytest.Answer {
 	return relaytest.Usual
 }
 
-// on answers one verb.
+// on replaces the reply to one command.
 func on(verb string, a relaytest.Answer) func(relaytest.Command) relaytest.Answer {
 	return func(c relaytest.Command) relaytest.Answer {
 		if c.Verb == verb {
@@ -95,8 +93,8 @@ func TestOneOfThreeRefused(t *testing.T) {
 	}
 }
 
-// Refusals of one client use up a connection, which is replaced in the middle
-// of its transaction; the recipients accepted before are not lost.
+// After many refusals a connection is replaced in the middle of the transaction, and the
+// recipients accepted before are not lost.
 func TestManyRefusalsInOneTransaction(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{Limits: relaytest.PostfixLimits()})
 	hop.Handle(refuse)
@@ -114,8 +112,8 @@ func TestManyRefusalsInOneTransaction(t *testing.T) {
 	}
 }
 
-// What is no reply, or not one to this command, is never a yes, and never
-// shown to the client as the hop's answer.
+// Bytes that are not a reply, or not one to this command, are never a success, and never
+// shown to the client as the hop's reply.
 func TestUnexpectedReplies(t *testing.T) {
 	t.Parallel()
 	flood := strings.Repeat("250-more\r\n", 100) + "250 end\r\n"
@@ -140,7 +138,7 @@ func TestUnexpectedReplies(t *testing.T) {
 	for name, answer := range answers {
 		for _, verb := range []string{"MAIL", "RCPT", "DATA"} {
 			if verb == "DATA" && name == "too soon" {
-				continue // 354 it is
+				continue // 354 is the expected reply
 			}
 			t.Run(name+" to "+verb, func(t *testing.T) {
 				t.Parallel()
@@ -160,7 +158,7 @@ func TestUnexpectedReplies(t *testing.T) {
 	}
 }
 
-// After the final dot there is no second attempt, whatever the hop does.
+// After the final dot there is no second attempt, for any reaction of the hop.
 func TestEndOfDataIsSentOnce(t *testing.T) {
 	t.Parallel()
 	for name, answer := range map[string]relaytest.Answer{
@@ -182,7 +180,7 @@ func TestEndOfDataIsSentOnce(t *testing.T) {
 			_, err := tx.Send(t.Context(), relaytest.Stage(t, testMail))
 			wantTemporary(t, err)
 			if !errors.Is(err, errUncertain) {
-				t.Errorf("the log does not say so: %v", err)
+				t.Errorf("the error does not have the reason: %v", err)
 			}
 			if n := len(hop.Messages()) + len(other.Messages()); n != 2 {
 				t.Errorf("%d messages arrived, want this one once", n-1)
@@ -191,9 +189,9 @@ func TestEndOfDataIsSentOnce(t *testing.T) {
 	}
 }
 
-// 421 to the end of data is a refusal, but must not make the client believe that postern
-// closes its connection.
-func TestGoodbyeAtEndOfData(t *testing.T) {
+// 421 to the end of data is a refusal, but to the client it must not mean that postern
+// closes the connection.
+func Test421AtEndOfData(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{})
 	hop.Handle(on(".", relaytest.Say("421 4.3.2 Shutting down").AndHangUp()))
 	tx := begin(t, newRouter(t, nil, hop))
@@ -205,9 +203,9 @@ func TestGoodbyeAtEndOfData(t *testing.T) {
 	}
 }
 
-// If a hop closes a connection before the whole message has been sent, the client does not
-// notice.
-func TestHopLeaves(t *testing.T) {
+// If a hop closes a connection before the whole message has been sent, the message is sent on
+// another connection.
+func TestHopDisconnects(t *testing.T) {
 	large := testMail + strings.Repeat("0123456789\r\n", 100_000) // a Unix socket does not hold it
 	for verb, text := range map[string]string{"MAIL": testMail, "RCPT": testMail, "DATA": testMail, "BODY": large} {
 		for name, answer := range map[string]relaytest.Answer{
@@ -237,7 +235,7 @@ func TestHopLeaves(t *testing.T) {
 
 // The end of a short message is sent with its body: a hop that closes the connection
 // after 354 may have it.
-func TestHopLeavesBehind354(t *testing.T) {
+func TestHopDisconnectsAfter354(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{})
 	r := newRouter(t, nil, hop)
 	hop.Handle(func(c relaytest.Command) relaytest.Answer {
@@ -273,7 +271,7 @@ func TestIdleConnectionsGoneStale(t *testing.T) {
 	deliver(t, r, relaytest.Stage(t, testMail))
 }
 
-func TestHopRestartGoesUnnoticed(t *testing.T) {
+func TestHopRestartIsNotVisible(t *testing.T) {
 	t.Parallel()
 	hop := relaytest.New(t, relaytest.Options{})
 	r := newRouter(t, nil, hop)
@@ -291,7 +289,7 @@ func TestHopRestartGoesUnnoticed(t *testing.T) {
 	}
 }
 
-// One budget for the whole transaction.
+// Patience is one budget for the whole transaction.
 func TestPatienceEnds(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{})
 	r := newRouter(t, func(c *Config) { c.Patience = 500 * time.Millisecond }, hop)
@@ -307,7 +305,7 @@ func TestPatienceEnds(t *testing.T) {
 	}
 }
 
-func TestCallerGoesAway(t *testing.T) {
+func TestCallerGivesUp(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{})
 	hop.Handle(on("RCPT", relaytest.Stall()))
 	r := newRouter(t, nil, hop)
@@ -320,124 +318,6 @@ func TestCallerGoesAway(t *testing.T) {
 	}
 	hop.Handle(nil)
 	deliver(t, r, relaytest.Stage(t, testMail))
-}
-
-// dawdled begins a transaction and waits until its connection is given back.
-func dawdled(t *testing.T, r *Router, hop *relaytest.Hop, to ...string) Transaction {
-	t.Helper()
-	before := hop.Count("RSET")
-	tx := begin(t, r)
-	rcpt(t, tx, to...)
-	kit.Eventually(t, "the connection is given back", func() bool { return hop.Count("RSET") > before })
-	return tx
-}
-
-func TestDawdlingBody(t *testing.T) {
-	hop := relaytest.New(t, relaytest.Options{})
-	r := newRouter(t, nil, hop)
-	before := hop.Count("EHLO")
-	tx := dawdled(t, r, hop, "bob@example.com", "carol@example.com")
-	if _, err := tx.Send(t.Context(), relaytest.Stage(t, testMail)); err != nil {
-		t.Fatal(err)
-	}
-	if got := hop.Delivered(); len(got) != 1 || len(got[0].To) != 2 {
-		t.Errorf("delivered %+v", got)
-	}
-	// Giving back costs RSET alone.
-	if hop.Count("EHLO") != before {
-		t.Errorf("EHLO again:\n%s", strings.Join(hop.Commands(), "\n"))
-	}
-}
-
-func TestDawdlingBetweenRecipients(t *testing.T) {
-	hop := relaytest.New(t, relaytest.Options{})
-	tx := dawdled(t, newRouter(t, nil, hop), hop, "bob@example.com")
-	rcpt(t, tx, "carol@example.com")
-	if _, err := tx.Send(t.Context(), relaytest.Stage(t, testMail)); err != nil {
-		t.Fatal(err)
-	}
-	if got := hop.Delivered(); len(got) != 1 || len(got[0].To) != 2 {
-		t.Errorf("delivered %+v", got)
-	}
-}
-
-func TestAllOrNothingAtReplay(t *testing.T) {
-	hop := relaytest.New(t, relaytest.Options{})
-	r := newRouter(t, nil, hop)
-	tx := dawdled(t, r, hop, "bob@example.com", "nobody1@example.com", "carol@example.com", "nobody2@example.com")
-	hop.Handle(refuse)
-	_, err := tx.Send(t.Context(), relaytest.Stage(t, testMail))
-	wantRefusal(t, err, "550 5.1.1 <nobody1@example.com>, <nobody2@example.com> refused, message not sent:")
-	if n := len(hop.Messages()); n != 0 {
-		t.Errorf("%d messages were sent", n)
-	}
-	hop.Handle(nil)
-	deliver(t, r, relaytest.Stage(t, testMail)) // nothing of it is left on the connection
-	if got := hop.Delivered(); len(got) != 1 || len(got[0].To) != 1 {
-		t.Errorf("delivered %+v", got)
-	}
-}
-
-// A refusal of the sender at the replay is passed on, and the connection stays in use.
-func TestSenderRefusedAtReplay(t *testing.T) {
-	for how, options := range pipeliners {
-		t.Run(how, func(t *testing.T) {
-			t.Parallel()
-			hop := relaytest.New(t, options)
-			r := newRouter(t, nil, hop)
-			tx := dawdled(t, r, hop, "bob@example.com", "carol@example.com")
-			hop.Handle(on("MAIL", relaytest.Say("550 5.7.1 No")))
-			_, err := tx.Send(t.Context(), relaytest.Stage(t, testMail))
-			wantRefusal(t, err, "550 5.7.1 No")
-			hop.Handle(nil)
-			deliver(t, r, relaytest.Stage(t, testMail))
-			if total, _ := hop.Connections(); total != 1 || len(hop.Delivered()) != 1 {
-				t.Errorf("%d delivered over %d connections", len(hop.Delivered()), total)
-			}
-		})
-	}
-}
-
-func TestTemporaryRefusalWinsAtReplay(t *testing.T) {
-	hop := relaytest.New(t, relaytest.Options{})
-	tx := dawdled(t, newRouter(t, nil, hop), hop, "nobody@example.com", "busy@example.com")
-	hop.Handle(func(c relaytest.Command) relaytest.Answer {
-		if c.Verb == "RCPT" && c.Address == "busy@example.com" {
-			return relaytest.Say("450 4.2.1 Mailbox busy")
-		}
-		return refuse(c)
-	})
-	_, err := tx.Send(t.Context(), relaytest.Stage(t, testMail))
-	wantRefusal(t, err, "450 4.2.1 <nobody@example.com>, <busy@example.com> refused")
-}
-
-// The timer and the transaction's user meet at every moment there is.
-func TestTimerMeetsUser(t *testing.T) {
-	hop := relaytest.New(t, relaytest.Options{})
-	r := newRouter(t, func(c *Config) { c.Pool.Connections = 2 }, hop)
-	m := relaytest.Stage(t, testMail)
-	done := make(chan error)
-	const users = 8
-	for user := range users {
-		go func() {
-			var err error
-			for i := 0; i < 6 && err == nil; i++ {
-				err = meet(r, m, fmt.Sprint("user", user%4), time.Duration(user+i)*2*time.Millisecond)
-			}
-			done <- err
-		}()
-	}
-	for range users {
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}
-	if n := len(hop.Delivered()); n != users*6 {
-		t.Errorf("%d delivered, want %d", n, users*6)
-	}
-	if _, peak := hop.Connections(); peak > 3 { // one may still wait for the reply to QUIT
-		t.Errorf("%d connections at once", peak)
-	}
 }
 
 func TestNothingToSend(t *testing.T) {
@@ -462,8 +342,7 @@ func TestCloseIsIdempotent(t *testing.T) {
 	kit.Eventually(t, "the transaction is cancelled at the hop", func() bool { return hop.Count("RSET") == 1 })
 }
 
-// Parameters are written anew, and only those that are known; ENVID and ORCPT arrive as the
-// client sent them.
+// Only known parameters are sent; ENVID and ORCPT arrive as the client sent them.
 func TestParameters(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{})
 	r := newRouter(t, nil, hop)
@@ -525,7 +404,7 @@ func TestWhatTheHopCannotTake(t *testing.T) {
 		rcpt(t, tx, "bob@example.com")
 		_, err := tx.Send(t.Context(), relaytest.Stage(t, eightBit))
 		wantRefusal(t, err, "554 5.6.3")
-		deliver(t, r, relaytest.Stage(t, testMail)) // 7-bit mail goes on
+		deliver(t, r, relaytest.Stage(t, testMail)) // 7-bit mail is accepted
 	})
 	t.Run("neither lacks", func(t *testing.T) {
 		hop := relaytest.New(t, relaytest.Options{})
@@ -538,24 +417,6 @@ func TestWhatTheHopCannotTake(t *testing.T) {
 			t.Errorf("delivered %+v", got)
 		}
 	})
-}
-
-// meet lets the time between RCPT and the body come near to what the timer
-// waits when connections are scarce.
-func meet(r *Router, m *message.Message, login string, pause time.Duration) error {
-	tx, err := r.Begin(context.Background(), &Envelope{Login: login, Sender: "alice@example.org"})
-	if err != nil {
-		return err
-	}
-	defer tx.Close()
-	for _, to := range []string{"bob@example.com", "carol@example.com"} {
-		if err := tx.Rcpt(context.Background(), to, nil); err != nil {
-			return err
-		}
-		time.Sleep(pause)
-	}
-	_, err = tx.Send(context.Background(), m)
-	return err
 }
 
 // A local part may be as long as fits into the address (VERP, hashes).
