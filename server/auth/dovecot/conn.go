@@ -283,7 +283,7 @@ func (r *request) cancel() {
 	}
 	delete(c.requests, r.id)
 	if r.sent {
-		c.send(cancelLine(r.id))
+		c.send(newLine("CANCEL", number(r.id)).end())
 	}
 	c.endIfEmpty()
 }

@@ -123,6 +123,8 @@ func (a Address) String() string {
 // and must be closed.
 type Store struct{ link *link }
 
+var _ auth.PasswordVerifier = (*Store)(nil)
+
 // New returns a store. It connects in the background, so it succeeds if Dovecot is not
 // running yet.
 func New(cfg Config, events auth.Events) *Store {

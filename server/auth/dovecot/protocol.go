@@ -214,7 +214,7 @@ func (a answer) reason(code string) string {
 // authLine begins an exchange. A nil response is a missing one, and an empty one is the
 // client's "=" (RFC 4954, section 4).
 func authLine(id uint32, mech string, p *auth.Peer, response []byte) []byte {
-	line := newLine("AUTH", strconv.FormatUint(uint64(id), 10), mech)
+	line := newLine("AUTH", number(id), mech)
 	line.add("service=smtp")
 	line.add("nologin") // before Dovecot 2.0: no master request will follow
 	line.add("no-penalty")
@@ -226,28 +226,16 @@ func authLine(id uint32, mech string, p *auth.Peer, response []byte) []byte {
 	}
 	line.addEndpoint("lip", "lport", p.Local)
 	line.addEndpoint("rip", "rport", p.Remote)
-	if response != nil { // always the last parameter
-		line.add("resp=" + encodeInitial(response))
+	switch { // always the last parameter
+	case response == nil:
+	case len(response) == 0:
+		// In versions 1.0 and 1.1 of the protocol an empty parameter was a missing
+		// response. All versions accept "=".
+		line.add("resp==")
+	default:
+		line.add("resp=" + base64.StdEncoding.EncodeToString(response))
 	}
 	return line.end()
-}
-
-// encodeInitial encodes an empty response as "=": in versions 1.0 and 1.1 of the
-// protocol an empty parameter was a missing response. All versions accept "=".
-func encodeInitial(response []byte) string {
-	if len(response) == 0 {
-		return "="
-	}
-	return base64.StdEncoding.EncodeToString(response)
-}
-
-// contLine continues an exchange.
-func contLine(id uint32, response []byte) []byte {
-	return newLine("CONT", strconv.FormatUint(uint64(id), 10), base64.StdEncoding.EncodeToString(response)).end()
-}
-
-func cancelLine(id uint32) []byte {
-	return newLine("CANCEL", strconv.FormatUint(uint64(id), 10)).end()
 }
 
 // An outLine is a line to be sent. Every field is escaped, so that none can end the
@@ -278,3 +266,5 @@ func (l *outLine) addEndpoint(addr, port string, e netip.AddrPort) {
 }
 
 func (l *outLine) end() []byte { return append(*l, '\n') }
+
+func number(id uint32) string { return strconv.FormatUint(uint64(id), 10) }

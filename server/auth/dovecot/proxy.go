@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"slices"
@@ -38,6 +39,8 @@ type Proxy struct {
 	// Dovecot delays a refusal by 2 seconds.
 	Timeout time.Duration
 }
+
+var _ auth.Provider = Proxy{}
 
 // DefaultTimeout leaves time for slow databases.
 const DefaultTimeout = 20 * time.Second
@@ -240,7 +243,7 @@ func (x *exchange) send(ctx context.Context, response []byte) (answer, error) {
 	r := x.request
 	x.mu.Unlock()
 	if r != nil {
-		return r.ask(ctx, contLine(r.id, response))
+		return r.ask(ctx, newLine("CONT", number(r.id), base64.StdEncoding.EncodeToString(response)).end())
 	}
 	r, err := x.proxy.link.open(ctx, x.mech)
 	if err != nil {
@@ -290,35 +293,24 @@ func (o *observed) add(response []byte) error {
 	o.messages++
 	switch {
 	case o.mech == "PLAIN" && o.messages == 1:
-		o.addPlain(response)
+		// RFC 4616, section 2: [authzid] NUL authcid NUL passwd.
+		if fields := bytes.Split(response, []byte{0}); len(fields) == 3 {
+			o.login, o.password = string(fields[1]), string(fields[2])
+		}
 	case o.mech == "LOGIN" && o.messages == 1:
 		o.login = string(response)
 	case o.mech == "LOGIN" && o.messages == 2:
 		o.password = string(response)
 	case strings.HasPrefix(o.mech, "SCRAM-") && o.messages == 1:
-		o.addScram(string(response))
+		// RFC 5802, section 7: gs2-cbind-flag "," [authzid] "," "n=" name "," "r=" nonce.
+		if parts := strings.SplitN(string(response), ",", 4); len(parts) == 4 {
+			if name, ok := strings.CutPrefix(parts[2], "n="); ok {
+				o.login = strings.NewReplacer("=2C", ",", "=3D", "=").Replace(name)
+			}
+		}
 	}
 	if strings.ContainsFunc(o.login, unicode.IsControl) {
 		return &auth.Failure{Kind: auth.NoSuchUser, Store: Kind, Reason: "control character in the name"}
 	}
 	return nil
-}
-
-// RFC 4616, section 2: [authzid] NUL authcid NUL passwd.
-func (o *observed) addPlain(response []byte) {
-	fields := bytes.Split(response, []byte{0})
-	if len(fields) == 3 {
-		o.login, o.password = string(fields[1]), string(fields[2])
-	}
-}
-
-// RFC 5802, section 7: gs2-cbind-flag "," [authzid] "," "n=" name "," "r=" nonce.
-func (o *observed) addScram(response string) {
-	parts := strings.SplitN(response, ",", 4)
-	if len(parts) < 4 {
-		return
-	}
-	if name, ok := strings.CutPrefix(parts[2], "n="); ok {
-		o.login = strings.NewReplacer("=2C", ",", "=3D", "=").Replace(name)
-	}
 }

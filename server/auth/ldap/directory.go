@@ -56,8 +56,14 @@ func newDirectory(cfg Config, events auth.Events) (*directory, error) {
 			dialer: dialer{
 				url:      u,
 				startTLS: u.Scheme == schemePlain && (cfg.StartTLS || !u.IsLocal()),
-				tls:      tlsConfig(cfg, u, authorities),
-				account:  service,
+				tls: &tls.Config{
+					ServerName:         u.Host,
+					RootCAs:            authorities,
+					InsecureSkipVerify: !cfg.Verify && u.IsLocal(),
+					MinVersion:         tls.VersionTLS12, // RFC 8996
+					ClientSessionCache: tls.NewLRUClientSessionCache(tlsSessions),
+				},
+				account: service,
 			},
 			pool: newPool(cfg.Connections, cfg.IdleTime),
 		})
@@ -90,16 +96,6 @@ func readAuthorities(file string) (*x509.CertPool, error) {
 		return nil, fmt.Errorf("ca_file: %s contains no PEM certificate", file)
 	}
 	return pool, nil
-}
-
-func tlsConfig(cfg Config, u URL, authorities *x509.CertPool) *tls.Config {
-	return &tls.Config{
-		ServerName:         u.Host,
-		RootCAs:            authorities,
-		InsecureSkipVerify: !cfg.Verify && u.IsLocal(),
-		MinVersion:         tls.VersionTLS12, // RFC 8996
-		ClientSessionCache: tls.NewLRUClientSessionCache(tlsSessions),
-	}
 }
 
 func (d *directory) close() {

@@ -59,6 +59,8 @@ type Store struct {
 	delay   bindDelay
 }
 
+var _ auth.PasswordVerifier = (*Store)(nil)
+
 // New returns a store. It reads the password and the certificates of cfg, which is valid.
 // It does not connect, so it succeeds while the directory is down.
 func New(cfg Config, events auth.Events) (*Store, error) {
@@ -235,19 +237,16 @@ func (s *Store) checkServer(ctx context.Context, one *server) error {
 	c, err := one.dialer.dial(ctx, forSearches)
 	if err == nil {
 		defer c.close()
-		err = c.within(ctx, s.checkBase)
+		err = c.within(ctx, func(c *conn) error {
+			if s.cfg.SearchBase.text == "" {
+				return nil
+			}
+			_, err := c.entry(s.cfg.SearchBase.text, noAttributes)
+			return err
+		})
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", one.dialer.url, fileperm.ExplainDial(err))
 	}
 	return nil
-}
-
-// checkBase reads the entry of search_base.
-func (s *Store) checkBase(c *conn) error {
-	if s.cfg.SearchBase.text == "" {
-		return nil
-	}
-	_, err := c.entry(s.cfg.SearchBase.text, noAttributes)
-	return err
 }

@@ -42,37 +42,30 @@ func (p *pool) acquire(ctx context.Context, known bool) error {
 // take returns an idle connection, or nil. It closes others as needed to stay below the
 // limit with one more.
 func (p *pool) take(want purpose) *conn {
-	c, discarded := p.pick(want)
-	for _, d := range discarded {
-		d.close()
-	}
-	return c
-}
-
-// pick returns the connection to use, if there is one, and the connections to close.
-func (p *pool) pick(want purpose) (c *conn, discarded []*conn) {
+	var discarded []*conn
+	defer func() { // after the lock is released
+		for _, d := range discarded {
+			d.close()
+		}
+	}()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for c = p.pop(want); c != nil; c = p.pop(want) {
+	for c := p.pop(want); c != nil; c = p.pop(want) {
 		if !c.ldap.IsClosing() {
-			return c, discarded
+			return c
 		}
 		discarded = append(discarded, c) // closed by the server while idle
 	}
 	for other := range purposes {
-		if p.open() <= p.limit {
+		// inUse has the connection that the caller will dial.
+		if p.inUse+len(p.idle[forSearches])+len(p.idle[forUsers]) <= p.limit {
 			break
 		}
 		if c := p.pop(other); c != nil {
 			discarded = append(discarded, c)
 		}
 	}
-	return nil, discarded
-}
-
-// open counts the connections, with the one that the caller will dial.
-func (p *pool) open() int {
-	return p.inUse + len(p.idle[forSearches]) + len(p.idle[forUsers])
+	return nil
 }
 
 // pop removes the most recently used connection, so that the others reach idleTime.
@@ -89,24 +82,19 @@ func (p *pool) pop(want purpose) *conn {
 
 // release returns the connection, which may be nil, to the pool or closes it.
 func (p *pool) release(c *conn) {
-	if !p.keep(c) && c != nil {
+	p.mu.Lock()
+	p.inUse--
+	keep := c != nil && !c.broken && !p.closed
+	if keep {
+		c.reused = true
+		p.idle[c.purpose] = append(p.idle[c.purpose], c)
+		c.expiry = time.AfterFunc(p.idleTime, func() { p.expire(c) })
+	}
+	p.mu.Unlock()
+	if c != nil && !keep {
 		c.close()
 	}
 	p.slots.Release()
-}
-
-// keep ends the use of c, and reports whether it is in the pool.
-func (p *pool) keep(c *conn) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.inUse--
-	if c == nil || c.broken || p.closed {
-		return false
-	}
-	c.reused = true
-	p.idle[c.purpose] = append(p.idle[c.purpose], c)
-	c.expiry = time.AfterFunc(p.idleTime, func() { p.expire(c) })
-	return true
 }
 
 // expire closes a connection after idleTime, unless it was taken concurrently.

@@ -121,6 +121,8 @@ type Store struct {
 	where   string // for errors
 }
 
+var _ auth.PasswordVerifier = (*Store)(nil)
+
 // New returns a store. started is [Started.Dial] of the helper that this process has
 // started, or nil; it is used if cfg has no socket. New does not connect.
 func New(cfg Config, started Dialer) (*Store, error) {

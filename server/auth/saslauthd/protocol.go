@@ -57,7 +57,11 @@ func (r Request) Append(b []byte) ([]byte, error) {
 	service, tail := r.Service, []byte(nil)
 	if r.Extended {
 		service += marker
-		tail = appendCounted(nil, r.client())
+		client := ""
+		if r.Client.IsValid() {
+			client = r.Client.Unmap().WithZone("").String()
+		}
+		tail = appendCounted(nil, client)
 	}
 	for _, s := range []string{r.Login, r.Password, service, r.Realm} {
 		b = appendCounted(b, s)
@@ -98,14 +102,6 @@ func (r Request) check() error {
 		}
 	}
 	return nil
-}
-
-// client returns the fifth string.
-func (r Request) client() string {
-	if !r.Client.IsValid() {
-		return ""
-	}
-	return r.Client.Unmap().WithZone("").String()
 }
 
 func appendCounted(b []byte, s string) []byte {

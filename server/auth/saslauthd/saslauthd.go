@@ -98,6 +98,8 @@ func isWord(s string) bool {
 // no goroutines and connections between calls, so it has no Close.
 type Store struct{ cfg Config }
 
+var _ auth.PasswordVerifier = (*Store)(nil)
+
 // New returns a store. It does not connect, so saslauthd may be started later.
 func New(cfg Config) *Store { return &Store{cfg} }
 

@@ -61,7 +61,7 @@ func (c *Config) Validate(bad func(key, why string)) {
 	switch {
 	case c.Query.text == "":
 		bad("query", `is missing: write one such as "select password, username from mailbox where username = {user}"`)
-	case !c.Query.mayName():
+	case !naming.MatchString(c.Query.text):
 		bad("query", "must return the name of the user, too: "+addUsername)
 	}
 	if c.Connections < 1 || c.Connections > 1000 {
@@ -95,7 +95,7 @@ func (c *Config) validateServer(bad func(key, why string)) {
 		bad("dsn_file", "cannot be combined with dsn; remove one of the two")
 	case c.DSNFile != "" && !filepath.IsAbs(c.DSNFile):
 		bad("dsn_file", "must be an absolute path; the service does not run in your current directory")
-	case holdsPassword(c.DSN):
+	case passwordForms.MatchString(c.DSN):
 		bad("dsn", "contains a password, which every reader of this file can see; write the DSN into a file of mode 0640, and set dsn_file to it")
 	}
 }
@@ -103,8 +103,6 @@ func (c *Config) validateServer(bad func(key, why string)) {
 // passwordForms matches passwords in a URL or a MySQL DSN, where they may have any
 // characters, and in key=value pairs.
 var passwordForms = regexp.MustCompile(`^[^/?(]*(://)?[^/?(@]*:[^/?(@]+@|^[^:@(]+:/?[^/].*@([a-z0-9]*\(|/)|(?i)password\s*=`)
-
-func holdsPassword(dsn string) bool { return passwordForms.MatchString(dsn) }
 
 // A Driver is a kind of database.
 type Driver string

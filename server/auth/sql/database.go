@@ -47,7 +47,9 @@ func (c *Config) maxIdle() int {
 
 func newConnector(cfg Config) (driver.Connector, error) {
 	if cfg.Driver == SQLite {
-		return sqliteConnector(fileDSN(cfg.Path)), nil
+		// mode=ro: a missing file is not created.
+		u := url.URL{Scheme: "file", Path: cfg.Path, RawQuery: "mode=ro&_pragma=busy_timeout(5000)"}
+		return sqliteConnector(u.String()), nil
 	}
 	dsn := cfg.DSN
 	if cfg.DSNFile != "" {
@@ -87,12 +89,6 @@ func inUTF8(dsn string) string {
 		return dsn + "&" + setting
 	}
 	return dsn + "?" + setting
-}
-
-// fileDSN opens for reading only, so a missing file is not created.
-func fileDSN(path string) string {
-	u := url.URL{Scheme: "file", Path: path, RawQuery: "mode=ro&_pragma=busy_timeout(5000)"}
-	return u.String()
 }
 
 // connectorOf returns the connector of the driver of a server.

@@ -24,8 +24,13 @@ type Query struct{ text string }
 
 var (
 	variable = regexp.MustCompile(`\{[a-z_]+\}`)
-	naming   = regexp.MustCompile(`(?i)username|\*|^\s*call\s`)
-	quoted   = regexp.MustCompile("['\"`]\\s*\\{[a-z_]+\\}|\\{[a-z_]+\\}\\s*['\"`]")
+
+	// naming matches queries that may return the column username: by its name, or with
+	// columns that are defined elsewhere.
+	naming = regexp.MustCompile(`(?i)username|\*|^\s*call\s`)
+
+	// quoted matches a variable next to a quote.
+	quoted = regexp.MustCompile("['\"`]\\s*\\{[a-z_]+\\}|\\{[a-z_]+\\}\\s*['\"`]")
 )
 
 // UnmarshalText implements encoding.TextUnmarshaler.
@@ -52,10 +57,6 @@ func (q *Query) UnmarshalText(text []byte) error {
 }
 
 func (q Query) String() string { return q.text }
-
-// mayName reports whether the query may return the column username: by its name, or with
-// columns that are defined elsewhere.
-func (q Query) mayName() bool { return naming.MatchString(q.text) }
 
 // A statement is a query in the syntax of one driver, with the variable of each parameter.
 type statement struct {

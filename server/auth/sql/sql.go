@@ -170,7 +170,10 @@ func (s *Store) find(ctx context.Context, login string) (*record, error) {
 		return nil, nil
 	}
 	if _, mistaken := errors.AsType[mistake](err); err != nil && !mistaken && ctx.Err() == nil {
-		s.dropIdle()
+		// After a restart of the server all connections in the pool are broken, and some
+		// drivers only detect that with a query.
+		s.db.SetMaxIdleConns(-1)
+		s.db.SetMaxIdleConns(s.maxIdle)
 		found, err = s.lookup(ctx, login)
 	}
 	if err != nil {
@@ -183,26 +186,13 @@ func (s *Store) find(ctx context.Context, login string) (*record, error) {
 	if err != nil {
 		return nil, s.unavailable(fmt.Errorf("the hash of %q: %w", found.username, err))
 	}
-	s.remember(h, found.hash)
+	if !h.Locked() { // count it for decoys
+		s.kinds.add(h.Kind(), found.hash)
+		if keys, ok := h.ScramKeys(); ok {
+			s.shapes.add(keys.Shape(), keys.Shape())
+		}
+	}
 	return &record{*found, h}, nil
-}
-
-// dropIdle closes the connections in the pool. After a restart of the server all of them are
-// broken, and some drivers only detect that with a query.
-func (s *Store) dropIdle() {
-	s.db.SetMaxIdleConns(-1)
-	s.db.SetMaxIdleConns(s.maxIdle)
-}
-
-// remember counts the kinds of hashes and keys, for decoys.
-func (s *Store) remember(h hash.Hash, stored string) {
-	if h.Locked() {
-		return
-	}
-	s.kinds.add(h.Kind(), stored)
-	if keys, ok := h.ScramKeys(); ok {
-		s.shapes.add(keys.Shape(), keys.Shape())
-	}
 }
 
 // refusal returns the failure for an unknown user or one without a password. A locked account

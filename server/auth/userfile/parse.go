@@ -218,13 +218,10 @@ func (c *census) decoy() string {
 func (c *census) shape() hash.ScramShape {
 	most, users := hash.DefaultScramShape(), 0
 	for s, n := range c.shapes {
-		if n > users || n == users && compareShapes(s, most) < 0 {
+		order := cmp.Or(cmp.Compare(s.Iterations, most.Iterations), cmp.Compare(s.SaltLength, most.SaltLength))
+		if n > users || n == users && order < 0 {
 			most, users = s, n
 		}
 	}
 	return most
-}
-
-func compareShapes(a, b hash.ScramShape) int {
-	return cmp.Or(cmp.Compare(a.Iterations, b.Iterations), cmp.Compare(a.SaltLength, b.SaltLength))
 }

@@ -25,8 +25,6 @@ const (
 	fewer    = "{SCRAM-SHA-256}8192,YK+1dPj8bZk=,0UyNb/aUgNz9cMVocRpmC26+qybBm4s3VJbO56Pg2P0=,sNiopwTgYuTa9FZLshbHbI6ZgFrYvikeHMIF4xQXVi4="
 )
 
-var _ auth.KeyStore = (*Store)(nil)
-
 func TestScramKeys(t *testing.T) {
 	f := openText(t, "alice:"+dovecots+"\nbob:"+secret+"\ncarol:!"+dovecots+"\ndave:\n")
 	tests := map[string]string{

@@ -93,6 +93,11 @@ type content struct {
 	err   error
 }
 
+var (
+	_ auth.PasswordVerifier = (*Store)(nil)
+	_ auth.KeyStore         = (*Store)(nil)
+)
+
 // New reads a user file. It returns an error if the file cannot be read, but not for an
 // invalid line, which concerns one user only.
 func New(cfg Config, checker *hash.Checker, events auth.Events) (*Store, error) {

@@ -47,10 +47,6 @@ type stamp struct {
 	mtime, changed time.Time
 }
 
-func (s stamp) sameFile(other stamp) bool {
-	return s.device == other.device && s.inode == other.inode
-}
-
 // Reload reads the file now. Without it a change is noticed at a login, within a second. If
 // the file cannot be read, all logins are temporary errors until it can.
 func (s *Store) Reload(context.Context) error {
@@ -92,7 +88,9 @@ func (s *Store) refresh(now time.Time) {
 // incomplete reports whether the file may be being written in place.
 func (s *Store) incomplete(current stamp, now time.Time) bool {
 	age := now.Sub(current.changed)
-	if !current.sameFile(s.state.stamp) || current == s.state.stamp || age < 0 || age >= quietTime {
+	known := s.state.stamp
+	sameFile := current.device == known.device && current.inode == known.inode
+	if !sameFile || current == known || age < 0 || age >= quietTime {
 		s.state.waiting = time.Time{}
 		return false
 	}
