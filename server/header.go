@@ -41,9 +41,9 @@ type fixUps struct {
 	Trace  trace         // its time is also that of an added Date
 }
 
-// fixHeader returns the view of m for the next hop: with our Received field on
-// top, and with the fix-ups of RFC 6409, section 8. Everything else is unchanged
-// to the byte. A *smtp.SMTPError means that the message is at fault; any other
+// fixHeader returns the view of m for the next hop: with a Received field of this server on
+// top, and with the fix-ups of RFC 6409, section 8. Everything else is unchanged to the
+// byte. A *smtp.SMTPError means that the message is at fault; any other
 // error means that f does not fit into a header.
 func fixHeader(m *message.Message, f fixUps) (*message.Message, error) {
 	if m.Count("Received") > maxReceived {

@@ -178,7 +178,7 @@ func TestSend(t *testing.T) {
 	}
 }
 
-// TestSendFails: a message that the hop has not accepted is sent when it comes again.
+// TestSendFails: a message that the hop has not accepted is sent when the client repeats it.
 func TestSendFails(t *testing.T) {
 	refusal := &smtp.SMTPError{Code: 550, Message: "no"}
 	stub := &stubHop{send: func() (relay.Receipt, error) { return relay.Receipt{}, refusal }}

@@ -226,7 +226,7 @@ func (c *Conn) hides(keyword string) bool {
 }
 
 // startTLS is STARTTLS. It forgets everything that was sent in clear text (RFC 3207,
-// section 4.2). What the client sent after the command is thrown away: an attacker in
+// section 4.2). What the client sent after the command is discarded: an attacker in
 // between may have put it there (CVE-2011-0411).
 func (c *Conn) startTLS(_, argument string) (*Reply, error) {
 	switch {

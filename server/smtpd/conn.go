@@ -324,7 +324,7 @@ func (c *Conn) fill(by time.Time) error {
 	case err == nil:
 		c.lastIO = time.Now()
 		c.notify(true)
-	case c.isClosing(): // CloseIdle has woken us
+	case c.isClosing(): // CloseIdle has ended the read
 		return ErrClosed
 	case timedOut(err) && c.transport.canSend():
 		return ErrTimeout
@@ -356,7 +356,7 @@ func (c *Conn) send(r *Reply) {
 	}
 	full := c.out.hold(r)
 	if full || c.transport.canSend() && time.Since(c.lastIO) > maxSilence {
-		_ = c.flush() // an error comes again with the next read
+		_ = c.flush() // the next read returns the error, too
 	}
 }
 

@@ -17,7 +17,7 @@ var (
 
 	// RFC 3030, section 2: the client may have sent these chunks before it knew of the
 	// refusal, so they are not errors. They are junk, or it could send such chunks, and
-	// have each of them logged, for ever.
+	// have each of them logged, without end.
 	replyChunkAfterRefusal = &Reply{Code: 503, Enhanced: smtp.EnhancedCode{5, 5, 1}, Lines: []string{"Error: an earlier chunk was refused"}, NotAnError: true}
 	replyTinyChunks        = NewReply(554, smtp.EnhancedCode{5, 7, 0}, "Error: too many small chunks")
 

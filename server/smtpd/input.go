@@ -67,7 +67,7 @@ func (in *input) use(limit int64) []byte {
 	return p
 }
 
-// drop throws away what is unread, and gives the block back.
+// drop discards what is unread, and returns the block to the pool.
 func (in *input) drop() {
 	in.start, in.end = 1, 1
 	if in.block != nil {
@@ -93,7 +93,7 @@ func (in *input) fill(t *transport) error {
 	copy(in.block[1:], in.small[1:])
 	clear(in.small[1:])
 	_ = t.Conn.SetReadDeadline(time.Now().Add(soon))
-	n, _ = t.receive(in.block[in.end:]) // an error comes again, and a deadline that has passed is none
+	n, _ = t.receive(in.block[in.end:]) // the next receive returns an error, too; a deadline that has passed is none
 	in.end += n
 	return nil
 }

@@ -115,7 +115,7 @@ func TestBodyEndsOnce(t *testing.T) {
 }
 
 // TestChunksAfterRefusal: a client that goes on after its message was refused does not
-// do so for ever, neither with many chunks nor with large ones.
+// do so without end, neither with many chunks nor with large ones.
 func TestChunksAfterRefusal(t *testing.T) {
 	for _, test := range []struct {
 		chunk string

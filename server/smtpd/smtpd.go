@@ -18,7 +18,7 @@
 //	command    the table of commands, and those without a message
 //	mail       MAIL and RCPT, and their ESMTP parameters
 //	data       DATA and BDAT: both push the message into one Body
-//	auth       AUTH: base64, cancellation, a client that hangs up meanwhile
+//	auth       AUTH: base64, cancellation, a client that hangs up during an exchange
 //	path       addresses, as leniently as Postfix reads them
 //	input      lines and blocks of a message, without a buffer for an idle client
 //	transport  the socket and the TLS over it; replies, of which those to pipelined
@@ -57,7 +57,7 @@ type Config struct {
 
 	// HiddenKeywords are EHLO keywords that are not offered, in capitals
 	// (smtpd_discard_ehlo_keywords). A hidden CHUNKING, DSN or SMTPUTF8 is not
-	// accepted either; the others work for a client that uses them all the same.
+	// accepted either; the others still work for a client that uses them.
 	HiddenKeywords []string
 
 	// The budgets of a connection. They survive STARTTLS; an accepted message
@@ -151,7 +151,7 @@ type Offer struct {
 type Body interface {
 	// Write takes the next octets, dots already unstuffed. p is valid during the
 	// call only. After an error the rest of the message (of the chunk) is read
-	// and thrown away, and Abort is called with that error.
+	// and discarded, and Abort is called with that error.
 	Write(p []byte) (int, error)
 
 	// Commit is called after the final dot or BDAT LAST. A nil Reply is 250.

@@ -52,7 +52,7 @@ func (t *transport) receive(p []byte) (int, error) {
 		n, err = t.Conn.Read(p)
 	}
 	if n > 0 {
-		err = nil // it comes again
+		err = nil // the next call returns it
 	}
 	return n, err
 }
@@ -80,7 +80,7 @@ func (t *transport) ready() error {
 		return t.failed
 	}
 	err := t.tls.Handshake()
-	quickAck(t.Conn) // a client with Nagle's algorithm waits for it with its EHLO in hand
+	quickAck(t.Conn) // a client with Nagle's algorithm holds its EHLO back until then
 	t.handshook = err == nil
 	if err != nil {
 		t.failed = &HandshakeError{err}
@@ -178,7 +178,7 @@ func (o *output) hold(r *Reply) (full bool) {
 // system that closes a socket with octets unread, or receives some afterwards,
 // resets the connection (RFC 1122, section 4.2.2.13), and the client loses what it
 // has not read yet: the last reply. So only the server's side is closed at first, and
-// what the client sends is thrown away until it has read the reply and closes, too,
+// what the client sends is discarded until it has read the reply and closes, too,
 // as HTTP servers do (RFC 9112, section 9.6).
 //
 // A connection counts towards the limits of the server meanwhile: a client that does
@@ -227,7 +227,7 @@ func (l *Linger) discard(conn net.Conn) {
 		}
 		_ = conn.SetReadDeadline(by)
 		n, err := conn.Read(buffer)
-		if err != nil && !(timedOut(err) && time.Now().Before(by)) { // or CloseIdle has woken us
+		if err != nil && !(timedOut(err) && time.Now().Before(by)) { // unless CloseIdle has ended the read
 			return
 		}
 		left -= n
