@@ -43,15 +43,6 @@ type conn struct {
 	err      error
 }
 
-func newConn(n net.Conn, in lineReader, g *greeting) *conn {
-	return &conn{
-		net: n, in: in, greeting: g,
-		wake:     make(chan struct{}, 1),
-		done:     make(chan struct{}),
-		requests: make(map[uint32]*request),
-	}
-}
-
 // open begins a request. The caller must call cancel at its end.
 func (c *conn) open(mech string) (*request, error) {
 	// Dovecot closes the connection after a mechanism that it did not offer.

@@ -3,7 +3,6 @@ package dovecot
 import (
 	"errors"
 	"fmt"
-	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -31,20 +30,14 @@ type greeting struct {
 	pid          bool // SPID was received
 }
 
-// hello returns the client's side of the greeting. Dovecot requires a process id, but
-// does not need it to distinguish its clients.
-func hello() []byte {
-	line := newLine("VERSION", "1", "2").end()
-	return append(line, newLine("CPID", strconv.Itoa(os.Getpid())).end()...)
-}
-
 var (
 	errNoMechanisms = errors.New("dovecot offers no mechanism")
 	errWrongSocket  = errors.New("this looks like a master or userdb socket of Dovecot; use one of its auth-client sockets")
 )
 
 // readGreeting reads until DONE. With an error it returns the greeting as far as it was
-// received.
+// received. CUID and COOKIE are for master requests, which this client does not make; other
+// unknown lines belong to a later minor version.
 func readGreeting(r lineReader) (*greeting, error) {
 	g := &greeting{}
 	for range maxGreetingLines {
@@ -52,31 +45,26 @@ func readGreeting(r lineReader) (*greeting, error) {
 		if err != nil {
 			return g, err
 		}
-		if fields[0] == "DONE" {
-			return g, g.check()
+		switch fields[0] {
+		case "DONE":
+			if g.major > 0 && len(g.mechanisms) == 0 {
+				return g, errNoMechanisms
+			}
+		case "VERSION":
+			err = g.setVersion(fields[1:])
+		case "MECH":
+			g.addMechanism(fields[1:])
+		case "SPID":
+			g.pid = true
 		}
-		if err := g.add(fields); err != nil {
+		if err == nil && g.major == 0 {
+			err = fmt.Errorf("%w: it does not begin with VERSION", errProtocol)
+		}
+		if err != nil || fields[0] == "DONE" {
 			return g, err
 		}
 	}
 	return g, fmt.Errorf("%w: a greeting of more than %d lines", errProtocol, maxGreetingLines)
-}
-
-// add parses one line. CUID and COOKIE are for master requests, which this client does
-// not make. Unknown lines belong to a later minor version.
-func (g *greeting) add(fields []string) error {
-	switch fields[0] {
-	case "VERSION":
-		return g.setVersion(fields[1:])
-	case "MECH":
-		g.addMechanism(fields[1:])
-	case "SPID":
-		g.pid = true
-	}
-	if g.major == 0 {
-		return fmt.Errorf("%w: it does not begin with VERSION", errProtocol)
-	}
-	return nil
 }
 
 // setVersion accepts every minor version: only another major version is incompatible.
@@ -133,17 +121,6 @@ func (g *greeting) addMechanism(fields []string) {
 
 func offers(mechanisms []mechanism, name string) bool {
 	return slices.ContainsFunc(mechanisms, func(m mechanism) bool { return m.name == name })
-}
-
-// check returns what is missing from a complete greeting.
-func (g *greeting) check() error {
-	switch {
-	case g.major == 0:
-		return fmt.Errorf("%w: it does not begin with VERSION", errProtocol)
-	case len(g.mechanisms) == 0:
-		return errNoMechanisms
-	}
-	return nil
 }
 
 // explain adds the likely cause to the error of an incomplete greeting. A master socket

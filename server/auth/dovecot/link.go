@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"strconv"
 	"sync"
 	"time"
 
@@ -220,7 +222,10 @@ func connect(ctx context.Context, addr Address) (*conn, error) {
 // greet exchanges greetings, until ctx ends at most.
 func greet(ctx context.Context, n net.Conn) (*conn, error) {
 	unhook := context.AfterFunc(ctx, func() { _ = n.SetDeadline(time.Unix(1, 0)) })
-	if _, err := n.Write(hello()); err != nil {
+	// Dovecot requires a process id, but does not need it to distinguish its clients.
+	hello := newLine("VERSION", "1", "2").end()
+	hello = append(hello, newLine("CPID", strconv.Itoa(os.Getpid())).end()...)
+	if _, err := n.Write(hello); err != nil {
 		return nil, err
 	}
 	in := newLineReader(n)
@@ -231,5 +236,10 @@ func greet(ctx context.Context, n net.Conn) (*conn, error) {
 	if !unhook() {
 		return nil, context.Cause(ctx)
 	}
-	return newConn(n, in, g), nil
+	return &conn{
+		net: n, in: in, greeting: g,
+		wake:     make(chan struct{}, 1),
+		done:     make(chan struct{}),
+		requests: make(map[uint32]*request),
+	}, nil
 }

@@ -79,18 +79,6 @@ func (c *conn) unbindUser() error {
 	return nil
 }
 
-// bindService binds a new connection for searches as the service account.
-func (c *conn) bindService(a account) error {
-	if c.purpose != forSearches || a.dn == "" {
-		return nil
-	}
-	err := c.ldap.Bind(a.dn, a.password.text)
-	if ldap.IsErrorWithCode(err, ldap.LDAPResultInvalidCredentials) {
-		return &misconfigured{"the server refuses bind_dn with the password in bind_password_file", err}
-	}
-	return err
-}
-
 // unbindTime is how long a server may take to read the unbind request.
 const unbindTime = time.Second
 
@@ -153,7 +141,8 @@ func (d *dialer) dial(ctx context.Context, p purpose) (*conn, error) {
 	return c, nil
 }
 
-// prepare begins TLS with StartTLS, and binds the service account.
+// prepare begins TLS with StartTLS, and binds a connection for searches as the service
+// account.
 func (d *dialer) prepare(c *conn) error {
 	if d.startTLS {
 		// RFC 4513, section 3.1.2: if this fails, no request may follow.
@@ -162,7 +151,14 @@ func (d *dialer) prepare(c *conn) error {
 			return fmt.Errorf("StartTLS: %w", err)
 		}
 	}
-	return c.bindService(d.account)
+	if c.purpose != forSearches || d.account.dn == "" {
+		return nil
+	}
+	err := c.ldap.Bind(d.account.dn, d.account.password.text)
+	if ldap.IsErrorWithCode(err, ldap.LDAPResultInvalidCredentials) {
+		return &misconfigured{"the server refuses bind_dn with the password in bind_password_file", err}
+	}
+	return err
 }
 
 // maxResponse bounds the bytes that a server may send for one request. The responses to

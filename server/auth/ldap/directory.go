@@ -13,6 +13,7 @@ import (
 
 	"postern/internal/fileperm"
 	"postern/server/auth"
+	"postern/server/auth/semaphore"
 )
 
 const (
@@ -65,7 +66,7 @@ func newDirectory(cfg Config, events auth.Events) (*directory, error) {
 				},
 				account: service,
 			},
-			pool: newPool(cfg.Connections, cfg.IdleTime),
+			pool: &pool{limit: cfg.Connections, idleTime: cfg.IdleTime, slots: semaphore.New(cfg.Connections)},
 		})
 	}
 	return d, nil

@@ -22,10 +22,6 @@ type pool struct {
 	closed bool
 }
 
-func newPool(limit int, idleTime time.Duration) *pool {
-	return &pool{limit: limit, idleTime: idleTime, slots: semaphore.New(limit)}
-}
-
 // acquire waits for the right to use one connection; known clients go first. Each
 // successful acquire must be paired with one release. Between them the caller calls take,
 // and dials if that returns nil.

@@ -61,15 +61,8 @@ func start(l login, dir string, c *conversation) (*pam.Transaction, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := setItems(tx, l); err != nil {
-		return nil, errors.Join(err, tx.End())
-	}
-	return tx, nil
-}
-
-// setItems describes the client to the modules, as other daemons do: pam_access,
-// pam_faillock and the log use these items.
-func setItems(tx *pam.Transaction, l login) error {
+	// Describe the client to the modules, as other daemons do: pam_access, pam_faillock and
+	// the log use these items.
 	errs := []error{
 		tx.SetItem(pam.Tty, "postern"), // the name of the program, since there is no terminal
 		tx.SetItem(pam.Ruser, l.name),
@@ -80,7 +73,10 @@ func setItems(tx *pam.Transaction, l login) error {
 	if l.noDelay {
 		errs = append(errs, skipDelay(tx))
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return nil, errors.Join(err, tx.End())
+	}
+	return tx, nil
 }
 
 // skipDelay switches off the delay of a failure, about two seconds that pam_unix requests

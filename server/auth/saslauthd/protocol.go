@@ -119,28 +119,24 @@ func ReadRequest(in io.Reader) (Request, error) {
 		}
 	}
 	r.Service, r.Extended = strings.CutSuffix(r.Service, marker)
-	if r.Extended {
-		if err := r.readClient(in); err != nil {
-			return Request{}, err
-		}
-	}
 	if r.check() != nil {
 		return Request{}, ErrMalformed
 	}
+	if !r.Extended {
+		return r, nil
+	}
+	var client string
+	if err := readCounted(in, &client); err != nil {
+		return Request{}, err
+	}
+	if client != "" {
+		addr, err := netip.ParseAddr(client)
+		if err != nil {
+			return Request{}, ErrMalformed
+		}
+		r.Client = addr.Unmap().WithZone("")
+	}
 	return r, nil
-}
-
-func (r *Request) readClient(in io.Reader) error {
-	var text string
-	if err := readCounted(in, &text); err != nil || text == "" {
-		return err
-	}
-	addr, err := netip.ParseAddr(text)
-	if err != nil {
-		return ErrMalformed
-	}
-	r.Client = addr.Unmap().WithZone("")
-	return nil
 }
 
 func readCounted(in io.Reader, s *string) error {

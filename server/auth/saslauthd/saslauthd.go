@@ -218,23 +218,17 @@ func explain(path string, err error) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%w; set path to the socket in the folder of saslauthd's option -m "+
 			"(on Debian see OPTIONS in /etc/default/saslauthd)", err)
-	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w; %s", err, advice(path))
+	case !errors.Is(err, fs.ErrPermission):
+		return err
 	}
-	return err
-}
-
-// advice returns how to get access to the socket. Debian's /run/saslauthd has mode 0710 and
-// belongs to root:sasl.
-func advice(path string) string {
 	blocker, ok := fileperm.FindBlocker(path, fileperm.Write)
 	if !ok {
 		blocker.Path = path
 	}
-	group := blocker.Group(nil)
-	if group == "" {
-		return "give this user access to " + blocker.Path + ", or move the socket of the daemon"
+	// Debian's /run/saslauthd has mode 0710 and belongs to root:sasl.
+	if group := blocker.Group(nil); group != "" {
+		return fmt.Errorf("%w; add the user to the group %s and restart postern; run as root: usermod -a -G %[2]s %s",
+			err, group, fileperm.UserName(os.Geteuid()))
 	}
-	return fmt.Sprintf("add the user to the group %s and restart postern; run as root: usermod -a -G %[1]s %s",
-		group, fileperm.UserName(os.Geteuid()))
+	return fmt.Errorf("%w; give this user access to %s, or move the socket of the daemon", err, blocker.Path)
 }

@@ -2,7 +2,6 @@ package sql
 
 import (
 	"context"
-	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"fmt"
@@ -22,19 +21,6 @@ import (
 // connectTime bounds each connect. Package database/sql opens some connections without the
 // ctx of a login.
 const connectTime = 10 * time.Second
-
-// openDatabase does not connect.
-func openDatabase(cfg Config) (*sql.DB, error) {
-	c, err := newConnector(cfg)
-	if err != nil {
-		return nil, err
-	}
-	db := sql.OpenDB(c)
-	db.SetMaxOpenConns(cfg.Connections)
-	db.SetMaxIdleConns(cfg.maxIdle())
-	db.SetConnMaxIdleTime(cfg.IdleTime)
-	return db, nil
-}
 
 // maxIdle is none for a file: opening it is cheap, and a file that has replaced it must be
 // used at once.

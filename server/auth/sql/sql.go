@@ -76,10 +76,14 @@ var (
 // New returns a store. cfg is valid. It returns an error if the DSN cannot be read or parsed.
 // It does not connect, so it succeeds while the database is down.
 func New(cfg Config, checker *hash.Checker) (*Store, error) {
-	db, err := openDatabase(cfg)
+	c, err := newConnector(cfg)
 	if err != nil {
 		return nil, err
 	}
+	db := sql.OpenDB(c)
+	db.SetMaxOpenConns(cfg.Connections)
+	db.SetMaxIdleConns(cfg.maxIdle())
+	db.SetConnMaxIdleTime(cfg.IdleTime)
 	return &Store{
 		db:        db,
 		statement: cfg.Query.translate(cfg.Driver),

@@ -92,7 +92,13 @@ func withHash(text []byte, user, stored string) []byte {
 	done := false
 	for line := range bytes.Lines(bytes.TrimPrefix(text, byteOrderMark)) {
 		if name, _, why := parseLine(line); !done && why == "" && name == user {
-			line = withHashInLine(line, stored)
+			// Replace the second field, and keep the rest with the line end.
+			_, rest, _ := strings.Cut(string(line), ":")
+			end := strings.IndexAny(rest, ":\r\n")
+			if end < 0 {
+				end = len(rest)
+			}
+			line = []byte(user + ":" + stored + rest[end:])
 			done = true
 		}
 		changed.Write(line)
@@ -105,16 +111,6 @@ func withHash(text []byte, user, stored string) []byte {
 	}
 	changed.WriteString(user + ":" + stored + "\n")
 	return changed.Bytes()
-}
-
-// withHashInLine replaces the second field and keeps the rest with the line end.
-func withHashInLine(line []byte, stored string) []byte {
-	user, rest, _ := strings.Cut(string(line), ":")
-	end := strings.IndexAny(rest, ":\r\n")
-	if end < 0 {
-		end = len(rest)
-	}
-	return []byte(user + ":" + stored + rest[end:])
 }
 
 // replace replaces target by a new file.
