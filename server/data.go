@@ -99,7 +99,6 @@ func (s *session) accepted(t *transaction, size int64, receipt relay.Receipt) *s
 
 // fixUps is how the header of t's message is put in order.
 func (s *session) fixUps(t *transaction) fixUps {
-	_, extended := s.conn.Hello()
 	return fixUps{
 		Sender: t.envelope.Sender,
 		Origin: s.origin,
@@ -108,7 +107,7 @@ func (s *session) fixUps(t *transaction) fixUps {
 			Hide:     s.config.HideClient,
 			Helo:     t.envelope.Helo,
 			Remote:   s.conn.Remote().Addr(),
-			Extended: extended,
+			Extended: s.extended,
 			UTF8:     t.envelope.Options.UTF8,
 			TLS:      s.tlsFacts,
 			Login:    s.loggedIn,

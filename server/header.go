@@ -102,7 +102,7 @@ func (f *fixUps) missing(m *message.Message) ([]message.Field, error) {
 		value func() string
 	}{
 		{"Message-ID", func() string { return "<" + f.NewID() + "@" + f.Origin + ">" }},
-		{"Date", func() string { return date(f.Trace.Now) }},
+		{"Date", func() string { return f.Trace.Now.Format(dateFormat) }},
 		{"From", f.author},
 	} {
 		if m.Count(add.name) > 0 {
@@ -180,7 +180,7 @@ func (t *trace) field() string {
 		// RFC 8314, section 7.4: a separate clause.
 		fmt.Fprintf(&b, "\r\n\ttls %s (%s)", t.TLS.Cipher, t.TLS.Version)
 	}
-	fmt.Fprintf(&b, ";\r\n\t%s\r\n", date(t.Now))
+	fmt.Fprintf(&b, ";\r\n\t%s\r\n", t.Now.Format(dateFormat))
 	return b.String()
 }
 
@@ -234,5 +234,5 @@ func literal(a netip.Addr) string {
 	return a.String()
 }
 
-// date formats a time as RFC 5322, section 3.3, requires.
-func date(t time.Time) string { return t.Format("Mon, 2 Jan 2006 15:04:05 -0700") }
+// dateFormat is that of RFC 5322, section 3.3.
+const dateFormat = "Mon, 2 Jan 2006 15:04:05 -0700"

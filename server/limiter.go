@@ -91,12 +91,6 @@ func (s *slot) release() {
 // slots are the places of a connection: in the whole server, and in its listener.
 type slots [2]*slot
 
-func (s slots) authenticated(loggedIn bool) {
-	for _, place := range s {
-		place.authenticated(loggedIn)
-	}
-}
-
 func (s slots) release() {
 	for _, place := range s {
 		place.release()

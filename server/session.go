@@ -27,6 +27,8 @@ type session struct {
 	begun  time.Time
 	events SessionEvents
 
+	helo     string               // what the client calls itself
+	extended bool                 // by EHLO, not HELO
 	tls      *tls.ConnectionState // nil in clear text
 	tlsFacts policy.TLS           // the same for the policy
 	identity auth.Identity
@@ -67,7 +69,8 @@ func (s *session) releaseServices() {
 }
 
 // Hello implements smtpd.Session.
-func (s *session) Hello(context.Context, string, bool) *smtpd.Reply {
+func (s *session) Hello(_ context.Context, name string, extended bool) *smtpd.Reply {
+	s.helo, s.extended = name, extended
 	if s.tls = s.conn.TLS(); s.tls == nil {
 		return nil
 	}
@@ -81,7 +84,9 @@ func (s *session) Hello(context.Context, string, bool) *smtpd.Reply {
 // admit ends the limits that hold before authentication.
 func (s *session) admit(loggedIn bool) {
 	s.conn.Authenticated()
-	s.slots.authenticated(loggedIn)
+	for _, slot := range s.slots {
+		slot.authenticated(loggedIn)
+	}
 	s.server.authenticated(s)
 }
 
@@ -108,10 +113,9 @@ func (s *session) Offer() smtpd.Offer {
 }
 
 func (s *session) peer() *auth.Peer {
-	helo, _ := s.conn.Hello()
 	return &auth.Peer{
 		Remote: s.conn.Remote(), Local: s.conn.Local(),
-		Helo: helo, TLS: s.tls, Session: s.conn.ID(),
+		Helo: s.helo, TLS: s.tls, Session: s.conn.ID(),
 		Certificate: s.conn.Certificate(),
 	}
 }
@@ -190,7 +194,6 @@ func (s *session) Mail(_ context.Context, from smtpd.Path, p *smtp.MailOptions) 
 		return replyMailMax
 	}
 	s.messages++
-	helo, _ := s.conn.Hello()
 	s.mail = &transaction{
 		sender: from.String(),
 		envelope: &relay.Envelope{
@@ -199,7 +202,7 @@ func (s *session) Mail(_ context.Context, from smtpd.Path, p *smtp.MailOptions) 
 			Begun:     time.Now(),
 			Listener:  s.parts.Name,
 			Remote:    s.conn.Remote(),
-			Helo:      helo,
+			Helo:      s.helo,
 			Login:     s.identity.User,
 			Mechanism: s.identity.Mechanism,
 			Sender:    s.complete(from),
@@ -276,6 +279,7 @@ func (s *session) Reset(_ context.Context, why smtpd.Cause) {
 	}
 	s.mail, s.rcpt = nil, ""
 	if why == smtpd.ResetTLS {
+		s.helo, s.extended = "", false
 		s.tls, s.tlsFacts = nil, policy.TLS{}
 		s.identity, s.loggedIn = auth.Identity{}, false
 	}

@@ -43,24 +43,27 @@ func (c *Conn) auth(_, argument string) (*Reply, error) {
 	if refused != nil {
 		return refused, nil
 	}
-	var response []byte // nil: there is no initial response
-	if len(fields) > 1 {
-		var ok bool
-		if response, ok = decodeResponse(fields[1]); !ok {
-			x.Close(ErrMalformed)
-			return replyNotBase64, nil
-		}
-	}
-	r, reason, err := c.converse(x, response)
+	r, reason, err := c.converse(x, fields[1:])
 	x.Close(reason)
 	c.loggedIn = r != nil && !r.Negative()
 	return r, err
 }
 
-// converse runs the exchange to its end. It returns the reply that ends it, and the reason
-// for Exchange.Close. err ends the connection.
-func (c *Conn) converse(x Exchange, response []byte) (r *Reply, reason, err error) {
+// converse runs the exchange to its end. sent is the initial response, if there is one. It
+// returns the reply that ends the exchange, and the reason for Exchange.Close. err ends the
+// connection.
+func (c *Conn) converse(x Exchange, sent []string) (r *Reply, reason, err error) {
 	for {
+		var response []byte // nil: the client has sent none
+		switch {
+		case len(sent) == 0:
+		case sent[0] == "=":
+			response = []byte{}
+		default:
+			if response, err = base64.StdEncoding.DecodeString(sent[0]); err != nil {
+				return replyNotBase64, ErrMalformed, nil
+			}
+		}
 		challenge, r := c.step(x, response)
 		if r != nil {
 			return r, nil, nil
@@ -78,10 +81,7 @@ func (c *Conn) converse(x Exchange, response []byte) (r *Reply, reason, err erro
 		if text == "*" {
 			return replyCancelled, ErrCancelled, nil
 		}
-		var ok bool
-		if response, ok = decodeResponse(text); !ok {
-			return replyNotBase64, ErrMalformed, nil
-		}
+		sent = []string{text}
 	}
 }
 
@@ -115,15 +115,6 @@ func continueWith(challenge []byte) *Reply {
 	}
 	text := base64.StdEncoding.EncodeToString(challenge)
 	return &Reply{Code: 334, Enhanced: smtp.NoEnhancedCode, Lines: []string{text}}
-}
-
-// decodeResponse decodes a response of the client; "=" is an empty one.
-func decodeResponse(text string) (response []byte, ok bool) {
-	if text == "=" {
-		return []byte{}, true
-	}
-	response, err := base64.StdEncoding.DecodeString(text)
-	return response, err == nil
 }
 
 // lookEvery is how often a hangUpWatch looks.

@@ -174,10 +174,6 @@ func (c *Conn) TLS() *tls.ConnectionState {
 // Certificate is the one that the client has been shown, nil if that is not known.
 func (c *Conn) Certificate() *x509.Certificate { return c.transport.shown.Load() }
 
-// Hello is the argument of the last EHLO or HELO, cut to 512 octets, and whether
-// it was EHLO.
-func (c *Conn) Hello() (name string, extended bool) { return c.hello, c.extended }
-
 // Authenticated ends the limits of time that hold before authentication.
 func (c *Conn) Authenticated() { c.preAuthOver.Store(true) }
 
