@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Fuzz every target, one after the other. Failing inputs are written to testdata/fuzz
-# beside the target; "go test" runs them from then on.
+# Run every fuzz target, one after the other. Failing inputs are written to testdata/fuzz of
+# the package, and "go test" runs them from then on.
 #
 #   test/fuzz.sh [MINUTES [PATTERN]]
 #
-# MINUTES are for each target (1), PATTERN a regular expression for "package
-# target" ("."): test/fuzz.sh 60 'server FuzzSession'. FUZZ_WORKERS (1) are
-# processes at once.
+# MINUTES is the time for each target (default 1). PATTERN is a regular expression that
+# selects lines of "package target" (default all): test/fuzz.sh 60 'server FuzzSession'.
+# FUZZ_WORKERS is the number of parallel processes (default 1).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Run every check and every test of the project, those against real peers
-# included. As root it installs the Debian packages that are missing;
-# otherwise it names them and fails. Nothing is written into the tree.
+# Run every check and every test of the project, including those against real peers. As
+# root it installs missing Debian packages; otherwise it lists them and fails. It writes
+# nothing into the tree.
 #
 #   test/run.sh
 #
-# The analysers and the npm package are pinned here, and nowhere else.
+# The versions of the analysers and of the npm package are set only here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -34,7 +34,7 @@ missing_packages() {
   done
 }
 
-# The tests start what they need themselves: no package may start a service.
+# The tests start their own servers, so no package may start a service.
 install_packages() {
   local missing
   mapfile -t missing < <(missing_packages)
@@ -70,8 +70,8 @@ check_format() {
   [ -z "$files" ] || fail "gofmt would change: $files"
 }
 
-# Pipelines that end in a command which may stop reading early fail at random under pipefail. shellcheck does not
-# look for them.
+# A pipeline whose last command may stop reading early fails at random under pipefail.
+# shellcheck does not find these.
 check_scripts() {
   local scripts early
   mapfile -t scripts < <(find . -name .git -prune -o -name '*.sh' -print)
@@ -81,7 +81,7 @@ check_scripts() {
   [ -z "$early" ] || fail "these pipelines may end before their input does:"$'\n'"$early"
 }
 
-# A finding fails the run. An unreachable database does not: it is reported.
+# A finding fails the run. An unreachable database is only reported.
 check_vulnerabilities() {
   local log=$scratch/govulncheck status=0
   "$scratch/bin/govulncheck" -tags pam ./... >"$log" 2>&1 || status=$?
@@ -94,9 +94,8 @@ check_vulnerabilities() {
   esac
 }
 
-# The commands that build the release binaries, as in README.md: the static postern
-# for several platforms, and postern-pam for this machine only, because it uses the
-# machine's libpam and C compiler.
+# Builds the release binaries as README.md does: the static postern for several platforms,
+# and postern-pam for this machine only, since it needs libpam and a C compiler.
 build_release() {
   local version arch host libraries
   version=$(git describe --tags --always --dirty 2>/dev/null || echo unknown)
@@ -110,13 +109,13 @@ build_release() {
   "$scratch/postern-$host" version
   "$scratch/postern-pam-$host" version
   ! ldd "$scratch/postern-$host" 2>/dev/null || fail "postern is not static"
-  # Not into grep -q: it ends at its first match, and under pipefail the SIGPIPE of ldd is a failure.
+  # Not grep -q: it ends at the first match, and pipefail makes the SIGPIPE of ldd a failure.
   libraries=$(ldd "$scratch/postern-pam-$host")
   [[ $libraries == *libpam.so* ]] || fail "postern-pam is not linked with libpam"
 }
 
-# The units name a path where no program is installed on this machine. Before
-# systemd 253 there is no notify-reload, which the unit allows for.
+# The units contain the path of an installed program, which is replaced here. systemd before
+# 253 does not know notify-reload, which the unit allows for.
 verify_units() {
   local unit program later=
   program=$scratch/postern-pam-$(go env GOHOSTARCH)
@@ -167,10 +166,10 @@ step "tests"
 export POSTERN_TEST_REQUIRE_PEERS=1
 go test -race -timeout 12m ./...
 
-# go-smtp's server has a data race, so the test that compares the two is not in the run above.
+# go-smtp's server has a data race, so the run above skips the comparison with it.
 step "comparison with go-smtp's server"
 go test ./server/smtpd -run FuzzDifferential
 
-# The tests of the whole server, above, build both programs themselves.
+# The tests of the whole server, in the run above, build both programs themselves.
 step "tests with libpam"
 go test -race -tags pam ./server/auth/pam ./cmd/postern
