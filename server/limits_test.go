@@ -18,7 +18,7 @@ func TestConnLimiter(t *testing.T) {
 		unauthenticated = "too many connections that have not logged in"
 		client          = "too many connections from this client"
 	)
-	tests := []struct {
+	for _, test := range []struct {
 		name   string
 		limits Limits
 		before func(*connLimiter)
@@ -62,8 +62,7 @@ func TestConnLimiter(t *testing.T) {
 			s, _ := g.acquire(one, Limits{})
 			s.release()
 		}, ""},
-	}
-	for _, test := range tests {
+	} {
 		var g connLimiter
 		test.before(&g)
 		s, reason := g.acquire(one, test.limits)

@@ -35,19 +35,23 @@ func (p printed) key() key {
 	return keyOf(&p.envelope, recipients)
 }
 
-func TestKey(t *testing.T) {
-	rcpt := func(address string, notify ...smtp.DSNNotify) smtp.RcptOptions {
-		return smtp.RcptOptions{OriginalRecipient: address + "|", Notify: notify}
+func rcpt(address string, notify ...smtp.DSNNotify) smtp.RcptOptions {
+	return smtp.RcptOptions{OriginalRecipient: address + "|", Notify: notify}
+}
+
+// usual is the message that others are compared with.
+func usual() printed {
+	return printed{
+		envelope: relay.Envelope{Session: "s1", Login: "alice", Sender: "alice@example.org", Options: smtp.MailOptions{Size: 100}},
+		recipients: []smtp.RcptOptions{
+			rcpt("bob@example.net", smtp.DSNNotifyFailure, smtp.DSNNotifySuccess), rcpt("carol@example.net"),
+		},
+		content: "Subject: x\r\n\r\nHello.\r\n",
 	}
-	usual := func() printed {
-		return printed{
-			envelope: relay.Envelope{Session: "s1", Login: "alice", Sender: "alice@example.org", Options: smtp.MailOptions{Size: 100}},
-			recipients: []smtp.RcptOptions{
-				rcpt("bob@example.net", smtp.DSNNotifyFailure, smtp.DSNNotifySuccess), rcpt("carol@example.net"),
-			},
-			content: "Subject: x\r\n\r\nHello.\r\n",
-		}
-	}
+}
+
+// TestSameKey: a message that a client sends again has the same key.
+func TestSameKey(t *testing.T) {
 	want := usual().key()
 	for name, change := range map[string]func(*printed){
 		"session":             func(p *printed) { p.envelope.Session = "s2" },
@@ -58,14 +62,17 @@ func TestKey(t *testing.T) {
 		},
 		"a recipient twice": func(p *printed) { p.recipients = append(p.recipients, rcpt("carol@example.net")) },
 	} {
-		if p := usual(); true {
-			change(&p)
-			if p.key() != want {
-				t.Errorf("with another %s it is another message", name)
-			}
+		p := usual()
+		change(&p)
+		if p.key() != want {
+			t.Errorf("with another %s it is another message", name)
 		}
 	}
-	seen := map[key]string{want: "the usual one"}
+}
+
+// TestOtherKeys: a message that differs in anything else is another one.
+func TestOtherKeys(t *testing.T) {
+	seen := map[key]string{usual().key(): "the usual one"}
 	for name, change := range map[string]func(*printed){
 		"user":                  func(p *printed) { p.envelope.Login = "bob" },
 		"no user":               func(p *printed) { p.envelope.Login = "" },
