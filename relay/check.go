@@ -82,8 +82,10 @@ func (p *peer) advice(err error) string {
 		return "allow the address of this machine at the hop (for Postfix: mynetworks, smtpd_client_restrictions)"
 	case errors.As(err, &record):
 		return "the hop does not speak TLS on this port: write smtp:// or smtp+starttls:// in relay.next_hops"
+	case isCertificate(err) && p.url.IsLocal():
+		return "set relay.ca_file to the CA of the hop, or relay.verify = false, which is safe on loopback"
 	case isCertificate(err):
-		return p.certificateAdvice()
+		return "write the host name of the certificate in relay.next_hops, and set relay.ca_file if its CA is private"
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return "the hop does not reply in time: check for a firewall in between, for overload of the hop, and whether this port expects TLS from the first byte (smtps://)"
 	}
@@ -95,11 +97,4 @@ func isCertificate(err error) bool {
 	var unknown x509.UnknownAuthorityError
 	var name x509.HostnameError
 	return errors.As(err, &invalid) || errors.As(err, &unknown) || errors.As(err, &name)
-}
-
-func (p *peer) certificateAdvice() string {
-	if p.url.IsLocal() {
-		return "set relay.ca_file to the CA of the hop, or relay.verify = false, which is safe on loopback"
-	}
-	return "write the host name of the certificate in relay.next_hops, and set relay.ca_file if its CA is private"
 }

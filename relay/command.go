@@ -228,9 +228,16 @@ var errUnclean = errors.New("the message contains a bare CR, a bare LF or a NUL"
 func writeBody(out *bufio.Writer, in *bufio.Reader) error {
 	start, due := true, false // at the start of a line; CRLF still to be written
 	for {
-		block, err := nextBlock(in)
-		if err != nil || len(block) == 0 {
+		// The next bytes of in, without separating a CR from its LF.
+		if _, err := in.Peek(len(crlf)); err != nil && !errors.Is(err, io.EOF) {
 			return err
+		}
+		block, _ := in.Peek(in.Buffered())
+		if last := len(block) - 1; last > 0 && block[last] == '\r' {
+			block = block[:last]
+		}
+		if len(block) == 0 {
+			return nil
 		}
 		dots, clean := checkBlock(block, start)
 		if !clean {
@@ -255,22 +262,11 @@ func writeBody(out *bufio.Writer, in *bufio.Reader) error {
 		if _, err := out.Write(text); err != nil {
 			return err
 		}
+		if _, err := in.Discard(len(block)); err != nil {
+			return err
+		}
 		start, due = ended, ended
 	}
-}
-
-// nextBlock returns the next bytes of in, without separating a CR from its LF. They are
-// valid until the next read; there are none at the end.
-func nextBlock(in *bufio.Reader) ([]byte, error) {
-	if _, err := in.Peek(len(crlf)); err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	block, _ := in.Peek(in.Buffered())
-	if last := len(block) - 1; last > 0 && block[last] == '\r' {
-		block = block[:last]
-	}
-	_, err := in.Discard(len(block))
-	return block, err
 }
 
 // checkBlock reports whether a line of block begins with a dot, and whether block is

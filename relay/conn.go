@@ -114,8 +114,14 @@ func (c *conn) rcpt(ctx context.Context, to recipient) error {
 			err = c.result(r, r.code == 250)
 		}
 		if isRefusal(err) {
+			// The reply to RCPT must be a refusal, too, which the hop counts. After any
+			// other reply the connection is not used again.
 			c.open = false
-			c.skipReply()
+			r, err := c.reply()
+			if err != nil || r.code < 400 || r.code == 421 {
+				c.refusals = maxRefusals
+			}
+			c.refusals++
 		}
 		if err != nil {
 			return err
@@ -127,17 +133,6 @@ func (c *conn) rcpt(ctx context.Context, to recipient) error {
 	}
 	// 251 is a success, too (RFC 5321, section 3.4).
 	return c.result(r, r.code/10 == 25)
-}
-
-// skipReply reads the reply to a recipient that was sent together with a refused
-// sender. It must be a refusal, too, which the hop counts. After any other reply the
-// connection is not used again.
-func (c *conn) skipReply() {
-	r, err := c.reply()
-	if err != nil || r.code < 400 || r.code == 421 {
-		c.refusals = maxRefusals
-	}
-	c.refusals++
 }
 
 // data sends the message for the recipients that were accepted, and returns the text

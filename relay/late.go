@@ -42,7 +42,7 @@ func Abandon(err error) {
 // slow message does not delay others.
 func (t *transaction) overdue(err error) *OverdueError {
 	c, hop := t.conn, t.hop
-	hop.pool.detach(c)
+	hop.pool.slots.release(c.user)
 	t.conn, t.sent = nil, 0
 	await := func(ctx context.Context) (Receipt, error) {
 		text, err := c.lateReply(ctx)

@@ -172,9 +172,6 @@ func (p *pool) discard(c *conn) {
 	p.slots.release(c.user)
 }
 
-// detach releases the slot of a connection that is used outside the pool from now on.
-func (p *pool) detach(c *conn) { p.slots.release(c.user) }
-
 // sweep closes the connections that have been idle for d or longer, in the background.
 func (p *pool) sweep(d time.Duration) {
 	p.mu.Lock()

@@ -124,7 +124,10 @@ func (r *Router) maintain(ctx context.Context) {
 	for {
 		r.each(func(h *Hop) {
 			h.pool.sweep(h.pool.cfg.IdleTime)
-			if h.wantsProbe() {
+			h.mu.Lock()
+			due := h.down || time.Since(h.asked) > oldCaps
+			h.mu.Unlock()
+			if due {
 				h.probe(ctx)
 			}
 		})
@@ -180,22 +183,35 @@ func (h *Hop) Caps() Caps {
 	return h.caps
 }
 
-func (h *Hop) wantsProbe() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.down || time.Since(h.asked) > oldCaps
-}
-
-// connect returns a connection of the pool, and records whether the hop is up.
+// connect returns a connection of the pool, and records whether the hop is up. It is not
+// the hop's failure if all connections are in use or if the caller has given up.
 func (h *Hop) connect(ctx context.Context, user string, fresh bool) (*conn, error) {
 	c, err := h.pool.get(ctx, user, fresh)
 	switch {
-	case err != nil:
-		h.failed(ctx, err)
-	case !c.reused:
+	case err == nil && c.reused:
+	case err == nil:
 		h.answered(c.caps)
+	case errors.Is(err, errBusy) || errors.Is(err, errClosed) || errors.Is(ctx.Err(), context.Canceled):
+	default:
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if !h.down {
+			h.down = true
+			h.events.HopDown(h.String(), err)
+		}
 	}
 	return c, err
+}
+
+// answered records that the hop is up, and what it offers.
+func (h *Hop) answered(caps Caps) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.down {
+		h.down = false
+		h.events.HopUp(h.String())
+	}
+	h.caps, h.asked = caps, time.Now()
 }
 
 // probe asks the hop for its extensions. If another probe is running, it waits for that
@@ -217,28 +233,4 @@ func (h *Hop) probe(ctx context.Context) {
 	if c, err := h.connect(ctx, probeUser, true); err == nil {
 		h.pool.put(c)
 	}
-}
-
-// failed records that the hop could not be reached. It is not the hop's failure if all
-// connections are in use or if the caller has given up.
-func (h *Hop) failed(ctx context.Context, err error) {
-	if errors.Is(err, errBusy) || errors.Is(err, errClosed) || errors.Is(ctx.Err(), context.Canceled) {
-		return
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if !h.down {
-		h.down = true
-		h.events.HopDown(h.String(), err)
-	}
-}
-
-func (h *Hop) answered(caps Caps) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.down {
-		h.down = false
-		h.events.HopUp(h.String())
-	}
-	h.caps, h.asked = caps, time.Now()
 }

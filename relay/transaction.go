@@ -225,7 +225,7 @@ func (t *transaction) try(ctx context.Context, do func(context.Context, *conn) e
 			return err
 		}
 		left := t.patience - time.Since(start)
-		if !t.worthAnother(err, left-wait) || !sleep(asking, t.pause(err, wait)) {
+		if pause, again := t.nextAttempt(err, left, wait); !again || !sleep(asking, pause) {
 			t.patience = left
 			return fmt.Errorf("no next hop accepted it: %w", err)
 		}
@@ -238,28 +238,20 @@ func isFinal(err error) bool {
 	return err == nil || isRefusal(err) || errors.Is(err, errUncertain) || errors.Is(err, errClosed)
 }
 
-// worthAnother reports whether to make another attempt when left remains of the
-// patience.
-func (t *transaction) worthAnother(err error, left time.Duration) bool {
+// nextAttempt reports whether to make another attempt after err, and after which pause,
+// when left remains of the patience. A new connection after a stale one, and a hop that has
+// not failed yet, are tried at once, even without patience.
+func (t *transaction) nextAttempt(err error, left, wait time.Duration) (pause time.Duration, again bool) {
 	switch {
 	case errors.Is(err, errStale):
-		return true
+		return 0, true
 	case t.broken >= brokenPerHop*len(t.router.hops):
-		return false
+		return 0, false
+	case t.failures[t.router.choose(t.failures)] == 0:
+		return 0, true
 	}
-	return left >= 0 || t.nextHasNotFailed()
+	return wait, left >= wait
 }
-
-// pause returns how long to wait before the next attempt: not at all, if it uses a new
-// connection or a hop that has not failed yet.
-func (t *transaction) pause(err error, wait time.Duration) time.Duration {
-	if errors.Is(err, errStale) || t.nextHasNotFailed() {
-		return 0
-	}
-	return wait
-}
-
-func (t *transaction) nextHasNotFailed() bool { return t.failures[t.router.choose(t.failures)] == 0 }
 
 // sleep reports whether ctx is still good after d.
 func sleep(ctx context.Context, d time.Duration) bool {

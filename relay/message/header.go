@@ -138,8 +138,8 @@ func split(b []byte, whole bool) (*parsed, error) {
 		raw := b[off : off+n : off+n]
 		if name := fieldName(raw); name != "" {
 			h.fields = append(h.fields, Field{Name: name, Raw: raw})
-		} else if off == 0 && isMailboxLine(raw) {
-			h.fields = append(h.fields, mailboxLine(raw))
+		} else if field, ok := mailboxLine(raw); ok && off == 0 {
+			h.fields = append(h.fields, field)
 			asIs = false
 		} else {
 			break
@@ -180,17 +180,16 @@ func fieldLen(b []byte, whole bool) int {
 	}
 }
 
-// isMailboxLine recognises the line that begins a message in an mbox file. Without this, a
-// client that sends such a file unchanged would lose its header.
-func isMailboxLine(line []byte) bool {
-	line = bytes.TrimLeft(line, ">")
-	return len(line) > 5 && bytes.EqualFold(line[:5], []byte("From "))
-}
-
-// mailboxLine turns that line into a field, as Postfix's smtpd does.
-func mailboxLine(line []byte) Field {
+// mailboxLine turns the line that begins a message in an mbox file into a field, as
+// Postfix's smtpd does. Without this, a client that sends such a file unchanged would lose
+// its header. It returns false for any other line.
+func mailboxLine(line []byte) (Field, bool) {
 	const name = "X-Mailbox-Line"
-	return Field{Name: name, Raw: append([]byte(name+": "), line...)}
+	from := bytes.TrimLeft(line, ">")
+	if len(from) <= 5 || !bytes.EqualFold(from[:5], []byte("From ")) {
+		return Field{}, false
+	}
+	return Field{Name: name, Raw: append([]byte(name+": "), line...)}, true
 }
 
 // Edit is a change of a header, made in one pass.

@@ -223,7 +223,12 @@ func (p *parser) finish() error {
 	}
 	incomplete := s.plain && s.part == partLocal && !route
 	if s.part == partLocal && !bracket {
-		p.extendName(incomplete)
+		// Of several words that can be addresses, only the last one starts a name.
+		if !incomplete {
+			p.name.certain = true
+		} else if !p.name.certain {
+			p.name.from = len(p.list)
+		}
 	} else if err := p.endName(); err != nil {
 		return err
 	}
@@ -234,16 +239,6 @@ func (p *parser) finish() error {
 		}
 	}
 	return nil
-}
-
-// extendName adds the word that is about to be appended to the list. Of
-// several words that can be addresses, only the last one starts a name.
-func (p *parser) extendName(canBeAddress bool) {
-	if !canBeAddress {
-		p.name.certain = true
-	} else if !p.name.certain {
-		p.name.from = len(p.list)
-	}
 }
 
 // endName ends the name where no "PHRASE <ADDRESS>" can follow any more.

@@ -3,6 +3,7 @@ package relaytest
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/tls"
 	"encoding/base64"
 	"errors"
@@ -109,9 +110,23 @@ func (s *session) usual(c Command) string {
 	case "NOOP":
 		return "250 2.0.0 Ok"
 	case "MAIL":
-		return s.mail(c)
+		switch {
+		case !s.authenticated:
+			return "530 5.7.0 Authentication required"
+		case s.mailed:
+			return "503 5.5.1 Error: nested MAIL command"
+		}
+		s.mailed = true
+		s.message = Message{Conn: s.number}
+		s.message.From, s.message.Params = address(c.Line)
+		return "250 2.1.0 Ok"
 	case "RCPT":
-		return s.rcpt(c)
+		if !s.mailed {
+			return "503 5.5.1 Error: need MAIL command"
+		}
+		to, params := address(c.Line)
+		s.message.To = append(s.message.To, Recipient{to, params})
+		return "250 2.1.5 Ok"
 	}
 	return "502 5.5.2 Error: command not recognized"
 }
@@ -122,7 +137,7 @@ func (s *session) hello() string {
 		lines = append(lines, "STARTTLS")
 	}
 	if s.hop.options.User != "" {
-		lines = append(lines, "AUTH "+s.mechanisms())
+		lines = append(lines, "AUTH "+cmp.Or(s.hop.options.Mechanisms, "PLAIN LOGIN"))
 	}
 	extensions := s.hop.options.Extensions
 	if extensions == nil {
@@ -137,36 +152,7 @@ func (s *session) hello() string {
 	return strings.Join(lines, "\r\n")
 }
 
-func (s *session) mechanisms() string {
-	if m := s.hop.options.Mechanisms; m != "" {
-		return m
-	}
-	return "PLAIN LOGIN"
-}
-
 func (s *session) reset() { s.mailed, s.message = false, Message{} }
-
-func (s *session) mail(c Command) string {
-	switch {
-	case !s.authenticated:
-		return "530 5.7.0 Authentication required"
-	case s.mailed:
-		return "503 5.5.1 Error: nested MAIL command"
-	}
-	s.mailed = true
-	s.message = Message{Conn: s.number}
-	s.message.From, s.message.Params = address(c.Line)
-	return "250 2.1.0 Ok"
-}
-
-func (s *session) rcpt(c Command) string {
-	if !s.mailed {
-		return "503 5.5.1 Error: need MAIL command"
-	}
-	to, params := address(c.Line)
-	s.message.To = append(s.message.To, Recipient{to, params})
-	return "250 2.1.5 Ok"
-}
 
 // address splits a line such as MAIL FROM:<address> params.
 func address(line string) (addr, params string) {
@@ -304,24 +290,20 @@ func (s *session) perform(a Answer) error {
 // write sends the replies to commands that came together (RFC 2920) together.
 func (s *session) write(a Answer) error {
 	if a.trickle > 0 {
-		return s.dribble(a)
+		for _, b := range []byte(a.raw) {
+			s.wait(a.trickle)
+			s.out.WriteByte(b)
+			if err := s.out.Flush(); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 	s.out.WriteString(a.raw)
 	if s.in.Buffered() > 0 {
 		return nil
 	}
 	return s.out.Flush()
-}
-
-func (s *session) dribble(a Answer) error {
-	for _, b := range []byte(a.raw) {
-		s.wait(a.trickle)
-		s.out.WriteByte(b)
-		if err := s.out.Flush(); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // slowDown counts errors and delays replies as Postfix does.

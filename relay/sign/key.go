@@ -13,8 +13,6 @@ import (
 	"os"
 	"strings"
 
-	"github.com/emersion/go-msgauth/dkim"
-
 	"postern/internal/fileperm"
 )
 
@@ -72,18 +70,6 @@ type privateKey struct {
 	weak             string // why another key is recommended
 }
 
-func (k *privateKey) options(names []string) *dkim.SignOptions {
-	return &dkim.SignOptions{
-		Domain:                 k.domain,
-		Selector:               k.selector,
-		Signer:                 k.signer,
-		Hash:                   crypto.SHA256,
-		HeaderCanonicalization: dkim.CanonicalizationRelaxed,
-		BodyCanonicalization:   dkim.CanonicalizationRelaxed,
-		HeaderKeys:             names,
-	}
-}
-
 func (k *Key) load() (*privateKey, error) {
 	text, err := fileperm.ReadSecret(k.File, maxKeyFile)
 	if err != nil {
@@ -93,11 +79,15 @@ func (k *Key) load() (*privateKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("DKIM key of %s: %s: %w", k.Domain, k.File, err)
 	}
+	weak := ""
+	if key, ok := signer.(*rsa.PrivateKey); ok && key.N.BitLen() < advisedBits {
+		weak = fmt.Sprintf("RSA with %d bits; RFC 8301 recommends %d", key.N.BitLen(), advisedBits)
+	}
 	return &privateKey{
 		domain:   asciiDomain(k.Domain),
 		selector: k.Selector,
 		signer:   signer,
-		weak:     weakness(signer),
+		weak:     weak,
 	}, nil
 }
 
@@ -151,13 +141,6 @@ func usable(key any) (crypto.Signer, error) {
 	return nil, fmt.Errorf("DKIM does not support a key of type %T, only RSA and Ed25519", key)
 }
 
-func weakness(key crypto.Signer) string {
-	if key, ok := key.(*rsa.PrivateKey); ok && key.N.BitLen() < advisedBits {
-		return fmt.Sprintf("RSA with %d bits; RFC 8301 recommends %d", key.N.BitLen(), advisedBits)
-	}
-	return ""
-}
-
 // An Algorithm is a kind of key.
 type Algorithm string
 
@@ -181,7 +164,8 @@ func GenerateKey(file string, a Algorithm) (crypto.PublicKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := writeKey(f, der); err != nil {
+	err = pem.Encode(f, &pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		os.Remove(file) // it may be incomplete
 		return nil, err
 	}
@@ -197,17 +181,6 @@ func newKey(a Algorithm) (crypto.Signer, error) {
 		return key, err
 	}
 	return nil, fmt.Errorf("unknown kind of DKIM key %q: use %s or %s", a, RSA, Ed25519)
-}
-
-func writeKey(f *os.File, der []byte) error {
-	err := pem.Encode(f, &pem.Block{Type: "PRIVATE KEY", Bytes: der})
-	if serr := f.Sync(); err == nil {
-		err = serr
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	return err
 }
 
 // A Record is a TXT record of DNS.

@@ -19,6 +19,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
 	"io"
@@ -187,7 +188,15 @@ func signatures(m *message.Message, keys []*privateKey, names []string) ([]messa
 	to := []io.Writer{&blankGuard{}}
 	signers := make([]*dkim.Signer, 0, len(keys))
 	for _, k := range keys {
-		signer, err := dkim.NewSigner(k.options(names))
+		signer, err := dkim.NewSigner(&dkim.SignOptions{
+			Domain:                 k.domain,
+			Selector:               k.selector,
+			Signer:                 k.signer,
+			Hash:                   crypto.SHA256,
+			HeaderCanonicalization: dkim.CanonicalizationRelaxed,
+			BodyCanonicalization:   dkim.CanonicalizationRelaxed,
+			HeaderKeys:             names,
+		})
 		if err != nil {
 			return nil, err
 		}

@@ -112,11 +112,6 @@ func (b *Browser) item(id string, state State) (Item, error) {
 	if err != nil {
 		return Item{}, err
 	}
-	i.describe(c)
-	return i, nil
-}
-
-func (i *Item) describe(c *content) {
 	i.Arrived, i.Login, i.Sender, i.Tries = c.Arrived, c.Envelope.Login, c.Envelope.Sender, c.tries
 	for _, place := range c.pending() {
 		i.Pending = append(i.Pending, c.To[place].Address)
@@ -125,6 +120,7 @@ func (i *Item) describe(c *content) {
 	if i.Reason = c.reason; i.Reason == "" {
 		i.Reason = oneLine(c.header.Reason)
 	}
+	return i, nil
 }
 
 // Show returns one message, and writes it to out if out is not nil.

@@ -41,7 +41,12 @@ func (s *Spool) deliver(ctx context.Context, e *entry) {
 		}
 		hop, release := acquire(j.Envelope.Listener)
 		defer release()
-		j.attempt(ctx, hop)
+		// A refusal of the whole message may be about one recipient, if the hop was asked
+		// about it again (see relay.Transaction): then a second transaction finds out which
+		// one it is. All recipients are done if the file could not be removed before.
+		if len(j.pending()) > 0 && !j.transact(ctx, hop, true) {
+			j.transact(ctx, hop, false)
+		}
 		j.aborted = ctx.Err() != nil
 	})
 	if s.outage.wait(0) <= 0 || ctx.Err() != nil {
@@ -90,18 +95,6 @@ func (s *Spool) work(e *entry, do func(*job)) {
 func (s *Spool) discard(e *entry, reason error) {
 	s.setAside(e.id, reason)
 	s.index.remove(e)
-}
-
-// attempt sends the message. A refusal of the whole message may be about one recipient,
-// if the hop was asked about it again (see relay.Transaction): then a second transaction
-// finds out which one it is.
-func (j *job) attempt(ctx context.Context, next relay.NextHop) {
-	if len(j.pending()) == 0 {
-		return // all are done, but the file could not be removed
-	}
-	if !j.transact(ctx, next, true) {
-		j.transact(ctx, next, false)
-	}
 }
 
 // transact makes one transaction for the pending recipients. It returns false if another
@@ -286,11 +279,13 @@ func (j *job) requeue(done []int) {
 	switch {
 	case j.aborted:
 	case refused:
-		due = due.Add(s.pace.afterRefusal(r.Tries))
+		due = due.Add(doubled(s.pace.firstRetry, r.Tries-1, s.pace.retryMax))
 		s.events.Deferred(j.event(), r.Tries, time.Until(due), r.Reason)
 	default:
+		// That no hop replies is hardly ever because of the message, so it does not wait
+		// for long; but if it is, other messages are tried in the meantime.
 		j.entry.hopDowns++
-		due = due.Add(s.pace.afterHopDown(j.entry.hopDowns))
+		due = due.Add(doubled(s.pace.hopDownPause, j.entry.hopDowns-1, s.pace.hopDownMax))
 	}
 	mtime, err := s.folder.postpone(j.entry.id, due)
 	if err != nil {

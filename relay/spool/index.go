@@ -60,8 +60,6 @@ type index struct {
 	maxBytes int64
 }
 
-func newIndex() *index { return &index{byID: map[string]*entry{}, users: map[string]bool{}} }
-
 func (x *index) limit(files int, bytes int64) {
 	x.mu.Lock()
 	defer x.mu.Unlock()

@@ -141,13 +141,24 @@ func (r *reporter) field(name, value string) {
 // write writes a multipart/report (RFC 6522): a text for people, the delivery status
 // for programs (RFC 3464, or RFC 6533 with SMTPUTF8), and the message.
 func (r *reporter) write(original *message.Message) {
-	r.head()
-	r.part("text/plain; charset=utf-8", true)
-	r.notice()
 	status, whole, header := "message/delivery-status", "message/rfc822", "text/rfc822-headers"
 	if r.Envelope.UTF8 {
 		status, whole, header = "message/global-delivery-status", "message/global", "message/global-headers"
 	}
+	r.printf("From: Mail Delivery System <MAILER-DAEMON@%s>", r.spool.origin)
+	r.printf("To: <%s>", r.Envelope.Sender)
+	r.printf("Subject: %s", r.kind.subject)
+	r.printf("Date: %s", mailDate(time.Now()))
+	r.printf("Message-ID: <%s@%s>", rand.Text(), r.spool.host)
+	r.printf("Auto-Submitted: auto-replied") // RFC 3834, section 5
+	r.printf("MIME-Version: 1.0")
+	// RFC 6522, section 3: report-type is the subtype of the part for programs.
+	_, reportType, _ := strings.Cut(status, "/")
+	r.printf("Content-Type: multipart/report; report-type=%s;", reportType)
+	r.printf("\tboundary=\"%s\"", r.boundary)
+	r.printf("\r\nThis is a report on a message in MIME format.")
+	r.part("text/plain; charset=utf-8", true)
+	r.notice()
 	r.part(status, r.Envelope.UTF8)
 	r.aboutMessage()
 	for _, f := range r.about {
@@ -188,27 +199,6 @@ func (r *reporter) part(contentType string, eightBit bool) {
 	r.printf("")
 }
 
-func (r *reporter) head() {
-	r.printf("From: Mail Delivery System <MAILER-DAEMON@%s>", r.spool.origin)
-	r.printf("To: <%s>", r.Envelope.Sender)
-	r.printf("Subject: %s", r.kind.subject)
-	r.printf("Date: %s", mailDate(time.Now()))
-	r.printf("Message-ID: <%s@%s>", rand.Text(), r.spool.host)
-	r.printf("Auto-Submitted: auto-replied") // RFC 3834, section 5
-	r.printf("MIME-Version: 1.0")
-	r.printf("Content-Type: multipart/report; report-type=%s;", r.reportType())
-	r.printf("\tboundary=\"%s\"", r.boundary)
-	r.printf("\r\nThis is a report on a message in MIME format.")
-}
-
-// reportType: RFC 6522, section 3: the subtype of the part for programs.
-func (r *reporter) reportType() string {
-	if r.Envelope.UTF8 {
-		return "global-delivery-status"
-	}
-	return "delivery-status"
-}
-
 func (r *reporter) notice() {
 	r.printf("This is the mail system at %s.\r\n", r.spool.host)
 	if r.kind == delayed {
@@ -243,7 +233,11 @@ func (r *reporter) recipient(f failure) {
 	if original := r.original(to); original != "" {
 		r.printf("Original-Recipient: %s; %s", strings.ToLower(string(to.Kind)), original)
 	}
-	r.printf("Final-Recipient: %s; %s", addressType(to.Address), to.Address) // has no control characters
+	kind := "rfc822"
+	if !text.IsASCII(to.Address) {
+		kind = "utf-8" // RFC 6533, section 3
+	}
+	r.printf("Final-Recipient: %s; %s", kind, to.Address) // has no control characters
 	r.field("Action", r.kind.action)
 	r.field("Status", f.status)
 	if f.reply != nil {
@@ -274,14 +268,6 @@ func (r *reporter) original(to *recipient) string {
 		return to.Original
 	}
 	return decoded
-}
-
-// addressType: RFC 6533, section 3: a non-ASCII address has its own type.
-func addressType(address string) string {
-	if text.IsASCII(address) {
-		return "rfc822"
-	}
-	return "utf-8"
 }
 
 // mailDate formats a time as RFC 5322, section 3.3, asks for.

@@ -39,18 +39,7 @@ func defaultPace() pace {
 	}
 }
 
-// afterRefusal returns how long to wait after a number of temporary refusals of a message.
-func (p *pace) afterRefusal(tries int) time.Duration {
-	return doubled(p.firstRetry, tries-1, p.retryMax)
-}
-
-// afterHopDown returns how long a message waits that has found no hop this often. That is
-// hardly ever because of the message, so it does not wait for long; but if it is, other
-// messages are tried in the meantime.
-func (p *pace) afterHopDown(times int) time.Duration {
-	return doubled(p.hopDownPause, times-1, p.hopDownMax)
-}
-
+// doubled returns wait, doubled several times up to most, with jitter.
 func doubled(wait time.Duration, times int, most time.Duration) time.Duration {
 	for range times {
 		if wait = 2 * wait; wait >= most {

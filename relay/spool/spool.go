@@ -163,7 +163,7 @@ type Spool struct {
 // Validate. Nothing is delivered before Deliver. Close closes the spool.
 func Open(cfg Config, o Options) (*Spool, error) {
 	s := &Spool{
-		folder: folder{dir: cfg.Dir}, index: newIndex(), events: o.Events,
+		folder: folder{dir: cfg.Dir}, index: &index{byID: map[string]*entry{}, users: map[string]bool{}}, events: o.Events,
 		host: o.Hostname, origin: cmp.Or(o.Origin, o.Hostname),
 		pace: defaultPace(), wake: make(chan struct{}, 1),
 	}
