@@ -239,7 +239,7 @@ func FuzzHeader(f *testing.F) {
 			return
 		}
 		defer m.Close()
-		clean, err := io.ReadAll(io.NewSectionReader(m.stored.store, 0, m.stored.store.size))
+		clean, err := io.ReadAll(io.NewSectionReader(m.store, 0, m.store.size))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -76,15 +76,15 @@ func encodedWord(b []byte) int {
 	}
 	text := rest[charset+3:]
 	n := bytes.IndexAny(text, "?@<>()\\\"")
-	if n < 0 || !bytes.HasPrefix(text[n:], []byte("?=")) || bytes.IndexFunc(text[:n], isControl) >= 0 {
+	if n < 0 || !bytes.HasPrefix(text[n:], []byte("?=")) {
 		return 0
 	}
+	for _, c := range text[:n] { // control characters other than blanks and folding
+		if c < ' ' && c != '\t' && c != '\r' && c != '\n' || c == 0x7f {
+			return 0
+		}
+	}
 	return len(b) - len(text) + n + len("?=")
-}
-
-// isControl reports a control character that is neither blank nor folding.
-func isControl(r rune) bool {
-	return r < ' ' && r != '\t' && r != '\r' && r != '\n' || r == 0x7f
 }
 
 // skip advances to the next token. It counts the depth of nested comments, so
