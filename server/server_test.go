@@ -239,7 +239,7 @@ func TestUnused(t *testing.T) {
 		}
 	}
 	reload("first")
-	c := d.dial()
+	c := d.greeted(t) // the server has accepted it
 	reload("second")
 	none() // c uses the first
 	reload("third")
