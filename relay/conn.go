@@ -171,41 +171,34 @@ func (c *conn) data(ctx context.Context, m *message.Message) (string, error) {
 	return text, err
 }
 
-// endData sends the CRLF "." CRLF and reads the reply.
+// endData sends the CRLF "." CRLF and returns the text of the 250. After any other reply,
+// and without one, the message is not sent again.
 func (c *conn) endData() (string, error) {
 	r, err := c.exchange("\r\n.")
+	c.open = false // RFC 5321, section 4.1.1.4: a refusal, too, ends the transaction
 	switch {
 	case err == nil && r.code == 250:
-		c.open, c.refusals, c.releases = false, 0, 0
+		c.refusals, c.releases = 0, 0
 		c.delivered++
 		return r.receiptText(), nil
-	case err == nil:
-		err = r.smtpError()
-	}
-	err = c.classifyEnd(err)
-	c.open = false // RFC 5321, section 4.1.1.4: a refusal, too, ends the transaction
-	return "", err
-}
-
-// classifyEnd is count for the reply to the end of the data, after which the message is
-// never sent again.
-func (c *conn) classifyEnd(err error) error {
-	if e, ok := errors.AsType[*smtp.SMTPError](err); ok && e.Code == 421 {
+	case err == nil && r.code == 421:
 		// The message is refused for certain. To the client, 421 would mean that
 		// this server closes the connection, and not the hop.
 		c.refusals = maxRefusals
-		gone := *e
-		gone.Code = 451
-		return refusal(&gone)
+		refused := r.smtpError()
+		refused.Code = 451
+		return "", refusal(refused)
+	case err == nil:
+		err = r.smtpError()
 	}
 	// If the final dot was not sent completely, the data has no end, and the hop
 	// discards it (RFC 5321, section 4.1.1.4). This holds over TLS, too: an incomplete
 	// record cannot be decrypted.
 	if err = c.count(err); isRefusal(err) || c.unsent {
-		return err
+		return "", err
 	}
 	c.overdue = errors.Is(err, os.ErrDeadlineExceeded) && !c.partial
-	return fmt.Errorf("%w: %w", errUncertain, err)
+	return "", fmt.Errorf("%w: %w", errUncertain, err)
 }
 
 // reset discards sender and recipients at the hop (RSET).
