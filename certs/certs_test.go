@@ -2,8 +2,6 @@ package certs
 
 import (
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/tls"
@@ -47,14 +45,6 @@ func (m maker) in(t testing.TB, folder string) Pair {
 	replace(t, p.Cert, certPEM)
 	replace(t, p.Key, keyPEM)
 	return p
-}
-
-func newECDSA(t testing.TB) crypto.Signer {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
 }
 
 func newRSA(t *testing.T) crypto.Signer {

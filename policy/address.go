@@ -33,10 +33,10 @@ func fullyQualified(address string) bool {
 // unquoteLocal returns the value of a quoted string (RFC 5321, section 4.1.2), or the local
 // part itself if it is not quoted.
 func unquoteLocal(local string) string {
-	quoted, ok := strings.CutPrefix(local, `"`)
-	if quoted, ok = strings.CutSuffix(quoted, `"`); !ok || len(local) < 2 {
+	if len(local) < 2 || local[0] != '"' || local[len(local)-1] != '"' {
 		return local
 	}
+	quoted := local[1 : len(local)-1]
 	var b strings.Builder
 	for i := 0; i < len(quoted); i++ {
 		if quoted[i] == '\\' && i+1 < len(quoted) {

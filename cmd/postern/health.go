@@ -97,10 +97,10 @@ func (p probe) run(ctx context.Context) error {
 		conn = tls.Client(conn, config)
 	}
 	d, err := dialogue.Open(conn, deadline, io.Discard)
-	defer d.Close()
 	if err != nil {
 		return err
 	}
+	defer d.Close()
 	if _, err := d.Command(250, "EHLO localhost"); err != nil {
 		return err
 	}

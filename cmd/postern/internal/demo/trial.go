@@ -65,14 +65,14 @@ func (t Trial) Begin(ctx context.Context) (_ *dialogue.Dialogue, err error) {
 	}
 	deadline, _ := ctx.Deadline()
 	d, err := dialogue.Open(conn, deadline, t.Out)
+	if err != nil {
+		return nil, err
+	}
 	defer func() {
 		if err != nil {
 			d.Close()
 		}
 	}()
-	if err != nil {
-		return nil, err
-	}
 	if _, err := d.Command(250, "EHLO localhost"); err != nil {
 		return nil, err
 	}

@@ -21,15 +21,19 @@ type Dialogue struct {
 }
 
 // Open reads the greeting of the server. Everything on the connection must be done
-// before deadline. The caller must call Close, which closes conn, also after an
-// error.
+// before deadline. The caller must call Close, which closes conn; after an error, Open
+// has closed it.
 func Open(conn net.Conn, deadline time.Time, transcript io.Writer) (*Dialogue, error) {
 	d := &Dialogue{conn: conn, text: textproto.NewConn(conn), transcript: transcript}
-	if err := conn.SetDeadline(deadline); err != nil {
-		return d, err
+	err := conn.SetDeadline(deadline)
+	if err == nil {
+		_, err = d.read(220)
 	}
-	_, err := d.read(220)
-	return d, err
+	if err != nil {
+		d.Close()
+		return nil, err
+	}
+	return d, nil
 }
 
 // Command sends a command line and returns the text of the reply, which must have
