@@ -85,7 +85,7 @@ func (c *conn) mail(ctx context.Context, from string, opts *smtp.MailOptions) er
 	if opts.UTF8 && !c.caps.SMTPUTF8 {
 		return &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 6, 7}, Message: "The next hop does not support internationalized mail"}
 	}
-	defer c.within(ctx, c.peer.command).end()
+	defer c.within(ctx, c.peer.cfg.CommandTimeout).end()
 	c.smtputf8 = opts.UTF8
 	line := mailCommand(from, opts, c.offers)
 	if c.pipelining {
@@ -103,7 +103,7 @@ func (c *conn) mail(ctx context.Context, from string, opts *smtp.MailOptions) er
 
 // rcpt sends RCPT. If c.open is false afterwards, the error is about the sender.
 func (c *conn) rcpt(ctx context.Context, to recipient) error {
-	defer c.within(ctx, c.peer.command).end()
+	defer c.within(ctx, c.peer.cfg.CommandTimeout).end()
 	if err := c.queue(rcptCommand(to, c.smtputf8, c.offers)); err != nil {
 		return err
 	}
@@ -146,7 +146,7 @@ func (c *conn) data(ctx context.Context, m *message.Message) (string, error) {
 	if m.EightBit() && !c.caps.EightBit {
 		return "", &smtp.SMTPError{Code: 554, EnhancedCode: smtp.EnhancedCode{5, 6, 3}, Message: "The next hop supports 7-bit mail only, and this message has 8-bit characters"}
 	}
-	bound := c.within(ctx, c.peer.command)
+	bound := c.within(ctx, c.peer.cfg.CommandTimeout)
 	r, err := c.exchange("DATA")
 	bound.end()
 	if err == nil {
@@ -159,7 +159,7 @@ func (c *conn) data(ctx context.Context, m *message.Message) (string, error) {
 		c.body = bufio.NewReaderSize(nil, blockSize)
 	}
 	c.body.Reset(m.Reader())
-	bound = c.within(ctx, c.peer.data)
+	bound = c.within(ctx, c.peer.cfg.DataTimeout)
 	text := ""
 	if err = writeBody(c.out, c.body); err == nil {
 		text, err = c.endData()

@@ -231,7 +231,7 @@ func TestRepliesToMailAndRcpt(t *testing.T) {
 					return map[string]relaytest.Answer{"MAIL": tt.mail, "RCPT": tt.rcpt}[c.Verb]
 				})
 				c, _ := openConn(t, hop)
-				c.peer.command = 3 * time.Second // without a reply
+				c.peer.cfg.CommandTimeout = 3 * time.Second // without a reply
 				err := envelope(t, c, "bob@example.com")
 				switch tt.want {
 				case gone:
@@ -262,7 +262,7 @@ func TestRepliesToMailAndRcpt(t *testing.T) {
 // wantInStep makes sure that a message can be sent to one more recipient.
 func wantInStep(t *testing.T, hop *relaytest.Hop, c *conn) {
 	t.Helper()
-	c.peer.command = Defaults().CommandTimeout
+	c.peer.cfg.CommandTimeout = Defaults().CommandTimeout
 	if err := envelope(t, c, "carol@example.com"); err != nil {
 		t.Fatal(err)
 	}
@@ -282,6 +282,6 @@ func Test421ToMail(t *testing.T) {
 		return map[string]relaytest.Answer{"MAIL": relaytest.Say("421 4.3.2 Bye"), "RCPT": relaytest.Stall()}[c.Verb]
 	})
 	c, _ := openConn(t, hop)
-	c.peer.command = time.Hour
+	c.peer.cfg.CommandTimeout = time.Hour
 	wantTemporary(t, envelope(t, c, "bob@example.com"))
 }

@@ -11,7 +11,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/emersion/go-sasl"
 	"github.com/emersion/go-smtp"
@@ -30,16 +29,14 @@ var (
 // A peer is one SMTP server and what is needed to connect to it.
 type peer struct {
 	url         HopURL
+	cfg         *Config
 	helo        string
 	tls         *tls.Config
 	credentials *credentials // nil: no AUTH
-	connect     time.Duration
-	command     time.Duration
-	data        time.Duration
 }
 
 func newPeer(u HopURL, cfg *Config) (*peer, error) {
-	p := &peer{url: u, helo: cfg.HeloName, connect: cfg.ConnectTimeout, command: cfg.CommandTimeout, data: cfg.DataTimeout}
+	p := &peer{url: u, cfg: cfg, helo: cfg.HeloName}
 	if p.helo == "" {
 		var err error
 		if p.helo, err = os.Hostname(); err != nil || p.helo == "" || !validHelo(p.helo) {
@@ -73,14 +70,14 @@ func newPeer(u HopURL, cfg *Config) (*peer, error) {
 
 // open connects and prepares the connection for MAIL.
 func (p *peer) open(ctx context.Context) (*conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, p.connect)
+	ctx, cancel := context.WithTimeout(ctx, p.cfg.ConnectTimeout)
 	defer cancel()
 	raw, err := new(net.Dialer).DialContext(ctx, p.url.Network(), p.url.Address)
 	if err != nil {
 		return nil, err
 	}
 	r := newReplyReader(raw)
-	bound := r.within(ctx, p.connect)
+	bound := r.within(ctx, p.cfg.ConnectTimeout)
 	c, err := p.greet(ctx, r)
 	bound.end()
 	if err != nil {

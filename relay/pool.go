@@ -71,7 +71,7 @@ func (p *pool) acquireSlot(ctx context.Context, user string) error {
 	if !p.slots.try(user) {
 		p.shortenHolds(+1)
 		defer p.shortenHolds(-1)
-		ctx, cancel := context.WithTimeout(ctx, p.peer.connect)
+		ctx, cancel := context.WithTimeout(ctx, p.peer.cfg.ConnectTimeout)
 		defer cancel()
 		if err := p.slots.acquire(ctx, user); err != nil {
 			return err

@@ -17,6 +17,7 @@
 //	pool, slots  few connections for many clients, and their fair division among users
 //	peer         connects: TLS (RFC 3207), EHLO, AUTH (RFC 4954)
 //	conn         MAIL, RCPT, DATA, RSET and QUIT on one connection (RFC 5321)
+//	late         a reply that arrives after the time is over
 //	command      validates addresses and parameters; writes commands and bodies
 //	replyreader  reads replies within bounds; reply turns them into errors and receipts
 //	check        tests the connection to a hop for "postern check"
@@ -28,9 +29,10 @@
 // To add a step for all messages, such as a milter, write a package below this one with a
 // [Decorator], and add it to the list in cmd/postern/internal/app that makes the Chain.
 // To add a way to connect, add a scheme of [HopURL] and a case in peer.greet. A command
-// before each message, such as XCLIENT, is a function in command.go, a field of
-// extensions, and a call in transaction.mail. A reason to replace a connection is a case
-// in pool.retireReason, and another division among users is another type like slots.
+// before each message, such as XCLIENT, is a new file with a method of conn, a field of
+// extensions that peer.greet sets, and a call in transaction.mail. A reason to replace a
+// connection is a case in pool.retireReason, and another division among users is another
+// type with the methods of slots.
 package relay
 
 import (

@@ -139,7 +139,7 @@ func TestPendingMail(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			w, hop := readerPair(t)
-			c := &conn{replyReader: w, peer: &peer{command: time.Minute}, pipelining: true}
+			c := &conn{replyReader: w, peer: &peer{cfg: &Config{CommandTimeout: time.Minute}}, pipelining: true}
 			if err := c.mail(t.Context(), "a@example.org", &smtp.MailOptions{}); err != nil || !c.open {
 				t.Fatalf("%v, open %v", err, c.open)
 			}
