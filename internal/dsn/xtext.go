@@ -11,21 +11,20 @@
 // All functions are pure and safe for concurrent use. Their time and memory are
 // linear in the length of their arguments.
 //
-// The package does not know the other DSN parameters (RET, NOTIFY), which are
-// sets of keywords.
+// The other DSN parameters (RET, NOTIFY) are keywords and need no functions here.
 package dsn // import "postern/internal/dsn"
 
 import "strings"
 
 // maxEnvelopeID is the limit of RFC 3461, section 4.4, in characters. It is
-// applied to the decoded value, so that a client may encode as much as it likes.
+// applied to the decoded value, so that it does not matter how many of them are encoded.
 const maxEnvelopeID = 100
 
 // ValidXtext reports whether s is xtext (RFC 3461, section 4): printable ASCII
 // without space, in which "+" begins the two hexadecimal digits of an octet.
 //
-// Two things are accepted beyond the RFC, since clients send them and Postfix
-// takes them: lower-case digits, and "=" that is not encoded. The empty string
+// Two things are accepted beyond the RFC, since clients send them and Postfix accepts
+// them: lower-case digits, and "=" that is not encoded. The empty string
 // is valid xtext.
 func ValidXtext(s string) bool {
 	for i := 0; i < len(s); i++ {

@@ -50,9 +50,9 @@ func (m *Message) Mailboxes(name string) ([]Mailbox, error) {
 // ParseMailboxes parses an address list (RFC 5322, sections 3.4 and 4.4). It is
 // lenient with display names, because clients omit the quotes, and strict with
 // addresses. A word directly before ", PHRASE <ADDRESS>" counts as the first part of
-// that display name ("Smith, John <john@example.org>") and is not in the result. Time and memory are linear in the length of the value,
-// and the result has at most 10,000 addresses. The error is ErrAddress or
-// ErrTooManyAddresses.
+// that display name ("Smith, John <john@example.org>") and is not in the result. Time
+// and memory are linear in the length of the value, and the result has at most 10,000
+// addresses. The error is ErrAddress or ErrTooManyAddresses.
 func ParseMailboxes(value []byte) ([]Mailbox, error) {
 	if one, ok := soleMailbox(value); ok {
 		return []Mailbox{one}, nil

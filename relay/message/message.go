@@ -2,9 +2,9 @@
 // be inspected and edited, and its body can be read any number of times.
 //
 // A message arrives through a [Writer] from a [Stage]. A small message stays in
-// memory; a larger one goes to a temporary file without a name, which the kernel
-// removes however the process ends. The bytes of a staged message
-// are clean (CRLF line ends only, no NUL) and not dot-stuffed.
+// memory; a larger one is written to a temporary file without a name, which the kernel
+// removes however the process ends. The bytes of a staged message are clean (CRLF line
+// ends only, no NUL) and not dot-stuffed.
 //
 // A [Message] never changes. An edit of the header is a new view of the same
 // body: see [Message.Edit] and [Message.WithHeader]. Every field that an edit

@@ -66,7 +66,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -290,9 +289,7 @@ func (s *Spool) newID() (string, error) {
 	}
 	s.lastID = max(time.Now().UnixMicro(), s.lastID+1)
 	var random [3]byte
-	if _, err := io.ReadFull(rand.Reader, random[:]); err != nil {
-		return "", err
-	}
+	rand.Read(random[:]) // never fails: crypto/rand ends the process instead
 	return fmt.Sprintf("%014x", s.lastID) + hex.EncodeToString(random[:]), nil
 }
 
