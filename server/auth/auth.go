@@ -11,13 +11,12 @@
 //
 // The files, in the order in which a login passes them:
 //
-//	local      the table of mechanisms
-//	password   PLAIN and LOGIN
-//	scram      SCRAM-SHA-256 and SCRAM-SHA-256-PLUS; binding: their channel bindings
-//	verifiers  what wraps the stores: the throttle, the preparation of passwords
-//	chain      which stores are asked, in which order
-//	template   the login that a store gets
-//	store      bounds on the calls of a backend; cache: remembered answers
+//	local      the table of mechanisms, and the security options
+//	password   PLAIN and LOGIN, and what wraps the stores for them: the throttle, the
+//	           preparation of passwords
+//	scram      SCRAM-SHA-256 and SCRAM-SHA-256-PLUS, and their channel bindings
+//	chain      which stores are asked, in which order, with which login
+//	store      bounds on the calls of a backend, and the cache of its answers
 //	backend    what a backend is, and what backends share
 //
 // To add a mechanism, write its exchange in a new file and a row in the table of local.go.

@@ -3,13 +3,18 @@ package auth
 import (
 	"cmp"
 	"context"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"io"
 	"runtime"
 	"runtime/debug"
+	"slices"
+	"sync"
 	"time"
 
+	"postern/internal/lru"
+	"postern/server/auth/hash"
 	"postern/server/auth/semaphore"
 )
 
@@ -121,7 +126,9 @@ func (s *Store) VerifyPassword(ctx context.Context, p *Peer, login, password str
 	return ask(ctx, s, login, func(expanded string) (Identity, error) {
 		return s.cache.verify(expanded, password, func() (Identity, error) {
 			return bounded(ctx, s, p.Known, func(ctx context.Context) (Identity, error) {
-				return s.passwords.VerifyPassword(ctx, p, expanded, password)
+				id, err := s.passwords.VerifyPassword(ctx, p, expanded, password)
+				id.Store = s.name
+				return id, err
 			})
 		})
 	})
@@ -134,7 +141,9 @@ func (s *Store) ScramKeys(ctx context.Context, login string) (ScramKeys, error) 
 	}
 	return ask(ctx, s, login, func(expanded string) (ScramKeys, error) {
 		return bounded(ctx, s, false, func(ctx context.Context) (ScramKeys, error) {
-			return s.keys.ScramKeys(ctx, expanded)
+			keys, err := s.keys.ScramKeys(ctx, expanded)
+			keys.Store = s.name
+			return keys, err
 		})
 	})
 }
@@ -148,24 +157,13 @@ func (s *Store) ScramDecoy(login string) ScramDecoy {
 }
 
 // An answer is what one ability of a backend returns for a login that it accepts.
-type answer[T any] interface {
-	user() string        // the canonical name
-	from(store string) T // the same answer in the name of the store
+type answer interface {
+	user() string // the canonical name
 }
 
 func (id Identity) user() string { return id.User }
 
-func (id Identity) from(store string) Identity {
-	id.Store = store
-	return id
-}
-
 func (k ScramKeys) user() string { return k.User }
-
-func (k ScramKeys) from(store string) ScramKeys {
-	k.Store = store
-	return k
-}
 
 // A StoreCall is one call of one store for one login, and the answer.
 type StoreCall struct {
@@ -188,7 +186,7 @@ func WithTrace(ctx context.Context, record func(StoreCall)) context.Context {
 // ask calls call with the login in the form that the template gives it, and records the
 // call if ctx has a trace. An error is a *Failure or an *Unavailable with the name of the
 // store.
-func ask[T answer[T]](ctx context.Context, s *Store, login string, call func(expanded string) (T, error)) (accepted T, err error) {
+func ask[T answer](ctx context.Context, s *Store, login string, call func(expanded string) (T, error)) (accepted T, err error) {
 	c := StoreCall{Store: s.name}
 	if expanded, why := s.config.Login.expand(login, s.realm); why != "" {
 		c.Err = &Failure{Kind: NoSuchUser, Store: s.name, Reason: why, Err: errNotAsked}
@@ -198,7 +196,7 @@ func ask[T answer[T]](ctx context.Context, s *Store, login string, call func(exp
 		accepted, err = call(expanded)
 		c.Took = time.Since(begun)
 		if err == nil {
-			c.User, accepted = accepted.user(), accepted.from(s.name)
+			c.User = accepted.user()
 		} else {
 			c.Err = annotate(err, func(store, _ *string) { *store = s.name })
 		}
@@ -217,7 +215,7 @@ func ask[T answer[T]](ctx context.Context, s *Store, login string, call func(exp
 // A panic of the backend becomes an error: a broken backend must not end the process. The
 // value of the panic may contain a password, so only its type is kept, or the text of an
 // error of the runtime, which contains no data.
-func bounded[T answer[T]](ctx context.Context, s *Store, first bool, call func(context.Context) (T, error)) (accepted T, err error) {
+func bounded[T answer](ctx context.Context, s *Store, first bool, call func(context.Context) (T, error)) (accepted T, err error) {
 	var none T
 	waiting, cancel := context.WithTimeoutCause(ctx, s.config.Timeout, ErrBusy)
 	err = s.slots.Acquire(waiting, first)
@@ -259,4 +257,121 @@ func outOfTime(ctx context.Context, where string, err error) error {
 		return err
 	}
 	return fmt.Errorf("the time for the reply was over %s: %w", where, err)
+}
+
+// CacheConfig is the table "cache" of a store that cannot show its hashes: PAM,
+// saslauthd, LDAP. Within TTL of a login that has succeeded, the same login with the same
+// password succeeds again without the store being asked, although the account may have
+// been closed since, and from every client address. Both times are zero by default, and
+// nothing is remembered.
+type CacheConfig struct {
+	// TTL is how long a password that the store has accepted is accepted without
+	// asking the store.
+	TTL time.Duration `toml:"ttl"`
+
+	// StaleWhileDown is how long a password that the store has accepted is accepted
+	// while the store cannot answer. An answer of the store always has precedence.
+	StaleWhileDown time.Duration `toml:"stale_while_down"`
+}
+
+// Validate calls bad for each value that is not valid, with its key relative to the
+// table.
+func (c *CacheConfig) Validate(bad func(key, why string)) {
+	const maxTTL = 24 * time.Hour
+	if c.TTL < 0 || c.TTL > maxTTL {
+		bad("ttl", `must be between "0s" (off) and "24h"; it is how long a closed account goes on working`)
+	}
+	switch {
+	case c.StaleWhileDown < 0 || c.StaleWhileDown > 7*maxTTL:
+		bad("stale_while_down", `must be between "0s" (off) and "168h"`)
+	case c.StaleWhileDown > 0 && c.StaleWhileDown <= c.TTL:
+		bad("stale_while_down", "must be longer than ttl, or it changes nothing")
+	}
+}
+
+const (
+	cacheLogins   = 1 << 14 // remembered at once; at the worst some 20 MiB
+	cachePerLogin = 4       // passwords of one login; some directories allow several
+)
+
+// A cache remembers which passwords a store has accepted. Each store has a separate one,
+// with a separate key, and each login has separate entries: neither two stores nor two
+// users can be confused. Only accepted passwords are remembered, as MACs; any other
+// password is passed to the store, and whenever the store refuses a login, all entries of
+// that login are removed.
+type cache struct {
+	config CacheConfig
+	key    hash.Key
+
+	mu     sync.Mutex
+	logins *lru.Map[string, []success]
+}
+
+// A success is a password that the store has accepted.
+type success struct {
+	mac  [16]byte
+	id   Identity
+	when time.Time // the store was asked
+}
+
+// newCache returns a cache, or nil if the configuration wants none.
+func newCache(config CacheConfig) *cache {
+	if config.TTL <= 0 && config.StaleWhileDown <= 0 {
+		return nil
+	}
+	return &cache{config: config, key: hash.NewKey(), logins: lru.New[string, []success](cacheLogins)}
+}
+
+// verify returns a remembered success, or what call returns, which asks the store. A nil
+// cache always asks the store.
+func (c *cache) verify(login, password string, call func() (Identity, error)) (Identity, error) {
+	if c == nil {
+		return call()
+	}
+	mac := c.key.MAC(login, password)
+	if id, ok := c.recall(login, mac, c.config.TTL); ok {
+		return id, nil
+	}
+	asked := time.Now()
+	id, err := call()
+	switch {
+	case err == nil:
+		c.remember(login, success{mac, id, asked})
+		return id, nil
+	case asFailure(err) != nil:
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.logins.Remove(login)
+		return Identity{}, err
+	}
+	// Only now, since the store may have refused another attempt meanwhile.
+	if id, ok := c.recall(login, mac, c.config.StaleWhileDown); ok {
+		return id, nil
+	}
+	return Identity{}, err
+}
+
+// recall returns a success that is younger than age.
+func (c *cache) recall(login string, mac [16]byte, age time.Duration) (Identity, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	known, _ := c.logins.Get(login)
+	for _, s := range known {
+		if subtle.ConstantTimeCompare(s.mac[:], mac[:]) == 1 && time.Since(s.when) < age {
+			return s.id, true
+		}
+	}
+	return Identity{}, false
+}
+
+// remember keeps a success. If there is no room, it replaces the oldest of the login.
+func (c *cache) remember(login string, now success) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	known, _ := c.logins.Get(login)
+	kept := slices.DeleteFunc(slices.Clone(known), func(s success) bool { return s.mac == now.mac })
+	if len(kept) == cachePerLogin {
+		kept = kept[1:]
+	}
+	c.logins.Put(login, append(kept, now))
 }

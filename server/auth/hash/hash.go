@@ -20,16 +20,28 @@
 // Not known are traditional DES crypt, $gy$, $7$ (scrypt), PBKDF2, SSHA-256 and above,
 // hexadecimal encodings, and clear text. The hash functions are those of go-htpasswd,
 // go-crypt, x/crypto and crypto. To add a scheme that one of them knows, write its row in
-// schemes.go.
+// the table of schemes.
 //
 // Stored hashes are not trusted: Parse refuses a hash that would take gigabytes or minutes
 // to compare. No error of this package repeats any part of a hash or a password.
 package hash
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
 	"errors"
+	"fmt"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+
+	"github.com/go-crypt/crypt/algorithm/argon2"
+	"github.com/go-crypt/crypt/algorithm/shacrypt"
+	"github.com/go-crypt/x/yescrypt"
+	"github.com/tg123/go-htpasswd"
 )
 
 // ErrUnknown is returned by Parse for text of no known scheme.
@@ -105,3 +117,233 @@ func (h Hash) Matches(password string) (bool, error) {
 
 // substitute is hashed instead of a password that is too long.
 const substitute = "correct-horse-16"
+
+// The bounds on the cost of a comparison: about ten seconds of one processor, and the memory
+// of the largest hashes that Dovecot and libsodium make.
+const (
+	maxBcryptCost   = 16
+	maxRounds       = 5_000_000 // of SHA-crypt
+	maxMemory       = 1 << 20   // KiB
+	maxMemoryPasses = 8 << 20   // KiB times passes, of Argon2
+	maxLanes        = 64        // of Argon2
+
+	// Of the hashes that need more, only one is computed at a time.
+	largeMemory = 128 << 10 // KiB
+)
+
+// MaxPassword is the longest password that any scheme accepts, in octets. It fits into a
+// response of every mechanism together with two names of 512 octets: RFC 4954, section 4
+// allows 12,288 octets of base64.
+const MaxPassword = 4096
+
+// maxCrypt is the longest password of the schemes of crypt(3), in octets
+// (CRYPT_MAX_PASSPHRASE_SIZE of libxcrypt). SHA-crypt and MD5-crypt hash the whole password
+// in each round: without a bound, 9,000 octets would take seconds.
+const maxCrypt = 512
+
+// A scheme is one row of the table of schemes. The text for parse begins with one of the
+// prefixes. A password of more than longest octets matches no hash of the scheme, see
+// [Hash.Matches].
+type scheme struct {
+	name     string
+	longest  int
+	prefixes []string
+	parse    func(name, text string) (Hash, error)
+}
+
+var schemes = []scheme{
+	{"bcrypt", maxCrypt, []string{"$2a$", "$2b$", "$2x$", "$2y$"}, parseBcrypt},
+	{"bcrypt-sha256", MaxPassword, []string{"$bcrypt-sha256$"}, parseBcryptSHA256}, // the bound of passlib
+	{"sha512-crypt", maxCrypt, []string{"$6$"}, parseSHACrypt},
+	{"sha256-crypt", maxCrypt, []string{"$5$"}, parseSHACrypt},
+	{"argon2id", MaxPassword, []string{"$argon2id$"}, parseArgon2},
+	{"argon2i", MaxPassword, []string{"$argon2i$"}, parseArgon2},
+	{"argon2d", MaxPassword, []string{"$argon2d$"}, parseArgon2},
+	{"yescrypt", maxCrypt, []string{"$y$"}, parseYescrypt},
+	{"apr1", maxCrypt, []string{"$apr1$"}, parseMD5Crypt},
+	{"md5-crypt", maxCrypt, []string{"$1$"}, parseMD5Crypt},
+	{"sha", MaxPassword, []string{"{SHA}"}, parseWith(htpasswd.AcceptSha)},
+	{"ssha", MaxPassword, []string{"{SSHA}"}, parseWith(htpasswd.AcceptSsha)},
+	{"scram-sha-256", MaxPassword, []string{scramName}, parseScram},
+}
+
+// withoutDovecotName removes the {SCHEME} that Dovecot puts before a hash, and returns the
+// prefix that the rest must have.
+func withoutDovecotName(stored string) (text, allowed string, err error) {
+	name, rest, ok := strings.Cut(stored, "}")
+	if !ok || !strings.HasPrefix(name, "{") {
+		return stored, "", nil
+	}
+	// Dovecot ignores case here.
+	switch strings.ToUpper(name[1:]) {
+	case "BLF-CRYPT":
+		return rest, "$2", nil
+	case "SHA256-CRYPT":
+		return rest, "$5$", nil
+	case "SHA512-CRYPT":
+		return rest, "$6$", nil
+	case "ARGON2ID":
+		return rest, "$argon2id$", nil
+	case "ARGON2I":
+		return rest, "$argon2i$", nil
+	case "MD5-CRYPT":
+		return rest, "$1$", nil
+	case "CRYPT":
+		return rest, "$", nil
+	case "SHA", "SHA1":
+		return "{SHA}" + rest, "{SHA}", nil
+	case "SSHA":
+		return "{SSHA}" + rest, "{SSHA}", nil
+	case "SCRAM-SHA-256":
+		return scramName + rest, scramName, nil
+	}
+	return "", "", ErrUnknown
+}
+
+// malformed returns the error for a hash that has the prefix of a scheme, but not its form.
+// The errors of the libraries repeat the hash.
+func malformed(scheme string) error {
+	return fmt.Errorf("malformed %s hash; set a new password", scheme)
+}
+
+var bcryptForm = regexp.MustCompile(`^\$2[abxy]\$([0-9]{2})\$[./A-Za-z0-9]{53}$`)
+
+// parseBcrypt parses all variants, which differ by old bugs of C implementations. $2x$ marks
+// hashes made with a bug in the treatment of 8-bit characters. The library does not have that
+// bug, so ASCII passwords match such hashes and others do not.
+//
+// Only the first 72 bytes of a password are compared, as by every bcrypt: longer passwords
+// were hashed that way. [New] refuses to make such a hash.
+func parseBcrypt(name, text string) (Hash, error) {
+	form := bcryptForm.FindStringSubmatch(text)
+	if form == nil {
+		return Hash{}, malformed(name)
+	}
+	if cost := number(form[1]); cost < 4 || cost > maxBcryptCost {
+		return Hash{}, fmt.Errorf("bcrypt cost %d is not between 4 and %d", cost, maxBcryptCost)
+	}
+	h, err := parseWith(htpasswd.AcceptBcrypt)(name, text)
+	h.cost = form[1]
+	return h, err
+}
+
+var bcryptSHA256Form = regexp.MustCompile(`^\$bcrypt-sha256\$v=2,t=2b,r=([1-9][0-9]?)\$([./A-Za-z0-9]{22})\$([./A-Za-z0-9]{31})$`)
+
+// parseBcryptSHA256 parses the default hash of passlib, which Mailu uses: bcrypt of a digest
+// of the password, so that every byte of a long password counts.
+func parseBcryptSHA256(name, text string) (Hash, error) {
+	form := bcryptSHA256Form.FindStringSubmatch(text)
+	if form == nil {
+		return Hash{}, fmt.Errorf("malformed %s hash, or not of version 2; set a new password", name)
+	}
+	inner, err := parseBcrypt(name, fmt.Sprintf("$2b$%02d$%s%s", number(form[1]), form[2], form[3]))
+	if err != nil {
+		return Hash{}, err
+	}
+	salt := []byte(form[2])
+	match := func(password string) (bool, error) {
+		mac := hmac.New(sha256.New, salt)
+		mac.Write([]byte(password))
+		return inner.match(base64.StdEncoding.EncodeToString(mac.Sum(nil)))
+	}
+	return Hash{scheme: name, cost: inner.cost, match: match}, nil
+}
+
+var shaCryptForm = regexp.MustCompile(`^\$[56]\$(?:rounds=([1-9][0-9]{0,11})\$)?[^$:\s]{0,16}\$([./A-Za-z0-9]+)$`)
+
+func parseSHACrypt(name, text string) (Hash, error) {
+	length := 86
+	if name == "sha256-crypt" {
+		length = 43
+	}
+	form := shaCryptForm.FindStringSubmatch(text)
+	if form == nil || len(form[2]) != length {
+		return Hash{}, malformed(name)
+	}
+	if form[1] == "" {
+		form[1] = strconv.Itoa(shacrypt.IterationsDefaultOmitted)
+	}
+	// crypt(3) never writes fewer than 1000.
+	if rounds := number(form[1]); rounds < shacrypt.IterationsMin || rounds > maxRounds {
+		return Hash{}, fmt.Errorf("%s with %d rounds is not between %d and %d", name, rounds, shacrypt.IterationsMin, maxRounds)
+	}
+	digest, err := shacrypt.Decode(text)
+	if err != nil {
+		return Hash{}, malformed(name)
+	}
+	return Hash{scheme: name, cost: form[1], match: digest.MatchAdvanced}, nil
+}
+
+var argon2Form = regexp.MustCompile(`^\$argon2(?:id|i|d)\$v=19\$m=([1-9][0-9]{0,11}),t=([1-9][0-9]{0,11}),p=([1-9][0-9]{0,11})\$[A-Za-z0-9+/]+\$[A-Za-z0-9+/]{16,}$`)
+
+func parseArgon2(name, text string) (Hash, error) {
+	form := argon2Form.FindStringSubmatch(text)
+	if form == nil {
+		return Hash{}, fmt.Errorf("malformed %s hash, or not of version 19", name)
+	}
+	memory, passes, lanes := number(form[1]), number(form[2]), number(form[3])
+	switch {
+	case memory > maxMemory:
+		return Hash{}, fmt.Errorf("%s with %d KiB of memory is above the limit of %d KiB", name, memory, maxMemory)
+	case memory*passes > maxMemoryPasses:
+		return Hash{}, fmt.Errorf("%s with %d passes over %d KiB would take too long", name, passes, memory)
+	case lanes > maxLanes || memory < 8*lanes: // RFC 9106, section 3.1
+		return Hash{}, fmt.Errorf("%s with %d lanes is above the limit of %d, or its memory too small for them", name, lanes, maxLanes)
+	}
+	digest, err := argon2.Decode(text)
+	if err != nil {
+		return Hash{}, malformed(name)
+	}
+	cost := form[1] + "," + form[2] + "," + form[3]
+	return Hash{scheme: name, cost: cost, large: memory > largeMemory, match: digest.MatchAdvanced}, nil
+}
+
+var yescryptForm = regexp.MustCompile(`^\$y\$(j[./A-Za-z0-9]{2})\$([./A-Za-z0-9]{0,86})\$[./A-Za-z0-9]{43}$`)
+
+func parseYescrypt(name, text string) (Hash, error) {
+	form := yescryptForm.FindStringSubmatch(text)
+	if form == nil || yescrypt.Decode64([]byte(form[2])) == nil {
+		return Hash{}, errors.New("malformed yescrypt hash, or with settings that crypt(3) does not make")
+	}
+	_, log2N, r, err := yescrypt.DecodeSetting([]byte(form[1]))
+	if err != nil || log2N < 10 || log2N > 18 || r > 32 { // what the library computes: 1 GiB at most
+		return Hash{}, errors.New("yescrypt with a cost outside of what crypt(3) makes")
+	}
+	memory := r << log2N / 8 // 128 bytes each, in KiB
+	match := func(password string) (bool, error) {
+		computed, err := yescrypt.Hash([]byte(password), []byte(text))
+		if err != nil {
+			return false, errors.New("hash: yescrypt failed")
+		}
+		return subtle.ConstantTimeCompare(computed, []byte(text)) == 1, nil
+	}
+	return Hash{scheme: name, cost: form[1], large: memory > largeMemory, match: match}, nil
+}
+
+var md5CryptForm = regexp.MustCompile(`^\$(?:apr1|1)\$[^$:\s]{0,8}\$[./A-Za-z0-9]{22}$`)
+
+func parseMD5Crypt(name, text string) (Hash, error) {
+	if !md5CryptForm.MatchString(text) {
+		return Hash{}, malformed(name)
+	}
+	return parseWith(htpasswd.AcceptMd5)(name, text)
+}
+
+// parseWith leaves the reading to go-htpasswd. Its comparisons take constant
+// time.
+func parseWith(accept htpasswd.PasswdParser) func(name, text string) (Hash, error) {
+	return func(name, text string) (Hash, error) {
+		encoded, err := accept(text)
+		if err != nil || encoded == nil {
+			return Hash{}, malformed(name)
+		}
+		match := func(password string) (bool, error) { return encoded.MatchesPassword(password), nil }
+		return Hash{scheme: name, match: match}, nil
+	}
+}
+
+// number converts what a form has found to be at most twelve digits.
+func number(digits string) int64 {
+	n, _ := strconv.ParseInt(digits, 10, 64)
+	return n
+}

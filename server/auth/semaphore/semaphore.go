@@ -47,12 +47,13 @@ func (p *Priority) Acquire(ctx context.Context, first bool) error {
 	case <-ctx.Done():
 	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	select {
 	case <-granted: // at the same moment: the slot goes to the next waiter
-		p.release()
+		p.mu.Unlock()
+		p.Release()
 	default:
 		queue.Remove(waiter)
+		p.mu.Unlock()
 	}
 	return context.Cause(ctx)
 }
@@ -61,10 +62,6 @@ func (p *Priority) Acquire(ctx context.Context, first bool) error {
 func (p *Priority) Release() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.release()
-}
-
-func (p *Priority) release() {
 	for i := range p.queues {
 		if next := p.queues[i].Front(); next != nil {
 			close(p.queues[i].Remove(next).(chan struct{}))

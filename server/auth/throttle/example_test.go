@@ -23,7 +23,7 @@ func Example() {
 		}
 		// Here the password is verified.
 		attempt.Done(throttle.Outcome{Result: result, User: login})
-		fmt.Printf("%s: verified, known before: %v\n", login, attempt.Known())
+		fmt.Printf("%s: verified, known before: %v\n", login, attempt.Known)
 	}
 	logIn("alice", throttle.Success)
 	logIn("eve", throttle.WrongGuess)

@@ -86,19 +86,18 @@ func (t *Throttle) Configure(cfg Config) {
 // An Attempt is a login that may be verified now. Done or Yield must be called exactly
 // once.
 type Attempt struct {
+	// Known is set if the login has succeeded from this address within 30 days. Where a
+	// store has to queue, such a client goes first.
+	Known bool
+
 	throttle *Throttle
 	addr     netip.Addr
 	from     netip.Prefix // what addr counts as
 	login    string
-	known    bool
 	exempt   bool
 	penalty  *penalty      // of from; nil for a login without delay
-	turn     chan struct{} // from penalty.enqueue
+	turn     chan struct{} // in penalty.waiting; closed when the attempt may be verified
 }
-
-// Known reports whether the login has succeeded from this address within 30 days. Where
-// a store has to queue, such a client goes first.
-func (a *Attempt) Known() bool { return a.known }
 
 // Acquire waits until the login from addr may be verified. It returns [ErrPenalty] if
 // that would take longer than Config.MaxWait, and the cause of ctx if ctx ends before;
@@ -130,10 +129,10 @@ func (t *Throttle) enqueue(a *Attempt) (maxWait time.Duration, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
-	a.known = t.known.has(a.login, a.from, now)
+	a.Known = t.known.has(a.login, a.from, now)
 	plain := a.addr.Unmap().WithZone("")
 	a.exempt = slices.ContainsFunc(t.config.Exempt, func(n netip.Prefix) bool { return n.Contains(plain) })
-	if a.known || a.exempt {
+	if a.Known || a.exempt {
 		return 0, nil
 	}
 	p := t.activate(a.from, now)
@@ -141,7 +140,10 @@ func (t *Throttle) enqueue(a *Attempt) (maxWait time.Duration, err error) {
 		t.deactivate(a.from, p, now)
 		return 0, ErrPenalty
 	}
-	a.penalty, a.turn = p, p.enqueue(t.slots)
+	a.penalty, a.turn = p, make(chan struct{})
+	p.queued++
+	p.waiting = append(p.waiting, a.turn)
+	p.start(t.slots)
 	return t.config.MaxWait, nil
 }
 
@@ -221,10 +223,18 @@ func (a *Attempt) Yield() {
 
 // leave removes the attempt from the queue of its address, if it is in one.
 func (t *Throttle) leave(a *Attempt, now time.Time) {
-	if a.penalty != nil {
-		a.penalty.leave(a.turn, t.slots)
-		t.deactivate(a.from, a.penalty, now)
+	p := a.penalty
+	if p == nil {
+		return
 	}
+	p.queued--
+	if i := slices.Index(p.waiting, a.turn); i >= 0 {
+		p.waiting = slices.Delete(p.waiting, i, i+1)
+	} else {
+		p.running--
+		p.start(t.slots)
+	}
+	t.deactivate(a.from, p, now)
 }
 
 // countGuess counts a wrong guess: against the pair if it is a known one, otherwise
@@ -234,11 +244,70 @@ func (t *Throttle) countGuess(a *Attempt, secret string, now time.Time) {
 	defer t.deactivate(a.from, p, now)
 	switch {
 	case secret != "" && p.repeated(t.key.MAC(a.login, secret), now):
-	case a.known:
+	case a.Known:
 		t.known.mistaken(a.login, a.from)
 	default:
 		p.level, p.increased = min(p.level+1, len(penaltyDelays)-1), now
 	}
+}
+
+const (
+	penaltyKept      = time.Hour // after the last new wrong password
+	penaltyAddresses = 1 << 16   // remembered at once; at the worst 50 MiB
+	wrongKept        = 10        // wrong passwords remembered for each address
+)
+
+// penaltyDelays are the times between two verifications from one address, by the number of
+// failures. The values are those of Dovecot.
+var penaltyDelays = [...]time.Duration{0, 2 * time.Second, 4 * time.Second, 8 * time.Second, 15 * time.Second}
+
+// penalty is the state of one address: its failed logins, and the queue of its logins.
+// The fields are guarded by the throttle's lock.
+type penalty struct {
+	queued  int             // logins that are being verified or wait for that
+	running int             // those that are being verified
+	waiting []chan struct{} // the others in order; closed when it is their turn
+
+	level     int       // index into penaltyDelays
+	increased time.Time // when level last increased
+	notBefore time.Time // of the next verification
+	wrong     []wrongPassword
+}
+
+// wrongPassword identifies a wrong password without containing it.
+type wrongPassword struct {
+	mac  [16]byte
+	seen time.Time
+}
+
+// start starts the logins that may be verified now: as many at once as there are slots,
+// or one at a time from an address with failures. That bounds the gain of an attacker to
+// one burst of so many guesses, since the first of them to fail delays the other logins
+// in the queue.
+func (p *penalty) start(slots int) {
+	if p.level > 0 {
+		slots = 1
+	}
+	for len(p.waiting) > 0 && p.running < slots {
+		p.running++
+		close(p.waiting[0])
+		p.waiting = slices.Delete(p.waiting, 0, 1)
+	}
+}
+
+// repeated reports whether the same wrong password has been seen within the last hour,
+// and remembers it: a phone that still has the old password is not an attacker.
+func (p *penalty) repeated(mac [16]byte, now time.Time) bool {
+	i := slices.IndexFunc(p.wrong, func(w wrongPassword) bool { return w.mac == mac })
+	seen := i >= 0
+	if !seen && len(p.wrong) == wrongKept {
+		i = 0
+	}
+	if i >= 0 {
+		p.wrong = slices.Delete(p.wrong, i, i+1)
+	}
+	p.wrong = append(p.wrong, wrongPassword{mac, now})
+	return seen
 }
 
 // activate returns the penalty of an address, without failures that have expired. The caller

@@ -73,12 +73,13 @@ func (s *Store) refresh(now time.Time) {
 		return
 	}
 	s.state.checked = now
-	current, err := stampOf(s.path)
-	if err != nil {
+	var raw unix.Stat_t
+	if err := unix.Stat(s.path, &raw); err != nil {
 		s.state.stamp = stamp{}
-		s.fail(err)
+		s.fail(explain(s.path, &fs.PathError{Op: "stat", Path: s.path, Err: err}))
 		return
 	}
+	current := newStamp(&raw)
 	if current == s.state.stamp && s.state.settled || s.incomplete(current, now) {
 		return
 	}
@@ -174,14 +175,6 @@ func readFile(path string) ([]byte, stamp, error) {
 		return nil, stamp{}, explain(path, err)
 	}
 	return text.Bytes(), newStamp(&raw), nil
-}
-
-func stampOf(path string) (stamp, error) {
-	var raw unix.Stat_t
-	if err := unix.Stat(path, &raw); err != nil {
-		return stamp{}, explain(path, &fs.PathError{Op: "stat", Path: path, Err: err})
-	}
-	return newStamp(&raw), nil
 }
 
 func newStamp(raw *unix.Stat_t) stamp {
