@@ -75,23 +75,19 @@ func (c *Config) Validate(bad func(key, why string)) {
 	seen := make(map[Pair]bool)
 	for i, p := range c.Certificates {
 		at := fmt.Sprintf("certificates[%d]", i)
-		p.validate(func(key, why string) { bad(at+key, why) })
+		if p.Cert == "" {
+			bad(at+".cert", "is missing; name the PEM file with the certificate and its chain")
+		}
+		switch {
+		case p.Key == "":
+			bad(at+".key", "is missing; name the PEM file with the private key")
+		case strings.Contains(p.Key, "-----BEGIN"):
+			bad(at+".key", "contains the key itself; write it to a file that only the server's user can read, and name that file")
+		}
 		if seen[p] {
 			bad(at, "names the same pair as an earlier one; remove one of them")
 		}
 		seen[p] = true
-	}
-}
-
-func (p Pair) validate(bad func(key, why string)) {
-	if p.Cert == "" {
-		bad(".cert", "is missing; name the PEM file with the certificate and its chain")
-	}
-	switch {
-	case p.Key == "":
-		bad(".key", "is missing; name the PEM file with the private key")
-	case strings.Contains(p.Key, "-----BEGIN"):
-		bad(".key", "contains the key itself; write it to a file that only the server's user can read, and name that file")
 	}
 }
 

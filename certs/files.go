@@ -167,19 +167,30 @@ func (f *Files) Infos() []Info {
 	return infos
 }
 
+// expiryWarning is much shorter than the time at which certbot (30 days) and most other
+// clients renew a certificate.
+const expiryWarning = 7 * 24 * time.Hour
+
 func (w *watched) info() Info {
-	cert := w.current.Load()
-	names := append([]string(nil), cert.Leaf.DNSNames...)
-	for _, ip := range cert.Leaf.IPAddresses {
-		names = append(names, ip.String())
-	}
-	return Info{
+	leaf := w.current.Load().Leaf
+	i := Info{
 		Pair:      w.Pair,
-		Names:     names,
-		Algorithm: cert.Leaf.PublicKeyAlgorithm.String(),
-		NotAfter:  cert.Leaf.NotAfter,
-		Warning:   ageing(cert, time.Now()),
+		Names:     append([]string(nil), leaf.DNSNames...),
+		Algorithm: leaf.PublicKeyAlgorithm.String(),
+		NotAfter:  leaf.NotAfter,
 	}
+	for _, ip := range leaf.IPAddresses {
+		i.Names = append(i.Names, ip.String())
+	}
+	switch now := time.Now(); {
+	case now.After(leaf.NotAfter):
+		i.Warning = "certificate has expired; mail clients refuse it: renew it (certbot renew)"
+	case now.Before(leaf.NotBefore):
+		i.Warning = "certificate is not valid yet; is the clock right?"
+	case leaf.NotAfter.Sub(now) < expiryWarning:
+		i.Warning = "certificate expires soon; is its renewal working (certbot renew --dry-run)?"
+	}
+	return i
 }
 
 // maxPEM is the largest file that is read, in bytes.
@@ -290,22 +301,4 @@ func checkKey(text []byte) error {
 			return nil
 		}
 	}
-}
-
-// expiryWarning is much shorter than the time at which certbot (30 days) and most other
-// clients renew a certificate.
-const expiryWarning = 7 * 24 * time.Hour
-
-// ageing returns why a certificate is not valid, or soon will not be, or "".
-func ageing(cert *tls.Certificate, now time.Time) string {
-	leaf := cert.Leaf
-	switch {
-	case now.After(leaf.NotAfter):
-		return "certificate has expired; mail clients refuse it: renew it (certbot renew)"
-	case now.Before(leaf.NotBefore):
-		return "certificate is not valid yet; is the clock right?"
-	case leaf.NotAfter.Sub(now) < expiryWarning:
-		return "certificate expires soon; is its renewal working (certbot renew --dry-run)?"
-	}
-	return ""
 }

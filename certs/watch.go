@@ -24,7 +24,12 @@ const (
 // Watch reads pairs again when their files change, and returns when ctx ends.
 func (f *Files) Watch(ctx context.Context) {
 	w := f.newWatcher()
-	defer w.close()
+	if w.notify != nil {
+		defer w.notify.Close()
+	}
+	due := time.NewTimer(0) // files may have changed since they were opened
+	defer due.Stop()
+	soon := false // due ends a readDelay, not a pollInterval
 	age := time.NewTicker(ageInterval)
 	defer age.Stop()
 	for {
@@ -32,32 +37,35 @@ func (f *Files) Watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-w.events:
-			w.changed()
+			// Further changes do not delay the reading, or a folder with many changes
+			// could do so for ever.
+			if !soon {
+				due.Reset(readDelay)
+				soon = true
+			}
 		case err := <-w.errors:
 			f.events.WatchFailed(true, err)
-		case <-w.due.C:
+		case <-due.C:
 			f.reloadChanged()
 			w.follow(f.folders())
-			w.rest()
+			due.Reset(pollInterval)
+			soon = false
 		case <-age.C:
 			f.WarnOfAge()
 		}
 	}
 }
 
-// A watcher receives notifications of changes in folders, and has the timer for reading the
-// files.
+// A watcher receives notifications of changes in folders.
 type watcher struct {
 	notify  *fsnotify.Watcher     // nil if the system gives no notifications
 	events  <-chan fsnotify.Event // nil likewise
 	errors  <-chan error
 	folders map[string]bool
-	due     *time.Timer
-	soon    bool // due ends a readDelay, not a pollInterval
 }
 
 func (f *Files) newWatcher() *watcher {
-	w := &watcher{due: time.NewTimer(0)} // files may have changed since they were opened
+	w := &watcher{}
 	notify, err := fsnotify.NewWatcher()
 	if err != nil {
 		f.events.WatchFailed(false, err)
@@ -83,28 +91,6 @@ func (w *watcher) follow(folders map[string]bool) {
 		_ = w.notify.Add(folder) // if it cannot be watched, the files are checked every minute
 	}
 	w.folders = folders
-}
-
-// changed makes the files due soon. Further changes do not delay that, or a folder with
-// many changes could do so for ever.
-func (w *watcher) changed() {
-	if !w.soon {
-		w.due.Reset(readDelay)
-		w.soon = true
-	}
-}
-
-// rest makes the files due after a pollInterval.
-func (w *watcher) rest() {
-	w.due.Reset(pollInterval)
-	w.soon = false
-}
-
-func (w *watcher) close() {
-	w.due.Stop()
-	if w.notify != nil {
-		_ = w.notify.Close()
-	}
 }
 
 // folders returns the folders in which a change can replace one of the files: the folder of
