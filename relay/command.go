@@ -37,8 +37,6 @@ type recipient struct {
 	originalType smtp.DSNAddressType
 }
 
-func (r recipient) wantsDSN() bool { return len(r.notify) > 0 || r.original != "" }
-
 // newRecipient validates a recipient and copies the options that RCPT passes on. The
 // error is a *smtp.SMTPError.
 func newRecipient(to string, opts *smtp.RcptOptions, allow8bit bool) (recipient, error) {

@@ -81,7 +81,7 @@ func TestNewRecipient(t *testing.T) {
 	}
 	_, err := newRecipient("", nil, false)
 	wantRefusal(t, err, "501 5.1.3")
-	if r, err := newRecipient("bob@example.com", nil, false); err != nil || r.wantsDSN() {
+	if r, err := newRecipient("bob@example.com", nil, false); err != nil || len(r.notify) > 0 || r.original != "" {
 		t.Errorf("%+v, %v", r, err)
 	}
 }

@@ -46,7 +46,6 @@ type conn struct {
 	refusals    int    // since the last delivered message
 	releases    int    // likewise: RSET after a transaction that was not finished
 	delivered   int
-	overdue     bool // the whole message has been sent, and nothing of the reply has come in time
 	idleSince   time.Time
 
 	body *bufio.Reader // a block of the message, allocated for the first one
@@ -55,19 +54,13 @@ type conn struct {
 // nearErrorLimit reports that the hop will soon delay or close this connection.
 func (c *conn) nearErrorLimit() bool { return c.refusals >= maxRefusals || c.releases >= maxReleases }
 
-// result returns nil for a reply that is a success for its command, and otherwise the
-// reply as an error, as count does.
-func (c *conn) result(r reply, success bool) error {
-	if success {
-		return nil
+// result returns err, or nil for a reply that is a success for its command. Otherwise it
+// returns the reply as an error (see classify), and counts it if the hop counts it.
+func (c *conn) result(r reply, err error, success bool) error {
+	if err != nil || success {
+		return err
 	}
-	return c.count(r.smtpError())
-}
-
-// count classifies err, and counts the errors that the hop counts.
-func (c *conn) count(err error) error {
-	err = classify(err)
-	if isRefusal(err) {
+	if err = classify(r.smtpError()); isRefusal(err) {
 		c.refusals++
 	}
 	return err
@@ -94,9 +87,7 @@ func (c *conn) mail(ctx context.Context, from string, opts *smtp.MailOptions) er
 		return err
 	}
 	r, err := c.exchange(line)
-	if err == nil {
-		err = c.result(r, r.code == 250)
-	}
+	err = c.result(r, err, r.code == 250)
 	c.open = err == nil
 	return err
 }
@@ -110,9 +101,7 @@ func (c *conn) rcpt(ctx context.Context, to recipient) error {
 	if c.mailPending {
 		c.mailPending = false
 		r, err := c.reply()
-		if err == nil {
-			err = c.result(r, r.code == 250)
-		}
+		err = c.result(r, err, r.code == 250)
 		if isRefusal(err) {
 			// The reply to RCPT must be a refusal, too, which the hop counts. After any
 			// other reply the connection is not used again.
@@ -128,11 +117,7 @@ func (c *conn) rcpt(ctx context.Context, to recipient) error {
 		}
 	}
 	r, err := c.reply()
-	if err != nil {
-		return err
-	}
-	// 251 is a success, too (RFC 5321, section 3.4).
-	return c.result(r, r.code/10 == 25)
+	return c.result(r, err, r.code/10 == 25) // 251 is a success, too (RFC 5321, section 3.4)
 }
 
 // data sends the message for the recipients that were accepted, and returns the text
@@ -149,26 +134,19 @@ func (c *conn) data(ctx context.Context, m *message.Message) (string, error) {
 	bound := c.within(ctx, c.peer.cfg.CommandTimeout)
 	r, err := c.exchange("DATA")
 	bound.end()
-	if err == nil {
-		err = c.result(r, r.code == 354)
-	}
-	if err != nil {
+	if err = c.result(r, err, r.code == 354); err != nil {
 		return "", err
 	}
 	if c.body == nil {
 		c.body = bufio.NewReaderSize(nil, blockSize)
 	}
 	c.body.Reset(m.Reader())
-	bound = c.within(ctx, c.peer.cfg.DataTimeout)
-	text := ""
-	if err = writeBody(c.out, c.body); err == nil {
-		text, err = c.endData()
+	defer c.body.Reset(nil) // an idle connection must not keep the message in memory
+	defer c.within(ctx, c.peer.cfg.DataTimeout).end()
+	if err := writeBody(c.out, c.body); err != nil {
+		return "", err
 	}
-	c.body.Reset(nil) // an idle connection must not keep the message in memory
-	if bound.release() && !c.overdue {
-		c.raw.Close()
-	}
-	return text, err
+	return c.endData()
 }
 
 // endData sends the CRLF "." CRLF and returns the text of the 250. After any other reply,
@@ -188,13 +166,11 @@ func (c *conn) endData() (string, error) {
 		refused := r.smtpError()
 		refused.Code = 451
 		return "", refusal(refused)
-	case err == nil:
-		err = r.smtpError()
 	}
 	// If the final dot was not sent completely, the data has no end, and the hop
 	// discards it (RFC 5321, section 4.1.1.4). This holds over TLS, too: an incomplete
 	// record cannot be decrypted.
-	if err = c.count(err); isRefusal(err) || c.unsent {
+	if err = c.result(r, err, false); isRefusal(err) || c.unsent {
 		return "", err
 	}
 	c.overdue = errors.Is(err, os.ErrDeadlineExceeded) && !c.partial

@@ -112,10 +112,19 @@ func (p *peer) greet(ctx context.Context, r *replyReader) (*conn, error) {
 	if err := p.authenticate(client); err != nil {
 		return nil, err
 	}
-	c := &conn{peer: p, replyReader: r, caps: capsOf(client)}
-	c.offers = extensions{eightBit: c.caps.EightBit, utf8: c.caps.SMTPUTF8, dsn: c.caps.DSN}
-	c.offers.size, _ = client.Extension("SIZE")
+	c := &conn{peer: p, replyReader: r, caps: Caps{Known: true}}
 	c.pipelining, _ = client.Extension("PIPELINING")
+	c.caps.DSN, _ = client.Extension("DSN")
+	c.caps.EightBit, _ = client.Extension("8BITMIME")
+	// RFC 6531, section 3.1: SMTPUTF8 cannot be used without 8BITMIME.
+	utf8, _ := client.Extension("SMTPUTF8")
+	c.caps.SMTPUTF8 = utf8 && c.caps.EightBit
+	// RFC 1870, section 4: no number, or 0, means no fixed limit.
+	sized, limit := client.Extension("SIZE")
+	if n, err := strconv.ParseInt(strings.TrimSpace(limit), 10, 64); err == nil && n > 0 {
+		c.caps.Size = n
+	}
+	c.offers = extensions{size: sized, eightBit: c.caps.EightBit, utf8: c.caps.SMTPUTF8, dsn: c.caps.DSN}
 	return c, nil
 }
 
@@ -171,21 +180,6 @@ func (p *peer) authenticate(client *smtp.Client) error {
 		return fmt.Errorf("%w: %s", errAuth, quote(e))
 	}
 	return err
-}
-
-func capsOf(client *smtp.Client) Caps {
-	caps := Caps{Known: true}
-	caps.DSN, _ = client.Extension("DSN")
-	caps.EightBit, _ = client.Extension("8BITMIME")
-	caps.SMTPUTF8, _ = client.Extension("SMTPUTF8")
-	// RFC 6531, section 3.1: SMTPUTF8 cannot be used without 8BITMIME.
-	caps.SMTPUTF8 = caps.SMTPUTF8 && caps.EightBit
-	// RFC 1870, section 4: no number, or 0, means no fixed limit.
-	_, size := client.Extension("SIZE")
-	if n, err := strconv.ParseInt(strings.TrimSpace(size), 10, 64); err == nil && n > 0 {
-		caps.Size = n
-	}
-	return caps
 }
 
 // credentials are the login at a hop that offers AUTH. They cannot be printed or logged

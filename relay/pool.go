@@ -49,12 +49,18 @@ func (p *pool) get(ctx context.Context, user string, fresh bool) (*conn, error) 
 	if err := p.acquireSlot(ctx, user); err != nil {
 		return nil, err
 	}
-	var c *conn
 	if fresh {
 		p.sweep(0)
-	} else {
-		c = p.pop()
 	}
+	var c *conn
+	p.mu.Lock()
+	if last := len(p.idle) - 1; !fresh && last >= 0 && time.Since(p.idle[last].idleSince) <= p.cfg.IdleTime {
+		c = p.idle[last]
+		c.reused = true
+		p.idle[last] = nil
+		p.idle = p.idle[:last]
+	}
+	p.mu.Unlock()
 	if c == nil {
 		var err error
 		if c, err = p.peer.open(ctx); err != nil {
@@ -86,29 +92,20 @@ func (p *pool) acquireSlot(ctx context.Context, user string) error {
 	return nil
 }
 
-// pop returns the idle connection used last, or nil.
-func (p *pool) pop() *conn {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	n := len(p.idle)
-	if n == 0 || time.Since(p.idle[n-1].idleSince) > p.cfg.IdleTime {
-		return nil
-	}
-	c := p.idle[n-1]
-	p.idle[n-1] = nil
-	p.idle = p.idle[:n-1]
-	c.reused = true
-	return c
-}
-
-// put returns a connection to the pool. If a transaction is open on it, the connection
-// is reset in the background first.
+// put returns a connection to the pool, or retires it if it is to be replaced. If a
+// transaction is open on it, the connection is reset in the background first.
 func (p *pool) put(c *conn) {
-	if reason := p.retireReason(c); reason != "" {
-		p.retire(c, reason)
+	switch {
+	case c.refusals >= maxRefusals:
+		p.retire(c, "refusals")
 		return
-	}
-	if c.open {
+	case c.releases >= maxReleases:
+		p.retire(c, "give-backs")
+		return
+	case c.delivered >= p.cfg.Messages:
+		p.retire(c, "messages")
+		return
+	case c.open:
 		p.background(func() {
 			if err := c.reset(context.Background()); err != nil {
 				p.events.ConnectionLost(p.peer.url.String(), "RSET", err)
@@ -130,19 +127,6 @@ func (p *pool) put(c *conn) {
 	p.idle = append(p.idle, c)
 	p.mu.Unlock()
 	p.slots.release(user)
-}
-
-// retireReason returns why a connection is to be replaced, or "".
-func (p *pool) retireReason(c *conn) string {
-	switch {
-	case c.refusals >= maxRefusals:
-		return "refusals"
-	case c.releases >= maxReleases:
-		return "give-backs"
-	case c.delivered >= p.cfg.Messages:
-		return "messages"
-	}
-	return ""
 }
 
 // retire ends a connection with QUIT, in the background.

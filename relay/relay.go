@@ -31,8 +31,8 @@
 // To add a way to connect, add a scheme of [HopURL] and a case in peer.greet. A command
 // before each message, such as XCLIENT, is a new file with a method of conn, a field of
 // extensions that peer.greet sets, and a call in transaction.mail. A reason to replace a
-// connection is a case in pool.retireReason, and another division among users is another
-// type with the methods of slots.
+// connection is a case in pool.put, and another division among users is another type with the
+// methods of slots.
 package relay
 
 import (

@@ -43,6 +43,7 @@ type replyReader struct {
 	unread   []byte        // the part of it that go-smtp's client has not read
 	unsent   bool          // a write failed, so the hop did not get all of what was written
 	partial  bool          // reading stopped inside a reply: the rest must not be taken for another one
+	overdue  bool          // the whole message has been sent, and nothing of the reply has come in time
 
 	expire   func()         // ends all reading and writing at once
 	expiring sync.WaitGroup // for calls of expire
@@ -58,14 +59,15 @@ func newReplyReader(raw net.Conn) *replyReader {
 	return r
 }
 
-// A bound limits the time of all operations until its end is called.
+// A bound limits the time of all operations until end is called.
 type bound struct {
 	reader *replyReader
 	stop   func() bool
 }
 
 // within limits all reading and writing by ctx, and to d from now. If ctx ends before
-// the bound does, the connection is closed, even if the operation has just succeeded.
+// the bound does, the connection is closed, even if the operation has just succeeded. It
+// stays open only if the reply to a message is overdue.
 func (r *replyReader) within(ctx context.Context, d time.Duration) bound {
 	until := time.Now().Add(d)
 	if t, ok := ctx.Deadline(); ok && t.Before(until) {
@@ -76,21 +78,16 @@ func (r *replyReader) within(ctx context.Context, d time.Duration) bound {
 	return bound{r, context.AfterFunc(ctx, r.expire)}
 }
 
+// end ends the bound. After it has returned, no deadline is set any more.
 func (b bound) end() {
-	if b.release() {
-		b.reader.raw.Close()
-	}
-}
-
-// release is end, except that it leaves it to the caller to close the connection, and
-// reports whether ctx has ended. After it has returned, no deadline is set any more.
-func (b bound) release() (ended bool) {
 	if b.stop() {
 		b.reader.expiring.Done()
-		return false
+		return
 	}
 	b.reader.expiring.Wait()
-	return true
+	if !b.reader.overdue {
+		b.reader.raw.Close()
+	}
 }
 
 // The deadlines that go-smtp's client sets would replace those of within.

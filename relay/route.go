@@ -64,34 +64,34 @@ func (r *Router) Begin(_ context.Context, e *Envelope) (Transaction, error) {
 		return nil, errClosed
 	default:
 	}
-	return &transaction{router: r, env: e, patience: r.cfg.Patience}, nil
+	user := e.Login
+	if user == "" {
+		user = "\x00" + e.Remote.Addr().String() // not equal to any login
+	}
+	return &transaction{router: r, env: e, user: user, patience: r.cfg.Patience}, nil
 }
 
 // Caps implements NextHop: what every hop that has been reached so far offers. For a hop
 // that is down, this is what it offered last.
 func (r *Router) Caps() Caps {
-	all := Caps{}
+	var all Caps
 	for _, h := range r.hops {
-		all = all.and(h.Caps())
+		c := h.Caps()
+		if !all.Known {
+			all = c
+			continue
+		}
+		if !c.Known {
+			continue
+		}
+		if c.Size > 0 && (all.Size == 0 || c.Size < all.Size) {
+			all.Size = c.Size
+		}
+		all.DSN = all.DSN && c.DSN
+		all.SMTPUTF8 = all.SMTPUTF8 && c.SMTPUTF8
+		all.EightBit = all.EightBit && c.EightBit
 	}
 	return all
-}
-
-// and returns what both hops can do. A hop that is not known does not count.
-func (c Caps) and(d Caps) Caps {
-	if !c.Known {
-		return d
-	}
-	if !d.Known {
-		return c
-	}
-	if d.Size > 0 && (c.Size == 0 || d.Size < c.Size) {
-		c.Size = d.Size
-	}
-	c.DSN = c.DSN && d.DSN
-	c.SMTPUTF8 = c.SMTPUTF8 && d.SMTPUTF8
-	c.EightBit = c.EightBit && d.EightBit
-	return c
 }
 
 // Hops returns the hops in the order of the configuration.

@@ -40,6 +40,7 @@ var (
 type transaction struct {
 	router *Router
 	env    *Envelope
+	user   string // connections are shared among users by it: the login, or the IP address
 
 	// mu serialises the caller and the timer of hold.
 	mu       sync.Mutex
@@ -168,7 +169,7 @@ func (t *transaction) mail(ctx context.Context, c *conn, size int64) error {
 }
 
 func (t *transaction) rcpt(ctx context.Context, c *conn, r recipient) error {
-	t.checkDSN(c, r.wantsDSN())
+	t.checkDSN(c, len(r.notify) > 0 || r.original != "")
 	return c.rcpt(ctx, r)
 }
 
@@ -270,7 +271,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 func (t *transaction) attempt(ctx context.Context, do func(context.Context, *conn) error) error {
 	if t.conn == nil {
 		t.hop, t.sent = t.router.choose(t.failures), 0
-		c, err := t.hop.connect(ctx, t.env.user(), t.stale)
+		c, err := t.hop.connect(ctx, t.user, t.stale)
 		if err != nil {
 			t.countFailure()
 			return fmt.Errorf("%s: %w", t.hop, err)
@@ -355,13 +356,4 @@ func (t *transaction) yield(k *idleHold) {
 		t.endHold()
 		t.release()
 	}
-}
-
-// user returns the key by which connections are shared among users: the login, or, for
-// a client without one, its IP address.
-func (e *Envelope) user() string {
-	if e.Login != "" {
-		return e.Login
-	}
-	return "\x00" + e.Remote.Addr().String()
 }
