@@ -19,7 +19,7 @@
 //	conn         MAIL, RCPT, DATA, RSET and QUIT on one connection (RFC 5321)
 //	late         a reply that arrives after the time is over
 //	command      validates addresses and parameters; writes commands and bodies
-//	replyreader  reads replies within bounds; reply turns them into errors and receipts
+//	reply        reads replies within bounds, and turns them into errors and receipts
 //	check        tests the connection to a hop for "postern check"
 //
 // go-smtp's client sends EHLO and AUTH; replyReader, which is stricter than the client,
@@ -31,8 +31,8 @@
 // To add a way to connect, add a scheme of [HopURL] and a case in peer.greet. A command
 // before each message, such as XCLIENT, is a new file with a method of conn, a field of
 // extensions that peer.greet sets, and a call in transaction.mail. A reason to replace a
-// connection is a case in pool.put, and another division among users is another type with the
-// methods of slots.
+// connection is a case in pool.put, and another division among users is another type with
+// the methods of slots.
 package relay
 
 import (
