@@ -70,8 +70,8 @@ check_format() {
   [ -z "$files" ] || fail "gofmt would change: $files"
 }
 
-# A pipeline whose last command may stop reading early fails at random under pipefail.
-# shellcheck does not find these.
+# Pipelines that end in a command that may stop reading early fail at random under
+# pipefail, and are not among the findings of shellcheck.
 check_scripts() {
   local scripts early
   mapfile -t scripts < <(find . -name .git -prune -o -name '*.sh' -print)
