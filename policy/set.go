@@ -110,27 +110,22 @@ func (s *Set) atRcpt(ctx context.Context, e *evaluation, r *Request) Verdict {
 	e.ifReject = Verdict{}
 	var v Verdict
 	for at := stageRelay; at <= stageRecipient && !refused(v); at++ {
-		v = s.askGuarded(ctx, e, at, r)
+		v = e.ask(ctx, at, s.lists[at], r)
+		// At the end of the list, where Postfix permits, refuse a client that is neither
+		// authenticated nor in mynetworks, so that a list without a final "reject" does not
+		// make an open relay. If both lists are empty, only the end of recipient counts.
+		skipped := len(s.lists[at]) == 0 && (at == stageRelay || len(s.lists[stageRelay]) > 0)
+		if v.Action != Dunno || skipped || !s.env.unauthorized(r) {
+			continue
+		}
+		v = relayDenied(554, smtp.EnhancedCode{5, 7, 1}, r)
+		v.Restriction = "end of " + at.key()
+		if e.steps != nil {
+			e.record(at, v.Restriction, onRecipient.of(r), v)
+		}
+		v = e.reject(v)
 	}
 	return e.end(v)
-}
-
-// askGuarded evaluates the relay or the recipient list. At its end, where Postfix permits, it
-// refuses a client that is neither authenticated nor in mynetworks, so that a list without a
-// final "reject" does not make an open relay. If both lists are empty, only the end of
-// recipient counts.
-func (s *Set) askGuarded(ctx context.Context, e *evaluation, at stage, r *Request) Verdict {
-	v := e.ask(ctx, at, s.lists[at], r)
-	skipped := len(s.lists[at]) == 0 && (at == stageRelay || len(s.lists[stageRelay]) > 0)
-	if v.Action != Dunno || skipped || !s.env.unauthorized(r) {
-		return v
-	}
-	v = relayDenied(554, smtp.EnhancedCode{5, 7, 1}, r)
-	v.Restriction = "end of " + at.key()
-	if e.steps != nil {
-		e.record(at, v.Restriction, onRecipient.of(r), v)
-	}
-	return e.reject(v)
 }
 
 // AtData evaluates the list data for the transaction: all recipients are known, the message
