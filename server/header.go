@@ -53,15 +53,28 @@ func fixHeader(m *message.Message, f fixUps) (*message.Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	missing, err := f.missing(m)
-	if err != nil {
-		return nil, err
+	edit := message.Edit{Top: []message.Field{received}, Each: f.each}
+	// The fields that RFC 5322, section 3.6 requires and m lacks (RFC 6409, sections 8.2 and
+	// 8.3). They go below the others, in the order of Postfix's cleanup. A field that is
+	// present stays, even a wrong one, because threads and signatures depend on it.
+	for _, required := range []struct {
+		name  string
+		value func() string
+	}{
+		{"Message-ID", func() string { return "<" + f.NewID() + "@" + f.Origin + ">" }},
+		{"Date", func() string { return f.Trace.Now.Format(dateFormat) }},
+		{"From", f.author},
+	} {
+		if m.Count(required.name) > 0 {
+			continue
+		}
+		field, err := message.NewField(required.name, required.value())
+		if err != nil {
+			return nil, err
+		}
+		edit.Bottom = append(edit.Bottom, field)
 	}
-	return m.Edit(message.Edit{
-		Top:    []message.Field{received},
-		Each:   f.each,
-		Bottom: missing,
-	}), nil
+	return m.Edit(edit), nil
 }
 
 // each returns the new form of one field, and whether to keep it.
@@ -89,32 +102,6 @@ func (f *fixUps) each(field message.Field) (message.Field, bool) {
 		return field, true
 	}
 	return fixed, true
-}
-
-// missing returns the fields that RFC 5322, section 3.6 requires and m lacks
-// (RFC 6409, sections 8.2 and 8.3). They go below the others, in the order of
-// Postfix's cleanup. A field that is present stays, even a wrong one, because
-// threads and signatures depend on it.
-func (f *fixUps) missing(m *message.Message) ([]message.Field, error) {
-	var out []message.Field
-	for _, add := range []struct {
-		name  string
-		value func() string
-	}{
-		{"Message-ID", func() string { return "<" + f.NewID() + "@" + f.Origin + ">" }},
-		{"Date", func() string { return f.Trace.Now.Format(dateFormat) }},
-		{"From", f.author},
-	} {
-		if m.Count(add.name) > 0 {
-			continue
-		}
-		field, err := message.NewField(add.name, add.value())
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, field)
-	}
-	return out, nil
 }
 
 // author returns the value of an added From field: the sender, as in Postfix.

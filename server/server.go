@@ -12,7 +12,7 @@
 //	data      the message: staged, checked, its header put in order, relayed
 //	header    fix-ups of the header, and the Received field
 //	reply     errors become replies
-//	events    what the log and the metrics need to know; loglimit bounds what is logged
+//	events    what the log and the metrics need to know; a bound on what is logged
 //
 // The server reads no configuration: cmd/postern/internal/app builds the parts.
 package server

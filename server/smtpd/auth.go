@@ -4,9 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
-	"net"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/emersion/go-smtp"
@@ -85,6 +83,9 @@ func (c *Conn) converse(x Exchange, sent []string) (r *Reply, reason, err error)
 	}
 }
 
+// lookEvery is the time between two looks whether the client has hung up.
+const lookEvery = time.Second
+
 // step asks the exchange for its next challenge or its outcome. After a panic the
 // exchange is closed here: it may hold a connection to a store.
 func (c *Conn) step(x Exchange, response []byte) ([]byte, *Reply) {
@@ -92,11 +93,18 @@ func (c *Conn) step(x Exchange, response []byte) ([]byte, *Reply) {
 	defer hangUp(nil)
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.ReplyTime)
 	defer cancel()
-	w := &hangUpWatch{socket: c.transport.Conn, hangUp: hangUp}
-	w.mu.Lock() // for the timer that look uses
-	w.timer = time.AfterFunc(lookEvery, w.look)
-	w.mu.Unlock()
-	defer w.stop()
+	// While the exchange waits, nothing is read from the client, so look whether it has hung up.
+	var look func()
+	look = func() {
+		switch {
+		case ctx.Err() != nil: // the step is over
+		case hungUp(c.transport.Conn):
+			hangUp(ErrHungUp)
+		default:
+			time.AfterFunc(lookEvery, look)
+		}
+	}
+	defer time.AfterFunc(lookEvery, look).Stop()
 	returned := false
 	defer func() {
 		if !returned {
@@ -115,37 +123,4 @@ func continueWith(challenge []byte) *Reply {
 	}
 	text := base64.StdEncoding.EncodeToString(challenge)
 	return &Reply{Code: 334, Enhanced: smtp.NoEnhancedCode, Lines: []string{text}}
-}
-
-// lookEvery is how often a hangUpWatch looks.
-const lookEvery = time.Second
-
-// A hangUpWatch cancels the work for a client that hangs up while nothing is read
-// from it.
-type hangUpWatch struct {
-	socket net.Conn
-	hangUp context.CancelCauseFunc
-
-	mu      sync.Mutex
-	timer   *time.Timer
-	stopped bool
-}
-
-func (w *hangUpWatch) look() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	switch {
-	case w.stopped:
-	case hungUp(w.socket):
-		w.hangUp(ErrHungUp)
-	default:
-		w.timer.Reset(lookEvery)
-	}
-}
-
-func (w *hangUpWatch) stop() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.stopped = true
-	w.timer.Stop()
 }

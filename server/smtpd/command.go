@@ -2,6 +2,7 @@ package smtpd
 
 import (
 	"bytes"
+	"crypto/tls"
 	"slices"
 	"strconv"
 	"strings"
@@ -248,7 +249,7 @@ func (c *Conn) startTLS(_, argument string) (*Reply, error) {
 	}
 	c.in.drop()
 	c.hello, c.extended, c.offer, c.loggedIn = "", false, Offer{}, false
-	c.transport.secure(c.cfg.TLS)
+	c.transport.tls = tls.Server(&c.transport, c.cfg.TLS) // the handshake happens at the next receive or send
 	return nil, nil
 }
 

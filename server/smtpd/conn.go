@@ -64,7 +64,7 @@ func Serve(ctx context.Context, raw net.Conn, cfg *Config, h Handler) {
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
 	defer stop()
 	if cfg.ImplicitTLS {
-		c.transport.secure(cfg.TLS)
+		c.transport.tls = tls.Server(&c.transport, cfg.TLS) // the handshake happens at the first receive or send
 	}
 	c.close(c.run(h))
 }

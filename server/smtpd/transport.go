@@ -27,9 +27,6 @@ type transport struct {
 	shown     atomic.Pointer[x509.Certificate]
 }
 
-// secure puts TLS over the socket. The handshake happens at the next receive or send.
-func (t *transport) secure(config *tls.Config) { t.tls = tls.Server(t, config) }
-
 // ShowCertificate notes which certificate the client has been shown. Package certs
 // calls it from the handshake, by way of the ClientHello's connection.
 func (t *transport) ShowCertificate(leaf *x509.Certificate) { t.shown.Store(leaf) }
