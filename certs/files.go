@@ -11,8 +11,9 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
+
+	"postern/internal/fileperm"
 )
 
 // Files is a Source of PEM files. All its methods may be called by many
@@ -258,8 +259,7 @@ func (p Pair) load() (*tls.Certificate, error) {
 }
 
 func readPEM(name string) ([]byte, error) {
-	// Without O_NONBLOCK, opening a named pipe would wait for a writer.
-	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, _, err := fileperm.OpenRegular(name, "one in PEM form")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w; get one with \"certbot certonly --standalone -d mail.example.org\" "+
 			"or from another CA and name its files in [[tls.certificates]] of the configuration, "+
@@ -269,13 +269,6 @@ func readPEM(name string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file; name one in PEM form", name)
-	}
 	text, err := io.ReadAll(io.LimitReader(f, maxPEM+1))
 	if err != nil {
 		return nil, err

@@ -6,14 +6,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 	"unicode/utf8"
 
-	"golang.org/x/sys/unix"
-
 	"postern/internal/access"
+	"postern/internal/fileperm"
 )
 
 // Bounds of a texthash: file. An entry takes about 130 bytes of memory.
@@ -42,11 +40,17 @@ func texthashAccess(path, key string, l *access.List) { l.Read(key, path) }
 // error, since it may be the one that was meant to refuse something. A duplicate key is an
 // error for both, although postmap -q only warns about it.
 func openTexthash(path string) (Table, error) {
-	f, before, err := openRegular(path)
+	f, before, err := fileperm.OpenRegular(path, "a text file")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w; create the file or correct its path", err)
+	}
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	if before.Size() > maxFile {
+		return nil, fmt.Errorf("%s has %d bytes, at most %d are allowed; split it into several tables", path, before.Size(), maxFile)
+	}
 	m := &memory{spelling: "texthash:" + path, unit: "line", entries: make(map[string]record)}
 	r := texthashReader{table: m, path: path, values: make(map[string]string)}
 	if err := r.read(f); err != nil {
@@ -60,31 +64,6 @@ func openTexthash(path string) (Table, error) {
 		return nil, fmt.Errorf("%s was changed while it was read; try again when the change is complete", path)
 	}
 	return m, nil
-}
-
-// openRegular opens a regular file. O_NONBLOCK keeps the open of a named pipe from waiting
-// for a writer.
-func openRegular(path string) (*os.File, fs.FileInfo, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, fmt.Errorf("%w; create the file or correct its path", err)
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	info, err := f.Stat()
-	switch {
-	case err != nil:
-	case !info.Mode().IsRegular():
-		err = fmt.Errorf("%s is not a regular file; name a text file", path)
-	case info.Size() > maxFile:
-		err = fmt.Errorf("%s has %d bytes, at most %d are allowed; split it into several tables", path, info.Size(), maxFile)
-	}
-	if err != nil {
-		f.Close()
-		return nil, nil, err
-	}
-	return f, info, nil
 }
 
 // A texthashReader joins the physical lines of a file into logical ones.
