@@ -220,8 +220,8 @@ func (t *transaction) try(ctx context.Context, do func(context.Context, *conn) e
 	defer cancel()
 	for wait := firstBackOff; ; wait = min(2*wait, lastBackOff) {
 		begun := time.Now()
-		err := t.attempt(asking, do)
-		if isFinal(err) {
+		final, err := t.attempt(asking, do)
+		if final {
 			t.patience -= begun.Sub(start)
 			return err
 		}
@@ -231,12 +231,6 @@ func (t *transaction) try(ctx context.Context, do func(context.Context, *conn) e
 			return fmt.Errorf("no next hop accepted it: %w", err)
 		}
 	}
-}
-
-// isFinal reports whether err ends the attempts: success, a refusal by the hop, or an
-// end of data without a reply.
-func isFinal(err error) bool {
-	return err == nil || isRefusal(err) || errors.Is(err, errUncertain) || errors.Is(err, errClosed)
 }
 
 // nextAttempt reports whether to make another attempt after err, and after which pause,
@@ -267,37 +261,38 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // attempt calls do once, with the current connection, or with a new one if there is
-// none.
-func (t *transaction) attempt(ctx context.Context, do func(context.Context, *conn) error) error {
+// none. It returns whether that ends the attempts: after success, a refusal by the hop, or
+// an end of data without a reply, or because the router is closed.
+func (t *transaction) attempt(ctx context.Context, do func(context.Context, *conn) error) (final bool, err error) {
 	if t.conn == nil {
 		t.hop, t.sent = t.router.choose(t.failures), 0
 		c, err := t.hop.connect(ctx, t.user, t.stale)
 		if err != nil {
 			t.countFailure()
-			return fmt.Errorf("%s: %w", t.hop, err)
+			return errors.Is(err, errClosed), fmt.Errorf("%s: %w", t.hop, err)
 		}
 		t.conn = c
 	}
-	err := do(ctx, t.conn)
+	err = do(ctx, t.conn)
 	switch {
+	case err == nil || isRefusal(err):
+		return true, err
 	case errors.Is(err, errUncertain):
 		if t.conn.overdue {
-			return t.overdue(err)
+			return true, t.overdue(err)
 		}
 		t.discard()
-	case isFinal(err):
+		return true, err
 	case t.conn.reused:
 		// This happens only once in a transaction: it uses new connections from now on.
 		t.stale = true
 		t.discard()
-		return fmt.Errorf("%s: %w: %w", t.hop, errStale, err)
-	default:
-		t.countFailure()
-		t.broken++
-		t.discard()
-		return fmt.Errorf("%s: %w", t.hop, err)
+		return false, fmt.Errorf("%s: %w: %w", t.hop, errStale, err)
 	}
-	return err
+	t.countFailure()
+	t.broken++
+	t.discard()
+	return false, fmt.Errorf("%s: %w", t.hop, err)
 }
 
 func (t *transaction) countFailure() {

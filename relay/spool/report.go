@@ -166,7 +166,8 @@ func (r *reporter) write(original *message.Message) {
 	}
 	switch {
 	case original == nil:
-	case r.returnsAll():
+	// RFC 3461, section 4.3: RET applies to failures only; without it the server decides.
+	case r.kind == failed && smtp.DSNReturn(r.Envelope.Return) == smtp.DSNReturnFull && r.Size <= maxReturned:
 		r.part(whole, r.EightBit)
 		r.copy(original.Reader())
 	default:
@@ -176,12 +177,6 @@ func (r *reporter) write(original *message.Message) {
 		}
 	}
 	r.printf("\r\n--%s--", r.boundary)
-}
-
-// returnsAll: RFC 3461, section 4.3: RET applies to failures only; without it the
-// server decides.
-func (r *reporter) returnsAll() bool {
-	return r.kind == failed && smtp.DSNReturn(r.Envelope.Return) == smtp.DSNReturnFull && r.Size <= maxReturned
 }
 
 func (r *reporter) copy(from io.Reader) {
