@@ -4,8 +4,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"hash"
+	"strings"
 	"time"
+
+	"github.com/emersion/go-smtp"
 
 	"postern/relay"
 	"postern/relay/message"
@@ -15,8 +19,7 @@ import (
 // Data implements smtpd.Session. It asks the list "data" of the policy.
 func (s *session) Data(ctx context.Context, _ bool) (smtpd.Body, *smtpd.Reply) {
 	t := s.mail
-	r := s.request(t, t.envelope.Options.Size)
-	if refused := s.verdictReply(r, s.parts.Policy.AtData(ctx, r)); refused != nil {
+	if refused := s.check(ctx, s.parts.Policy.AtData, "", t.envelope.Options.Size); refused != nil {
 		return nil, refused
 	}
 	b := &body{session: s, staged: s.stage.New(message.Options{BareNewlines: s.config.BareNewline, Size: t.envelope.Options.Size})}
@@ -57,14 +60,22 @@ func (b *body) Commit(ctx context.Context) *smtpd.Reply {
 	defer func() { _ = m.Close() }()
 	s, t := b.session, b.session.mail
 	size := b.staged.Received()
-	r := s.request(t, size)
-	if refused := s.verdictReply(r, s.parts.Policy.AtEndOfData(ctx, r)); refused != nil {
+	if refused := s.check(ctx, s.parts.Policy.AtEndOfData, "", size); refused != nil {
 		return refused
 	}
 	if b.digest != nil {
 		t.envelope.Digest = [sha256.Size]byte(b.digest.Sum(nil))
 	}
-	ready, err := fixHeader(m, s.fixUps(t))
+	ready, err := fixHeader(m, fixUps{
+		Sender: t.envelope.Sender,
+		Origin: s.origin,
+		NewID:  func() string { return smtpd.NewID() + smtpd.NewID() },
+		Trace: trace{
+			Hide: s.config.HideClient, Helo: t.envelope.Helo, Remote: s.conn.Remote().Addr(),
+			Extended: s.extended, UTF8: t.envelope.Options.UTF8, TLS: s.tlsFacts, Login: s.loggedIn,
+			Hostname: s.hostname, ID: t.envelope.Message, Now: time.Now(),
+		},
+	})
 	if err != nil {
 		return headerReply(err)
 	}
@@ -76,9 +87,17 @@ func (b *body) Commit(ctx context.Context) *smtpd.Reply {
 	return s.accepted(t, size, receipt)
 }
 
-// accepted logs a message that the next hop has, and returns the reply.
+// accepted logs a message that the next hop has, and returns the reply, with the hop's text:
+// users and administrators search the logs for its queue id.
 func (s *session) accepted(t *transaction, size int64, receipt relay.Receipt) *smtpd.Reply {
-	r := acceptedReply(receipt.Text)
+	code, text := smtp.EnhancedCode{2, 0, 0}, receipt.Text
+	if first, rest, ok := strings.Cut(text, " "); ok {
+		var c smtp.EnhancedCode
+		if n, _ := fmt.Sscanf(first, "%1d.%d.%d", &c[0], &c[1], &c[2]); n == 3 && c[0] == 2 {
+			code, text = c, rest
+		}
+	}
+	r := smtpd.NewReply(250, code, text)
 	r.OnSeen = receipt.Seen
 	logged := false
 	defer func() {
@@ -95,27 +114,6 @@ func (s *session) accepted(t *transaction, size int64, receipt relay.Receipt) *s
 	}
 	logged = true
 	return r
-}
-
-// fixUps is how the header of t's message is put in order.
-func (s *session) fixUps(t *transaction) fixUps {
-	return fixUps{
-		Sender: t.envelope.Sender,
-		Origin: s.origin,
-		NewID:  func() string { return smtpd.NewID() + smtpd.NewID() },
-		Trace: trace{
-			Hide:     s.config.HideClient,
-			Helo:     t.envelope.Helo,
-			Remote:   s.conn.Remote().Addr(),
-			Extended: s.extended,
-			UTF8:     t.envelope.Options.UTF8,
-			TLS:      s.tlsFacts,
-			Login:    s.loggedIn,
-			Hostname: s.hostname,
-			ID:       t.envelope.Message,
-			Now:      time.Now(),
-		},
-	}
 }
 
 // stageReply is the reply to a message that could not be taken.

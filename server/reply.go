@@ -2,7 +2,6 @@ package server
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 
 	"github.com/emersion/go-smtp"
@@ -107,17 +106,4 @@ func relayReply(err error) *smtpd.Reply {
 		r.Code = 451 // the hop closes its connection, and the client's stays open
 	}
 	return r
-}
-
-// acceptedReply is the reply to a message that the hop has accepted, with the hop's text:
-// users and administrators search the logs for its queue id.
-func acceptedReply(text string) *smtpd.Reply {
-	code := smtp.EnhancedCode{2, 0, 0}
-	if first, rest, ok := strings.Cut(text, " "); ok {
-		var c smtp.EnhancedCode
-		if n, _ := fmt.Sscanf(first, "%1d.%d.%d", &c[0], &c[1], &c[2]); n == 3 && c[0] == 2 {
-			code, text = c, rest
-		}
-	}
-	return smtpd.NewReply(250, code, text)
 }

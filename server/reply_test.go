@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/emersion/go-smtp"
 
+	"postern/relay"
 	"postern/relay/message"
 	"postern/server/auth"
 	"postern/server/auth/throttle"
@@ -117,6 +120,7 @@ func TestHeaderReply(t *testing.T) {
 }
 
 func TestAcceptedReply(t *testing.T) {
+	s := &session{events: NewLog(slog.New(slog.DiscardHandler)).ForSession("id", "test", netip.Addr{})}
 	for _, test := range []struct {
 		text, want string
 		code       smtp.EnhancedCode
@@ -127,7 +131,7 @@ func TestAcceptedReply(t *testing.T) {
 		{"5.1.1 odd", "5.1.1 odd", smtp.EnhancedCode{2, 0, 0}},
 		{"", "", smtp.EnhancedCode{2, 0, 0}},
 	} {
-		got := acceptedReply(test.text)
+		got := s.accepted(&transaction{envelope: &relay.Envelope{}}, 1, relay.Receipt{Text: test.text})
 		if got.Code != 250 || got.Enhanced != test.code || got.Text() != test.want {
 			t.Errorf("%q: %v %v %q", test.text, got.Code, got.Enhanced, got.Text())
 		}

@@ -226,9 +226,7 @@ func (s *session) complete(p smtpd.Path) string {
 func (s *session) Rcpt(ctx context.Context, to smtpd.Path, p *smtp.RcptOptions) *smtpd.Reply {
 	t, rcpt := s.mail, s.complete(to)
 	s.rcpt = to.String()
-	r := s.request(t, t.envelope.Options.Size)
-	r.Recipient, r.RecipientSent = rcpt, s.rcpt
-	if refused := s.verdictReply(r, s.parts.Policy.AtRcpt(ctx, r)); refused != nil {
+	if refused := s.check(ctx, s.parts.Policy.AtRcpt, rcpt, t.envelope.Options.Size); refused != nil {
 		return refused
 	}
 	if t.hop == nil {
@@ -246,8 +244,18 @@ func (s *session) Rcpt(ctx context.Context, to smtpd.Path, p *smtp.RcptOptions) 
 	return nil
 }
 
-// verdictReply logs the warnings of a verdict, and returns its reply: nil to go on.
-func (s *session) verdictReply(r *policy.Request, v policy.Verdict) *smtpd.Reply {
+// check asks the policy by at, its method for the stage, and logs its warnings. It returns the
+// policy's reply: nil to go on. rcpt is the recipient at RCPT, and size is in octets.
+func (s *session) check(ctx context.Context, at func(context.Context, *policy.Request) policy.Verdict, rcpt string, size int64) *smtpd.Reply {
+	r := &policy.Request{
+		Session: s.conn.ID(), Listener: s.parts.Name,
+		Remote: s.conn.Remote(), Local: s.conn.Local(), Helo: s.mail.envelope.Helo, TLS: s.tlsFacts,
+		Login: s.identity.User, Mechanism: s.identity.Mechanism,
+		Sender: s.mail.envelope.Sender, SenderSent: s.mail.sender,
+		Recipient: rcpt, RecipientSent: s.rcpt,
+		Recipients: len(s.mail.recipients), Size: size,
+	}
+	v := at(ctx, r)
 	for _, warning := range v.Warnings {
 		s.events.RejectWarning(r, warning)
 	}
@@ -257,18 +265,6 @@ func (s *session) verdictReply(r *policy.Request, v policy.Verdict) *smtpd.Reply
 	reply := replyOf(v.Reply, v.Cause)
 	reply.Close = reply.Code == 421 || reply.Code == 521 // from an access table; as in Postfix
 	return reply
-}
-
-// request returns the facts that the policy checks; size is in octets.
-func (s *session) request(t *transaction, size int64) *policy.Request {
-	return &policy.Request{
-		Session: s.conn.ID(), Listener: s.parts.Name,
-		Remote: s.conn.Remote(), Local: s.conn.Local(), Helo: t.envelope.Helo,
-		Login: s.identity.User, Mechanism: s.identity.Mechanism,
-		Sender: t.envelope.Sender, SenderSent: t.sender,
-		Recipients: len(t.recipients), Size: size,
-		TLS: s.tlsFacts,
-	}
 }
 
 // Reset implements smtpd.Session.

@@ -1,6 +1,7 @@
 package smtpd
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"strings"
@@ -146,6 +147,83 @@ func (c *Conn) cutShort(verb string, refused *Reply, err error) error {
 		return ErrClosed // the client may wake up
 	}
 	return err
+}
+
+// An unstuffer takes away the dots that the client has put before those at the
+// beginning of a line, and finds the final one (RFC 5321, section 4.5.2). Only
+// CRLF "." CRLF ends a message. Its result does not depend on how the message was
+// cut into blocks.
+type unstuffer struct {
+	state unstuffState
+	ended bool // the final dot has been found
+}
+
+type unstuffState uint8
+
+const (
+	atLineStart unstuffState = iota // after CRLF, or at the very beginning
+	afterDot                        // after a dot at the start of a line, which is taken away
+	afterDotCR                      // after a CR after that
+	inLine
+	afterCR // after a CR in a line
+)
+
+// next takes the dots away from b[1:], in place, and returns its text and, if the
+// end of the message has been found, what comes after it. b[0] is room for the CR
+// that was kept back from the block before.
+func (u *unstuffer) next(b []byte) (text, rest []byte) {
+	from, to := 1, 1 // b[from:] is to be examined, b[:to] is text
+	if u.state == afterDotCR && len(b) > 1 && b[1] != '\n' {
+		to = 0
+	}
+	start := to
+	for from < len(b) && !u.ended {
+		c := b[from]
+		switch {
+		case u.state == atLineStart && c == '.':
+			u.state = afterDot
+			from++
+		case u.state == afterDot && c == '\r':
+			u.state = afterDotCR
+			from++
+		case u.state == afterDotCR && c == '\n':
+			u.ended = true
+			from++
+		default:
+			if u.state == afterDotCR { // it was not the end
+				b[to] = '\r'
+				to++
+			}
+			n := u.scan(b[from:])
+			if to != from {
+				copy(b[to:], b[from:from+n])
+			}
+			from, to = from+n, to+n
+		}
+	}
+	return b[start:to], b[from:]
+}
+
+// scan returns how much of p, which begins within a line, comes before the next
+// dot at the start of a line.
+func (u *unstuffer) scan(p []byte) int {
+	if u.state == afterCR && p[0] == '\n' {
+		u.state = atLineStart
+		return 1
+	}
+	if i := bytes.Index(p, []byte("\r\n.")); i >= 0 {
+		u.state = atLineStart
+		return i + 2
+	}
+	switch {
+	case bytes.HasSuffix(p, []byte("\r\n")):
+		u.state = atLineStart
+	case p[len(p)-1] == '\r':
+		u.state = afterCR
+	default:
+		u.state = inLine
+	}
+	return len(p)
 }
 
 // chunks is the state of a message that is sent with BDAT (RFC 3030).

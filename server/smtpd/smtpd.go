@@ -20,9 +20,9 @@
 //	data       DATA and BDAT: both push the message into one Body
 //	auth       AUTH: base64, cancellation, a client that hangs up during an exchange
 //	path       addresses, as leniently as Postfix reads them
-//	input      lines and blocks of a message, without a buffer for an idle client
-//	transport  the socket and the TLS over it; replies, of which those to pipelined
-//	           commands go out in one packet; the end of a connection
+//	transport  the socket and the TLS over it; lines and blocks that have come, without a
+//	           buffer for an idle client; replies, of which those to pipelined commands
+//	           go out in one packet; the end of a connection
 //	socket     options and states of TCP that depend on the system
 //
 // To add a command, add a row to the table in command.go. To add a parameter,

@@ -1,6 +1,7 @@
 package smtpd
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -146,6 +147,98 @@ func addrPort(a net.Addr) netip.AddrPort {
 	}
 	ap := tcp.AddrPort()
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
+
+// smallInput is what a connection reads into while it waits. It holds most
+// commands, and is all that an idle client costs here.
+const smallInput = 512
+
+// A block is what is read into when more than smallInput octets have come: a TLS
+// record at once. Byte 0 is room for an unstuffer.
+type block [1 + 16<<10]byte
+
+var blocks = sync.Pool{New: func() any { return new(block) }}
+
+// soon is how long to wait for more of what has partly come. Under TLS the rest of
+// a record is there already.
+const soon = 20 * time.Millisecond
+
+// An input holds what has been received and not been used yet. Only the
+// goroutine of the connection uses it.
+type input struct {
+	small      [1 + smallInput]byte
+	block      *block // nil unless the unread octets lie in it
+	start, end int    // the unread octets, in block or small; there is always a byte before them
+	partial    []byte // the beginning of a line, of which the rest has not come
+}
+
+func (in *input) buffer() []byte {
+	if in.block != nil {
+		return in.block[:]
+	}
+	return in.small[:]
+}
+
+// nextLine returns the next line, its LF included, if it has come; otherwise it
+// keeps what has come of it in partial. The line is valid until the next call. No
+// second copy of it is left, so that a caller that clears it has cleared a password.
+func (in *input) nextLine() (line []byte, ok bool) {
+	unread := in.buffer()[in.start:in.end]
+	i := bytes.IndexByte(unread, '\n')
+	if i < 0 {
+		in.partial = append(in.partial, unread...)
+		clear(unread)
+		in.drop()
+		return nil, false
+	}
+	in.start += i + 1
+	line = unread[:i+1]
+	if len(in.partial) > 0 {
+		line = append(in.partial, line...)
+		in.partial = nil
+		clear(unread[:i+1])
+	}
+	return line, true
+}
+
+// use returns up to limit unread octets and counts them as used. They are valid
+// until the next call.
+func (in *input) use(limit int64) []byte {
+	p := in.buffer()[in.start:in.end]
+	p = p[:min(int64(len(p)), limit)]
+	in.start += len(p)
+	return p
+}
+
+// drop discards what is unread, and returns the block to the pool.
+func (in *input) drop() {
+	in.start, in.end = 1, 1
+	if in.block != nil {
+		blocks.Put(in.block)
+		in.block = nil
+	}
+}
+
+// fill waits for the client, when everything before has been used. Waiting takes
+// place with the small buffer alone: with a block for each of many clients on slow
+// networks, most of the memory would be idle.
+func (in *input) fill(t *transport) error {
+	in.drop()
+	n, err := t.receive(in.small[1:])
+	if err != nil {
+		return err
+	}
+	in.end += n
+	if n < smallInput {
+		return nil
+	}
+	in.block = blocks.Get().(*block)
+	copy(in.block[1:], in.small[1:])
+	clear(in.small[1:])
+	_ = t.Conn.SetReadDeadline(time.Now().Add(soon))
+	n, _ = t.receive(in.block[in.end:]) // the next receive returns an error, too; a deadline that has passed is none
+	in.end += n
+	return nil
 }
 
 // maxHeldReplies is how many octets of replies are held back at most.
