@@ -82,9 +82,7 @@ type eventLog struct {
 
 // NewLog returns Events that are written to l. Make one for the life of the process:
 // it counts what is not logged at once.
-func NewLog(l *slog.Logger) Events { return newEventLog(l) }
-
-func newEventLog(l *slog.Logger) *eventLog { return &eventLog{Logger: l, limit: newLogLimit()} }
+func NewLog(l *slog.Logger) Events { return &eventLog{Logger: l, limit: newLogLimit()} }
 
 // ForSession implements Events: all lines carry the id and the client.
 func (l *eventLog) ForSession(id, listener string, client netip.Addr) SessionEvents {

@@ -86,18 +86,30 @@ func (f *fixUps) each(field message.Field) (message.Field, bool) {
 	if !author && !slices.ContainsFunc(recipientFields, field.Is) {
 		return field, true
 	}
-	list, err := message.ParseMailboxes(field.Value())
+	value := field.Value()
+	list, err := message.ParseMailboxes(value)
 	if err != nil {
 		return field, true
 	}
 	if author && slices.ContainsFunc(list, func(a message.Mailbox) bool { return a.Domain != "" }) {
 		return field, true // a word beside a complete author is a part of a name
 	}
-	value, changed := qualify(field.Value(), list, f.Origin)
-	if !changed {
+	// Add @origin to the incomplete addresses, and change nothing else. Local parts with "!"
+	// and "%" are routes in an old notation, not mailboxes at origin, and stay as they are.
+	var complete []byte
+	done := 0
+	for _, a := range list {
+		if !a.Incomplete || strings.ContainsAny(a.Local, "!%") {
+			continue
+		}
+		complete = append(complete, value[done:a.End]...)
+		complete = append(append(complete, '@'), f.Origin...)
+		done = a.End
+	}
+	if done == 0 {
 		return field, true
 	}
-	fixed, err := field.WithValue(value)
+	fixed, err := field.WithValue(append(complete, value[done:]...))
 	if err != nil {
 		return field, true
 	}
@@ -110,25 +122,6 @@ func (f *fixUps) author() string {
 		return "Mail Delivery System <MAILER-DAEMON@" + f.Origin + ">"
 	}
 	return f.Sender
-}
-
-// qualify adds @origin to the incomplete addresses in list, which was read from
-// value. It changes nothing else. Local parts with "!" and "%" are routes in an old
-// notation, not mailboxes at origin, and stay as they are.
-func qualify(value []byte, list []message.Mailbox, origin string) (fixed []byte, changed bool) {
-	done := 0
-	for _, a := range list {
-		if !a.Incomplete || strings.ContainsAny(a.Local, "!%") {
-			continue
-		}
-		fixed = append(fixed, value[done:a.End]...)
-		fixed = append(append(fixed, '@'), origin...)
-		done = a.End
-	}
-	if done == 0 {
-		return value, false
-	}
-	return append(fixed, value[done:]...), true
 }
 
 // A trace is the content of a Received field.
