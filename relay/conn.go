@@ -29,6 +29,10 @@ const (
 	blockSize    = 32 << 10
 )
 
+// maxLate bounds the wait for a hop where nothing else does. RFC 5321, section
+// 4.5.3.2.6: a client waits ten minutes for the reply to the end of the data.
+const maxLate = 10 * time.Minute
+
 // A conn is one connection to a hop. It is used by one goroutine at a time.
 // After an error that is not a *smtp.SMTPError it cannot be used any more.
 type conn struct {
@@ -175,6 +179,26 @@ func (c *conn) endData() (string, error) {
 	}
 	c.overdue = errors.Is(err, os.ErrDeadlineExceeded) && !c.partial
 	return "", fmt.Errorf("%w: %w", errUncertain, err)
+}
+
+// lateReply waits for the reply, of which nothing has been read yet, and ends the
+// connection with QUIT.
+func (c *conn) lateReply(ctx context.Context) (text string, err error) {
+	defer c.raw.Close()
+	bound := c.within(ctx, maxLate)
+	r, err := c.reply()
+	bound.end()
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", errUncertain, err)
+	}
+	text = r.receiptText() // before the next reply takes its place
+	bound = c.within(ctx, quitTimeout)
+	_, _ = c.command("QUIT", 221) // the connection is closed in any case
+	bound.end()
+	if r.code != 250 {
+		return "", fmt.Errorf("the hop has refused the message at last: %d %s", r.code, text)
+	}
+	return text, nil
 }
 
 // reset discards sender and recipients at the hop (RSET).

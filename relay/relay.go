@@ -13,10 +13,9 @@
 //	config       the section [relay] and the URLs of hops
 //	route        selects a hop, tracks which hops are up and what all of them can do
 //	transaction  sender and recipients, repeated on other connections and hops if necessary
-//	late         replies that come after Send has returned
 //	pool, slots  few connections for many clients, and their fair division among users
 //	peer         connects: TLS (RFC 3207), EHLO, AUTH (RFC 4954)
-//	conn         MAIL, RCPT, DATA, RSET and QUIT on one connection (RFC 5321)
+//	conn         MAIL, RCPT, DATA, RSET, QUIT and late replies on one connection (RFC 5321)
 //	late         a reply that arrives after the time is over
 //	command      validates addresses and parameters; writes commands and bodies
 //	reply        reads replies within bounds, and turns them into errors and receipts
@@ -117,6 +116,33 @@ func (r *Receipt) QueueID() string {
 	_, id, _ := strings.Cut(r.Text, "queued as ")
 	id, _, _ = strings.Cut(id, " ")
 	return id
+}
+
+// An OverdueError is returned by Send if the time was over and the hop had sent nothing in
+// reply to the end of the data, so that it is not known whether it has the message
+// (IsUncertain is true). The connection is still open. The caller of Send must call either
+// Await or Abandon, exactly once, or return the error to its own caller.
+type OverdueError struct {
+	Err error
+
+	// Await waits for the reply, and closes the connection. It may be called by any
+	// goroutine, after the end of the transaction, too, and returns when the reply has
+	// come, when ctx ends, or after ten minutes. An error means that the hop has refused
+	// the message, or that it will never be known whether the hop has it.
+	Await func(ctx context.Context) (Receipt, error)
+
+	// Abandon closes the connection without waiting.
+	Abandon func()
+}
+
+func (e *OverdueError) Error() string { return e.Err.Error() }
+func (e *OverdueError) Unwrap() error { return e.Err }
+
+// Abandon calls Abandon of the OverdueError that err is, if it is one.
+func Abandon(err error) {
+	if overdue, ok := errors.AsType[*OverdueError](err); ok {
+		overdue.Abandon()
+	}
 }
 
 // Caps is what the next hop can do. The zero value is that of a hop that has not been

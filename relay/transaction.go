@@ -295,6 +295,22 @@ func (t *transaction) attempt(ctx context.Context, do func(context.Context, *con
 	return false, fmt.Errorf("%s: %w", t.hop, err)
 }
 
+// overdue takes the connection, on which a reply is overdue, out of the pool, so that a
+// slow message does not delay others.
+func (t *transaction) overdue(err error) *OverdueError {
+	c, hop := t.conn, t.hop
+	hop.pool.slots.release(c.user)
+	t.conn, t.sent = nil, 0
+	await := func(ctx context.Context) (Receipt, error) {
+		text, err := c.lateReply(ctx)
+		if err != nil {
+			return Receipt{}, fmt.Errorf("%s: %w", hop, err)
+		}
+		return Receipt{Hop: hop.String(), Text: text}, nil
+	}
+	return &OverdueError{Err: err, Await: await, Abandon: func() { c.raw.Close() }}
+}
+
 func (t *transaction) countFailure() {
 	if t.failures == nil {
 		t.failures = map[*Hop]int{}
