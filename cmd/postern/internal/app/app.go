@@ -104,8 +104,8 @@ func (a *App) Activate(g *Generation) server.Parts {
 			Policy:       g.policies.Set(l.settings),
 			Unused:       func() { a.logClose("the policy", g.policies.release(l.settings)) },
 			Services: func() (server.Services, func()) {
-				g, release := a.current.Acquire()
-				return g.parts(l.settings.Name).services(), release
+				newest, release := a.current.Acquire()
+				return newest.services(l), release
 			},
 		})
 	}

@@ -15,6 +15,7 @@ import (
 
 	"postern/cmd/postern/internal/config"
 	"postern/relay/relaytest"
+	"postern/server"
 	"postern/server/auth/userfile"
 	"postern/test/kit"
 )
@@ -279,6 +280,50 @@ spool = %q
 	delivered(t, own, 1, "to its own hop")
 }
 
+// The sockets of a listener that was removed stay open. Its clients do not get the stores
+// and hops of others, but a temporary error, unless it used the shared ones.
+func TestRemovedListenerKeepsItsParts(t *testing.T) {
+	s := newSite(t)
+	hop, printerHop := relaytest.New(t, relaytest.Options{}), relaytest.New(t, relaytest.Options{})
+	staff, printers := kit.Addr(t), kit.Addr(t)
+	s.certify(t, "cert", 11)
+	s.users(t, "printers", "laser")
+	s.users(t, "staff", "alice")
+	s.write(t, fmt.Sprintf(twoListeners, staff, printers, s.file("cert.pem"), s.file("cert.key"), s.file("printers"),
+		printerHop.URL(), s.file("cert.pem"), s.file("cert.key"), s.file("staff"), hop.URL()))
+	s.start(t)
+	waiting, sending := connect(t, printers, true), connect(t, printers, true)
+	sending.login(t, 235, "laser")
+
+	s.write(t, fmt.Sprintf(`
+[server]
+hostname = "localhost"
+[[listener]]
+name = "renamed"
+address = [%q]
+[tls]
+certificates = [{ cert = %q, key = %q }]
+[auth]
+stores = [{ kind = "userfile", path = %q }]
+[relay]
+next_hops = [%q]
+`, staff, s.file("cert.pem"), s.file("cert.key"), s.file("staff"), hop.URL()))
+	s.reload(t, "msg=reloaded")
+	waiting.login(t, 454, "alice")
+	late := connect(t, printers, true)
+	if late.mechanisms == "" {
+		t.Error("no AUTH is offered, so a client gets 530 to MAIL")
+	}
+	late.login(t, 454, "laser")
+	sending.want(t, 250, "MAIL FROM:<me@example.org>")
+	sending.want(t, 451, "RCPT TO:<you@example.com>")
+
+	same := connect(t, staff, false)
+	same.login(t, 235, "alice")
+	same.send(t, "by the shared hop")
+	delivered(t, hop, 1, "by the shared hop")
+}
+
 // A store that several sections name is opened once, and so are equal sections.
 func TestEqualPartsAreOpenedOnce(t *testing.T) {
 	s := newSite(t)
@@ -344,10 +389,7 @@ relay.next_hops = [%q]
 	g, err := d.app.Build(d.cfg)
 	kit.Must(t, err)
 	defer g.Close()
-	gone := g.parts("gone").services()
-	if names := gone.Auth.Mechanisms(nil); len(names) != 0 {
-		t.Errorf("mechanisms %q", names)
-	}
+	gone := g.services(&listenerParts{settings: &config.Listener{Listener: server.Listener{Name: "gone"}}})
 	if _, err := gone.Auth.Start(t.Context(), nil, "PLAIN"); err == nil {
 		t.Error("a login was started")
 	}

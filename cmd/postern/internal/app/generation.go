@@ -49,15 +49,28 @@ type listenerParts struct {
 	hop      relay.NextHop // for messages of clients
 	route    relay.NextHop // for messages in the spool
 	reports  relay.NextHop // for reports of the spool
+	ownAuth  bool          // the section differs from the shared one
+	ownRelay bool
 }
 
-func (l *listenerParts) services() server.Services {
-	return server.Services{Auth: l.auth, Hop: l.hop}
+// services returns what the clients of the listener l use, which may be of an earlier
+// generation. If it was removed since, its sections are gone. Where it used the shared
+// ones, its clients go on with these. Otherwise they are refused temporarily: they must
+// not log in with stores, or send to hops, that the listener never had.
+func (g *Generation) services(l *listenerParts) server.Services {
+	now := g.parts(l.settings.Name)
+	s := server.Services{Auth: now.auth, Hop: now.hop}
+	if now == g.fallback && l.ownAuth {
+		s.Auth = unconfigured{}
+	}
+	if now == g.fallback && l.ownRelay {
+		s.Hop = unconfigured{}
+	}
+	return s
 }
 
-// parts returns the parts of a listener. A listener that a reload has removed keeps its
-// sockets until the server restarts, and the spool may have messages of it: both use the
-// shared sections.
+// parts returns the parts of a listener. The spool may have messages of a listener that a
+// reload has removed: they use the shared sections.
 func (g *Generation) parts(listener string) *listenerParts {
 	for _, l := range g.listeners {
 		if l.settings.Name == listener {
@@ -81,7 +94,12 @@ func (a *App) Build(cfg *config.Config) (_ *Generation, err error) {
 		}
 	}()
 	for i := range cfg.Listeners {
-		g.listeners = append(g.listeners, &listenerParts{settings: &cfg.Listeners[i]})
+		l := &cfg.Listeners[i]
+		g.listeners = append(g.listeners, &listenerParts{
+			settings: l,
+			ownAuth:  !reflect.DeepEqual(l.Auth, cfg.Auth),
+			ownRelay: !reflect.DeepEqual(l.Relay, cfg.Relay),
+		})
 	}
 	if err := a.openCertificates(g); err != nil { // STARTTLS
 		return nil, err
@@ -326,12 +344,15 @@ func probe(router *relay.Router) {
 }
 
 // unconfigured refuses logins and messages temporarily. It serves a listener that the
-// configuration does not have any more, if no other listener uses the shared section.
+// configuration does not have any more, but that keeps its sockets until the server
+// restarts.
 type unconfigured struct{}
 
 var errUnconfigured = errors.New("the listener was removed from the configuration; restart postern to close it")
 
-func (unconfigured) Mechanisms(*auth.Peer) []string { return nil }
+// Mechanisms returns one, so that a client gets 454 to AUTH, and not 530 to MAIL, which is
+// a permanent error.
+func (unconfigured) Mechanisms(*auth.Peer) []string { return []string{"PLAIN"} }
 
 func (unconfigured) Start(context.Context, *auth.Peer, string) (auth.Exchange, error) {
 	return nil, errUnconfigured
