@@ -375,23 +375,15 @@ func validLiteral(text string) bool {
 
 // quoteLocalPart quotes a local part that is not a Dot-string (RFC 5321, section 4.1.2).
 func quoteLocalPart(local string) string {
-	if isDotString(local) {
-		return local
+	// RFC 5322, section 3.2.3, with RFC 6532.
+	isNotAtext := func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r >= utf8.RuneSelf) &&
+			!strings.ContainsRune(atextSpecials, r)
 	}
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(local) + `"`
-}
-
-func isDotString(s string) bool {
-	for atom := range strings.SplitSeq(s, ".") {
+	for atom := range strings.SplitSeq(local, ".") {
 		if atom == "" || strings.ContainsFunc(atom, isNotAtext) {
-			return false
+			return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(local) + `"`
 		}
 	}
-	return true
-}
-
-// isNotAtext is about RFC 5322, section 3.2.3, with RFC 6532.
-func isNotAtext(r rune) bool {
-	return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r >= utf8.RuneSelf) &&
-		!strings.ContainsRune(atextSpecials, r)
+	return local
 }
