@@ -1,8 +1,14 @@
 package server
 
 import (
+	"context"
+	"errors"
 	"net/netip"
 	"sync"
+	"time"
+
+	"postern/internal/netprefix"
+	"postern/server/smtpd"
 )
 
 // A connLimiter counts open connections and keeps the counts below their limits.
@@ -119,4 +125,86 @@ func (s *clientSet) add(client netip.Prefix) {
 		s.old, s.young = s.young, make(map[netip.Prefix]struct{})
 	}
 	s.young[client] = struct{}{}
+}
+
+// acquireSlots returns the slots of a connection, or the limit that is reached.
+func (s *snapshot) acquireSlots(client netip.Prefix) (all slots, reason string) {
+	server, reason := s.server.limiter.acquire(client, s.config.Limits)
+	if reason == tooManyUnauthenticated && s.server.dropOldestUnauthenticated() {
+		server, reason = s.server.limiter.acquire(client, s.config.Limits)
+	}
+	if reason != "" {
+		return slots{}, reason
+	}
+	own, reason := s.listener.limiter.acquire(client, s.parts.Limits)
+	if reason != "" {
+		server.release()
+		return slots{}, reason
+	}
+	return slots{server, own}, ""
+}
+
+// refusalLimits bound the connections that are refused inside TLS at the same time.
+var refusalLimits = Limits{Connections: 64, ConnectionsPerClient: 2}
+
+// refuse returns the reply to a connection above a limit. Inside TLS it costs a
+// handshake, so only a few clients receive it; to the others the connection is
+// closed at once, which mail clients report as a problem with the certificate.
+func (s *snapshot) refuse(ctx context.Context, c *smtpd.Conn) *smtpd.Reply {
+	if s.parts.Mode == TLS {
+		slot, _ := s.server.refused.acquire(netprefix.Client(c.Remote().Addr()), refusalLimits)
+		if slot == nil {
+			c.Abort(smtpd.ErrClosed)
+		} else {
+			context.AfterFunc(ctx, slot.release)
+		}
+	}
+	return replyTooManyConnections
+}
+
+// authenticated notes that a session is not to be dropped to make room.
+func (s *Server) authenticated(n *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if place := s.sessions[n]; place != nil {
+		s.unauthenticated.Remove(place)
+		s.sessions[n] = nil
+	}
+}
+
+// minStay is how long an unauthenticated session is safe: enough time to log in.
+const minStay = 5 * time.Second
+
+var errDropped = errors.New("server: dropped to make room for another client")
+
+// dropOldestUnauthenticated makes room for a client by ending the connection that has
+// gone without a login for longest. Otherwise connections that do nothing could keep
+// every new client out.
+func (s *Server) dropOldestUnauthenticated() bool {
+	oldest := s.abortOldestUnauthenticated()
+	if oldest == nil {
+		return false
+	}
+	oldest.events.Dropped()
+	oldest.slots.release()
+	return true
+}
+
+// abortOldestUnauthenticated works under the lock that authenticated waits for: a
+// client that logs in at this moment is past it and stays, or does not receive 235.
+func (s *Server) abortOldestUnauthenticated() *session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	place := s.unauthenticated.Front()
+	if place == nil {
+		return nil
+	}
+	oldest := place.Value.(*session)
+	if time.Since(oldest.begun) < minStay {
+		return nil
+	}
+	s.unauthenticated.Remove(place) // or a concurrent call would count on the same one
+	s.sessions[oldest] = nil
+	oldest.conn.Abort(errDropped)
+	return oldest
 }

@@ -256,38 +256,3 @@ func (s *snapshot) NewSession(ctx context.Context, c *smtpd.Conn) (smtpd.Session
 	n.events.Connected()
 	return n, nil
 }
-
-// acquireSlots returns the slots of a connection, or the limit that is reached.
-func (s *snapshot) acquireSlots(client netip.Prefix) (all slots, reason string) {
-	server, reason := s.server.limiter.acquire(client, s.config.Limits)
-	if reason == tooManyUnauthenticated && s.server.dropOldestUnauthenticated() {
-		server, reason = s.server.limiter.acquire(client, s.config.Limits)
-	}
-	if reason != "" {
-		return slots{}, reason
-	}
-	own, reason := s.listener.limiter.acquire(client, s.parts.Limits)
-	if reason != "" {
-		server.release()
-		return slots{}, reason
-	}
-	return slots{server, own}, ""
-}
-
-// refusalLimits bound the connections that are refused inside TLS at the same time.
-var refusalLimits = Limits{Connections: 64, ConnectionsPerClient: 2}
-
-// refuse returns the reply to a connection above a limit. Inside TLS it costs a
-// handshake, so only a few clients receive it; to the others the connection is
-// closed at once, which mail clients report as a problem with the certificate.
-func (s *snapshot) refuse(ctx context.Context, c *smtpd.Conn) *smtpd.Reply {
-	if s.parts.Mode == TLS {
-		slot, _ := s.server.refused.acquire(netprefix.Client(c.Remote().Addr()), refusalLimits)
-		if slot == nil {
-			c.Abort(smtpd.ErrClosed)
-		} else {
-			context.AfterFunc(ctx, slot.release)
-		}
-	}
-	return replyTooManyConnections
-}

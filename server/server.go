@@ -7,7 +7,7 @@
 //	config    the sections [server] and [[listener]]
 //	server    the parts, reload and shutdown
 //	listener  sockets, the PROXY protocol, and what the connections of a listener share
-//	limiter   limits of connections
+//	limiter   limits of connections, and which one is dropped to make room
 //	session   AUTH, MAIL, RCPT, and the end of a session
 //	data      the message: staged, checked, its header put in order, relayed
 //	header    fix-ups of the header, and the Received field
@@ -21,7 +21,6 @@ import (
 	"container/list"
 	"context"
 	"crypto/tls"
-	"errors"
 	"net"
 	"slices"
 	"sync"
@@ -242,16 +241,6 @@ func (s *Server) add(n *session) bool {
 	return true
 }
 
-// authenticated notes that a session is not to be dropped to make room.
-func (s *Server) authenticated(n *session) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if place := s.sessions[n]; place != nil {
-		s.unauthenticated.Remove(place)
-		s.sessions[n] = nil
-	}
-}
-
 func (s *Server) remove(n *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -262,41 +251,4 @@ func (s *Server) remove(n *session) {
 	if s.stopped && len(s.sessions) == 0 {
 		close(s.empty)
 	}
-}
-
-// minStay is how long an unauthenticated session is safe: enough time to log in.
-const minStay = 5 * time.Second
-
-var errDropped = errors.New("server: dropped to make room for another client")
-
-// dropOldestUnauthenticated makes room for a client by ending the connection that has
-// gone without a login for longest. Otherwise connections that do nothing could keep
-// every new client out.
-func (s *Server) dropOldestUnauthenticated() bool {
-	oldest := s.abortOldestUnauthenticated()
-	if oldest == nil {
-		return false
-	}
-	oldest.events.Dropped()
-	oldest.slots.release()
-	return true
-}
-
-// abortOldestUnauthenticated works under the lock that authenticated waits for: a
-// client that logs in at this moment is past it and stays, or does not receive 235.
-func (s *Server) abortOldestUnauthenticated() *session {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	place := s.unauthenticated.Front()
-	if place == nil {
-		return nil
-	}
-	oldest := place.Value.(*session)
-	if time.Since(oldest.begun) < minStay {
-		return nil
-	}
-	s.unauthenticated.Remove(place) // or a concurrent call would count on the same one
-	s.sessions[oldest] = nil
-	oldest.conn.Abort(errDropped)
-	return oldest
 }

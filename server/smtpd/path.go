@@ -69,26 +69,14 @@ func cutPath(s string) (path, parameters string) {
 //
 // The result has at most 1,000 octets and no control characters.
 func parsePath(s string) (Path, bool) {
-	if p, ok := ordinaryPath(s); ok {
-		return p, true
-	}
-	return lenientPath(s)
-}
-
-// atextSpecials are the characters of an atom beside letters and digits (RFC 5322,
-// section 3.2.3).
-const atextSpecials = "!#$%&'*+-/=?^_`{|}~"
-
-// ordinaryPath reads the form that nearly all clients send, "<>" and
-// "<dot-string@domain>" in ASCII, without taking it apart. What it does not accept
-// may still be a path.
-func ordinaryPath(s string) (Path, bool) {
+	// The form that nearly all clients send, "<>" and "<dot-string@domain>" in ASCII, is read
+	// without taking it apart.
 	if len(s) < 2 || len(s) > len("<>")+maxAddress || s[0] != '<' || s[len(s)-1] != '>' {
-		return Path{}, false
+		return lenientPath(s)
 	}
 	local, domain, found := strings.Cut(s[1:len(s)-1], "@")
-	if !found {
-		return Path{}, len(s) == len("<>")
+	if !found && len(s) == len("<>") {
+		return Path{}, true
 	}
 	previous := byte('.')
 	for i := range len(local) {
@@ -97,13 +85,21 @@ func ordinaryPath(s string) (Path, bool) {
 		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
 		case c == '.' && previous != '.', c == '-' && i > 0, c != '-' && strings.IndexByte(atextSpecials, c) >= 0:
 		default:
-			return Path{}, false
+			return lenientPath(s)
 		}
 		previous = c
 	}
-	return Path{Local: local, Domain: domain}, previous != '.' && text.IsASCII(domain) && validDomain(domain)
+	if previous == '.' || !text.IsASCII(domain) || !validDomain(domain) {
+		return lenientPath(s)
+	}
+	return Path{Local: local, Domain: domain}, true
 }
 
+// atextSpecials are the characters of an atom beside letters and digits (RFC 5322,
+// section 3.2.3).
+const atextSpecials = "!#$%&'*+-/=?^_`{|}~"
+
+// lenientPath reads every other form of a path.
 func lenientPath(s string) (Path, bool) {
 	tokens, ok := tokenize(s)
 	if !ok {

@@ -5,10 +5,16 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"os"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
 
 	"postern/server/auth/hash"
 )
@@ -20,6 +26,63 @@ const (
 	maxUsers = 1_000_000 // lines with a user
 	maxUser  = 512       // bytes of a name; mechanisms refuse longer ones
 )
+
+// A stamp changes when the file does.
+type stamp struct {
+	device, inode  uint64
+	size           int64
+	mtime, changed time.Time
+}
+
+// errNotRegular is the error of a path that is not a regular file.
+var errNotRegular = errors.New("is not a regular file; name a file with a line user:hash for each user")
+
+// readFile returns the content of the file, and its stamp from before the read.
+func readFile(path string) ([]byte, stamp, error) {
+	// Without O_NONBLOCK opening a named pipe would block.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, stamp{}, explain(path, err)
+	}
+	defer f.Close()
+	var raw unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &raw); err != nil {
+		return nil, stamp{}, explain(path, err)
+	}
+	switch {
+	case raw.Mode&unix.S_IFMT != unix.S_IFREG:
+		return nil, stamp{}, fmt.Errorf("user file %s: %w", path, errNotRegular)
+	case raw.Size > maxFile:
+		return nil, stamp{}, fmt.Errorf("user file %s: larger than %d MiB", path, maxFile>>20)
+	}
+	var text bytes.Buffer
+	text.Grow(int(raw.Size) + bytes.MinRead)
+	if _, err := text.ReadFrom(io.LimitReader(f, maxFile)); err != nil {
+		return nil, stamp{}, explain(path, err)
+	}
+	return text.Bytes(), newStamp(&raw), nil
+}
+
+func newStamp(raw *unix.Stat_t) stamp {
+	return stamp{
+		device:  uint64(raw.Dev),
+		inode:   uint64(raw.Ino),
+		size:    raw.Size,
+		mtime:   time.Unix(raw.Mtim.Unix()),
+		changed: time.Unix(raw.Ctim.Unix()),
+	}
+}
+
+// explain adds the next step.
+func explain(path string, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("user file %s does not exist; create it with: postern passwd %s NAME: %w", path, path, err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("user file %s cannot be read by uid %d; give its group read access (chgrp, chmod 640): %w", path, os.Geteuid(), err)
+	}
+	return fmt.Errorf("user file %s: %w", path, err)
+}
 
 // byteOrderMark is written by some editors at the beginning of a file.
 var byteOrderMark = []byte("\ufeff")
