@@ -76,12 +76,14 @@ func (r *Router) Begin(_ context.Context, e *Envelope) (Transaction, error) {
 func (r *Router) Caps() Caps {
 	var all Caps
 	for _, h := range r.hops {
-		c := h.Caps()
-		if !all.Known {
-			all = c
+		h.mu.Lock()
+		c := h.caps
+		h.mu.Unlock()
+		if !c.Known {
 			continue
 		}
-		if !c.Known {
+		if !all.Known {
+			all = c
 			continue
 		}
 		if c.Size > 0 && (all.Size == 0 || c.Size < all.Size) {
@@ -164,7 +166,7 @@ type Hop struct {
 	probing chan struct{} // holds one while a probe runs
 
 	mu    sync.Mutex
-	caps  Caps
+	caps  Caps      // what it offered last
 	asked time.Time // when caps were received
 	down  bool      // the last attempt to connect failed
 }
@@ -175,13 +177,6 @@ func newHop(p *pool, events Events) *Hop {
 
 // String returns the hop's URL.
 func (h *Hop) String() string { return h.pool.peer.url.String() }
-
-// Caps returns what the hop offered last.
-func (h *Hop) Caps() Caps {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.caps
-}
 
 // connect returns a connection of the pool, and records whether the hop is up. It is not
 // the hop's failure if all connections are in use or if the caller has given up.
