@@ -58,9 +58,9 @@ type ListenerParts struct {
 	// goroutines at once, and must not block.
 	Services func() (s Services, release func())
 
-	// Unused, if it is not nil, is called once, when Reload has replaced these parts and
-	// the last connection with them has ended. The owner of the Policy may close it then.
-	// It must not block.
+	// Unused, if it is not nil, is called once, when Reload has replaced these parts, or
+	// cannot use them without a restart, and the last connection with them has ended. The
+	// owner of the Policy may close it then. It must not block.
 	Unused func()
 }
 
@@ -173,13 +173,18 @@ func (s *Server) Reload(p Parts) error {
 		if made == nil || !slices.Equal(made.parts.Address, l.config.Address) || made.parts.Mode != l.config.Mode {
 			s.events.RestartNeeded(l.config.Name, "its address or mode has changed, or it is gone")
 		}
-		if made != nil && made.parts.Mode == l.config.Mode {
+		switch {
+		case made == nil:
+		case made.parts.Mode == l.config.Mode:
 			made.listener = l
 			l.snapshot.Swap(made).retire()
+		default:
+			made.retire() // it will not be used
 		}
 	}
-	for name := range fresh {
+	for name, made := range fresh {
 		s.events.RestartNeeded(name, "it is new")
+		made.retire()
 	}
 	return nil
 }

@@ -253,3 +253,23 @@ func TestUnused(t *testing.T) {
 	}
 	none()
 }
+
+// TestUnusedWithoutRestart: parts that a reload cannot use, since the listener is new or has
+// another mode, are unused at once.
+func TestUnusedWithoutRestart(t *testing.T) {
+	t.Parallel()
+	d := newTestServer(t, defaultSettings())
+	parts := d.parts
+	fresh, changed := parts.Listeners[0], parts.Listeners[0]
+	var unused []string
+	fresh.Name, fresh.Unused = "fresh", func() { unused = append(unused, "fresh") }
+	changed.Mode, changed.Unused = TLS, func() { unused = append(unused, "changed") }
+	if parts.Listeners[0].Mode == TLS {
+		changed.Mode = STARTTLS
+	}
+	parts.Listeners = []ListenerParts{fresh, changed}
+	kit.Must(t, d.server.Reload(parts))
+	if slices.Sort(unused); !slices.Equal(unused, []string{"changed", "fresh"}) {
+		t.Errorf("unused: %q", unused)
+	}
+}
