@@ -158,22 +158,26 @@ func lastRunes(s string, n int) string {
 }
 
 // Secrets that must not reach a terminal or a log: the value of a key that is named
-// like a secret and not like the file that contains it, a password in a URL, and a
-// private key in PEM. No key takes a secret, but administrators try.
+// like a secret and not like the file that contains it, a password in a URL or in the DSN
+// of a database, and a private key in PEM. No key takes a secret, but administrators try.
 var (
 	secretValue = regexp.MustCompile(`(?i)^\s*[\w."'-]*(?:pass|secret|token)[\w"'-]*\s*=\s*["']*([^"'\s].*?)["']*\s*$`)
 	secretFile  = regexp.MustCompile(`(?i)^[^=]*(?:file|path)["']?\s*=`)
 	secretInURL = regexp.MustCompile(`://[^\s"'@]*?:([^\s"']+)@`)
+	secretInDSN = regexp.MustCompile(`(?i)\bpassword\s*=\s*'?([^\s"',;&]+)`)             // key=value
+	secretMySQL = regexp.MustCompile(`(?i)["'][^\s"'/:@]+:([^\s"']+)@(?:[a-z0-9]*\(|/)`) // user:password@tcp(host)/
 	secretInPEM = regexp.MustCompile(`-----BEGIN [A-Z ]*PRIVATE KEY-----\W*(\w[^"']*)`)
 )
 
 // secretsIn returns a replacer that writes stars for each secret in line.
 func secretsIn(line string) *strings.Replacer {
 	var pairs []string
-	found := secretInURL.FindAllStringSubmatch(line, -1)
-	found = append(found, secretInPEM.FindAllStringSubmatch(line, -1)...)
-	if containsSecret(line) {
+	var found [][]string
+	if containsSecret(line) { // first, since it is longer than the others that begin with it
 		found = append(found, secretValue.FindStringSubmatch(line))
+	}
+	for _, secret := range []*regexp.Regexp{secretInURL, secretInDSN, secretMySQL, secretInPEM} {
+		found = append(found, secret.FindAllStringSubmatch(line, -1)...)
 	}
 	for _, m := range found {
 		pairs = append(pairs, m[1], strings.Repeat("*", len(m[1])))
