@@ -154,7 +154,7 @@ func firstMissing(path string) string {
 	}
 }
 
-// OpenRegular opens a regular file for reading. what says in an error which file to name
+// OpenRegular opens a regular file for reading. what is the file that an error asks for
 // instead, such as "a text file". The caller closes the file.
 func OpenRegular(path, what string) (*os.File, fs.FileInfo, error) {
 	// Without O_NONBLOCK, opening a named pipe would wait for a writer.
