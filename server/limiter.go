@@ -162,13 +162,18 @@ func (s *snapshot) refuse(ctx context.Context, c *smtpd.Conn) *smtpd.Reply {
 	return replyTooManyConnections
 }
 
-// authenticated notes that a session is not to be dropped to make room.
-func (s *Server) authenticated(n *session) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if place := s.sessions[n]; place != nil {
-		s.unauthenticated.Remove(place)
-		s.sessions[n] = nil
+// admit ends the limits that hold before authentication. From now on the session is not
+// dropped to make room.
+func (s *session) admit(loggedIn bool) {
+	s.conn.Authenticated()
+	for _, slot := range s.slots {
+		slot.authenticated(loggedIn)
+	}
+	s.server.mu.Lock()
+	defer s.server.mu.Unlock()
+	if place := s.server.sessions[s]; place != nil {
+		s.server.unauthenticated.Remove(place)
+		s.server.sessions[s] = nil
 	}
 }
 
@@ -190,7 +195,7 @@ func (s *Server) dropOldestUnauthenticated() bool {
 	return true
 }
 
-// abortOldestUnauthenticated works under the lock that authenticated waits for: a
+// abortOldestUnauthenticated works under the lock that admit waits for: a
 // client that logs in at this moment is past it and stays, or does not receive 235.
 func (s *Server) abortOldestUnauthenticated() *session {
 	s.mu.Lock()

@@ -81,15 +81,6 @@ func (s *session) Hello(_ context.Context, name string, extended bool) *smtpd.Re
 	return nil
 }
 
-// admit ends the limits that hold before authentication.
-func (s *session) admit(loggedIn bool) {
-	s.conn.Authenticated()
-	for _, slot := range s.slots {
-		slot.authenticated(loggedIn)
-	}
-	s.server.authenticated(s)
-}
-
 // hopRoom is left between the server's SIZE and the next hop's, in octets, for the header
 // fields that are added.
 const hopRoom = 8 << 10
