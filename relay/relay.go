@@ -42,7 +42,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/emersion/go-smtp"
@@ -109,13 +108,6 @@ type Receipt struct {
 	// Seen, if it is not nil, must be called once, as soon as it is known whether the
 	// client has seen the 250. Any goroutine may call it.
 	Seen func(seen bool)
-}
-
-// QueueID is the id in a text such as "2.0.0 Ok: queued as 4ZxY1b2c3d", or "".
-func (r *Receipt) QueueID() string {
-	_, id, _ := strings.Cut(r.Text, "queued as ")
-	id, _, _ = strings.Cut(id, " ")
-	return id
 }
 
 // An OverdueError is returned by Send if the time was over and the hop had sent nothing in

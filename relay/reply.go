@@ -282,6 +282,13 @@ func (r reply) receiptText() string {
 	return cleanLine(line)
 }
 
+// QueueID is the id in a text such as "2.0.0 Ok: queued as 4ZxY1b2c3d", or "".
+func (r *Receipt) QueueID() string {
+	_, id, _ := strings.Cut(r.Text, "queued as ")
+	id, _, _ = strings.Cut(id, " ")
+	return id
+}
+
 // text separates the enhanced code from the text. Hops put the code on each line, as
 // they should, or on some lines, or on none; if the codes differ, the first one that
 // fits the reply code counts. All are removed. Unprintable characters become spaces
