@@ -248,7 +248,10 @@ func (c *checkAccess) refusal(action Action, code int, enhanced smtp.EnhancedCod
 
 // cutEnhanced splits an enhanced code (RFC 3463) from the text that follows it.
 func cutEnhanced(text string) (code smtp.EnhancedCode, rest string, ok bool) {
-	first, rest, _ := strings.Cut(text, " ")
+	first := text
+	if i := strings.IndexAny(text, " \t\r\n\v\f"); i >= 0 {
+		first, rest = text[:i], text[i:]
+	}
 	parts := strings.Split(first, ".")
 	if len(parts) != 3 || len(parts[0]) != 1 || !strings.Contains("245", parts[0]) {
 		return code, text, false

@@ -233,7 +233,7 @@ func TestLookupFails(t *testing.T) {
 
 func TestCutEnhanced(t *testing.T) {
 	for text, want := range map[string]string{
-		"5.7.1 text": "5.7.1|text", "4.10.123": "4.10.123|", "2.0.0  a b": "2.0.0|a b",
+		"5.7.1 text": "5.7.1|text", "5.7.1\t text": "5.7.1|text", "5.7.1: x": "no", "4.10.123": "4.10.123|", "2.0.0  a b": "2.0.0|a b",
 		"": "no", "5.7": "no", "5.7.1.2 x": "no", "3.7.1 x": "no", "5.1234.1 x": "no", "5..1 x": "no", "5.7.x y": "no", "55.7.1 x": "no",
 	} {
 		got := "no"

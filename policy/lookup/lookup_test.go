@@ -66,6 +66,7 @@ func TestTables(t *testing.T) {
 		{"continuation lines", texthash(t, "a\n 1\n\n# between\n\t2\nb 3\n #\n 4\n"), "1 a=1\t2; 6 b=3 4"},
 		{"quoted keys", texthash(t, "\"a b\"@example.org 1\n\"a\\\" c\"@example.org 2\n"), `1 "a b"@example.org=1; 2 "a\" c"@example.org=2`},
 		{"folded keys", texthash(t, "A@Example.ORG OK\nGRÜSSE@example.org OK\n"), "1 a@example.org=OK; 2 grüsse@example.org=OK"},
+		{"a byte order mark", texthash(t, "\ufeffa REJECT\n"), "1 a=REJECT"},
 		{"a number sign in a value", texthash(t, "a OK # no comment\n"), "1 a=OK # no comment"},
 	} {
 		table, err := open(t, test.spec)

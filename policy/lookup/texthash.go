@@ -82,7 +82,11 @@ func (r *texthashReader) read(f io.Reader) error {
 	number := 0
 	for lines.Scan() {
 		number++
-		if err := r.line(lines.Text(), number); err != nil {
+		line := lines.Text()
+		if number == 1 {
+			line = strings.TrimPrefix(line, "\ufeff") // the byte order mark of Windows editors
+		}
+		if err := r.line(line, number); err != nil {
 			return err
 		}
 	}
