@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -98,12 +99,7 @@ func (l *listener) serve(raw net.Conn) {
 }
 
 func trustedProxy(trusted []netip.Prefix, peer netip.Addr) bool {
-	for _, p := range trusted {
-		if p.Contains(peer) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(trusted, func(p netip.Prefix) bool { return p.Contains(peer) })
 }
 
 func addrOf(c net.Conn) netip.Addr {
@@ -121,7 +117,10 @@ func addrOf(c net.Conn) netip.Addr {
 func (l *listener) readProxyHeader(s *snapshot, raw net.Conn) (client net.Conn, reason string) {
 	slot, _ := l.server.proxyPending.acquire(netip.Prefix{}, Limits{Unauthenticated: s.config.Limits.Unauthenticated})
 	if slot == nil {
-		refuseInClear(raw, l.config.Mode)
+		if l.config.Mode == STARTTLS { // the client can read a reply without TLS
+			_ = raw.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
+			_, _ = raw.Write([]byte("421 4.7.0 Error: too many connections\r\n"))
+		}
 		return nil, "too many connections without their PROXY header"
 	}
 	defer slot.release()
@@ -135,14 +134,6 @@ func (l *listener) readProxyHeader(s *snapshot, raw net.Conn) (client net.Conn, 
 		return nil, "the PROXY header names a client that has no TCP address"
 	}
 	return c, ""
-}
-
-// refuseInClear sends 421 to a client that can read it without TLS.
-func refuseInClear(raw net.Conn, mode Mode) {
-	if mode == STARTTLS {
-		_ = raw.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
-		_, _ = raw.Write([]byte("421 4.7.0 Error: too many connections\r\n"))
-	}
 }
 
 // A snapshot is all that the sessions of one listener work with. It never changes:
