@@ -61,7 +61,8 @@ func (d *decoder) table(path string, t table, fields map[string]reflect.Value) {
 		if describe(d.raw(t[key])) == "a section" {
 			why = fmt.Sprintf("there is no section [%s]", plain(at))
 		}
-		hint := hintForKey(path, key, slices.Sorted(maps.Keys(fields)))
+		known := slices.DeleteFunc(slices.Sorted(maps.Keys(fields)), func(key string) bool { return processWide()[plain(join(path, key))] })
+		hint := hintForKey(path, key, known)
 		d.problems = append(d.problems, problem{path: at, atKey: true, why: why, hint: hint})
 	}
 }
