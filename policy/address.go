@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"iter"
 	"net/netip"
 	"strings"
 
@@ -59,70 +58,6 @@ func quoteLocal(local string) string {
 		return local
 	}
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(local) + `"`
-}
-
-// accessKeys returns the keys under which access(5) looks for an address, in the order of
-// Postfix: user@domain, domain, parent domains, user@. Postfix's default
-// parent_domain_matches_subdomains contains smtpd_access_maps, so that the key example.org
-// matches subdomains, and .example.org is not looked up.
-//
-// A domain beyond ASCII is looked up as A-labels and as U-labels, whichever the client sent. A
-// quoted local part is looked up quoted and unquoted, if it needs quotes at all. There is no
-// recipient_delimiter here, so an address extension is a part of the user.
-func accessKeys(address string) iter.Seq[string] {
-	return func(yield func(string) bool) {
-		local, domain := splitAddress(address)
-		if domain == "" {
-			return
-		}
-		plain := unquoteLocal(local)
-		locals := twoForms(quoteLocal(plain), plain)
-		domains := domainForms(domain)
-		for _, d := range domains {
-			for _, l := range locals {
-				if !yield(l + "@" + d) {
-					return
-				}
-			}
-		}
-		for {
-			for i, d := range domains {
-				if !yield(d) {
-					return
-				}
-				_, domains[i], _ = strings.Cut(d, ".")
-			}
-			if domains[0] == "" {
-				break
-			}
-		}
-		for _, l := range locals {
-			if !yield(l + "@") {
-				return
-			}
-		}
-	}
-}
-
-func twoForms(a, b string) []string {
-	if a == b {
-		return []string{a}
-	}
-	return []string{a, b}
-}
-
-// domainForms returns a domain as A-labels and, if that is another form, as U-labels. An
-// address literal, and what is no domain name, has one form.
-func domainForms(domain string) []string {
-	name, ok := asciiDomain(domain)
-	if !ok {
-		return []string{domain}
-	}
-	unicode, err := idna.Lookup.ToUnicode(name)
-	if err != nil || strings.Count(unicode, ".") != strings.Count(name, ".") {
-		return []string{name}
-	}
-	return twoForms(name, unicode)
 }
 
 // isLiteral reports whether a domain is an address literal (RFC 5321, section 4.1.3), valid

@@ -1,11 +1,7 @@
 package relay
 
 import (
-	"bufio"
-	"bytes"
-	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"unicode/utf8"
 
@@ -210,78 +206,4 @@ func rcptCommand(r recipient, smtputf8 bool, hop extensions) string {
 		fmt.Fprintf(&b, " ORCPT=%s;%s", r.originalType, original)
 	}
 	return b.String()
-}
-
-// errUnclean means that a decorator has broken the guarantee of package message.
-var errUnclean = errors.New("the message contains a bare CR, a bare LF or a NUL")
-
-// writeBody writes the message from in to out, dot-stuffed (RFC 5321, section 4.5.2),
-// but for its last CRLF, which belongs to the CRLF "." CRLF that the caller ends the
-// data with; this makes an empty message one empty line. The last block stays in out,
-// to be sent with that end.
-//
-// It makes sure that only clean bytes are sent (RFC 5321, section 2.3.8): a Postfix that
-// trusts this server does not check, and a bare LF before a dot could end the data
-// there.
-func writeBody(out *bufio.Writer, in *bufio.Reader) error {
-	start, due := true, false // at the start of a line; CRLF still to be written
-	for {
-		// The next bytes of in, without separating a CR from its LF.
-		if _, err := in.Peek(len(crlf)); err != nil && !errors.Is(err, io.EOF) {
-			return err
-		}
-		block, _ := in.Peek(in.Buffered())
-		if last := len(block) - 1; last > 0 && block[last] == '\r' {
-			block = block[:last]
-		}
-		if len(block) == 0 {
-			return nil
-		}
-		dots, clean := checkBlock(block, start)
-		if !clean {
-			return errUnclean
-		}
-		if due {
-			out.Write(crlf)
-		}
-		if start && block[0] == '.' {
-			out.WriteByte('.')
-		}
-		text, ended := bytes.CutSuffix(block, crlf)
-		for dots {
-			end := bytes.Index(text, []byte("\n."))
-			if end < 0 {
-				break
-			}
-			out.Write(text[:end+1])
-			out.WriteByte('.')
-			text = text[end+1:]
-		}
-		if _, err := out.Write(text); err != nil {
-			return err
-		}
-		if _, err := in.Discard(len(block)); err != nil {
-			return err
-		}
-		start, due = ended, ended
-	}
-}
-
-// checkBlock reports whether a line of block begins with a dot, and whether block is
-// clean: CR and LF occur in pairs only, and NUL does not occur.
-func checkBlock(block []byte, start bool) (dots, clean bool) {
-	dots = start && block[0] == '.'
-	lines := 0
-	for rest := block; ; lines++ {
-		end := bytes.IndexByte(rest, '\n')
-		if end < 0 {
-			break
-		}
-		if end == 0 || rest[end-1] != '\r' {
-			return dots, false
-		}
-		rest = rest[end+1:]
-		dots = dots || len(rest) > 0 && rest[0] == '.'
-	}
-	return dots, bytes.Count(block, crlf[:1]) == lines && bytes.IndexByte(block, 0) < 0
 }

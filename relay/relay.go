@@ -15,9 +15,8 @@
 //	transaction  sender and recipients, repeated on other connections and hops if necessary
 //	pool, slots  few connections for many clients, and their fair division among users
 //	peer         connects: TLS (RFC 3207), EHLO, AUTH (RFC 4954)
-//	conn         MAIL, RCPT, DATA, RSET, QUIT and late replies on one connection (RFC 5321)
-//	late         a reply that arrives after the time is over
-//	command      validates addresses and parameters; writes commands and bodies
+//	conn         MAIL, RCPT, the body, RSET, QUIT and late replies on one connection (RFC 5321)
+//	command      validates addresses and parameters; writes MAIL and RCPT
 //	reply        reads replies within bounds, and turns them into errors and receipts
 //	check        tests the connection to a hop for "postern check"
 //

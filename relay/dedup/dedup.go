@@ -136,9 +136,9 @@ func (t *transaction) sendFirst(ctx context.Context, m *message.Message, e *entr
 	return err
 }
 
-// maxLate is the number of late replies that are awaited at the same time. Each has a
+// maxAwaited is the number of late replies that are awaited at the same time. Each has a
 // connection to the next hop, which is busy with the message anyway.
-const maxLate = 64
+const maxAwaited = 64
 
 // await takes over waiting for an overdue reply, in a goroutine, which Close ends. It
 // reports false if there are too many; then the caller keeps the error.
@@ -146,7 +146,7 @@ func (t *transaction) await(overdue *relay.OverdueError, e *entry) bool {
 	r, envelope, recipients := t.receipts, t.envelope, len(t.recipients)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closed || r.awaited >= maxLate {
+	if r.closed || r.awaited >= maxAwaited {
 		return false
 	}
 	r.awaited++

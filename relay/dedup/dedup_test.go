@@ -288,7 +288,7 @@ func (o outcomes) NoLateAnswer(_ *relay.Envelope, err error)                    
 // more of them, and after Close, the caller has to abandon the connection. Close ends all.
 func TestLateRepliesAreBounded(t *testing.T) {
 	late := newLateHop()
-	events := outcomes{make(chan error, maxLate+1), make(chan error, maxLate+1)}
+	events := outcomes{make(chan error, maxAwaited+1), make(chan error, maxAwaited+1)}
 	receipts := NewReceipts(events)
 	hop := receipts.Before(late)
 	n := 0
@@ -302,7 +302,7 @@ func TestLateRepliesAreBounded(t *testing.T) {
 		relay.Abandon(err)
 		return late.abandoned == before
 	}
-	for n := range maxLate {
+	for n := range maxAwaited {
 		if !awaited() {
 			t.Fatalf("only %d are awaited", n)
 		}
@@ -316,7 +316,7 @@ func TestLateRepliesAreBounded(t *testing.T) {
 	}
 	kit.Eventually(t, "there is room for one more", awaited)
 	receipts.Close()
-	for range maxLate {
+	for range maxAwaited {
 		if err := <-events.none; !errors.Is(err, context.Canceled) {
 			t.Errorf("the outcome is %v", err)
 		}
