@@ -16,9 +16,10 @@ import (
 
 // A job is the work on one message, whose entry is busy.
 type job struct {
-	spool *Spool
-	entry *entry
-	file  *os.File
+	spool  *Spool
+	entry  *entry
+	outage *outage
+	file   *os.File
 	*content
 
 	// The result of an attempt.
@@ -32,9 +33,9 @@ type job struct {
 
 var errStillDown = errors.New("no next hop replies")
 
-// deliver makes one attempt for one message.
-func (s *Spool) deliver(ctx context.Context, e *entry) {
-	s.work(e, func(j *job) {
+// deliver makes one attempt for one message. o is the outage of its hops.
+func (s *Spool) deliver(ctx context.Context, e *entry, o *outage) {
+	s.work(e, o, func(j *job) {
 		acquire := s.messages
 		if j.Report {
 			acquire = s.reports
@@ -49,23 +50,24 @@ func (s *Spool) deliver(ctx context.Context, e *entry) {
 		}
 		j.aborted = ctx.Err() != nil
 	})
-	if s.outage.wait(0) <= 0 || ctx.Err() != nil {
+	if !o.lasts() || ctx.Err() != nil {
 		return
 	}
 	// No hop replies. Messages that are too old, or delayed for too long, are reported
 	// without asking the hop for each of them.
 	tried := map[*entry]bool{} // once each: the disk may be full
 	overdue := func(e *entry) bool {
-		return !tried[e] && (s.expired(e.arrived) || e.delayWarning && time.Since(e.arrived) > s.pace.delayWarning)
+		late := s.expired(e.arrived) || e.delayWarning && time.Since(e.arrived) > s.pace.delayWarning
+		return !tried[e] && late && s.outageOf(e.listener) == o
 	}
 	for e := s.index.claim(overdue); e != nil && ctx.Err() == nil; e = s.index.claim(overdue) {
 		tried[e] = true
-		s.work(e, func(j *job) { j.hopDown = errStillDown })
+		s.work(e, o, func(j *job) { j.hopDown = errStillDown })
 	}
 }
 
 // work opens the file of e, which is busy, calls do, and records the result.
-func (s *Spool) work(e *entry, do func(*job)) {
+func (s *Spool) work(e *entry, o *outage, do func(*job)) {
 	file, c, err := s.folder.open(e.id)
 	switch {
 	case err == nil:
@@ -84,7 +86,7 @@ func (s *Spool) work(e *entry, do func(*job)) {
 		c.done[i] = true
 	}
 	j := &job{
-		spool: s, entry: e, file: file, content: c,
+		spool: s, entry: e, outage: o, file: file, content: c,
 		delivered: make([]bool, len(c.To)), replies: make([]*smtp.SMTPError, len(c.To)),
 	}
 	do(j)
@@ -200,9 +202,9 @@ func (j *job) finish() {
 	switch {
 	case j.aborted:
 	case j.hopDown != nil && !j.replied:
-		s.outage.begin(&s.pace, s.events, j.hopDown)
+		j.outage.begin(&s.pace, s.events, j.hopDown)
 	case j.replied:
-		s.outage.end(s.events)
+		j.outage.end(s.events)
 	}
 	done := j.doneNow()
 	if len(done) < len(j.pending()) {

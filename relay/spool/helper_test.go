@@ -110,7 +110,7 @@ type mail struct {
 	options             smtp.MailOptions
 	to                  []string
 	rcpt                smtp.RcptOptions
-	login               string
+	login, listener     string
 }
 
 func (m mail) text() string {
@@ -132,7 +132,7 @@ func newMessage(text string) (*message.Message, error) {
 
 // submit makes one transaction, as a session does.
 func submit(ctx context.Context, hop relay.NextHop, m mail) (relay.Receipt, error) {
-	tx, err := hop.Begin(ctx, &relay.Envelope{Session: "s1", Login: m.login, Sender: m.from, Options: m.options})
+	tx, err := hop.Begin(ctx, &relay.Envelope{Session: "s1", Listener: m.listener, Login: m.login, Sender: m.from, Options: m.options})
 	if err != nil {
 		return relay.Receipt{}, err
 	}

@@ -13,6 +13,7 @@ import (
 // be opened.
 type entry struct {
 	id       string
+	listener string
 	user     string // whose messages are sent one after the other, in the order of arrival
 	size     int64  // of the file
 	arrived  time.Time
@@ -27,7 +28,7 @@ type entry struct {
 }
 
 func newEntry(id string, size int64, mtime time.Time, c *content) *entry {
-	e := &entry{id: id, size: size, mtime: mtime, due: plausible(mtime), arrived: c.Arrived, user: c.Envelope.Login}
+	e := &entry{id: id, size: size, mtime: mtime, due: plausible(mtime), arrived: c.Arrived, listener: c.Envelope.Listener, user: c.Envelope.Login}
 	if e.user == "" {
 		e.user = "\x00" + c.Envelope.Remote
 	}
@@ -134,9 +135,9 @@ func (x *index) idle() []*entry {
 	return slices.DeleteFunc(slices.Clone(x.order), func(e *entry) bool { return e.busy })
 }
 
-// next returns the oldest message that is due, of a user without a busy one, and makes it
-// busy. If there is none, it returns when to ask again.
-func (x *index) next(now time.Time) (e *entry, wait time.Duration) {
+// next returns the oldest message that is due, of a user without a busy one, and for which
+// pause is zero, and makes it busy. If there is none, it returns when to ask again.
+func (x *index) next(now time.Time, pause func(*entry) time.Duration) (e *entry, wait time.Duration) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	wait = time.Hour
@@ -146,8 +147,12 @@ func (x *index) next(now time.Time) (e *entry, wait time.Duration) {
 		case left > 0:
 			wait = min(wait, left)
 		default:
-			e.busy, x.users[e.user] = true, true
-			return e, 0
+			left = pause(e)
+			if left <= 0 {
+				e.busy, x.users[e.user] = true, true
+				return e, 0
+			}
+			wait = min(wait, left)
 		}
 	}
 	return nil, wait

@@ -82,24 +82,28 @@ func (s *Spool) run(ctx context.Context) {
 
 // start starts as many deliveries as are allowed, and returns when to call it again.
 func (s *Spool) start(working context.Context, slots chan struct{}) time.Duration {
-	for {
-		if wait := s.outage.wait(len(slots)); wait > 0 {
-			return wait
-		}
-		if len(slots) == cap(slots) {
-			return time.Hour // the end of a delivery wakes run
-		}
-		e, wait := s.index.next(time.Now())
+	for len(slots) < cap(slots) {
+		waits := map[string]time.Duration{} // by listener
+		e, wait := s.index.next(time.Now(), func(e *entry) time.Duration {
+			if _, known := waits[e.listener]; !known {
+				waits[e.listener] = s.outageOf(e.listener).wait()
+			}
+			return waits[e.listener]
+		})
 		if e == nil {
 			return wait
 		}
 		slots <- struct{}{}
+		o := s.outageOf(e.listener)
+		o.count(+1)
 		s.working.Go(func() {
-			s.deliver(working, e)
+			s.deliver(working, e, o)
+			o.count(-1)
 			<-slots
 			s.wakeUp()
 		})
 	}
+	return time.Hour // the end of a delivery wakes run
 }
 
 // scan updates the index from the folder: commands may have held, released or removed
@@ -156,13 +160,38 @@ func (s *Spool) setAside(id string, reason error) {
 	}
 }
 
-// An outage is the time in which no hop replies. Then one message at a time is tried, and
-// the others wait.
+// An outage is the time in which the next hops of some listeners do not reply. Then one
+// message of these listeners at a time is tried, and the others wait. Messages to other
+// hops do not wait for it.
 type outage struct {
-	mu    sync.Mutex
-	down  bool
-	pause time.Duration
-	until time.Time
+	mu      sync.Mutex
+	running int // deliveries
+	down    bool
+	pause   time.Duration
+	until   time.Time
+}
+
+// outageOf returns the outage of the hops for a listener. A reload may change it.
+func (s *Spool) outageOf(listener string) *outage {
+	hops := ""
+	if s.hopsOf != nil {
+		hops = s.hopsOf(listener)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.outages[hops]
+	if o == nil {
+		o = new(outage)
+		s.outages[hops] = o
+	}
+	return o
+}
+
+// count changes the number of deliveries.
+func (o *outage) count(by int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.running += by
 }
 
 // begin records that no hop replied.
@@ -192,15 +221,22 @@ func (o *outage) end(events Events) {
 	}
 }
 
-// wait returns how long no delivery may be started while this many are running.
-func (o *outage) wait(active int) time.Duration {
+// wait returns how long no delivery may be started.
+func (o *outage) wait() time.Duration {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	switch {
 	case !o.down:
 		return 0
-	case active > 0:
+	case o.running > 0:
 		return time.Hour // until its result is known
 	}
 	return time.Until(o.until)
+}
+
+// lasts reports whether the pause after an attempt is not over.
+func (o *outage) lasts() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.down && time.Now().Before(o.until)
 }

@@ -24,8 +24,8 @@
 // another hop than messages (see Deliver), as they are not signed yet.
 //
 // After a temporary refusal the message is tried again after 1 minute, then 2, and so on
-// up to an hour, each plus or minus a quarter. While no hop replies at all, one message at
-// a time is tried until one does. After relay.spool_lifetime and one last attempt the
+// up to an hour, each plus or minus a quarter. While no hop of a listener replies at all,
+// one of its messages at a time is tried until one does. After relay.spool_lifetime and one last attempt the
 // message is returned to the sender. The messages of a user are sent one after the other,
 // oldest first. A message that waits for its next attempt does not delay the others, and a
 // new message that the hop accepts at once overtakes those in the spool.
@@ -124,6 +124,10 @@ type Options struct {
 	Hostname string // the host that reports come from
 	Origin   string // the domain of the author of reports; empty means Hostname
 	Events   Events
+
+	// HopsOf returns the same value for listeners with the same next hops, whose outages
+	// are the same. It is called from Deliver on. Nil means that all have the same.
+	HopsOf func(listener string) string
 }
 
 // An Acquire function returns the hop for one delivery of a message that came in on
@@ -145,24 +149,25 @@ type Spool struct {
 
 	messages Acquire
 	reports  Acquire // the hop for reports, which signs them
+	hopsOf   func(listener string) string
 
 	mu       sync.Mutex
 	lifetime time.Duration
 	lastID   int64
 	closed   bool
+	outages  map[string]*outage // by what hopsOf returns
 
 	wake    chan struct{} // of length one: there is something to do
 	stop    context.CancelFunc
 	done    chan struct{} // closed when run has ended; nil before Deliver
 	working sync.WaitGroup
-	outage  outage
 }
 
 // Open locks the folder and reads which messages are in it. cfg must have passed
 // Validate. Nothing is delivered before Deliver. Close closes the spool.
 func Open(cfg Config, o Options) (*Spool, error) {
 	s := &Spool{
-		folder: folder{dir: cfg.Dir}, index: &index{byID: map[string]*entry{}, users: map[string]bool{}}, events: o.Events,
+		folder: folder{dir: cfg.Dir}, index: &index{byID: map[string]*entry{}, users: map[string]bool{}}, events: o.Events, hopsOf: o.HopsOf, outages: map[string]*outage{},
 		host: o.Hostname, origin: cmp.Or(o.Origin, o.Hostname),
 		pace: defaultPace(), wake: make(chan struct{}, 1),
 	}

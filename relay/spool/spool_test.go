@@ -11,6 +11,7 @@ import (
 
 	"github.com/emersion/go-smtp"
 
+	"postern/relay"
 	"postern/relay/relaytest"
 	"postern/test/kit"
 )
@@ -239,6 +240,32 @@ func TestOutage(t *testing.T) {
 	}
 	if n := strings.Count(r.log.String(), "spool waits"); n > 2 {
 		t.Errorf("the outage was logged %d times", n)
+	}
+}
+
+// While the hops of one listener are down, the messages of another one do not wait.
+func TestOutageOfOneListener(t *testing.T) {
+	r := newRig(t, t.TempDir(), nil)
+	r.spool.hopsOf = func(listener string) string { return listener }
+	r.spool.pace.hopDownPause, r.spool.pace.hopDownPauseMax = time.Minute, time.Minute
+	for i := range 5 {
+		m := toBob(fmt.Sprint(i))
+		m.login, m.listener = fmt.Sprint("user", i), "down"
+		r.spooled(m)
+	}
+	for i := range 3 {
+		m := toBob(fmt.Sprint("up", i))
+		m.listener = "up"
+		r.spooled(m)
+	}
+	down := relaytest.New(t, relaytest.Options{})
+	down.Stop()
+	routes := map[string]relay.NextHop{"down": newRoute(t, down.URL()), "up": r.route}
+	acquire := func(listener string) (relay.NextHop, func()) { return routes[listener], func() {} }
+	r.spool.Deliver(acquire, acquire)
+	kit.Eventually(t, "the others are delivered", func() bool { return len(r.hop.Delivered()) == 3 })
+	if left := len(r.files(queued)); left != 5 {
+		t.Errorf("%d messages are left, want 5", left)
 	}
 }
 

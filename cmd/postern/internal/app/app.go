@@ -146,6 +146,14 @@ func (a *App) openSpool(cfg *config.Config) (err error) {
 		Hostname: cmp.Or(cfg.Server.Hostname, name, "localhost"),
 		Origin:   cfg.Server.Origin,
 		Events:   spool.NewLog(a.log.Logger),
+		HopsOf: func(listener string) string {
+			g, release := a.current.Acquire()
+			defer release()
+			if g.parts(listener).ownRelay {
+				return listener
+			}
+			return "" // the shared ones
+		},
 	})
 	if errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("%w; create the folder for %s: install -d -m 0700 -o %[2]s %s",
