@@ -23,9 +23,12 @@ type Local struct {
 	Security SecurityOptions
 }
 
-// NewLocal returns a Local that uses the abilities of stores. t and scram are those of the
-// process.
+// NewLocal returns a Local that uses the abilities of stores. t is that of the process, or
+// t.For if the users are others than those of another Local, and scram that of the process.
 func NewLocal(stores Chain, t *throttle.Throttle, scram *Scram, cfg Config) Local {
+	if scram != nil {
+		scram = &Scram{t, scram.secret}
+	}
 	return Local{
 		// Nested in the order in which an attempt passes them.
 		Passwords: Throttled(t, WithPRECIS(stores.Passwords())),

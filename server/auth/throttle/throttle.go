@@ -55,6 +55,11 @@ type Config struct {
 // [Throttle.Configure] when the configuration is read again. Its methods may be called
 // by many sessions at once.
 type Throttle struct {
+	*state
+	users string // see For
+}
+
+type state struct {
 	key   hash.Key // of the MACs of wrong passwords
 	slots int      // logins verified at once for an address without failures
 
@@ -67,14 +72,14 @@ type Throttle struct {
 
 // New returns a Throttle without penalties and known pairs.
 func New(cfg Config) *Throttle {
-	return &Throttle{
+	return &Throttle{state: &state{
 		key:    hash.NewKey(),
 		slots:  runtime.GOMAXPROCS(0),
 		config: cfg,
 		active: make(map[netip.Prefix]*penalty),
 		idle:   lru.New[netip.Prefix, *penalty](penaltyAddresses),
 		known:  newKnownPairs(),
-	}
+	}}
 }
 
 // Configure applies cfg to all further logins. Existing penalties are kept.
@@ -82,6 +87,20 @@ func (t *Throttle) Configure(cfg Config) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.config = cfg
+}
+
+// For returns the Throttle for the users of other stores, by a name for all of them, such as
+// that of the listener that has these stores. Penalties belong to addresses and are the same,
+// but alice is another user there: her logins do not make the address a known one for the
+// alice of t, whose password could be guessed without delay then.
+func (t *Throttle) For(users string) *Throttle { return &Throttle{t.state, users} }
+
+// name returns a login or a user as it is remembered.
+func (t *Throttle) name(of string) string {
+	if t.users == "" || of == "" {
+		return of
+	}
+	return t.users + "\x00" + of
 }
 
 // An Attempt is a login that may be verified now. Done or Yield must be called exactly
@@ -104,7 +123,7 @@ type Attempt struct {
 // that would take longer than Config.MaxWait, and the cause of ctx if ctx ends before;
 // after the deadline of ctx, the error is both.
 func (t *Throttle) Acquire(ctx context.Context, addr netip.Addr, login string) (*Attempt, error) {
-	a := &Attempt{throttle: t, addr: addr, from: netprefix.Client(addr), login: login}
+	a := &Attempt{throttle: t, addr: addr, from: netprefix.Client(addr), login: t.name(login)}
 	maxWait, err := t.enqueue(a)
 	if err != nil {
 		return nil, err
@@ -203,7 +222,7 @@ func (a *Attempt) Done(o Outcome) {
 	now := time.Now()
 	switch {
 	case o.Result == Success:
-		t.known.succeeded(cmp.Or(o.User, a.login), a.login, a.from, now)
+		t.known.succeeded(cmp.Or(t.name(o.User), a.login), a.login, a.from, now)
 	case o.Result == WrongGuess && !a.exempt:
 		t.countGuess(a, o.Secret, now)
 	}

@@ -403,3 +403,22 @@ func TestMemoryOfPenaltiesIsBounded(t *testing.T) {
 	}
 	v.checkQueuesEmpty(t)
 }
+
+// TestOtherUsers: penalties belong to an address, whatever the stores, but a login is another
+// user in other stores, and its success makes no known pair elsewhere.
+func TestOtherUsers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		here := newVerifier()
+		there := verifier{here.For("newsletter"), checkRight}
+		there.wait(t, "192.0.2.1", "alice", "right")
+		if known, err := here.logIn(t.Context(), "192.0.2.1", "alice", "guess"); err != nil || known {
+			t.Errorf("alice of other stores makes alice known here: %v, %v", known, err)
+		}
+		if known, err := there.logIn(t.Context(), "192.0.2.1", "alice", "right"); err != nil || !known {
+			t.Errorf("alice is not known there: %v, %v", known, err)
+		}
+		if took := there.wait(t, "192.0.2.1", "bob", "right"); took != 2*time.Second {
+			t.Errorf("bob waits for %v after the wrong guess from his address", took)
+		}
+	})
+}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/bcrypt"
 
@@ -234,6 +235,28 @@ func TestListenersHaveTheirOwnParts(t *testing.T) {
 	again.login(t, 235, "alice")
 	again.send(t, "again from staff")
 	delivered(t, staffHop, 2, "again from staff")
+}
+
+// A login at the stores of one listener does not spare its name at other stores the delays
+// after wrong guesses.
+func TestOtherStoresHaveOtherUsers(t *testing.T) {
+	s := newSite(t)
+	hop := relaytest.New(t, relaytest.Options{})
+	staff, printers := kit.Addr(t), kit.Addr(t)
+	s.certify(t, "cert", 11)
+	s.users(t, "staff", "alice")
+	s.users(t, "printers", "alice")
+	s.write(t, fmt.Sprintf(twoListeners, staff, printers, s.file("cert.pem"), s.file("cert.key"), s.file("printers"),
+		hop.URL(), s.file("cert.pem"), s.file("cert.key"), s.file("staff"), hop.URL()))
+	s.start(t)
+	connect(t, printers, true).login(t, 235, "alice")
+	guessing := connect(t, staff, false)
+	guessing.want(t, 535, "AUTH PLAIN "+kit.Plain("alice", "guess"))
+	begun := time.Now()
+	guessing.login(t, 535, "other")
+	if took := time.Since(begun); took < time.Second {
+		t.Errorf("the login after the guess waits for %v, want 2s", took)
+	}
 }
 
 // A spooled message goes to the hops of the listener that accepted it, or to the shared

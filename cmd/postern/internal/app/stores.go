@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"reflect"
 	"slices"
 
 	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/process"
 	"postern/server/auth"
 	"postern/server/auth/dovecot"
+	"postern/server/auth/throttle"
 )
 
 // Stores are the open stores of one section [auth].
@@ -44,7 +46,11 @@ func (a *App) openStores(g *Generation) error {
 			}
 			return err
 		}
-		all.add(s, a.provider(s, section))
+		limit := a.throttle
+		if !reflect.DeepEqual(s.Stores, g.cfg.Auth.Stores) || s.Realm != g.cfg.Auth.Realm {
+			limit = limit.For(g.cfg.ListenerOf(path)) // these are other users
+		}
+		all.add(s, a.provider(s, section, limit))
 	}
 	for _, l := range g.listeners {
 		l.auth, _ = all.of(l.settings.Auth)
@@ -110,15 +116,15 @@ func (a *App) storeEnv() *auth.Env {
 
 // provider returns what runs the mechanisms over the stores: Dovecot itself if it is the
 // only store.
-func (a *App) provider(cfg config.Auth, stores *Stores) auth.Provider {
+func (a *App) provider(cfg config.Auth, stores *Stores, t *throttle.Throttle) auth.Provider {
 	if stores.dovecot != nil {
-		return a.proxy(cfg, stores.dovecot)
+		return proxy(cfg, stores.dovecot, t)
 	}
-	return auth.NewLocal(stores.Chain, a.throttle, a.scram, cfg.Config)
+	return auth.NewLocal(stores.Chain, t, a.scram, cfg.Config)
 }
 
-func (a *App) proxy(cfg config.Auth, d *dovecot.Store) dovecot.Proxy {
-	return dovecot.Proxy{Store: d, Throttle: a.throttle, Options: cfg.SecurityOptions, Timeout: cfg.Stores[0].Timeout}
+func proxy(cfg config.Auth, d *dovecot.Store, t *throttle.Throttle) dovecot.Proxy {
+	return dovecot.Proxy{Store: d, Throttle: t, Options: cfg.SecurityOptions, Timeout: cfg.Stores[0].Timeout}
 }
 
 // OpenStores opens the stores of one section for a command. The caller must close them.
@@ -153,7 +159,7 @@ func (a *App) CheckMechanisms(ctx context.Context, cfg config.Auth) ([]string, e
 	}
 	defer stores.Close()
 	if stores.dovecot != nil {
-		return a.proxy(cfg, stores.dovecot).Probe(ctx)
+		return proxy(cfg, stores.dovecot, a.throttle).Probe(ctx)
 	}
 	peer := &auth.Peer{TLS: &tls.ConnectionState{Version: tls.VersionTLS13, HandshakeComplete: true}}
 	return auth.NewLocal(stores.Chain, a.throttle, a.scram, cfg.Config).Mechanisms(peer), nil
