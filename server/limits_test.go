@@ -201,6 +201,9 @@ func TestDroppedClientIsNotLoggedIn(t *testing.T) {
 	d.server.mu.Lock() // Serve has begun
 	d.server.events = hook
 	d.server.mu.Unlock()
+	if err := d.server.Reload(d.parts); err != nil { // so that a connection that comes now uses it
+		t.Fatal(err)
+	}
 	d.setStore(store)
 	c = d.dial()
 	if err := c.secure(); err != nil {
