@@ -22,8 +22,8 @@ type Set struct {
 }
 
 // NewSet builds the lists of cfg and opens their tables, each once. The caller must close
-// the Set when no session uses it any more. A table that cannot be opened is an error, and
-// so is one with an entry that cannot be understood.
+// the Set when no session uses it any more. NewSet returns an error if a table cannot be
+// opened or has an invalid entry.
 func NewSet(cfg Config, env *Env) (*Set, error) {
 	s := &Set{cfg: cfg, env: env.forSet(cfg)}
 	for at := range stageCount {
@@ -93,8 +93,8 @@ func (c *Config) Access(key string, l *access.List) {
 
 // AtRcpt evaluates the lists client, helo, sender, relay and recipient for one recipient.
 //
-// As in Postfix, a DeferIfPermit is valid for all lists of a recipient, and a DeferIfReject
-// for the lists of its stage; relay and recipient are one stage.
+// As in Postfix, a DeferIfPermit applies to all lists of a recipient, and a DeferIfReject
+// to the lists of its stage; relay and recipient are one stage.
 func (s *Set) AtRcpt(ctx context.Context, r *Request) Verdict {
 	var e evaluation
 	return s.atRcpt(ctx, &e, r)
@@ -128,15 +128,13 @@ func (s *Set) atRcpt(ctx context.Context, e *evaluation, r *Request) Verdict {
 	return e.end(v)
 }
 
-// AtData evaluates the list data for the transaction: all recipients are known, the message
-// is not.
+// AtData evaluates the list data, when all recipients are known but the message is not.
 func (s *Set) AtData(ctx context.Context, r *Request) Verdict {
 	var e evaluation
 	return e.end(e.ask(ctx, stageData, s.lists[stageData], r))
 }
 
-// AtEndOfData evaluates the list end_of_data for the transaction: the message has arrived, and
-// will be accepted unless the list refuses it.
+// AtEndOfData evaluates the list end_of_data, after the message has arrived.
 func (s *Set) AtEndOfData(ctx context.Context, r *Request) Verdict {
 	var e evaluation
 	return e.end(e.ask(ctx, stageEndOfData, s.lists[stageEndOfData], r))
@@ -172,9 +170,9 @@ func (s *Set) Explain(ctx context.Context, r *Request) ([]Step, Verdict) {
 	return steps, v
 }
 
-// An evaluation is the state of the lists for one request. A temporary error may have kept a
-// restriction from refusing or from permitting; so a later permit or reject is not trusted,
-// and becomes a 4xx with the text of the first such error.
+// An evaluation is the state of the lists for one request. A temporary error may have
+// prevented a restriction from refusing or permitting. Therefore a later permit or reject
+// becomes a 4xx, with the text of the first such error.
 type evaluation struct {
 	ifPermit Verdict // the first DeferIfPermit; Dunno if there was none
 	ifReject Verdict // the first DeferIfReject of this stage
@@ -243,7 +241,7 @@ func (e *evaluation) record(at stage, restriction, input string, v Verdict) {
 	*e.steps = append(*e.steps, step)
 }
 
-// inputOf is what a restriction looks at.
+// inputOf returns what a restriction looks at.
 func inputOf(w Restriction, r *Request) string {
 	if b, ok := w.(interface{ input(*Request) string }); ok {
 		return b.input(r)

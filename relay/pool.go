@@ -14,9 +14,9 @@ var (
 
 // A pool holds the connections to one hop. It may be used by many goroutines at once.
 //
-// Each connection in use has a slot, and a user without one waits for it. A connection
-// is opened only if none is idle, so the connections in use and the idle ones together
-// are never more than the slots.
+// Each connection in use occupies a slot. If none is free, a transaction waits. A
+// connection is opened only if none is idle, so there are never more connections, in use
+// and idle, than slots.
 type pool struct {
 	peer   *peer
 	cfg    PoolConfig
@@ -43,8 +43,8 @@ func newPool(p *peer, cfg PoolConfig, events Events) *pool {
 
 // get returns a connection for user. The caller must pass it to put, retire or discard.
 //
-// fresh means a new connection, after an idle one turned out to be closed by the hop:
-// the other idle ones are closed, too, since the same is likely for them.
+// With fresh, the connection is a new one, and all idle ones are closed: the hop had closed
+// one of them, and has probably closed the others, too.
 func (p *pool) get(ctx context.Context, user string, fresh bool) (*conn, error) {
 	if err := p.acquireSlot(ctx, user); err != nil {
 		return nil, err
@@ -92,8 +92,8 @@ func (p *pool) acquireSlot(ctx context.Context, user string) error {
 	return nil
 }
 
-// put returns a connection to the pool, or retires it if it is to be replaced. If a
-// transaction is open on it, the connection is reset in the background first.
+// put returns a connection to the pool, or retires it if it has to be replaced. If a
+// transaction is open on the connection, put first resets it, in the background.
 func (p *pool) put(c *conn) {
 	switch {
 	case c.refusals >= maxRefusals:
@@ -187,7 +187,7 @@ const (
 	// not be repeated on another connection.
 	holdTime = time.Second
 
-	// The hold while other transactions wait for a connection. It is longer than the
+	// The hold time while other transactions wait for a connection. It is longer than the
 	// time between two recipients of a client that uses PIPELINING.
 	crowdedHold = 10 * time.Millisecond
 )
@@ -222,9 +222,9 @@ func (p *pool) endHold(k *idleHold) {
 	delete(p.held, k)
 }
 
-// shortenHolds adds waiters to the number of transactions that wait for a connection,
-// and shortens all holds if there are more of them now. A yield may be called twice by
-// that, which does no harm: a transaction releases one connection only once.
+// shortenHolds adds waiters to the number of transactions that wait for a connection, and
+// shortens all holds if there are more of them now. As a result, a yield may be called
+// twice. That is harmless, because a transaction releases a connection only once.
 func (p *pool) shortenHolds(waiters int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

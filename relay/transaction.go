@@ -13,8 +13,8 @@ import (
 	"postern/relay/message"
 )
 
-// The waiting time between two attempts when all hops have failed; it doubles from the
-// first to the last.
+// The pause between two attempts after all hops have failed. It doubles from firstBackOff
+// up to lastBackOff.
 const (
 	firstBackOff = 50 * time.Millisecond
 	lastBackOff  = time.Second
@@ -26,8 +26,8 @@ const (
 const brokenPerHop = 2
 
 var (
-	// errStale means that a connection from the pool broke. The hop may have closed it
-	// while it was idle, which does not count against the hop.
+	// errStale means that a connection from the pool broke. It does not count as a failure
+	// of the hop, which may have closed the connection while it was idle.
 	errStale = errors.New("the connection had been in use before")
 
 	errOver = errors.New("relay: the transaction is over")
@@ -40,7 +40,7 @@ var (
 type transaction struct {
 	router *Router
 	env    *Envelope
-	user   string // connections are shared among users by it: the login, or the IP address
+	user   string // the login, or the IP address: connections are shared fairly among users
 
 	// mu serialises the caller and the timer of hold.
 	mu       sync.Mutex
@@ -55,7 +55,7 @@ type transaction struct {
 	patience   time.Duration // what is left of it
 	failures   map[*Hop]int  // nil while there are none
 	broken     int           // new connections that broke
-	stale      bool          // an idle connection turned out to be closed: use no idle one
+	stale      bool          // an idle connection turned out to be closed: use new ones only
 	dsnDropped bool          // the loss of DSN parameters has been reported
 }
 
@@ -148,7 +148,7 @@ func (t *transaction) ensureEnvelope(ctx context.Context, c *conn, m *message.Me
 	var refused refusals
 	for _, r := range t.accepted {
 		err := t.rcpt(ctx, c, r)
-		// Without c.open, it is the sender that was refused.
+		// If c is not open, the sender was refused.
 		if err != nil && (!c.open || !refused.add(r.address, err)) {
 			return err
 		}
@@ -195,7 +195,7 @@ func (l *refusals) add(address string, err error) bool {
 		return false
 	}
 	l.names = append(l.names, "<"+address+">")
-	// A temporary refusal takes precedence: at the next attempt all are asked again.
+	// A temporary refusal takes precedence: the client's next attempt asks about all recipients again.
 	if l.first == nil || e.Temporary() && !l.first.Temporary() {
 		l.first = e
 	}
@@ -211,9 +211,9 @@ func (l *refusals) err() error {
 	return &e
 }
 
-// try calls do with a connection, with another one if that breaks, and with connections
-// to other hops, until a hop has replied or patience has run out. The context of do
-// ends when it is not worth asking any longer.
+// try calls do with a connection, with another one if that breaks, and with connections to
+// other hops, until a hop has replied or patience has run out. The context of do ends
+// CommandTimeout after the patience.
 func (t *transaction) try(ctx context.Context, do func(context.Context, *conn) error) error {
 	start := time.Now()
 	asking, cancel := context.WithTimeout(ctx, max(0, t.patience)+t.router.cfg.CommandTimeout)
@@ -248,7 +248,7 @@ func (t *transaction) nextAttempt(err error, left, wait time.Duration) (pause ti
 	return wait, left >= wait
 }
 
-// sleep reports whether ctx is still good after d.
+// sleep waits for d and reports whether ctx has not ended.
 func sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -295,8 +295,8 @@ func (t *transaction) attempt(ctx context.Context, do func(context.Context, *con
 	return false, fmt.Errorf("%s: %w", t.hop, err)
 }
 
-// overdue takes the connection, on which a reply is overdue, out of the pool, so that a
-// slow message does not delay others.
+// overdue removes the connection from the pool, because a reply on it is overdue. So a slow
+// message does not delay others.
 func (t *transaction) overdue(err error) *OverdueError {
 	c, hop := t.conn, t.hop
 	hop.pool.slots.release(c.user)
@@ -357,9 +357,9 @@ func (t *transaction) endHold() {
 	}
 }
 
-// yield returns the connection to the pool because the body is slow. If the caller has
-// used the transaction at the same moment, k is not current any more, and the
-// connection stays.
+// yield returns the connection to the pool because the body is slow. If the caller has used
+// the transaction at the same moment, k is no longer the current hold, and the transaction
+// keeps the connection.
 func (t *transaction) yield(k *idleHold) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

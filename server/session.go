@@ -37,7 +37,7 @@ type session struct {
 	messages int // transactions begun
 	mail     *transaction
 	rcpt     string // the recipient of the RCPT command that is being answered
-	reported bool   // the refusal that is being made has a line in the log
+	reported bool   // the current refusal has been logged already
 
 	services Services // of the current exchange or transaction
 	release  func()   // of services; nil: there are none
@@ -51,8 +51,9 @@ type transaction struct {
 	recipients []string // accepted, as they went to the hop
 }
 
-// acquire returns the services for the exchange or the transaction that begins, and keeps
-// them until releaseServices is called. There is no AUTH in a transaction.
+// acquire returns the newest services for a new exchange or transaction, and keeps them
+// until releaseServices. The two never overlap, because AUTH is not allowed in a
+// transaction.
 func (s *session) acquire() Services {
 	if s.release == nil {
 		s.services, s.release = s.parts.Services()
@@ -60,7 +61,7 @@ func (s *session) acquire() Services {
 	return s.services
 }
 
-// releaseServices ends what acquire began. A further call does nothing.
+// releaseServices releases the services of acquire, if there are any.
 func (s *session) releaseServices() {
 	if release := s.release; release != nil {
 		s.services, s.release = Services{}, nil
@@ -76,13 +77,13 @@ func (s *session) Hello(_ context.Context, name string, extended bool) *smtpd.Re
 	}
 	s.tlsFacts = policy.TLS{Version: tls.VersionName(s.tls.Version), Cipher: tls.CipherSuiteName(s.tls.CipherSuite)}
 	if !s.parts.RequireAuth {
-		s.admit(false) // the limits before authentication are not meant for this listener
+		s.admit(false) // the limits before authentication are for listeners with logins
 	}
 	return nil
 }
 
-// hopRoom is left between the server's SIZE and the next hop's, in octets, for the header
-// fields that are added.
+// hopRoom is the difference between the next hop's SIZE and the announced one, in octets.
+// It leaves room for the header fields that are added.
 const hopRoom = 8 << 10
 
 // Offer implements smtpd.Session. It depends on the next hop.
@@ -111,8 +112,8 @@ func (s *session) peer() *auth.Peer {
 	}
 }
 
-// Auth implements smtpd.Session. An attempt counts from here, since a client may
-// cancel it or go away in the middle; only success takes it back.
+// Auth implements smtpd.Session. An attempt counts from its start, because the client may
+// cancel it or disconnect before its end. Only a success resets the count.
 func (s *session) Auth(ctx context.Context, mechanism string) (smtpd.Exchange, *smtpd.Reply) {
 	if s.attempts >= s.parts.AuthFailures {
 		return nil, replyTooManyFailures
@@ -160,8 +161,8 @@ func (e *exchange) Close(error) {
 	_ = e.Exchange.Close()
 }
 
-// authFailed logs the failure and returns the reply. The connection is closed after
-// too many.
+// authFailed logs the failure and returns the reply. After too many failures it closes the
+// connection.
 func (s *session) authFailed(ctx context.Context, mechanism string, err error) *smtpd.Reply {
 	s.reported = true
 	if errors.Is(ctx.Err(), context.Canceled) {
@@ -175,8 +176,8 @@ func (s *session) authFailed(ctx context.Context, mechanism string, err error) *
 	return authReply(err)
 }
 
-// Mail implements smtpd.Session. It checks in the order in which a client can do
-// something about a refusal.
+// Mail implements smtpd.Session. It checks first what the client can correct: that it has
+// logged in.
 func (s *session) Mail(_ context.Context, from smtpd.Path, p *smtp.MailOptions) *smtpd.Reply {
 	switch {
 	case !s.loggedIn && s.parts.RequireAuth:
@@ -213,7 +214,7 @@ func (s *session) complete(p smtpd.Path) string {
 }
 
 // Rcpt implements smtpd.Session. It asks the policy and then the next hop, so that the
-// client receives the hop's own refusal for that very address.
+// client receives the hop's own refusal of that address.
 func (s *session) Rcpt(ctx context.Context, to smtpd.Path, p *smtp.RcptOptions) *smtpd.Reply {
 	t, rcpt := s.mail, s.complete(to)
 	s.rcpt = to.String()
@@ -235,8 +236,8 @@ func (s *session) Rcpt(ctx context.Context, to smtpd.Path, p *smtp.RcptOptions) 
 	return nil
 }
 
-// check asks the policy by at, its method for the stage, and logs its warnings. It returns the
-// policy's reply: nil to go on. rcpt is the recipient at RCPT, and size is in octets.
+// check calls at, the policy's method for the stage, and logs the warnings. It returns the
+// policy's refusal, or nil. rcpt is the recipient at RCPT, and size is in octets.
 func (s *session) check(ctx context.Context, at func(context.Context, *policy.Request) policy.Verdict, rcpt string, size int64) *smtpd.Reply {
 	r := &policy.Request{
 		Session: s.conn.ID(), Listener: s.parts.Name,
@@ -307,9 +308,8 @@ func (s *session) Close(reason error) {
 	s.events.Disconnected(time.Since(s.begun), s.messages)
 }
 
-// isHealthCheck reports whether a client has ended the connection before or in the
-// middle of the handshake, as load balancers do that only look whether the port is
-// open.
+// isHealthCheck reports whether the client closed the connection before the end of the
+// handshake, like a load balancer that only checks whether the port is open.
 func isHealthCheck(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)

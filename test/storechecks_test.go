@@ -18,8 +18,8 @@ import (
 	"postern/test/kit"
 )
 
-// A daemon is a server that runs in the foreground, under a shell that ends it when this
-// process ends.
+// A daemon is a server in the foreground. A shell runs it, and ends it when this process
+// ends.
 type daemon struct {
 	args  []string
 	stops string // the signal that ends it
@@ -145,7 +145,8 @@ func outcomeOf(id auth.Identity, err error) string {
 // it.
 const storeTime = 40 * time.Second
 
-// answer verifies a password within limit. It reports an answer that comes much later.
+// answer verifies a password within limit. It returns "too late" if the answer takes much
+// longer.
 func (d storeChecks) answer(login, password string, limit time.Duration) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
@@ -211,7 +212,7 @@ func (d storeChecks) manyAtOnce(t *testing.T) {
 	wait.Wait()
 }
 
-// abandoned logins, whose clients disconnect at any moment, do not affect others.
+// abandoned checks that logins whose clients disconnect at any moment do not affect others.
 func (d storeChecks) abandoned(t *testing.T) {
 	var wait sync.WaitGroup
 	for i := range 50 {

@@ -36,9 +36,9 @@ func texthashAccess(path, key string, l *access.List) { l.Read(key, path) }
 //	key whitespace value
 //	  the value goes on
 //
-// Postfix's smtpd logs a line that it cannot read and ignores it. Here such a line is an
-// error, since it may be the one that was meant to refuse something. A duplicate key is an
-// error for both, although postmap -q only warns about it.
+// Postfix's smtpd logs a line that it cannot read and ignores it. Here it is an error,
+// because the line may have been meant to refuse something. A duplicate key is an error in
+// smtpd as well, although postmap -q only warns about it.
 func openTexthash(path string) (Table, error) {
 	f, before, err := fileperm.OpenRegular(path, "a text file")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -70,7 +70,7 @@ func openTexthash(path string) (Table, error) {
 type texthashReader struct {
 	table  *memory
 	path   string
-	values map[string]string // each distinct value once: many lines have the same
+	values map[string]string // each distinct value once, because many lines have the same one
 
 	logical strings.Builder
 	first   int // line at which logical begins

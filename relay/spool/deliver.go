@@ -23,12 +23,12 @@ type job struct {
 	*content
 
 	// The result of an attempt.
-	delivered []bool            // by recipients: the hop has the message for them
-	replies   []*smtp.SMTPError // by recipients: the refusals by the hop
+	delivered []bool            // by recipient: the hop has accepted the message
+	replies   []*smtp.SMTPError // by recipient: the refusals by the hop
 	replied   bool              // the hop has replied at all
 	hopDown   error             // why the hop could not be asked, or not for all recipients
 	damage    error
-	aborted   bool // by Close: the result is not about the message or the hop
+	aborted   bool // by Close: the result says nothing about the message or the hop
 }
 
 var errStillDown = errors.New("no next hop replies")
@@ -42,9 +42,9 @@ func (s *Spool) deliver(ctx context.Context, e *entry, o *outage) {
 		}
 		hop, release := acquire(j.Envelope.Listener)
 		defer release()
-		// A refusal of the whole message may be about one recipient, if the hop was asked
-		// about it again (see relay.Transaction): then a second transaction finds out which
-		// one it is. All recipients are done if the file could not be removed before.
+		// If the hop refused the whole message, the reason may be one recipient (see
+		// relay.Transaction). Then a second transaction finds out which one. No recipient
+		// is pending if only the removal of the file failed before.
 		if len(j.pending()) > 0 && !j.transact(ctx, hop, true) {
 			j.transact(ctx, hop, false)
 		}
@@ -53,8 +53,8 @@ func (s *Spool) deliver(ctx context.Context, e *entry, o *outage) {
 	if !o.lasts() || ctx.Err() != nil {
 		return
 	}
-	// No hop replies. Messages that are too old, or delayed for too long, are reported
-	// without asking the hop for each of them.
+	// No hop replies. Expired or long delayed messages are reported to their senders,
+	// without an attempt for each of them.
 	tried := map[*entry]bool{} // once each: the disk may be full
 	overdue := func(e *entry) bool {
 		late := s.expired(e.arrived) || e.delayWarning && time.Since(e.arrived) > s.pace.delayWarning
@@ -99,9 +99,9 @@ func (s *Spool) discard(e *entry, reason error) {
 	s.index.remove(e)
 }
 
-// transact makes one transaction for the pending recipients. It returns false if another
-// one is needed, which it can be if again is true: the message was refused for several
-// recipients.
+// transact makes one transaction for the pending recipients. It returns false, which it
+// does only if again is true, if another transaction is needed because the message was
+// refused for several recipients.
 func (j *job) transact(ctx context.Context, next relay.NextHop, again bool) bool {
 	t, err := next.Begin(ctx, j.Envelope.relay(j.Size))
 	if err != nil {
@@ -220,8 +220,8 @@ func (j *job) finish() {
 	s.index.remove(j.entry)
 }
 
-// doneNow returns the pending recipients that need no further attempt: they have the
-// message, or the report about them is in the spool, or there must be none.
+// doneNow returns the pending recipients that need no further attempt: the message was
+// delivered, or the report about the failure is in the spool, or no report is due.
 func (j *job) doneNow() (done []int) {
 	expired := !j.aborted && j.spool.expired(j.Arrived)
 	var failures []failure
@@ -249,7 +249,7 @@ func (j *job) doneNow() (done []int) {
 	return done
 }
 
-// wanted returns the failures of which the sender wants a report.
+// wanted returns the failures about which the sender wants a report.
 func wanted(to []recipient, failures []failure, what smtp.DSNNotify) (some []failure) {
 	for _, f := range failures {
 		if to[f.place].wants(what) {
@@ -284,8 +284,8 @@ func (j *job) requeue(done []int) {
 		due = due.Add(doubled(s.pace.firstRetry, r.Tries-1, s.pace.retryMax))
 		s.events.Deferred(j.event(), r.Tries, time.Until(due), r.Reason)
 	default:
-		// That no hop replies is hardly ever because of the message, so it does not wait
-		// for long; but if it is, other messages are tried in the meantime.
+		// The message is hardly ever the reason that no hop replies, so the pause is short.
+		// If it is the reason, other messages are tried during the pause.
 		j.entry.hopDowns++
 		due = due.Add(doubled(s.pace.hopDownPause, j.entry.hopDowns-1, s.pace.hopDownMax))
 	}

@@ -18,7 +18,7 @@ import (
 	"postern/server/auth/semaphore"
 )
 
-// StoreSpec is what a Store is made of.
+// StoreSpec describes a Store.
 type StoreSpec struct {
 	Kind    string // the name, unless Config has one
 	Config  StoreConfig
@@ -30,8 +30,8 @@ type StoreSpec struct {
 
 // A Store is a backend with the settings of its table in the configuration: the form of the
 // login, bounds on the time and the number of its calls, the cache. It has the abilities of
-// the backend, and its answers bear the name of the store. A panic of the backend is a
-// temporary error. A Store may be used by many goroutines at once.
+// the backend, and adds its name to the answers. A panic of the backend becomes a temporary
+// error. A Store may be used by many goroutines at once.
 type Store struct {
 	name   string
 	config StoreConfig
@@ -40,7 +40,7 @@ type Store struct {
 	cache  *cache // nil: every login is passed to the backend
 	events Events
 
-	// The abilities of the backend; nil: it does not have this one.
+	// The abilities of the backend; nil if it does not have one.
 	passwords PasswordVerifier
 	keys      KeyStore
 	checks    interface{ Check(context.Context) error }
@@ -98,9 +98,9 @@ func (s *Store) Close() error {
 	return s.closes.Close()
 }
 
-// LockedOutOfScram returns the users that cannot log in by SCRAM with every client, if the
-// backend knows all of its users: those without keys, and those whose keys have more
-// iterations than the clients that use Cyrus SASL compute.
+// LockedOutOfScram returns the users for whom SCRAM fails, if the backend can list its
+// users: with any client, those without keys; with clients that use Cyrus SASL, those whose
+// keys have more iterations than Cyrus SASL accepts.
 func (s *Store) LockedOutOfScram() (withoutKeys, tooManyIterations []string) {
 	if s.lists == nil {
 		return nil, nil
@@ -109,8 +109,8 @@ func (s *Store) LockedOutOfScram() (withoutKeys, tooManyIterations []string) {
 }
 
 var (
-	// ErrBusy is the cause of a temporary error: as many logins as the store's
-	// concurrency allows are being verified, and none of them has ended in time.
+	// ErrBusy is the cause of a temporary error: all slots of the store were in use, and
+	// none became free in time.
 	ErrBusy = errors.New("auth: too many logins are waiting for this store")
 
 	errSlow      = errors.New("no answer within its timeout")
@@ -207,10 +207,10 @@ func ask[T answer](ctx context.Context, s *Store, login string, call func(expand
 	return accepted, c.Err
 }
 
-// bounded makes one call of the backend, whatever the ability. It waits for a slot, at
-// most for the timeout of the store; clients that have logged in before (first) get
-// theirs first. The call may take as long again. The deadline of ctx, that of the reply
-// to the client, ends both waits earlier.
+// bounded makes one call of the backend, whatever the ability. It waits for a slot, at most
+// for the timeout of the store. With first, which is for clients that have logged in
+// before, it precedes the others in the queue. The call may take the same time again. The
+// deadline of ctx, that of the reply to the client, can end both waits earlier.
 //
 // A panic of the backend becomes an error: a broken backend must not end the process. The
 // value of the panic may contain a password, so only its type is kept, or the text of an
@@ -251,7 +251,7 @@ func bounded[T answer](ctx context.Context, s *Store, first bool, call func(cont
 	return none, outOfTime(ctx, "before the store answered", err)
 }
 
-// outOfTime adds to err where the login was when the deadline of ctx ended it.
+// outOfTime adds to err at which point the deadline of ctx ended the login.
 func outOfTime(ctx context.Context, where string, err error) error {
 	if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return err
@@ -259,11 +259,10 @@ func outOfTime(ctx context.Context, where string, err error) error {
 	return fmt.Errorf("the time for the reply was over %s: %w", where, err)
 }
 
-// CacheConfig is the table "cache" of a store that cannot show its hashes: PAM,
-// saslauthd, LDAP. Within TTL of a login that has succeeded, the same login with the same
-// password succeeds again without the store being asked, although the account may have
-// been closed since, and from every client address. Both times are zero by default, and
-// nothing is remembered.
+// CacheConfig is the table "cache" of a store that cannot show its hashes: PAM, saslauthd,
+// LDAP. Within TTL of a login that has succeeded, the same login with the same password
+// succeeds again, from any client address, without a call of the store, even if the account
+// has been closed since. By default both times are zero, and nothing is cached.
 type CacheConfig struct {
 	// TTL is how long a password that the store has accepted is accepted without
 	// asking the store.
@@ -314,7 +313,7 @@ type success struct {
 	when time.Time // the store was asked
 }
 
-// newCache returns a cache, or nil if the configuration wants none.
+// newCache returns a cache, or nil if both times are zero.
 func newCache(config CacheConfig) *cache {
 	if config.TTL <= 0 && config.StaleWhileDown <= 0 {
 		return nil
@@ -344,7 +343,8 @@ func (c *cache) verify(login, password string, call func() (Identity, error)) (I
 		c.logins.Remove(login)
 		return Identity{}, err
 	}
-	// Only now, since the store may have refused another attempt meanwhile.
+	// Only after the call, because the store may have refused another attempt in the
+	// meantime.
 	if id, ok := c.recall(login, mac, c.config.StaleWhileDown); ok {
 		return id, nil
 	}

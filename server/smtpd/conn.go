@@ -34,7 +34,7 @@ type Conn struct {
 	transport transport
 	in        input
 	out       output
-	lastIO    time.Time // when something was last sent to, or received from, the client
+	lastIO    time.Time // of the last send or receive
 
 	hello    string // what the client called itself; empty before EHLO and HELO
 	extended bool   // it was EHLO, not HELO
@@ -46,11 +46,11 @@ type Conn struct {
 
 	preAuthOver atomic.Bool
 	closing     closing
-	observers   []func(seen bool) // Reply.OnSeen of the replies that were sent last
+	observers   []func(seen bool) // Reply.OnSeen of the replies since the last input
 }
 
-// Serve runs a connection until it is closed. The end of ctx ends it at once.
-// cfg and h may be shared by connections; raw is Serve's to close.
+// Serve serves a connection until it is closed. When ctx ends, Serve closes it at once.
+// Connections may share cfg and h. Serve closes raw.
 func Serve(ctx context.Context, raw net.Conn, cfg *Config, h Handler) {
 	c := &Conn{
 		cfg: cfg, id: NewID(),
@@ -115,7 +115,7 @@ func (c *Conn) close(reason error) {
 	c.closing.mu.Unlock()
 	unseen := func() { c.notify(false) }
 	if c.transport.sendLast(c.out.held) && c.mayBeSending(reason) {
-		reason = cmp.Or(c.contain(unseen), reason) // what comes now is no answer
+		reason = cmp.Or(c.contain(unseen), reason) // later input does not show that the client has seen the replies
 		c.cfg.Linger.wait(c.transport.Conn)
 	}
 	_ = c.transport.Conn.Close()
@@ -137,15 +137,15 @@ func (c *Conn) contain(f func()) (err error) {
 	return nil
 }
 
-// mayBeSending reports whether the client does not expect the end: it has
-// neither ended the connection itself, nor sent QUIT, nor been silent.
+// mayBeSending reports whether the client may still be sending: it has not closed the
+// connection, sent QUIT or timed out.
 func (c *Conn) mayBeSending(reason error) bool {
 	var foreign *ForeignError
 	return errors.Is(reason, ErrClosed) || errors.Is(reason, ErrTooLong) || errors.As(reason, &foreign)
 }
 
-// NewID returns an identifier of 12 letters and digits that is unique over
-// restarts. Any goroutine may call it.
+// NewID returns an identifier of 12 letters and digits that is unique across restarts. Any
+// goroutine may call it.
 func NewID() string {
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
@@ -155,8 +155,8 @@ func NewID() string {
 // ID identifies the connection in the log; see [NewID]. Any goroutine may call it.
 func (c *Conn) ID() string { return c.id }
 
-// Remote is the client's TCP address; behind a proxy, the one that the proxy
-// names. Any goroutine may call it.
+// Remote is the client's TCP address; behind a proxy, the address in the PROXY header. Any
+// goroutine may call it.
 func (c *Conn) Remote() netip.AddrPort { return c.remote }
 
 // Local is the server's end of the connection. Any goroutine may call it.
@@ -171,13 +171,13 @@ func (c *Conn) TLS() *tls.ConnectionState {
 	return &state
 }
 
-// Certificate is the one that the client has been shown, nil if that is not known.
+// Certificate is the certificate that was sent to the client, or nil if it is not known.
 func (c *Conn) Certificate() *x509.Certificate { return c.transport.shown.Load() }
 
-// Authenticated ends the limits of time that hold before authentication.
+// Authenticated lifts the time limits that apply before authentication.
 func (c *Conn) Authenticated() { c.preAuthOver.Store(true) }
 
-// notify calls the observers of the replies that were sent last.
+// notify calls the observers of the replies since the last input.
 func (c *Conn) notify(seen bool) {
 	if len(c.observers) == 0 {
 		return
@@ -192,8 +192,8 @@ func (c *Conn) notify(seen bool) {
 	}
 }
 
-// A closing is whether and how the server ends the connection. Any goroutine may
-// use it.
+// A closing records whether and how the server closes the connection. Any goroutine may use
+// it.
 type closing struct {
 	mu       sync.Mutex
 	decided  bool   // before the next read
@@ -202,9 +202,9 @@ type closing struct {
 	farewell *Reply // the last reply; nil: there is none
 }
 
-// CloseAfterReply ends the connection after the reply that is being made, with
-// farewell as a further reply, if that is not nil. Commands that are pipelined
-// are not run any more. Of several calls, the first counts.
+// CloseAfterReply closes the connection after the current reply. A farewell that is not nil
+// is sent as one more reply. Further pipelined commands are not executed. Only the first
+// call has an effect.
 func (c *Conn) CloseAfterReply(farewell *Reply) {
 	c.closing.mu.Lock()
 	defer c.closing.mu.Unlock()
@@ -213,11 +213,11 @@ func (c *Conn) CloseAfterReply(farewell *Reply) {
 	}
 }
 
-// authGrace is how long an AUTH under way may delay CloseIdle.
+// authGrace is how long an AUTH in progress may delay CloseIdle.
 const authGrace = 2 * time.Second
 
-// CloseIdle ends the connection with farewell: at once if there is no
-// transaction, after it otherwise. Any goroutine may call it.
+// CloseIdle closes the connection with farewell: at once if there is no transaction,
+// otherwise after the transaction. Any goroutine may call it.
 func (c *Conn) CloseIdle(farewell *Reply) {
 	c.closing.mu.Lock()
 	defer c.closing.mu.Unlock()
@@ -231,13 +231,13 @@ func (c *Conn) CloseIdle(farewell *Reply) {
 	c.closing.decided = true
 	// AUTH may wait for a store that does not answer, or for a penalty to end.
 	time.AfterFunc(authGrace, func() { c.cancel(ErrClosed) })
-	// Wake the read that waits for the next command. fill sets its deadline before
-	// it looks whether the connection is closing, so this one is the later.
+	// Wake the read that waits for the next command. fill sets its deadline before it
+	// checks whether the connection is closing, so it cannot replace this one unnoticed.
 	_ = c.transport.Conn.SetReadDeadline(time.Unix(1, 0))
 }
 
-// Abort ends the connection at once, whatever it is doing, without a reply. Any
-// goroutine may call it.
+// Abort closes the connection at once, without a reply, whatever its state. Any goroutine
+// may call it.
 func (c *Conn) Abort(reason error) {
 	c.cancel(reason)
 	_ = c.transport.Conn.Close()
@@ -257,17 +257,17 @@ func (c *Conn) isClosing() bool {
 	return c.closing.decided
 }
 
-// errLongLine is a line of more than Config.MaxLine octets that has been read to
-// its end: the connection is in step.
+// errLongLine means that a line of more than Config.MaxLine octets was read to its end, so
+// the next command can be read.
 var errLongLine = errors.New("smtpd: line too long")
 
-// longLineFactor times Config.MaxLine is how much of a line is read at all.
+// longLineFactor times Config.MaxLine is the most that is read of one line.
 const longLineFactor = 4
 
-// readLine waits for a line. It is valid until the next read. Where a command is
-// expected, the beginning of a TLS record is a line, since its line end may not come for
-// long. After an error other than errLongLine the connection ends; replies about that are
-// held back already.
+// readLine waits for a line. The line is valid until the next read. If a command is
+// expected, the beginning of a TLS record is returned as a line, because a line end may
+// never follow. After an error other than errLongLine, the connection has to be closed; its
+// last replies are already queued.
 func (c *Conn) readLine(isCommand bool) ([]byte, error) {
 	by := time.Now().Add(c.timeouts().Command)
 	skipped := 0
@@ -302,8 +302,8 @@ func (c *Conn) readLine(isCommand bool) ([]byte, error) {
 	}
 }
 
-// fill waits until by for something from the client, after it has sent what was
-// held back. An error ends the connection.
+// fill sends the replies that are held back, then waits until by for input. After an error,
+// the connection has to be closed.
 func (c *Conn) fill(by time.Time) error {
 	if !c.preAuthOver.Load() && c.loginBy.Before(by) {
 		by = c.loginBy
@@ -335,13 +335,12 @@ func (c *Conn) timeouts() *Timeouts {
 	return &c.cfg.PreAuth
 }
 
-// maxSilence is how long replies are held back while pipelined commands take their
-// time. Without it, a hundred recipients that each take the next hop some seconds would
-// keep the client waiting for the first reply until it gives up.
+// maxSilence is how long replies are held back while pipelined commands are executed.
+// Otherwise, with a hundred recipients that each take the next hop some seconds, the client
+// might time out before it receives the first reply.
 const maxSilence = 10 * time.Second
 
-// send holds a reply back until the next read, unless the client has been waiting
-// for long.
+// send holds a reply back until the next read, unless the client has waited for maxSilence.
 func (c *Conn) send(r *Reply) {
 	if r.OnSeen != nil {
 		c.observers = append(c.observers, r.OnSeen) // there are several if messages are pipelined

@@ -17,8 +17,8 @@ var (
 	replyNoRcpt     = NewReply(554, smtp.EnhancedCode{5, 5, 1}, "Error: no valid recipients")
 
 	// RFC 3030, section 2: the client may have sent these chunks before it knew of the
-	// refusal, so they are not errors. They are junk, or it could send such chunks, and
-	// have each of them logged, without end.
+	// refusal, so they are not errors. They count as junk, otherwise a client could send
+	// such chunks without end, and each would be logged.
 	replyChunkAfterRefusal = &Reply{Code: 503, Enhanced: smtp.EnhancedCode{5, 5, 1}, Lines: []string{"Error: an earlier chunk was refused"}, NotAnError: true}
 	replyTinyChunks        = NewReply(554, smtp.EnhancedCode{5, 7, 0}, "Error: too many small chunks")
 
@@ -49,8 +49,8 @@ func (c *Conn) data(verb, argument string) (*Reply, error) {
 	return nil, nil
 }
 
-// noRecipient distinguishes a client whose recipients were all refused, while it
-// pipelined, from one that has sent none.
+// noRecipient distinguishes a client that pipelined recipients, which were all refused,
+// from a client that sent none.
 func (c *Conn) noRecipient() *Reply {
 	if c.mail.open {
 		return replyNoRcpt
@@ -69,8 +69,7 @@ func (c *Conn) beginMessage(bdat bool) *Reply {
 	return nil
 }
 
-// abortMessage aborts the message, if there is one under way, and returns the reply
-// to it.
+// abortMessage aborts the message, if one is being received, and returns the reply to it.
 func (c *Conn) abortMessage(err error) *Reply {
 	body := c.mail.body
 	if body == nil {
@@ -80,10 +79,10 @@ func (c *Conn) abortMessage(err error) *Reply {
 	return body.Abort(err)
 }
 
-// readMessage pushes the message into the body, without the dots that were stuffed, up
-// to its final dot. failed is why it cannot be taken: that is known when the rest
-// has been read, since the client looks for the reply only then. A client that
-// sends more than twice the limit is cut off. err ends the connection.
+// readMessage pushes the message into the body, without the dots that were stuffed, up to
+// its final dot. failed is why the message cannot be accepted; the rest is read first,
+// because the client does not read the reply before. If a client sends more than twice the
+// limit, the connection is closed. After err, the connection has to be closed.
 func (c *Conn) readMessage() (failed, err error) {
 	u := unstuffer{}
 	for size := int64(0); !u.ended; {
@@ -137,9 +136,10 @@ func (c *Conn) endMessage(verb string, failed error) {
 	c.endTransaction(ResetMessage, nil)
 }
 
-// cutShort is for a message or a chunk that the end of the connection cut, or that the
-// client stopped sending. What it sends next may be the rest, which must not be read as
-// commands. refused is nil if the message was not refused before.
+// cutShort handles a message or a chunk that is incomplete because the connection ended or
+// the client stopped sending. It closes the connection, because the next input may be the
+// rest of the message, which must not be read as commands. refused is nil if the message
+// was not refused before.
 func (c *Conn) cutShort(verb string, refused *Reply, err error) error {
 	c.refuse(verb, "", cmp.Or(c.abortMessage(err), refused))
 	c.CloseAfterReply(replyCutShort)
@@ -149,10 +149,9 @@ func (c *Conn) cutShort(verb string, refused *Reply, err error) error {
 	return err
 }
 
-// An unstuffer takes away the dots that the client has put before those at the
-// beginning of a line, and finds the final one (RFC 5321, section 4.5.2). Only
-// CRLF "." CRLF ends a message. Its result does not depend on how the message was
-// cut into blocks.
+// An unstuffer removes the dot that the client has added to each line that begins with a
+// dot, and finds the final dot (RFC 5321, section 4.5.2). Only CRLF "." CRLF ends a
+// message. Its result does not depend on how the message was cut into blocks.
 type unstuffer struct {
 	state unstuffState
 	ended bool // the final dot has been found
@@ -162,15 +161,15 @@ type unstuffState uint8
 
 const (
 	atLineStart unstuffState = iota // after CRLF, or at the very beginning
-	afterDot                        // after a dot at the start of a line, which is taken away
+	afterDot                        // after a dot at the start of a line, which is removed
 	afterDotCR                      // after a CR after that
 	inLine
 	afterCR // after a CR in a line
 )
 
-// next takes the dots away from b[1:], in place, and returns its text and, if the
-// end of the message has been found, what comes after it. b[0] is room for the CR
-// that was kept back from the block before.
+// next removes the added dots from b[1:], in place. It returns the text and, after the end
+// of the message, the rest of b. b[0] is space for a CR that was held back from the
+// previous block.
 func (u *unstuffer) next(b []byte) (text, rest []byte) {
 	from, to := 1, 1 // b[from:] is to be examined, b[:to] is text
 	if u.state == afterDotCR && len(b) > 1 && b[1] != '\n' {
@@ -204,8 +203,8 @@ func (u *unstuffer) next(b []byte) (text, rest []byte) {
 	return b[start:to], b[from:]
 }
 
-// scan returns how much of p, which begins within a line, comes before the next
-// dot at the start of a line.
+// scan returns the number of octets of p, which begins within a line, before the next dot
+// at the start of a line.
 func (u *unstuffer) scan(p []byte) int {
 	if u.state == afterCR && p[0] == '\n' {
 		u.state = atLineStart
@@ -234,16 +233,16 @@ type chunks struct {
 	count    int64 // of chunks
 }
 
-// A message may have so many chunks, however small, and one more for each so many
-// octets: a flood of tiny chunks costs the server more than the client.
+// A message may have freeChunks chunks of any size, and one more for each octetsPerChunk
+// octets, because tiny chunks cost the server more than the client.
 const (
 	freeChunks     = 2000
 	octetsPerChunk = 512
 	maxReceived    = 1 << 62 // the count of octets stops here
 )
 
-// maxPreAuthChunk bounds what is read of a chunk that is refused to a client that
-// has not authenticated.
+// maxPreAuthChunk bounds how much of a refused chunk is read from a client that has not
+// authenticated.
 const maxPreAuthChunk = 16 << 10
 
 // bdat is BDAT. The octets of the chunk follow the line, whether the command is
@@ -294,8 +293,8 @@ func parseChunk(argument string) (size int64, last, ok bool) {
 	return size, last, ok
 }
 
-// admitChunk decides whether a chunk of size octets is taken, before it is read.
-// The session is asked before the first. After a refusal there is no body.
+// admitChunk decides, before a chunk of size octets is read, whether it is accepted. It
+// asks the session before the first chunk. After a refusal there is no body.
 func (c *Conn) admitChunk(size int64) *Reply {
 	m := &c.mail
 	switch {
@@ -325,9 +324,8 @@ func (c *Conn) admitChunk(size int64) *Reply {
 	return nil
 }
 
-// mostDiscarded is how many octets are read of a chunk that is refused. After a
-// longer one, or after more than twice the limit of a message in chunks, the connection
-// is closed.
+// mostDiscarded is how many octets of a refused chunk are read. After a longer one, or
+// after more than twice the limit of a message in chunks, the connection is closed.
 func (c *Conn) mostDiscarded() int64 {
 	if !c.preAuthOver.Load() {
 		return maxPreAuthChunk
@@ -335,8 +333,8 @@ func (c *Conn) mostDiscarded() int64 {
 	return max(2*c.offer.Size, maxPreAuthChunk)
 }
 
-// readChunk pushes size octets into the body, or throws them away if there is none.
-// The Reply is the refusal of a body that has failed; err ends the connection.
+// readChunk pushes size octets into the body, or discards them if there is none. If the
+// body fails, the Reply is the refusal. After err, the connection has to be closed.
 func (c *Conn) readChunk(size int64) (failed *Reply, err error) {
 	for size > 0 {
 		if c.in.start >= c.in.end {

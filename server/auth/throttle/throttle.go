@@ -1,23 +1,23 @@
-// Package throttle slows down clients that guess passwords, and no others.
+// Package throttle delays logins from clients that guess passwords.
 //
 // Failed logins count against the client's address, for IPv6 against its /64. From an
-// address without failures, as many logins at a time are verified as there are
-// processors; from an address with failures one at a time, 2 seconds after the last
-// failure, then 4, 8 and 15. The delay comes before the next verification and not after
-// the failed one, so a client cannot avoid it by closing the connection early or by
-// opening many. A login that waits holds nothing but its goroutine. A login that would
-// have to wait too long is refused with [ErrPenalty].
+// address without failures, as many logins at a time are verified as there are processors;
+// from an address with failures one at a time, 2 seconds after the last failure, then 4, 8
+// and 15. The delay comes before the next verification and not after the failed one, so a
+// client cannot avoid it by closing the connection early or by opening many. A waiting
+// login occupies only its goroutine. A login that would have to wait too long is refused
+// with [ErrPenalty].
 //
-// A success does not end the penalty of the address, or an attacker with one account
-// could end it. It ends the penalty of its pair: a login that has succeeded from an
-// address within 30 days is verified there without delay, and its failures do not
-// count against the address. Ten different wrong passwords end that privilege. A
-// repeated wrong password does not increase a penalty.
+// A success does not end the penalty of the address, otherwise an attacker with one account
+// could end it. But it makes the login and the address a known pair: for 30 days, the login
+// is verified from that address without delay, and its failures do not count against the
+// address. Ten different wrong passwords end that privilege. A repeated wrong password does
+// not increase a penalty.
 //
 // Memory is bounded: 65,536 addresses and 32,768 logins, at most 8 of one user, with 16
 // addresses each. A new entry replaces the least recently changed one. To displace one
-// penalty takes as many failed logins, each with its TLS handshake and its password
-// hash, from as many addresses; to displace a known pair takes thousands of accounts.
+// penalty, an attacker needs a failed login, with its TLS handshake and password hash, from
+// each of 65,536 addresses; to displace a known pair, thousands of accounts.
 //
 // The package knows neither stores nor mechanisms: package auth and the Dovecot proxy
 // call [Throttle.Acquire] before a password is verified, and [Attempt.Done] after it.
@@ -44,7 +44,7 @@ import (
 // one would have to wait too long. It is a temporary error (454 4.7.0).
 var ErrPenalty = errors.New("auth: too many failed logins from this address")
 
-// Config is what the administrator can choose.
+// Config has the settings of the administrator.
 type Config struct {
 	MaxWait time.Duration  // how long a login waits; beyond that it gets ErrPenalty
 	Exempt  []netip.Prefix // failed logins from these networks delay no login
@@ -106,22 +106,22 @@ func (t *Throttle) name(of string) string {
 // An Attempt is a login that may be verified now. Done or Yield must be called exactly
 // once.
 type Attempt struct {
-	// Known is set if the login has succeeded from this address within 30 days. Where a
-	// store has to queue, such a client goes first.
+	// Known is set if the login has succeeded from this address within 30 days. Stores with
+	// a queue serve such clients first.
 	Known bool
 
 	throttle *Throttle
 	addr     netip.Addr
-	from     netip.Prefix // what addr counts as
+	from     netip.Prefix // the address or /64 that addr counts as
 	login    string
 	exempt   bool
 	penalty  *penalty      // of from; nil for a login without delay
 	turn     chan struct{} // in penalty.waiting; closed when the attempt may be verified
 }
 
-// Acquire waits until the login from addr may be verified. It returns [ErrPenalty] if
-// that would take longer than Config.MaxWait, and the cause of ctx if ctx ends before;
-// after the deadline of ctx, the error is both.
+// Acquire waits until the login from addr may be verified. It returns [ErrPenalty] if that
+// would take longer than Config.MaxWait, and the cause of ctx if ctx ends before. After the
+// deadline of ctx, the error wraps both.
 func (t *Throttle) Acquire(ctx context.Context, addr netip.Addr, login string) (*Attempt, error) {
 	a := &Attempt{throttle: t, addr: addr, from: netprefix.Client(addr), login: t.name(login)}
 	maxWait, err := t.enqueue(a)
@@ -167,8 +167,8 @@ func (t *Throttle) enqueue(a *Attempt) (maxWait time.Duration, err error) {
 	return t.config.MaxWait, nil
 }
 
-// wait returns when the attempt is the next of its address and the delay of the address
-// is over, or with the cause of ctx.
+// wait waits until it is the attempt's turn and the delay of its address is over. If ctx
+// ends before, it returns the cause.
 func (a *Attempt) wait(ctx context.Context) error {
 	select {
 	case <-a.turn:
@@ -232,9 +232,9 @@ func (a *Attempt) Done(o Outcome) {
 	t.leave(a, now)
 }
 
-// Yield ends the attempt without an outcome, for a mechanism in which it is the client's
-// move: other logins of its address do not wait for the client. The mechanism calls
-// [Throttle.Acquire] again when the client has answered.
+// Yield ends the attempt without an outcome. A mechanism calls it while it waits for the
+// client's next response, so that other logins of the address do not wait for the client.
+// It calls [Throttle.Acquire] again after the response.
 func (a *Attempt) Yield() {
 	a.throttle.mu.Lock()
 	defer a.throttle.mu.Unlock()
@@ -300,10 +300,9 @@ type wrongPassword struct {
 	seen time.Time
 }
 
-// start starts the logins that may be verified now: as many at once as there are slots,
-// or one at a time from an address with failures. That bounds the gain of an attacker to
-// one burst of so many guesses, since the first of them to fail delays the other logins
-// in the queue.
+// start starts the logins that may be verified now: as many at once as there are slots, or
+// one at a time from an address with failures. So an attacker gains at most one burst of
+// that many guesses, because the first failure delays the other logins in the queue.
 func (p *penalty) start(slots int) {
 	if p.level > 0 {
 		slots = 1
@@ -371,10 +370,10 @@ const (
 // knownPairs remembers which login has succeeded from which address. Logins are
 // compared in lower case, since several spellings are one login to most stores.
 //
-// Only a right password adds a pair. Each login has room for a few addresses, and each
-// user for a few logins: a store that is asked for the local part accepts alice@ with
-// any domain after it, and another store any case or accents. So a user with one account
-// cannot displace the pairs of other users.
+// Only a correct password adds a pair. The addresses of a login are limited, and so are the
+// logins of a user, because many logins may be one user: alice at any domain in a store
+// that uses only the local part, or any spelling in a store that ignores case or accents.
+// So a user with one account cannot displace the pairs of other users.
 type knownPairs struct {
 	logins *lru.Map[string, []knownPair]
 	users  *lru.Map[string, []string] // the logins of each, the oldest first
@@ -418,8 +417,8 @@ func (k knownPairs) succeeded(user, login string, from netip.Prefix, now time.Ti
 	k.logins.Put(login, append(pairs, knownPair{from: from, last: now}))
 }
 
-// mistaken counts a wrong password. A pair with too many of them is removed, or the
-// neighbour of a user could guess without any delay.
+// mistaken counts a wrong password. A pair with too many of them is removed, otherwise
+// another client at a user's address could guess without any delay.
 func (k knownPairs) mistaken(login string, from netip.Prefix) {
 	login = strings.ToLower(login)
 	pairs, _ := k.logins.Get(login)

@@ -24,12 +24,12 @@ import (
 	"postern/server/auth"
 )
 
-// A Generation is all parts that one reading of the configuration has opened. It does
-// not change, and is closed when the last user has released it.
+// A Generation holds all parts that were opened for one reading of the configuration. It is
+// immutable, and closed when its last user has released it.
 type Generation struct {
 	cfg       *config.Config
 	listeners []*listenerParts
-	fallback  *listenerParts // of listeners that the configuration does not have any more
+	fallback  *listenerParts // for listeners that are no longer in the configuration
 	policies  *Policies
 	stage     *message.Stage
 	certs     []*certs.Files
@@ -53,10 +53,11 @@ type listenerParts struct {
 	ownRelay bool
 }
 
-// services returns what the clients of the listener l use, which may be of an earlier
-// generation. If it was removed since, its sections are gone. Where it used the shared
-// ones, its clients go on with these. Otherwise they are refused temporarily: they must
-// not log in with stores, or send to hops, that the listener never had.
+// services returns the services for the clients of listener l, which may belong to an
+// earlier generation. If the listener has been removed since, its clients keep using the
+// shared sections that it used. In place of its own sections, which are gone, they get
+// temporary refusals: they must not log in with stores, or send to hops, that the listener
+// never had.
 func (g *Generation) services(l *listenerParts) server.Services {
 	now := g.parts(l.settings.Name)
 	s := server.Services{Auth: now.auth, Hop: now.hop}
@@ -80,9 +81,9 @@ func (g *Generation) parts(listener string) *listenerParts {
 	return g.fallback
 }
 
-// Build opens all parts in the order in which a message meets them. The generation has
-// no effect before Activate, so after an error in the last part the old ones still
-// work. The caller must Activate or Close the generation.
+// Build opens all parts in the order in which a message meets them. The new generation has
+// no effect before Activate, so after an error the old one is still in use. The caller must
+// Activate or Close the generation.
 func (a *App) Build(cfg *config.Config) (_ *Generation, err error) {
 	g := &Generation{cfg: cfg, fallback: &listenerParts{
 		auth: unconfigured{}, hop: unconfigured{}, route: unconfigured{}, reports: unconfigured{},
@@ -122,7 +123,7 @@ func (a *App) Build(cfg *config.Config) (_ *Generation, err error) {
 	return g, nil
 }
 
-// opened notes a part to close, and what it is.
+// opened records a part that close closes. what names it in the log.
 func (g *Generation) opened(what string, part io.Closer) {
 	g.closers = append(g.closers, func() (string, error) { return what, part.Close() })
 }
@@ -137,8 +138,8 @@ func (g *Generation) Close() error {
 	return errors.Join(all...)
 }
 
-// close closes all parts, the last one that was opened first, except the policies:
-// connections use them until they end.
+// close closes all parts, in reverse order of opening, except the policies, which
+// connections use until they end.
 func (g *Generation) close(report func(what string, err error)) {
 	g.unwatch()
 	for _, c := range slices.Backward(g.closers) {
@@ -153,7 +154,7 @@ func (g *Generation) watch() {
 	}
 }
 
-// A sectionParts list has parts with the sections that they were opened from.
+// A sectionParts list maps sections of the configuration to the parts opened from them.
 type sectionParts[C, T any] []struct {
 	section C
 	part    T
@@ -194,8 +195,8 @@ func (a *App) openCertificates(g *Generation) error {
 	return nil
 }
 
-// Policies are the restrictions of the listeners. Connections use them until they end,
-// also those of an earlier generation.
+// Policies are the restrictions of the listeners. A connection uses those of the generation
+// in which it began, until it ends.
 type Policies struct {
 	sets sectionParts[policy.Config, *policy.Set]
 
@@ -270,8 +271,8 @@ func (a *App) openStage(g *Generation) error {
 	return nil
 }
 
-// CheckStageDir writes a file where large messages will be written, so that a mistake
-// is reported at start and not as 451 to the first large message.
+// CheckStageDir creates a file in the folder for large messages, so that a mistake is
+// reported at the start and not by a 451 to the first large message.
 func CheckStageDir(dir string) error {
 	f, err := os.CreateTemp(dir, "postern-check-*")
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
@@ -284,7 +285,7 @@ func CheckStageDir(dir string) error {
 	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
-// hops are what one section [relay] opens.
+// hops are the parts opened from one section [relay].
 type hops struct {
 	router         *relay.Router
 	chain, reports *relay.Chain
@@ -334,24 +335,23 @@ func (a *App) openHops(g *Generation) error {
 // probeTime bounds the wait for next hops that do not reply.
 const probeTime = 2 * time.Second
 
-// probe asks the hops for their extensions, so that EHLO lists DSN and SMTPUTF8 for the
-// first client already. A hop that is down does not prevent the start: the machine may
-// be booting.
+// probe asks the hops for their extensions, so that the EHLO reply has DSN and SMTPUTF8
+// from the first client on. A hop that is down does not prevent the start, because the
+// machine may be booting.
 func probe(router *relay.Router) {
 	ctx, cancel := context.WithTimeout(context.Background(), probeTime)
 	defer cancel()
 	router.Probe(ctx)
 }
 
-// unconfigured refuses logins and messages temporarily. It serves a listener that the
-// configuration does not have any more, but that keeps its sockets until the server
-// restarts.
+// unconfigured refuses logins and messages temporarily. It serves a listener that was
+// removed from the configuration, and keeps its sockets until the server restarts.
 type unconfigured struct{}
 
 var errUnconfigured = errors.New("the listener was removed from the configuration; restart postern to close it")
 
-// Mechanisms returns one, so that a client gets 454 to AUTH, and not 530 to MAIL, which is
-// a permanent error.
+// Mechanisms returns PLAIN, so that clients try AUTH and get 454. Without it, they would
+// send MAIL and get 530, a permanent error.
 func (unconfigured) Mechanisms(*auth.Peer) []string { return []string{"PLAIN"} }
 
 func (unconfigured) Start(context.Context, *auth.Peer, string) (auth.Exchange, error) {
