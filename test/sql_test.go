@@ -18,6 +18,7 @@ import (
 	_ "github.com/jackc/pgx/v5/stdlib"
 	_ "modernc.org/sqlite"
 
+	"postern/internal/sqldb"
 	passwords "postern/server/auth/hash"
 	sqlstore "postern/server/auth/sql"
 	"postern/test/kit"
@@ -25,7 +26,7 @@ import (
 
 // A database is a private server or a file.
 type database struct {
-	driver sqlstore.Driver
+	driver sqldb.Driver
 	server *daemon // nil for a file
 	dsn    string  // of the administrator, over TCP; the path of a file
 	socket string  // DSN over the socket; empty for a file
@@ -43,7 +44,7 @@ func startPostgres(t *testing.T) *database {
 	data := filepath.Join(dir, "data")
 	run(t, "setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups",
 		filepath.Join(bin, "initdb"), "-D", data, "-U", "postern", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
-	db := &database{driver: sqlstore.Postgres}
+	db := &database{driver: sqldb.Postgres}
 	db.dsn = fmt.Sprintf("host=127.0.0.1 port=%d user=postern dbname=postgres sslmode=disable", port)
 	db.socket = fmt.Sprintf("host=%s port=%d user=postern dbname=postgres", dir, port)
 	db.server = startDaemon(t, dir, daemon{
@@ -70,7 +71,7 @@ func startMariaDB(t *testing.T) *database {
 	dir, port := folderOf(t, "mysql"), kit.Port(t)
 	data, socket := filepath.Join(dir, "data"), filepath.Join(dir, "socket")
 	run(t, "mariadb-install-db", "--no-defaults", "--user=mysql", "--datadir="+data, "--auth-root-authentication-method=normal", "--skip-test-db")
-	db := &database{driver: sqlstore.MySQL}
+	db := &database{driver: sqldb.MySQL}
 	db.dsn = fmt.Sprintf("root@tcp(127.0.0.1:%d)/mysql", port)
 	db.server = startDaemon(t, dir, daemon{
 		args: []string{"mariadbd", "--no-defaults", "--user=mysql", "--datadir=" + data, "--socket=" + socket, "--bind-address=127.0.0.1",
@@ -84,7 +85,7 @@ func startMariaDB(t *testing.T) *database {
 }
 
 func newSQLite(t *testing.T) *database {
-	return &database{driver: sqlstore.SQLite, dsn: filepath.Join(t.TempDir(), "users.sqlite")}
+	return &database{driver: sqldb.SQLite, dsn: filepath.Join(t.TempDir(), "users.sqlite")}
 }
 
 // folderOf makes a folder that belongs to a user.
@@ -111,7 +112,7 @@ func run(t *testing.T, args ...string) {
 // open connects as the administrator.
 func (d *database) open() (*sql.DB, error) {
 	name := string(d.driver)
-	if d.driver == sqlstore.Postgres {
+	if d.driver == sqldb.Postgres {
 		name = "pgx"
 	}
 	return sql.Open(name, d.dsn)
@@ -145,7 +146,7 @@ func (d *database) checks(t *testing.T, dsn, query string) storeChecks {
 	t.Helper()
 	cfg := sqlstore.Defaults()
 	cfg.Driver, cfg.DSN = d.driver, dsn
-	if d.driver == sqlstore.SQLite {
+	if d.driver == sqldb.SQLite {
 		cfg.DSN, cfg.Path = "", d.dsn
 	}
 	set(t, &cfg.Query, query)
@@ -285,7 +286,7 @@ func TestSQLPassword(t *testing.T) {
 	if err := store.Check(t.Context()); err == nil || strings.Contains(err.Error(), "topsecret") {
 		t.Errorf("another password: %v", err)
 	}
-	for driver, dsn := range map[sqlstore.Driver]string{sqlstore.MySQL: "reader:topsecret@tcp(db", sqlstore.Postgres: "postgres://reader:topsecret@db:port/mail"} {
+	for driver, dsn := range map[sqldb.Driver]string{sqldb.MySQL: "reader:topsecret@tcp(db", sqldb.Postgres: "postgres://reader:topsecret@db:port/mail"} {
 		cfg.Driver = driver
 		writeSecret(t, cfg.DSNFile, dsn)
 		if _, err := sqlstore.New(cfg, nil); err == nil || strings.Contains(err.Error(), "topsecret") {
@@ -309,7 +310,7 @@ func TestSQLExamples(t *testing.T) {
 		secret := hashOf(t, "secret")
 		for _, e := range examples {
 			tables := strings.ReplaceAll(e.tables, "HASH", secret)
-			if d.driver == sqlstore.MySQL {
+			if d.driver == sqldb.MySQL {
 				tables = strings.ReplaceAll(tables, `"`, "`")
 			}
 			statements := strings.Split(tables, ";")
@@ -334,7 +335,7 @@ type example struct {
 	query        map[string]string // by driver; "" for all
 }
 
-func (e example) queryFor(d sqlstore.Driver) string {
+func (e example) queryFor(d sqldb.Driver) string {
 	if q, ok := e.query[string(d)]; ok {
 		return q
 	}

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	sqlstore "postern/server/auth/sql"
+	"postern/internal/sqldb"
 	"postern/test/kit"
 )
 
@@ -102,7 +102,7 @@ disabled_filter = "(employeeType=departed)"
 
 // sharedSQLite returns a file that the user of postern can read.
 func sharedSQLite(t *testing.T) *database {
-	return &database{driver: sqlstore.SQLite, dsn: filepath.Join(kit.OpenDir(t), "users.sqlite")}
+	return &database{driver: sqldb.SQLite, dsn: filepath.Join(kit.OpenDir(t), "users.sqlite")}
 }
 
 // sqlCase has SCRAM keys in the table.

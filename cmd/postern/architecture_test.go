@@ -46,8 +46,9 @@ var mayImport = map[string][]string{
 	"relay/relaytest":       {"relay/message", "test/kit"},
 	"relay/*":               {"relay", "relay/message"},
 
-	"internal/*":   {}, // leaf packages
-	"internal/dsn": {"internal/text"},
+	"internal/*":     {}, // leaf packages
+	"internal/dsn":   {"internal/text"},
+	"internal/sqldb": {"internal/access", "internal/fileperm", "internal/text"},
 
 	"test":         {},
 	"test/fault":   {},

@@ -187,3 +187,34 @@ func ReadSecret(path string, limit int64) ([]byte, error) {
 	}
 	return io.ReadAll(io.LimitReader(f, limit))
 }
+
+// maxSecret is more than a password or the address of a database needs.
+const maxSecret = 4 << 10 // bytes
+
+// ReadSecretLine returns the only line of a file, which is a password or contains one. The
+// mode of the file must deny access to other users of the machine. Errors name the file and
+// do not repeat its content.
+func ReadSecretLine(path string) (string, error) {
+	text, err := ReadSecret(path, maxSecret+1)
+	if err != nil {
+		return "", err
+	}
+	secret, err := oneLine(text)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
+	}
+	return secret, nil
+}
+
+func oneLine(text []byte) (string, error) {
+	line := strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r")
+	switch {
+	case len(text) > maxSecret:
+		return "", errors.New("the file is too long for one secret; write only the secret into it")
+	case line == "":
+		return "", errors.New("the file is empty; write the secret on its only line")
+	case strings.ContainsAny(line, "\x00\r\n"):
+		return "", errors.New("the file has more than one line; write only the secret, on one line")
+	}
+	return line, nil
+}

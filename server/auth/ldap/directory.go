@@ -76,7 +76,7 @@ func readAccount(cfg Config) (account, error) {
 	if cfg.BindDN.text == "" {
 		return account{}, nil
 	}
-	password, err := auth.ReadSecretFile(cfg.BindPasswordFile)
+	password, err := fileperm.ReadSecretLine(cfg.BindPasswordFile)
 	if err != nil {
 		return account{}, fmt.Errorf("bind_password_file: %w", err)
 	}

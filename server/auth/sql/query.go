@@ -1,102 +1,56 @@
 package sql
 
 import (
-	"context"
-	"database/sql"
+	"errors"
 	"fmt"
 	"regexp"
 	"strconv"
 	"strings"
 
+	"postern/internal/sqldb"
 	"postern/internal/text"
+	"postern/server/auth"
 )
 
-// A Query is one statement that returns the row of a user. It has variables for the login:
-//
-//	{user}    the login
-//	{local}   the part before its last "@", all of it if there is none
-//	{domain}  the part after it, or an empty text
-//
-// They are values and not text, and so without quotes: each becomes a parameter of the
-// statement, which is sent to the database separately. The client's input is never part of
-// the text of a statement.
-type Query struct{ text string }
+// Config is a table [[auth.stores]] of kind "sql".
+type Config struct {
+	sqldb.Config // where the database is: Location and Access are its methods
 
-var (
-	variable = regexp.MustCompile(`\{[a-z_]+\}`)
+	// Query returns the row of a user; see [Query]. (query)
+	Query Query `toml:"query"`
+}
 
-	// naming matches queries that may return the column username: by its name, or with
-	// columns that are defined elsewhere.
-	naming = regexp.MustCompile(`(?i)username|\*|^\s*call\s`)
+var _ auth.BackendConfig = (*Config)(nil)
 
-	// quoted matches a variable next to a quote.
-	quoted = regexp.MustCompile("['\"`]\\s*\\{[a-z_]+\\}|\\{[a-z_]+\\}\\s*['\"`]")
-)
+// Defaults returns the values of keys that the table leaves out.
+func Defaults() Config { return Config{Config: sqldb.Defaults()} }
+
+// Validate implements auth.BackendConfig.
+func (c *Config) Validate(bad func(key, why string)) {
+	c.Config.Validate(bad)
+	switch {
+	case c.Query.String() == "":
+		bad("query", `is missing: write one such as "select password, username from mailbox where username = {user}"`)
+	case !naming.MatchString(c.Query.String()):
+		bad("query", "must return the name of the user, too: "+addUsername)
+	}
+}
+
+// naming matches queries that may return the column username: by its name, or with columns
+// that are defined elsewhere.
+var naming = regexp.MustCompile(`(?i)username|\*|^\s*call\s`)
+
+// Open implements auth.BackendConfig. It reads DSNFile and does not connect.
+func (c *Config) Open(env *auth.Env) (auth.Backend, error) { return New(*c, env.Checker) }
+
+// A Query is one statement that returns the row of a user. Its variables are {user}, which is
+// the login, {local} and {domain}.
+type Query struct{ sqldb.Query }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
-func (q *Query) UnmarshalText(text []byte) error {
-	s := string(text)
-	named := false
-	for _, v := range variable.FindAllString(s, -1) {
-		switch v {
-		case "{user}", "{local}":
-			named = true
-		case "{domain}":
-		default:
-			return fmt.Errorf("there is no variable %s; the variables are {user}, {local} and {domain}", v)
-		}
-	}
-	if !named {
-		return fmt.Errorf("the query is the same for every user; write {user} in place of the login, such as: where username = {user}")
-	}
-	if found := quoted.FindString(s); found != "" {
-		return fmt.Errorf("%q is inside quotes; remove them, since a variable is a parameter and not text", found)
-	}
-	*q = Query{s}
-	return nil
-}
-
-func (q Query) String() string { return q.text }
-
-// A statement is a query in the syntax of one driver, with the variable of each parameter.
-type statement struct {
-	text       string
-	parameters []string
-}
-
-// translate makes a parameter of every occurrence of a variable, since PostgreSQL derives
-// the type of a parameter from its position.
-func (q Query) translate(d Driver) statement {
-	var s statement
-	s.text = variable.ReplaceAllStringFunc(q.text, func(v string) string {
-		s.parameters = append(s.parameters, v)
-		return d.placeholder(len(s.parameters))
-	})
-	return s
-}
-
-func (d Driver) placeholder(n int) string {
-	switch d {
-	case Postgres:
-		return "$" + strconv.Itoa(n)
-	case SQLite:
-		return "?" + strconv.Itoa(n)
-	}
-	return "?"
-}
-
-// arguments returns the values of the parameters.
-func (s statement) arguments(login string) []any {
-	local, domain := login, ""
-	if at := strings.LastIndexByte(login, '@'); at >= 0 {
-		local, domain = login[:at], login[at+1:]
-	}
-	parts := map[string]string{"{user}": login, "{local}": local, "{domain}": domain}
-	arguments := make([]any, len(s.parameters))
-	for i, p := range s.parameters {
-		arguments[i] = parts[p]
-	}
-	return arguments
+func (q *Query) UnmarshalText(text []byte) (err error) {
+	q.Query, err = sqldb.ParseQuery(string(text), sqldb.Key{Variable: "user", Noun: "login", Column: "username"})
+	return err
 }
 
 // A row is the result of the query for a user.
@@ -118,48 +72,30 @@ const addUsername = "add it as the second column, as in the table, such as: sele
 // maxName is the longest name of a user, in bytes.
 const maxName = 1024
 
-// A mistake is an error of the query or the table. Repeating the query does not help.
-type mistake string
+// maxRows is one row more than there may be.
+const maxRows = 2
 
-func (m mistake) Error() string { return string(m) }
-
-func mistakef(format string, args ...any) error { return mistake(fmt.Sprintf(format, args...)) }
-
-// lookup returns the row of a login, or nil if there is none.
-func (s *Store) lookup(ctx context.Context, login string) (*row, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	rows, err := s.db.QueryContext(ctx, s.statement.text, s.statement.arguments(login)...)
-	if err != nil {
+// readRow returns the row of a login, or nil if there is none. An error is a mistake in the
+// query or the table.
+func readRow(r sqldb.Result) (*row, error) {
+	if err := checkColumns(r.Columns); err != nil {
 		return nil, err
 	}
-	defer rows.Close()
-	columns, err := rows.Columns()
-	if err != nil {
-		return nil, err
+	if len(r.Rows) == 0 {
+		return nil, nil
 	}
-	if err := checkColumns(columns); err != nil {
-		return nil, err
+	found, err := scan(r.Rows[0], r.Columns)
+	if err == nil && len(r.Rows) > 1 {
+		err = errors.New("the query returns more than one row for a login; change it so that it finds one user")
 	}
-	if !rows.Next() {
-		return nil, rows.Err()
-	}
-	found, err := scan(rows, columns)
-	if err != nil {
-		return nil, err
-	}
-	if rows.Next() {
-		cancel() // otherwise Close would read the other rows
-		return nil, mistake("the query returns more than one row for a login; change it so that it finds one user")
-	}
-	return found, rows.Err()
+	return found, err
 }
 
 // checkColumns returns an error if the columns are not those that the package comment
 // describes.
 func checkColumns(columns []string) error {
 	if len(columns) == 0 {
-		return mistake("the query returns no column; the first one must be the hash of the password")
+		return errors.New("the query returns no column; the first one must be the hash of the password")
 	}
 	named := false
 	for i, column := range columns {
@@ -167,41 +103,45 @@ func checkColumns(columns []string) error {
 		case columnUsername:
 			named = true
 			if i == 0 {
-				return mistakef("the first column is %q; the query must return the hash of the password first", column)
+				return fmt.Errorf("the first column is %q; the query must return the hash of the password first", column)
 			}
 		case columnDisabled:
 		default:
 			if i > 0 {
-				return mistakef("the column %q is unknown; after the hash the query may return %s and %s only", column, columnUsername, columnDisabled)
+				return fmt.Errorf("the column %q is unknown; after the hash the query may return %s and %s only", column, columnUsername, columnDisabled)
 			}
 		}
 	}
 	if !named {
-		return mistake("the query does not return the name of the user; " + addUsername)
+		return errors.New("the query does not return the name of the user; " + addUsername)
 	}
 	return nil
 }
 
-// scan reads the current row.
-func scan(rows *sql.Rows, columns []string) (*row, error) {
-	var hash, username sql.NullString
-	var disabled any = false
-	fields := []any{&hash}
-	for _, column := range columns[1:] {
-		if strings.EqualFold(column, columnUsername) {
-			fields = append(fields, &username)
-		} else {
-			fields = append(fields, &disabled)
-		}
-	}
-	if err := rows.Scan(fields...); err != nil {
+// scan reads the values of a row.
+func scan(values sqldb.Row, columns []string) (*row, error) {
+	hash, err := values.Text(0)
+	if err != nil {
 		return nil, err
 	}
-	if !text.ValidName(username.String, maxName) {
-		return nil, mistakef("the column %s has no valid user name", columnUsername)
+	found := &row{hash: hash}
+	var disabled any = false
+	for i, column := range columns {
+		switch {
+		case i == 0:
+		case !strings.EqualFold(column, columnUsername):
+			disabled = values[i]
+		default:
+			if found.username, err = values.Text(i); err != nil {
+				return nil, err
+			}
+		}
 	}
-	off, err := truth(disabled)
-	return &row{hash: hash.String, username: username.String, disabled: off}, err
+	if !text.ValidName(found.username, maxName) {
+		return nil, fmt.Errorf("the column %s has no valid user name", columnUsername)
+	}
+	found.disabled, err = truth(disabled)
+	return found, err
 }
 
 // truth parses the booleans of the databases. NULL is an error.
@@ -219,5 +159,5 @@ func truth(value any) (bool, error) {
 			return yes, nil
 		}
 	}
-	return false, mistakef("the column %s is neither true nor false; let the query compute one of them, such as: coalesce(active, 0) = 0 as %[1]s", columnDisabled)
+	return false, fmt.Errorf("the column %s is neither true nor false; let the query compute one of them, such as: coalesce(active, 0) = 0 as %[1]s", columnDisabled)
 }

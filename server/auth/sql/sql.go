@@ -22,30 +22,25 @@
 // and alice of every domain does with a query that only uses {local}. Otherwise each spelling
 // would be a user with separate limits, and a user could choose the domain of her name.
 //
-// The login is a parameter of the statement and never part of its text (see [Query]); DSNs
-// with which the driver would insert it into the text are refused.
+// Package sqldb asks the database. The login is a parameter of the statement and never part
+// of its text.
 //
 // The response time does not reveal which users exist: the password of an unknown user is
 // compared with a hash of the most common kind.
 //
-// Bounds: Config.Connections at once, 10 seconds for a connect, and the caller's ctx for a
-// query. A row after the second is not read.
+// Bounds: 1,024 bytes for a login and for the name of a user, the caller's ctx for a query, and
+// those of package sqldb. A row after the second is not read.
 //
-// Left out: databases with other drivers, and changes of passwords. To add a database, add
-// its constant, its placeholder and its driver. docs/sql/README.md has queries for the tables
-// of widespread programs.
+// Left out: changes of passwords. docs/sql/README.md has queries for the tables of widespread
+// programs.
 package sql
 
 import (
 	"context"
-	"database/sql"
-	"errors"
 	"fmt"
-	"os"
-	"strings"
 	"sync"
 
-	"postern/internal/fileperm"
+	"postern/internal/sqldb"
 	"postern/internal/text"
 	"postern/server/auth"
 	"postern/server/auth/hash"
@@ -57,12 +52,8 @@ const Kind = "sql"
 // A Store verifies passwords with a table. It may be used by many goroutines at once, and
 // must be closed.
 type Store struct {
-	db        *sql.DB
-	statement statement
-	folds     bool   // see Driver.folds
-	path      string // of an SQLite database
-	maxIdle   int    // connections in the pool
-	checker   *hash.Checker
+	db      *sqldb.DB[*row]
+	checker *hash.Checker
 
 	kinds  tally[string, string] // of hashes, with an example of each
 	shapes tally[hash.ScramShape, hash.ScramShape]
@@ -76,22 +67,11 @@ var (
 // New returns a store. cfg is valid. It returns an error if the DSN cannot be read or parsed.
 // It does not connect, so it succeeds while the database is down.
 func New(cfg Config, checker *hash.Checker) (*Store, error) {
-	c, err := newConnector(cfg)
+	db, err := sqldb.Open(cfg.Config, cfg.Query.Query, maxRows, readRow)
 	if err != nil {
 		return nil, err
 	}
-	db := sql.OpenDB(c)
-	db.SetMaxOpenConns(cfg.Connections)
-	db.SetMaxIdleConns(cfg.maxIdle())
-	db.SetConnMaxIdleTime(cfg.IdleTime)
-	return &Store{
-		db:        db,
-		statement: cfg.Query.translate(cfg.Driver),
-		folds:     cfg.Driver.folds(),
-		path:      cfg.Path,
-		maxIdle:   cfg.maxIdle(),
-		checker:   checker,
-	}, nil
+	return &Store{db: db, checker: checker}, nil
 }
 
 // Close closes all connections. All logins fail afterwards.
@@ -112,14 +92,14 @@ func (s *Store) VerifyPassword(ctx context.Context, p *auth.Peer, login, passwor
 	if found == nil || found.parsed.Locked() {
 		decoy := s.kinds.mostCommon(hash.DefaultDecoy)
 		if err := s.checker.Decoy(ctx, decoy, password, p.Known); err != nil {
-			return auth.Identity{}, s.unavailable(err)
+			return auth.Identity{}, unavailable(err)
 		}
 		return auth.Identity{}, refusal(found)
 	}
 	ok, err := s.checker.Check(ctx, found.hash, password, p.Known)
 	switch {
 	case err != nil:
-		return auth.Identity{}, s.unavailable(err)
+		return auth.Identity{}, unavailable(err)
 	case !ok:
 		return auth.Identity{}, &auth.Failure{Kind: auth.BadPassword, Store: Kind}
 	case found.disabled:
@@ -154,11 +134,7 @@ func (s *Store) ScramKeys(ctx context.Context, login string) (auth.ScramKeys, er
 // ScramDecoy implements auth.KeyStore. It is the same for logins that lead to the same
 // query.
 func (s *Store) ScramDecoy(login string) auth.ScramDecoy {
-	if s.folds {
-		login = strings.ToLower(strings.TrimRight(login, " "))
-	}
-	asked := fmt.Sprintf("%q", s.statement.arguments(login))
-	return auth.ScramDecoy{Login: asked, ScramShape: s.shapes.mostCommon(hash.DefaultScramShape())}
+	return auth.ScramDecoy{Login: s.db.SameRows(login), ScramShape: s.shapes.mostCommon(hash.DefaultScramShape())}
 }
 
 // A record is a row with its parsed hash.
@@ -169,26 +145,16 @@ type record struct {
 
 // find returns the record of a login, or nil if there is none. Every error is temporary.
 func (s *Store) find(ctx context.Context, login string) (*record, error) {
-	found, err := s.lookup(ctx, login)
-	if err != nil && s.cannotHold(ctx, login, err) {
-		return nil, nil
-	}
-	if _, mistaken := errors.AsType[mistake](err); err != nil && !mistaken && ctx.Err() == nil {
-		// After a restart of the server all connections in the pool are broken, and some
-		// drivers only detect that with a query.
-		s.db.SetMaxIdleConns(-1)
-		s.db.SetMaxIdleConns(s.maxIdle)
-		found, err = s.lookup(ctx, login)
-	}
+	found, err := s.db.Find(ctx, login)
 	if err != nil {
-		return nil, s.unavailable(err)
+		return nil, unavailable(err)
 	}
 	if found == nil {
 		return nil, nil
 	}
 	h, err := hash.Parse(found.hash)
 	if err != nil {
-		return nil, s.unavailable(fmt.Errorf("the hash of %q: %w", found.username, err))
+		return nil, unavailable(fmt.Errorf("the hash of %q: %w", found.username, err))
 	}
 	if !h.Locked() { // count it for decoys
 		s.kinds.add(h.Kind(), found.hash)
@@ -208,36 +174,15 @@ func refusal(found *record) *auth.Failure {
 	return &auth.Failure{Kind: auth.BadPassword, Store: Kind, Reason: "the account has no password"}
 }
 
-func (s *Store) unavailable(err error) error {
-	return &auth.Unavailable{Store: Kind, Err: s.explain(err)}
-}
-
-// explain adds the cause to the error of a database that cannot be opened.
-func (s *Store) explain(err error) error {
-	if s.path == "" {
-		return fileperm.ExplainDial(err)
-	}
-	f, openErr := os.Open(s.path)
-	if openErr != nil {
-		return fmt.Errorf("%w (%w)", openErr, err)
-	}
-	f.Close()
-	return err
-}
-
-// checkLogin is a login that does not exist, since names of users have no blanks.
-const checkLogin = "postern check"
+func unavailable(err error) error { return &auth.Unavailable{Store: Kind, Err: err} }
 
 // Check runs the query for a login that does not exist. The error has the remedy.
 func (s *Store) Check(ctx context.Context) error {
-	found, err := s.lookup(ctx, checkLogin)
-	switch {
-	case err != nil:
-		return s.explain(err)
-	case found != nil:
-		return fmt.Errorf("the query returns a row for %q, a user that does not exist; compare the name with {user}", checkLogin)
+	found, err := s.db.Check(ctx)
+	if err == nil && found != nil {
+		err = fmt.Errorf("the query returns a row for %q, a user that does not exist; compare the name with {user}", sqldb.AbsentKey)
 	}
-	return nil
+	return err
 }
 
 // maxTally bounds the number of different keys; a database has few schemes.

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"postern/internal/sqldb"
 	"postern/server/auth"
 	"postern/server/auth/hash"
 	"postern/test/kit"
@@ -66,7 +67,7 @@ func change(t *testing.T, path string, statements ...string) {
 func open(t *testing.T, path, query string) *Store {
 	t.Helper()
 	cfg := Defaults()
-	cfg.Driver, cfg.Path = SQLite, path
+	cfg.Driver, cfg.Path = sqldb.SQLite, path
 	set(t, &cfg.Query, query)
 	s, err := New(cfg, hash.NewChecker(time.Minute))
 	if err != nil {
@@ -216,7 +217,14 @@ func TestDecoysOfSpellings(t *testing.T) {
 	if a, b := s.ScramDecoy("eve@example.org"), s.ScramDecoy("eve@example.net"); a != b {
 		t.Errorf("decoys %v and %v", a, b)
 	}
-	s.folds = true
+	mysql := Defaults()
+	mysql.Driver, mysql.DSN = sqldb.MySQL, "postern@/mail"
+	set(t, &mysql.Query, plainQuery)
+	s, err := New(mysql, nil) // does not connect
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
 	if a, b := s.ScramDecoy("BOB "), s.ScramDecoy("bob"); a != b {
 		t.Errorf("decoys %v and %v", a, b)
 	}
@@ -327,36 +335,5 @@ func TestLockedFile(t *testing.T) {
 	}
 	if got := verify(t, s, "alice@example.org", "secret"); got != "ok alice@example.org" {
 		t.Error(got)
-	}
-}
-
-func TestNewRefuses(t *testing.T) {
-	cfg := Defaults()
-	set(t, &cfg.Query, plainQuery)
-	cfg.Driver, cfg.DSNFile = Postgres, filepath.Join(t.TempDir(), "dsn")
-	if err := os.WriteFile(cfg.DSNFile, []byte("host=/run/postgresql password=secret"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := New(cfg, nil); err == nil || !strings.Contains(err.Error(), "0644") || strings.Contains(err.Error(), "secret:") {
-		t.Errorf("readable by all: %v", err)
-	}
-	for _, dsn := range []string{"u@/d?interpolateParams=true", "host=db default_query_exec_mode=simple_protocol"} {
-		if err := checkParameters(dsn); err == nil {
-			t.Errorf("%s is accepted", dsn)
-		}
-	}
-}
-
-// The encoding of PostgreSQL is UTF-8, unless the DSN sets another one.
-func TestInUTF8(t *testing.T) {
-	for dsn, want := range map[string]string{
-		"host=/run/postgresql dbname=mail":                "host=/run/postgresql dbname=mail client_encoding=UTF8",
-		"postgres://postern@db.example.org/mail":          "postgres://postern@db.example.org/mail?client_encoding=UTF8",
-		"postgresql://db.example.org/mail?sslmode=prefer": "postgresql://db.example.org/mail?sslmode=prefer&client_encoding=UTF8",
-		"dbname=mail client_encoding=LATIN1":              "dbname=mail client_encoding=LATIN1",
-	} {
-		if got := inUTF8(dsn); got != want {
-			t.Errorf("%s: %s, want %s", dsn, got, want)
-		}
 	}
 }

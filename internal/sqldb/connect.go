@@ -1,4 +1,4 @@
-package sql
+package sqldb
 
 import (
 	"context"
@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -14,12 +13,11 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 	"modernc.org/sqlite"
 
-	"postern/internal/text"
-	"postern/server/auth"
+	"postern/internal/fileperm"
 )
 
 // connectTime bounds each connect. Package database/sql opens some connections without the
-// ctx of a login.
+// ctx of a query.
 const connectTime = 10 * time.Second
 
 // maxIdle is none for a file: opening it is cheap, and a file that has replaced it must be
@@ -31,7 +29,8 @@ func (c *Config) maxIdle() int {
 	return c.Connections
 }
 
-func newConnector(cfg Config) (driver.Connector, error) {
+// newConnector returns the connector of a database. noun is that of [Key].
+func newConnector(cfg Config, noun string) (driver.Connector, error) {
 	if cfg.Driver == SQLite {
 		// mode=ro: a missing file is not created.
 		u := url.URL{Scheme: "file", Path: cfg.Path, RawQuery: "mode=ro&_pragma=busy_timeout(5000)"}
@@ -39,11 +38,11 @@ func newConnector(cfg Config) (driver.Connector, error) {
 	}
 	dsn := cfg.DSN
 	if cfg.DSNFile != "" {
-		text, err := auth.ReadSecretFile(cfg.DSNFile)
+		line, err := fileperm.ReadSecretLine(cfg.DSNFile)
 		if err != nil {
 			return nil, fmt.Errorf("dsn_file: %w", err)
 		}
-		dsn = text
+		dsn = line
 	}
 	if cfg.Driver == Postgres {
 		dsn = inUTF8(dsn)
@@ -59,11 +58,11 @@ func newConnector(cfg Config) (driver.Connector, error) {
 	case err != nil:
 		return nil, fmt.Errorf("dsn: %w", err)
 	}
-	return bounded{c}, checkParameters(dsn)
+	return bounded{c}, checkParameters(dsn, noun)
 }
 
 // inUTF8 sets the encoding of the connection to PostgreSQL. Its default is the encoding of the
-// database, in which a login in UTF-8 could be another name.
+// database, in which a key in UTF-8 could be another name.
 func inUTF8(dsn string) string {
 	const setting = "client_encoding=UTF8"
 	switch {
@@ -105,12 +104,12 @@ func checkDSN(c driver.Connector) error {
 	return err
 }
 
-// checkParameters refuses the settings with which a driver would insert the login into the
-// text of the statement.
-func checkParameters(dsn string) error {
+// checkParameters refuses the settings with which a driver would insert the key into the text
+// of the statement.
+func checkParameters(dsn, noun string) error {
 	for _, setting := range []string{"interpolateparams=true", "interpolateparams=1", "simple_protocol"} {
 		if strings.Contains(strings.ToLower(dsn), setting) {
-			return fmt.Errorf("dsn: with %s a login would become part of the statement; remove it", setting)
+			return fmt.Errorf("dsn: with %s a %s would become part of the statement; remove it", setting, noun)
 		}
 	}
 	return nil
@@ -136,36 +135,3 @@ func (s sqliteConnector) Connect(context.Context) (driver.Conn, error) {
 
 // Driver implements driver.Connector.
 func (sqliteConnector) Driver() driver.Driver { return new(sqlite.Driver) }
-
-// The errors of MySQL and MariaDB for text that the character set of a column cannot
-// represent: illegal mixes of two, three and many collations, and characters that cannot be
-// converted. A query that mixes columns of different character sets has the same errors.
-var mysqlCharsetErrors = []uint16{1267, 1270, 1271, 1366, 1977, 3988}
-
-// pgUntranslatable is the SQLSTATE untranslatable_character. It concerns the login, or a row
-// that cannot be represented in UTF-8.
-const pgUntranslatable = "22P05"
-
-// cannotHold reports whether err means that the database cannot represent the login, so that
-// there is no such user. The same error may have a cause other than the login, so another
-// query is made: one with another login must succeed (MySQL), or one with the login alone
-// must fail (PostgreSQL).
-func (s *Store) cannotHold(ctx context.Context, login string, err error) bool {
-	if text.IsASCII(login) {
-		return false
-	}
-	if m, ok := errors.AsType[*mysql.MySQLError](err); ok && slices.Contains(mysqlCharsetErrors, m.Number) {
-		_, err := s.lookup(ctx, checkLogin)
-		return err == nil
-	}
-	if untranslatable(err) {
-		var null bool
-		return untranslatable(s.db.QueryRowContext(ctx, "select $1::text is null", login).Scan(&null))
-	}
-	return false
-}
-
-func untranslatable(err error) bool {
-	var state interface{ SQLState() string } // implemented by the driver of PostgreSQL
-	return errors.As(err, &state) && state.SQLState() == pgUntranslatable
-}

@@ -1,20 +1,17 @@
-package sql
+package sqldb
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
+
+	"postern/internal/access"
 )
 
-// set parses a value of the configuration.
-func set(t testing.TB, v interface{ UnmarshalText([]byte) error }, text string) {
-	t.Helper()
-	if err := v.UnmarshalText([]byte(text)); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestValidate(t *testing.T) {
-	query := "select hash, name as username from users where name = {user}"
 	tests := []struct {
 		name string
 		cfg  Config
@@ -45,33 +42,14 @@ func TestValidate(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg := tt.cfg
 			cfg.Connections, cfg.IdleTime = Defaults().Connections, Defaults().IdleTime
-			set(t, &cfg.Query, query)
 			if got := badKeys(t, cfg); !slices.Equal(got, tt.keys) {
 				t.Errorf("errors for %q, want %q", got, tt.keys)
 			}
 		})
 	}
 	bare := Config{Driver: SQLite, Path: "/u"}
-	if got, want := badKeys(t, bare), []string{"query", "connections", "idle_time"}; !slices.Equal(got, want) {
+	if got, want := badKeys(t, bare), []string{"connections", "idle_time"}; !slices.Equal(got, want) {
 		t.Errorf("errors for %q, want %q", got, want)
-	}
-}
-
-// A query that cannot return the name of the user is a mistake in the configuration.
-func TestQueriesWithoutName(t *testing.T) {
-	for query, want := range map[string][]string{
-		"select hash from users where name = {user}":                   {"query"},
-		"select hash from users where lower(name) = lower({user})":     {"query"},
-		"select hash, name as UserName from users where name = {user}": nil,
-		"select * from logins where name = {user}":                     nil,
-		"call login({user})": nil,
-	} {
-		cfg := Defaults()
-		cfg.Driver, cfg.Path = SQLite, "/u"
-		set(t, &cfg.Query, query)
-		if got := badKeys(t, cfg); !slices.Equal(got, want) {
-			t.Errorf("%s: errors for %q, want %q", query, got, want)
-		}
 	}
 }
 
@@ -87,12 +65,48 @@ func badKeys(t *testing.T, cfg Config) (keys []string) {
 
 func TestDriverNames(t *testing.T) {
 	for _, text := range []string{"postgres", "mysql", "sqlite"} {
-		var d Driver
-		set(t, &d, text)
+		if err := new(Driver).UnmarshalText([]byte(text)); err != nil {
+			t.Error(err)
+		}
 	}
 	for _, text := range []string{"", "pgx", "MySQL", "oracle"} {
 		if err := new(Driver).UnmarshalText([]byte(text)); err == nil {
 			t.Errorf("%q is accepted", text)
+		}
+	}
+}
+
+// The sandbox must allow the files and the ports that the driver uses.
+func TestAccess(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "dsn")
+	if err := os.WriteFile(file, []byte("postern:secret@tcp(db:3307)/mail\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		cfg  Config
+		want string
+	}{
+		{Config{Driver: SQLite, Path: "/u"}, "at.path /u"},
+		{Config{Driver: MySQL, DSNFile: file}, "at.dsn_file " + file + ", at.dsn_file 3307"},
+		{Config{Driver: MySQL, DSN: "postern@unix(/run/mysqld/mysqld.sock)/mail"}, ""},
+		{Config{Driver: MySQL, DSN: "postern@tcp(db"}, ""},
+		{Config{Driver: Postgres, DSN: "host=/run/postgresql user=postern"}, ""},
+		{Config{Driver: Postgres, DSN: "host=a,b port=5433,5434 user=postern sslmode=disable"}, "at.dsn 5433, at.dsn 5434"},
+		{Config{Driver: Postgres, DSN: "postgres://postern@/mail?host=/run/postgresql&sslrootcert=/etc/ca%20.pem"}, "at.dsn /etc/ca .pem"},
+	} {
+		var list access.List
+		tt.cfg.Access(func(key string) string { return "at." + key }, &list)
+		var got []string
+		for _, f := range list.Reads {
+			got = append(got, f.Key+" "+f.Path)
+		}
+		for _, p := range list.Ports {
+			if s := fmt.Sprint(p.Key, " ", p.Port); !slices.Contains(got, s) {
+				got = append(got, s)
+			}
+		}
+		if got := strings.Join(got, ", "); got != tt.want {
+			t.Errorf("%+v: %q, want %q", tt.cfg, got, tt.want)
 		}
 	}
 }

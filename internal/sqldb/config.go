@@ -1,4 +1,4 @@
-package sql
+package sqldb
 
 import (
 	"cmp"
@@ -12,11 +12,11 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"postern/internal/access"
-	"postern/server/auth"
+	"postern/internal/fileperm"
 )
 
-// Config is a table [[auth.stores]] of kind "sql". The names in parentheses are those of
-// Postfix's mysql_table(5) and pgsql_table(5).
+// Config is the address of a database, and the limits of its connections. The names in
+// parentheses are those of Postfix's mysql_table(5) and pgsql_table(5).
 type Config struct {
 	// Driver is the kind of database: "postgres", "mysql" (for MariaDB, too) or
 	// "sqlite".
@@ -33,9 +33,6 @@ type Config struct {
 	// Path is the absolute path of an SQLite database.
 	Path string `toml:"path"`
 
-	// Query returns the row of a user; see [Query]. (query)
-	Query Query `toml:"query"`
-
 	// Connections is the maximum number of connections.
 	Connections int `toml:"connections"`
 
@@ -43,12 +40,12 @@ type Config struct {
 	IdleTime time.Duration `toml:"idle_time"`
 }
 
-// Defaults returns the values of keys that the table leaves out.
+// Defaults returns the values of keys that the configuration leaves out.
 func Defaults() Config {
 	return Config{Connections: 8, IdleTime: time.Minute}
 }
 
-// Validate implements auth.BackendConfig.
+// Validate calls bad for each value that is not valid, with its key.
 func (c *Config) Validate(bad func(key, why string)) {
 	switch c.Driver {
 	case "":
@@ -57,12 +54,6 @@ func (c *Config) Validate(bad func(key, why string)) {
 		c.validateFile(bad)
 	default:
 		c.validateServer(bad)
-	}
-	switch {
-	case c.Query.text == "":
-		bad("query", `is missing: write one such as "select password, username from mailbox where username = {user}"`)
-	case !naming.MatchString(c.Query.text):
-		bad("query", "must return the name of the user, too: "+addUsername)
 	}
 	if c.Connections < 1 || c.Connections > 1000 {
 		bad("connections", "must be between 1 and 1000, and below the limit of the database")
@@ -131,27 +122,20 @@ func (d Driver) example() string {
 	return `dsn = "host=/run/postgresql user=postern dbname=mail"`
 }
 
-// folds reports whether the database by default ignores case and trailing blanks when it
-// compares names.
-func (d Driver) folds() bool { return d == MySQL }
-
-// Open implements auth.BackendConfig. It reads DSNFile and does not connect.
-func (c *Config) Open(env *auth.Env) (auth.Backend, error) { return New(*c, env.Checker) }
-
-// Location implements auth.BackendConfig.
+// Location returns where the database is, for messages to the administrator.
 func (c *Config) Location() string {
 	return string(c.Driver) + " " + cmp.Or(c.Path, c.DSNFile, c.DSN)
 }
 
-// Access implements auth.BackendConfig. It reads the DSN as its driver does. An
-// error in it is reported by Open.
+// Access adds the files and hosts that the database needs to list. key returns the full name
+// of a key. It reads the DSN as its driver does. An error in it is reported by [Open].
 func (c *Config) Access(key func(string) string, list *access.List) {
 	list.Read(key("path"), c.Path)
 	list.Read(key("dsn_file"), c.DSNFile)
 	from, dsn := key("dsn"), c.DSN
 	if c.DSNFile != "" {
 		from = key("dsn_file")
-		dsn, _ = auth.ReadSecretFile(c.DSNFile)
+		dsn, _ = fileperm.ReadSecretLine(c.DSNFile)
 	}
 	switch c.Driver {
 	case Postgres:
