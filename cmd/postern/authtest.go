@@ -42,9 +42,11 @@ func authTestCommand() *cobra.Command {
 		Short: "Check a password with the stores of the configuration",
 		Long: `Asks the stores of the configuration as the server does, and prints the answer of
 each. The command prompts for the password, or reads it from standard input with
-"-p -". It takes no password as an argument, since other users can see arguments.
+"-p -". It accepts no password as an argument, because other users can see
+arguments.
 
-The exit status is 0 for yes, 1 for no, and 75 if no store could answer.`,
+The exit status is 0 if the login is accepted, 1 if it is refused, and 75 if no
+store could answer.`,
 		Example: "  postern auth test -u alice@example.org\n  postern auth test -u alice -p - < secret",
 		Args:    operands(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -55,7 +57,7 @@ The exit status is 0 for yes, 1 for no, and 75 if no store could answer.`,
 	configFlag(cmd, &t.file)
 	cmd.Flags().StringVarP(&t.user, "user", "u", "", "`login` as a mail client sends it")
 	cmd.Flags().StringVarP(&t.password, "password", "p", "", "\"-\" reads the password from standard input")
-	cmd.Flags().StringVar(&t.listener, "listener", "", "`name` of the listener, if they have different stores")
+	cmd.Flags().StringVar(&t.listener, "listener", "", "`name` of the listener, if the listeners have different stores")
 	return cmd
 }
 
@@ -70,7 +72,7 @@ func (t authTest) run(ctx context.Context, in io.Reader) error {
 		return usageError("-u USER is missing")
 	}
 	if t.password != "" && t.password != "-" {
-		return usageError(`all users of this machine can see a password on the command line; write "-p -" and pass it on standard input`)
+		return usageError(`all users of this machine can see a password on the command line; write "-p -" and pass the password on standard input`)
 	}
 	cfg, err := config.Load(t.file)
 	if err != nil {

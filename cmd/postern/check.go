@@ -14,9 +14,10 @@ func checkCommand() *cobra.Command {
 		Short: "Test everything that the configuration names",
 		Long: `Reads the configuration, opens every certificate, store and key, connects to every
 next hop, checks whether the ports are free, and prints the results, with the next
-step for each failure. As root, with server.user set, it does so as that user.
+step for each failure. If it is started as root and server.user is set, it becomes
+that user before it opens anything.
 
-The exit status is 0 if the server could start and deliver messages, else 1.`,
+The exit status is 0 if the server could start and deliver messages, and 1 if not.`,
 		Args: operands(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !check.Run(cmd.Context(), file, cmd.OutOrStdout()) {

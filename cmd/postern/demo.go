@@ -13,9 +13,9 @@ func demoCommand() *cobra.Command {
 		Use:   "demo",
 		Short: "Run a trial server on this machine",
 		Long: `Creates a folder "postern-demo" with a self-signed certificate, a user with a
-random password and a configuration, and serves it on loopback: on the ports 587
-and 465, or else on 1587 and 1465. Messages are written to postern-demo/mail.
-Another run uses the same folder again.`,
+random password and a configuration, and runs a server with it on loopback, on
+ports 587 and 465, or on 1587 and 1465 if those are not available. Messages are
+written to postern-demo/mail. A later run uses the same folder.`,
 		Args: operands(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if d.Once && d.Relay != "" {
@@ -28,7 +28,7 @@ Another run uses the same folder again.`,
 			return d.Run(cmd.Context())
 		},
 	}
-	cmd.Flags().BoolVar(&d.Once, "once", false, "send one message through the server, print the dialogue, and end")
-	cmd.Flags().StringVar(&d.Relay, "relay", "", "relay messages to this next hop instead, such as smtp://localhost:25")
+	cmd.Flags().BoolVar(&d.Once, "once", false, "send one message through the server, print the dialogue, and exit")
+	cmd.Flags().StringVar(&d.Relay, "relay", "", "relay messages to this next hop, such as smtp://localhost:25, instead of writing them to the mailbox")
 	return cmd
 }

@@ -106,7 +106,7 @@ func (k keygen) plan() ([]plannedKey, error) {
 func (k plannedKey) generate(out io.Writer) error {
 	public, err := sign.GenerateKey(k.File, k.algorithm)
 	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("%s exists already, and its record may be published: choose another --selector, or move the file away", k.File)
+		return fmt.Errorf("%s exists already, and its record may have been published: choose another --selector, or move the file away", k.File)
 	}
 	if err != nil {
 		return process.ExplainUnreadable(err)
@@ -119,7 +119,7 @@ func (k plannedKey) generate(out io.Writer) error {
 %[2]s
 
 # for the configuration, after the record has been published
-# (%[4]s has mode 0600: make the user that postern runs as its owner)
+# (%[4]s has mode 0600: its owner must be the user that postern runs as)
 [[relay.dkim]]
 domain = %[1]q
 selector = %[3]q

@@ -42,14 +42,15 @@ func pamHelperCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pam-helper",
 		Short: "Verify passwords with PAM, as root",
-		Long: `Verifies passwords for other processes, on a Unix socket and in the protocol of
-saslauthd: for a postern that does not run as root, or instead of saslauthd for
-Postfix. A new process verifies each password. It is killed after --timeout.
+		Long: `Verifies passwords for other processes, over a Unix socket and in the protocol of
+saslauthd: for a postern that does not run as root, or for Postfix in place of
+saslauthd. The helper starts a new process for each password, and kills it after
+--timeout.
 
-The helper accepts requests from root and from the users of --allow-user. The
-kernel reports the user of the other process.
+The helper accepts requests only from root and from the users of --allow-user. The
+kernel reports the user of the process that sends a request.
 
-SIGTERM  (or SIGINT) ends the helper with all its processes`,
+SIGTERM  (or SIGINT) ends the helper and all its processes`,
 		Example: `  postern pam-helper --allow-user postern
   postern pam-helper --allow-user postfix --socket /var/spool/postfix/var/run/saslauthd/mux`,
 		Args: operands(),
@@ -183,7 +184,7 @@ func allowed(name string) (uid, gid int, err error) {
 	}
 	number, notNumber := strconv.ParseUint(name, 10, 31)
 	if notNumber != nil {
-		return 0, -1, usageError("there is no user %q on this machine for --allow-user; write the number of a user of another container", name)
+		return 0, -1, usageError("--allow-user: there is no user %q on this machine; if the user exists only in another container, write its number", name)
 	}
 	return int(number), -1, nil
 }
@@ -197,7 +198,7 @@ func lookupGroup(name string) (int, error) {
 		return int(number), nil
 	}
 	if err != nil {
-		return 0, usageError("there is no group %q on this machine for --group; write the number of a group of another container", name)
+		return 0, usageError("--group: there is no group %q on this machine; if the group exists only in another container, write its number", name)
 	}
 	return strconv.Atoi(g.Gid)
 }

@@ -25,9 +25,9 @@ func queueCommand() *cobra.Command {
 		Use:   "queue",
 		Short: "Manage the messages in the spool",
 		Long: `The spool (relay.spool) has the messages that no next hop has accepted yet. These
-commands change its folder, as root or as the user of the server. A running
-server applies the change within a few seconds. A message that is being delivered
-at that time is not affected.`,
+commands change its folder; run them as root or as the user of the server. A
+running server applies a change within a few seconds. A delivery that is in
+progress is not affected.`,
 		Args: knownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -37,7 +37,7 @@ at that time is not affected.`,
 		q.show(),
 		q.each("flush [ID...]", "Deliver the named messages now, or all", spool.Queued, (*spool.Browser).Flush),
 		q.each("hold ID...", "Do not deliver the named messages until they are released", spool.Queued, (*spool.Browser).Hold),
-		q.each("release ID...", "Undo hold, and deliver the named messages", spool.Held, (*spool.Browser).Release),
+		q.each("release ID...", "Undo a hold, and deliver the named messages", spool.Held, (*spool.Browser).Release),
 		q.each("remove ID...", "Delete the named messages without a report to the sender", "", (*spool.Browser).Remove),
 	)
 	return cmd
@@ -52,7 +52,7 @@ func (q *queue) open() (*spool.Browser, error) {
 		return nil, process.WithStatus(process.ExitConfig, err)
 	}
 	if cfg.Relay.Dir == "" {
-		return nil, fmt.Errorf("%s has no spool; set relay.spool to have one", q.file)
+		return nil, fmt.Errorf("%s has no spool; set relay.spool to use one", q.file)
 	}
 	b, err := spool.Browse(cfg.Relay.Dir)
 	return b, process.ExplainUnreadable(err)
@@ -61,7 +61,7 @@ func (q *queue) open() (*spool.Browser, error) {
 func (q *queue) list() *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
-		Short: "List the messages, the oldest first",
+		Short: "List the messages, oldest first",
 		Args:  operands(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			b, err := q.open()
@@ -129,7 +129,7 @@ func (q *queue) show() *cobra.Command {
 			return printItem(cmd.OutOrStdout(), item)
 		},
 	}
-	cmd.Flags().BoolVar(&text, "message", false, "print the message itself instead")
+	cmd.Flags().BoolVar(&text, "message", false, "print the message itself")
 	return cmd
 }
 

@@ -20,8 +20,9 @@ func serveCommand() *cobra.Command {
 		Long: `Runs in the foreground and logs to stderr, as systemd and Docker expect.
 
 SIGHUP   reads the configuration again, with all files that it names
-SIGTERM  (or SIGINT) accepts no new connections, lets transactions in flight
-         finish for server.shutdown_timeout, and ends; a second one ends at once`,
+SIGTERM  (or SIGINT) ends the server: it accepts no new connections, and waits up
+         to server.shutdown_timeout for transactions in flight; a second signal
+         ends it at once`,
 		Args: operands(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return serve(cmd.Context(), file, cmd.ErrOrStderr())

@@ -143,7 +143,7 @@ func (r *texthashReader) flush() error {
 	case value == "":
 		return r.bad(r.first, fmt.Sprintf("has the key %q and no value; add one, such as REJECT, or remove the line", key))
 	case strings.HasSuffix(key, ":"):
-		return r.bad(r.first, fmt.Sprintf("has the key %q, which matches nothing; remove the colon, which belongs into aliases(5)", key))
+		return r.bad(r.first, fmt.Sprintf("has the key %q, which matches nothing; remove the colon, which belongs in aliases(5)", key))
 	case len(r.table.entries) >= maxEntries:
 		return r.bad(r.first, fmt.Sprintf("is entry %d, at most %d are allowed; split the file into several tables", maxEntries+1, maxEntries))
 	}

@@ -126,7 +126,7 @@ func (c *checker) port(what, address string) {
 		c.result("port", fmt.Sprintf("%s is in use by postern already: %s", what, portHolder(holders)), nil)
 		return
 	}
-	c.warn("port", fmt.Sprintf("%s is in use by %s\nstop that before postern starts; if it is Postfix, remove submission and "+
+	c.warn("port", fmt.Sprintf("%s is in use by %s\nstop that process before postern starts; if it is Postfix, remove submission and "+
 		"submissions from its master.cf", what, portHolder(holders)))
 }
 
@@ -148,8 +148,8 @@ func portHolder(holders []process.PortHolder) string {
 // server cannot. It reports whether the other checks can follow.
 func (c *checker) user() bool {
 	if os.Geteuid() == 0 && c.cfg.Server.User == "" {
-		c.warn("user", "this check runs as root, which can read every file; without server.user the server does not start as root, "+
-			"so run the check as its user: setpriv --reuid USER --regid USER --init-groups postern check")
+		c.warn("user", "this check runs as root, which can read every file, but without server.user the server does not start as root; "+
+			"run the check as the user of the server: setpriv --reuid USER --regid USER --init-groups postern check")
 		return true
 	}
 	a, err := process.ChooseAccount(c.cfg.Server.User)
@@ -166,7 +166,7 @@ func (c *checker) user() bool {
 // sandbox prints what serve can do in its sandbox. check does not enter it.
 func (c *checker) sandbox() {
 	if !c.cfg.Server.Sandbox {
-		c.warn("sandbox", "none, as server.sandbox = false asks for")
+		c.warn("sandbox", "none, because server.sandbox = false")
 		return
 	}
 	text, err := process.NewSandbox(c.cfg.Access(c.file)).Describe()

@@ -133,7 +133,7 @@ func TestCheckOfTheSandbox(t *testing.T) {
 	}
 	apptest.WriteFile(t, s.Config(), strings.Replace(apptest.ReadFile(t, s.Config()), "[server]\n", "[server]\nsandbox = false\n", 1))
 	_, out = run(t, s)
-	apptest.WantLines(t, out, "warn  sandbox        none, as server.sandbox = false asks for")
+	apptest.WantLines(t, out, "warn  sandbox        none, because server.sandbox = false")
 }
 
 // check distinguishes a free port from one that another process uses.

@@ -54,10 +54,10 @@ func (c *checker) stores(ctx context.Context, cfg config.Auth, suffix string) {
 func (c *checker) warnOfScram(users app.ScramUsers) {
 	const remedy = "\nset a new password for each: postern passwd --scheme scram-sha-256"
 	if len(users.WithoutKeys) > 0 {
-		c.warn("store", fmt.Sprintf("SCRAM is offered, and clients that prefer it cannot log in as users with no keys for it: %s", few(users.WithoutKeys))+remedy)
+		c.warn("store", fmt.Sprintf("SCRAM is offered, but clients that prefer it cannot log in these users, who have no keys for it: %s", few(users.WithoutKeys))+remedy)
 	}
 	if n := len(users.Costly); n > 0 {
-		c.warn("store", fmt.Sprintf("SCRAM is offered, and the keys of %d users have more than %d iterations, "+
+		c.warn("store", fmt.Sprintf("SCRAM is offered, but the keys of %d users have more than %d iterations, "+
 			"which clients with Cyrus SASL, such as Postfix, refuse to compute: %s", n, hash.CyrusMaxIterations, few(users.Costly))+remedy)
 	}
 }
@@ -129,7 +129,7 @@ func (c *checker) nextHops(ctx context.Context, cfg config.Relay, suffix string)
 func (c *checker) headerRewriting(hops []string, signed bool) {
 	effect := "."
 	if signed {
-		effect = ",\nand the signatures of the DKIM keys below do not verify."
+		effect = ",\nwhich invalidates the signatures of the DKIM keys below."
 	}
 	c.line("note", "relay", "on this machine: "+few(hops)+"; if that is Postfix, it rewrites the headers of messages from postern:\n"+
 		"\"From: Smith, John <john@example.org>\" gets a domain after \"Smith\""+effect+"\n"+

@@ -112,7 +112,7 @@ func read(path string) (string, error) {
 	}
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("there is no configuration %s; copy config.toml.example to it "+
+		return "", fmt.Errorf("there is no configuration file %s; copy config.toml.example to it "+
 			"(an empty file is valid and means the defaults), or name another file with --config", path)
 	}
 	if err != nil {
@@ -124,7 +124,7 @@ func read(path string) (string, error) {
 		return "", fmt.Errorf("cannot read the configuration: %w", err)
 	}
 	if len(text) > maxSize {
-		return "", fmt.Errorf("%s is larger than %d bytes and is probably no configuration; name another file with --config", path, maxSize)
+		return "", fmt.Errorf("%s is larger than %d bytes and probably not a configuration file; name another file with --config", path, maxSize)
 	}
 	return strings.TrimPrefix(string(text), "\ufeff"), nil // the byte order mark of Windows editors
 }
@@ -193,7 +193,7 @@ func (c *Relay) Validate(bad func(key, why string)) {
 	c.Config.Validate(bad)
 	c.Spool.Config.Validate(bad)
 	if c.SpoolSize < 1 {
-		bad("spool_size", `leaves no space for a message; write a size such as "1GiB", or leave out the key "spool" to have no spool`)
+		bad("spool_size", `leaves no space for a message; write a size such as "1GiB", or leave out the key "spool" to use no spool`)
 	}
 	sign.Validate(c.DKIM, bad)
 }

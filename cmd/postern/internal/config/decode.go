@@ -56,7 +56,7 @@ func (d *decoder) table(path string, t table, fields map[string]reflect.Value) {
 		}
 		why := fmt.Sprintf("there is no key %q in %s", key, section(path))
 		if path == "" {
-			why = fmt.Sprintf("there is no key %q outside of the sections", key)
+			why = fmt.Sprintf("there is no key %q outside the sections", key)
 		}
 		if describe(d.raw(t[key])) == "a section" {
 			why = fmt.Sprintf("there is no section [%s]", plain(at))
@@ -110,7 +110,7 @@ func (d *decoder) asTable(path string, p toml.Primitive) (t table, ok bool) {
 
 func (d *decoder) asTables(path string, p toml.Primitive) (ts []table, ok bool) {
 	if why := notTables(d.raw(p)); why != "" {
-		d.bad(path, why, fmt.Sprintf("write [[%s]] with two brackets on each side, once for each", plain(path)))
+		d.bad(path, why, fmt.Sprintf("write [[%s]] with two brackets on each side, once for each element", plain(path)))
 		return nil, false
 	}
 	ok = d.into(path, p, &ts)

@@ -24,7 +24,7 @@ var errRoot = errors.New(`refusing to run as root: set server.user to an unprivi
 and in the configuration
     [server]
     user = "postern"
-(postern binds its ports first and then becomes that user), or start it as such a user
+(postern binds its ports first and then becomes that user), or start it as an unprivileged user
 with CAP_NET_BIND_SERVICE, as docs/systemd/postern.service does`)
 
 // ChooseAccount returns the account that a server with server.user = name must

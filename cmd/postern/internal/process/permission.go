@@ -27,7 +27,7 @@ func ExplainUnreadable(err error) error {
 	}
 	if unix.Access(path, unix.R_OK) == nil { // access(2) checks the modes only
 		return fmt.Errorf("%w\nits mode allows user %s to read it, but a sandbox does not: if this path is new, "+
-			"restart postern (server.sandbox); else check systemd (InaccessiblePaths=), SELinux and AppArmor",
+			"restart postern (server.sandbox); otherwise check systemd (InaccessiblePaths=), SELinux and AppArmor",
 			err, CurrentAccount().Name)
 	}
 	b, ok := fileperm.FindBlocker(path, fileperm.Read)

@@ -113,7 +113,7 @@ func (s *Sandbox) Allows(list *access.List) error {
 }
 
 func outside(key, what string) error {
-	return fmt.Errorf("%s: %s is outside of the sandbox that was entered at start, which cannot be widened; "+
+	return fmt.Errorf("%s: %s is not allowed in the sandbox that was entered at start, which cannot be widened; "+
 		"restart postern to use this configuration", key, what)
 }
 
