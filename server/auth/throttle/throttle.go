@@ -89,10 +89,10 @@ func (t *Throttle) Configure(cfg Config) {
 	t.config = cfg
 }
 
-// For returns the Throttle for the users of other stores, by a name for all of them, such as
-// that of the listener that has these stores. Penalties belong to addresses and are the same,
-// but alice is another user there: her logins do not make the address a known one for the
-// alice of t, whose password could be guessed without delay then.
+// For returns a Throttle for the users of other stores. users names these stores, for
+// example by the listener that has them. Penalties belong to addresses, so both Throttles
+// share them. Known pairs are separate: a login of alice in the other stores must not make
+// her address known for the alice of t, whose password could then be guessed without delay.
 func (t *Throttle) For(users string) *Throttle { return &Throttle{t.state, users} }
 
 // name returns a login or a user as it is remembered.
