@@ -13,6 +13,7 @@ import (
 
 	goldap "github.com/go-ldap/ldap/v3"
 
+	"postern/internal/ldapclient"
 	"postern/server/auth"
 	"postern/server/auth/ldap"
 	"postern/test/kit"
@@ -149,7 +150,7 @@ func set(t *testing.T, v interface{ UnmarshalText([]byte) error }, text string) 
 // bySearch returns the configuration of a search with a service account, over StartTLS.
 func (s *slapd) bySearch(t *testing.T) ldap.Config {
 	cfg := ldap.Defaults()
-	cfg.ServerHost = make([]ldap.URL, 1)
+	cfg.ServerHost = make([]ldapclient.URL, 1)
 	set(t, &cfg.ServerHost[0], s.url)
 	cfg.StartTLS, cfg.CAFile = true, filepath.Join(s.dir, "ca.pem")
 	set(t, &cfg.SearchBase, "dc=example,dc=org")
@@ -165,7 +166,7 @@ func (s *slapd) bySearch(t *testing.T) ldap.Config {
 // byName returns the configuration without a search, over the socket.
 func (s *slapd) byName(t *testing.T) ldap.Config {
 	cfg := ldap.Defaults()
-	cfg.ServerHost = make([]ldap.URL, 1)
+	cfg.ServerHost = make([]ldapclient.URL, 1)
 	set(t, &cfg.ServerHost[0], "ldapi://"+s.socket)
 	set(t, &cfg.UserDN, "uid={user},ou=people,dc=example,dc=org")
 	set(t, &cfg.DisabledFilter, "(employeeType=departed)")
@@ -265,7 +266,7 @@ func TestLDAPFailOver(t *testing.T) {
 	first, second := startSlapd(t), startSlapd(t)
 	cfg := second.bySearch(t)
 	cfg.StartTLS = false
-	cfg.ServerHost = make([]ldap.URL, 2)
+	cfg.ServerHost = make([]ldapclient.URL, 2)
 	set(t, &cfg.ServerHost[0], first.url)
 	set(t, &cfg.ServerHost[1], second.url)
 	d := first.checks(t, cfg)

@@ -31,24 +31,25 @@ import (
 var mayImport = map[string][]string{
 	"server":        {"server/auth", "server/auth/throttle", "policy", "relay", "relay/message", "server/smtpd"},
 	"server/smtpd":  {},
-	"server/auth":   {"server/auth/hash", "server/auth/semaphore", "server/auth/throttle"}, // which do not import it
+	"server/auth":   {"server/auth/hash", "server/auth/throttle"}, // which do not import it
 	"policy":        {"policy/lookup"},
 	"policy/lookup": {},
 	"relay":         {"relay/message"},
 	"relay/message": {},
 	"certs":         {},
 
-	"server/auth/hash":      {"server/auth/semaphore"},
-	"server/auth/semaphore": {},
-	"server/auth/throttle":  {"server/auth/hash"},
-	"server/auth/*":         {"server/auth", "server/auth/hash", "server/auth/semaphore", "server/auth/throttle"}, // backends
-	"server/auth/pam":       {"server/auth", "server/auth/saslauthd"},                                             // the helper uses its protocol
-	"relay/relaytest":       {"relay/message", "test/kit"},
-	"relay/*":               {"relay", "relay/message"},
+	"server/auth/hash":     {},
+	"server/auth/throttle": {"server/auth/hash"},
+	"server/auth/*":        {"server/auth", "server/auth/hash", "server/auth/throttle"}, // backends
+	"server/auth/pam":      {"server/auth", "server/auth/saslauthd"},                    // the helper uses its protocol
+	"relay/relaytest":      {"relay/message", "test/kit"},
+	"relay/*":              {"relay", "relay/message"},
 
-	"internal/*":     {}, // leaf packages
-	"internal/dsn":   {"internal/text"},
-	"internal/sqldb": {"internal/access", "internal/fileperm", "internal/text"},
+	"internal/*":                   {}, // leaf packages
+	"internal/dsn":                 {"internal/text"},
+	"internal/ldapclient":          {"internal/access", "internal/fileperm", "internal/hosturl", "internal/semaphore", "internal/text"},
+	"internal/ldapclient/ldaptest": {},
+	"internal/sqldb":               {"internal/access", "internal/fileperm", "internal/text"},
 
 	"test":         {},
 	"test/fault":   {},
@@ -70,9 +71,10 @@ var onlyIn = map[string][]string{
 	"flag":                       {"cmd/postern", "test/kit"},
 	"log":                        {"cmd/postern"},
 	"log/syslog":                 {"cmd/postern/internal/logging"},
-	"testing":                    {"cmd/postern/internal/apptest", "relay/relaytest", "test/kit"},
+	"testing":                    {"cmd/postern/internal/apptest", "internal/ldapclient/ldaptest", "relay/relaytest", "test/kit"},
 	module + "/relay/relaytest":  {},
 
+	module + "/internal/ldapclient/ldaptest": {},
 	module + "/cmd/postern/internal/apptest": {},
 	module + "/test/kit":                     {"cmd/postern/internal/apptest", "relay/relaytest"},
 }

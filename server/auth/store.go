@@ -14,8 +14,8 @@ import (
 	"time"
 
 	"postern/internal/lru"
+	"postern/internal/semaphore"
 	"postern/server/auth/hash"
-	"postern/server/auth/semaphore"
 )
 
 // StoreSpec describes a Store.

@@ -13,7 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"postern/server/auth/semaphore"
+	"postern/internal/semaphore"
 )
 
 // ErrBusy means that the password was not compared, because other hashes were being computed

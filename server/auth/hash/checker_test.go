@@ -10,7 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"postern/server/auth/semaphore"
+	"postern/internal/semaphore"
 	"postern/test/kit"
 )
 

@@ -7,9 +7,20 @@ import (
 
 	"github.com/go-ldap/ldap/v3"
 
-	"postern/internal/text"
+	"postern/internal/ldapclient"
 	"postern/server/auth"
 )
+
+// bind checks the password of an entry. refused is the kind of a refusal without details.
+func bind(c *ldapclient.Conn, dn, password string, refused auth.FailureKind) error {
+	// RFC 4513, sections 5.1.1 and 5.1.2: a bind without a name or a password
+	// succeeds without a check.
+	if dn == "" || password == "" {
+		return &auth.Failure{Kind: auth.BadPassword, Store: Kind, Reason: "empty name or password"}
+	}
+	result, err := c.Bind(dn, password, ldap.NewControlBeheraPasswordPolicy())
+	return newBindAnswer(result, err).classify(err, refused)
+}
 
 // A bindAnswer is the response of a server to the bind of a user.
 type bindAnswer struct {
@@ -25,7 +36,7 @@ func (a bindAnswer) classify(err error, refused auth.FailureKind) error {
 		return &auth.Failure{Kind: kind, Store: Kind, Reason: reason, Err: err}
 	}
 	if a.passwordExpired() {
-		return failure(auth.Expired, clean(a.text))
+		return failure(auth.Expired, ldapclient.Clean(a.text))
 	}
 	switch a.code {
 	case ldap.LDAPResultSuccess:
@@ -36,7 +47,7 @@ func (a bindAnswer) classify(err error, refused auth.FailureKind) error {
 	case ldap.LDAPResultConstraintViolation:
 		// 389 Directory Server, after too many wrong passwords, for the right
 		// password, too.
-		return failure(refused, "constraint violation: "+clean(a.text))
+		return failure(refused, "constraint violation: "+ldapclient.Clean(a.text))
 	case ldap.LDAPResultInappropriateAuthentication:
 		return failure(refused, "the entry has no password")
 	case ldap.LDAPResultNoSuchObject, ldap.LDAPResultInvalidDNSyntax:
@@ -45,10 +56,10 @@ func (a bindAnswer) classify(err error, refused auth.FailureKind) error {
 		// 389 Directory Server and FreeIPA, nsAccountLock. A wrong password may get
 		// the same response, and other servers use this code for other errors.
 		if strings.Contains(strings.ToLower(a.text), "inactivated") {
-			return failure(refused, clean(a.text))
+			return failure(refused, ldapclient.Clean(a.text))
 		}
 	case ldap.LDAPResultConfidentialityRequired:
-		return &misconfigured{"the server accepts passwords only with TLS; set start_tls = true or use ldaps://", err}
+		return &ldapclient.ConfigError{What: "the server accepts passwords only with TLS; set start_tls = true or use ldaps://", Err: err}
 	}
 	return err
 }
@@ -112,7 +123,7 @@ func (a bindAnswer) activeDirectory(refused auth.FailureKind) (auth.FailureKind,
 func (a bindAnswer) policyReason() string {
 	for _, c := range a.controls {
 		if p, ok := c.(*ldap.ControlBeheraPasswordPolicy); ok && p.Error >= 0 {
-			return "password policy: " + clean(p.ErrorString)
+			return "password policy: " + ldapclient.Clean(p.ErrorString)
 		}
 	}
 	return ""
@@ -132,26 +143,3 @@ func newBindAnswer(result *ldap.SimpleBindResult, err error) bindAnswer {
 	}
 	return a
 }
-
-// answered reports whether err, or nil, is an answer that other servers would give as well.
-// Otherwise another server may be asked.
-func answered(err error) bool {
-	if err == nil {
-		return true
-	}
-	if _, ok := errors.AsType[*auth.Failure](err); ok {
-		return true
-	}
-	if _, ok := errors.AsType[*misconfigured](err); ok {
-		return true
-	}
-	e, ok := errors.AsType[*ldap.Error](err)
-	// Codes from 200 on are errors of the library.
-	return ok && e.ResultCode < ldap.ErrorNetwork && e.ResultCode != ldap.LDAPResultBusy && e.ResultCode != ldap.LDAPResultUnavailable
-}
-
-// maxText bounds the text of a server in the log, in bytes.
-const maxText = 200
-
-// clean makes a server's text safe for the log.
-func clean(s string) string { return text.Shorten(text.Printable(s, -1), maxText) }

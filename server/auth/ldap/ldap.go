@@ -11,9 +11,10 @@
 //     an anonymous client. No entry is [auth.NoSuchUser]. More than one is a mistake in
 //     the configuration, and therefore a temporary error.
 //
-// The client's input is only used as a value in a filter or a DN, escaped as RFC 4515 and
-// RFC 4514 require. An empty password is never sent, since RFC 4513, section 5.1.2 makes
-// that an "unauthenticated bind", which succeeds.
+// Package ldapclient has the connections, the choice among the servers, the searches, and their
+// bounds. It inserts the client's input as a value into a filter or a DN, escaped. An empty
+// password is never sent, since RFC 4513, section 5.1.2 makes that an "unauthenticated bind",
+// which succeeds.
 //
 // After the right password the answer is [auth.Disabled] if disabled_filter matches the
 // entry or the server reports it, and [auth.Expired] if the server reports an expired
@@ -25,13 +26,7 @@
 // user_attribute the canonical user is therefore the login in lower case, and non-ASCII
 // logins are refused.
 //
-// Connections are pooled, at most connections of them for each server, in two separate
-// sets: those bound as the service account, and those on which users are bound. The
-// latter are bound anonymously before they return to the pool. A server that does not
-// answer is tried last for a while. A response is limited in size, and every wait ends
-// with the caller's ctx.
-//
-// Left out: SASL binds, client certificates, referrals and aliases.
+// Every wait ends with the caller's ctx. Left out are SASL binds and what ldapclient leaves out.
 package ldap
 
 import (
@@ -42,7 +37,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"postern/internal/fileperm"
+	"postern/internal/ldapclient"
 	"postern/internal/text"
 	"postern/server/auth"
 	"postern/server/auth/hash"
@@ -54,9 +49,9 @@ const Kind = "ldap"
 // A Store verifies passwords with a directory. It may be used by many goroutines at
 // once, and must be closed.
 type Store struct {
-	cfg     Config
-	servers *directory
-	delay   bindDelay
+	cfg    Config
+	client *ldapclient.Client
+	delay  bindDelay
 }
 
 var _ auth.PasswordVerifier = (*Store)(nil)
@@ -64,18 +59,28 @@ var _ auth.PasswordVerifier = (*Store)(nil)
 // New returns a store. It reads the password and the certificates of cfg, which is valid.
 // It does not connect, so it succeeds while the directory is down.
 func New(cfg Config, events auth.Events) (*Store, error) {
-	servers, err := newDirectory(cfg, events)
+	client, err := ldapclient.New(cfg.Config, serverEvents{events})
 	if err != nil {
 		return nil, err
 	}
-	return &Store{cfg: cfg, servers: servers}, nil
+	return &Store{cfg: cfg, client: client}, nil
 }
+
+// serverEvents passes the events of a client to auth.Events.
+type serverEvents struct{ auth.Events }
+
+func (e serverEvents) ServerDown(server string, err error) { e.LDAPServerDown(server, err) }
+func (e serverEvents) ServerUp(server string)              { e.LDAPServerUp(server) }
 
 // Close closes the idle connections now, and the others when they are released.
 func (s *Store) Close() error {
-	s.servers.close()
+	s.client.Close()
 	return nil
 }
+
+// Check opens a new connection to every server, binds as the service account, and reads
+// the entry of search_base. The error has a line for each server that fails.
+func (s *Store) Check(ctx context.Context) error { return s.client.Check(ctx, s.cfg.SearchBase) }
 
 // VerifyPassword implements auth.PasswordVerifier.
 func (s *Store) VerifyPassword(ctx context.Context, p *auth.Peer, login, password string) (auth.Identity, error) {
@@ -104,22 +109,22 @@ type attempt struct {
 
 // bindDirectly verifies a password with user_dn.
 func (s *Store) bindDirectly(ctx context.Context, a attempt) (user string, err error) {
-	dn, err := s.cfg.UserDN.fill(a.login)
-	if err != nil {
-		return "", noSuchUser(err)
+	dn, ok := loginVariables.FillDN(s.cfg.UserDN.text, a.login)
+	if !ok {
+		return "", noSuchUser(errNoDomain)
 	}
-	err = s.servers.do(ctx, forUsers, a.known, func(c *conn) error {
-		if err := c.bindUser(dn, a.password, auth.Unknowable); err != nil {
+	err = s.do(ctx, ldapclient.ForBinds, a, func(c *ldapclient.Conn) error {
+		if err := bind(c, dn, a.password, auth.Unknowable); err != nil {
 			return err
 		}
-		if err := c.enabled(dn, s.cfg.DisabledFilter); err != nil {
+		if err := s.enabled(c, dn); err != nil {
 			return err
 		}
 		if s.cfg.UserAttribute == "" {
 			user = strings.ToLower(a.login)
 			return nil
 		}
-		e, err := c.entry(dn, s.cfg.UserAttribute)
+		e, err := c.Entry(dn, s.cfg.UserAttribute)
 		if err != nil {
 			return err
 		}
@@ -136,22 +141,107 @@ func (s *Store) searchAndBind(ctx context.Context, a attempt) (string, error) {
 		return "", s.delay.apply(ctx, err)
 	}
 	began := time.Now()
-	err = s.servers.do(ctx, forUsers, a.known, func(c *conn) error {
-		return c.bindUser(e.DN, a.password, auth.BadPassword)
+	err = s.do(ctx, ldapclient.ForBinds, a, func(c *ldapclient.Conn) error {
+		return bind(c, e.DN, a.password, auth.BadPassword)
 	})
 	s.delay.add(time.Since(began))
 	if err != nil {
 		return "", err
 	}
 	if s.cfg.DisabledFilter.text != "" {
-		err := s.servers.do(ctx, forSearches, a.known, func(c *conn) error {
-			return c.enabled(e.DN, s.cfg.DisabledFilter)
+		err := s.do(ctx, ldapclient.ForSearches, a, func(c *ldapclient.Conn) error {
+			return s.enabled(c, e.DN)
 		})
 		if err != nil {
 			return "", err
 		}
 	}
 	return s.canonical(e, a.login)
+}
+
+// do calls op with a connection. A failure of the login is not a failure of the server, so the
+// client does not get it.
+func (s *Store) do(ctx context.Context, p ldapclient.Purpose, a attempt, op func(*ldapclient.Conn) error) error {
+	var failure *auth.Failure
+	err := s.client.Do(ctx, p, a.known, func(c *ldapclient.Conn) (err error) {
+		err = op(c)
+		if f, ok := errors.AsType[*auth.Failure](err); ok {
+			failure = f
+			return nil
+		}
+		return err
+	})
+	if err == nil && failure != nil {
+		return failure
+	}
+	return err
+}
+
+// find returns the entry of a login.
+func (s *Store) find(ctx context.Context, a attempt) (e ldapclient.Entry, err error) {
+	filter, ok := loginVariables.FillFilter(s.cfg.QueryFilter.text, a.login)
+	if !ok {
+		return e, noSuchUser(errNoDomain)
+	}
+	// Two entries are enough to detect an ambiguous filter.
+	q := ldapclient.Query{Base: s.cfg.SearchBase.String(), Scope: s.cfg.Scope, Filter: filter, Limit: 2}
+	if s.cfg.UserAttribute != "" {
+		q.Attributes = []string{s.cfg.UserAttribute}
+	}
+	found, err := s.client.Search(ctx, a.known, q)
+	if err != nil {
+		return e, err
+	}
+	switch {
+	case len(found) == 0:
+		return e, &auth.Failure{Kind: auth.NoSuchUser, Store: Kind}
+	case len(found) > 1:
+		return e, &ldapclient.ConfigError{What: fmt.Sprintf("the filter finds more than one entry, %q and %q; make query_filter narrower",
+			ldapclient.Clean(found[0].DN), ldapclient.Clean(found[1].DN))}
+	case found[0].DN == "":
+		return e, &ldapclient.ConfigError{What: "the filter finds an entry without a DN; make query_filter narrower"}
+	}
+	return found[0], nil
+}
+
+// canonical returns the canonical name of the user. Several values would be several
+// users, since their order is not defined.
+func (s *Store) canonical(e ldapclient.Entry, login string) (string, error) {
+	if s.cfg.UserAttribute == "" {
+		return strings.ToLower(login), nil
+	}
+	values := e.Values(s.cfg.UserAttribute)
+	if len(values) != 1 {
+		return "", &ldapclient.ConfigError{What: fmt.Sprintf("the entry %q has %d readable values of %s; set user_attribute to an attribute with exactly one",
+			ldapclient.Clean(e.DN), len(values), s.cfg.UserAttribute)}
+	}
+	if !text.ValidName(values[0], maxName) {
+		return "", &ldapclient.ConfigError{What: fmt.Sprintf("in the entry %q the value of %s is not a valid user name", ldapclient.Clean(e.DN), s.cfg.UserAttribute)}
+	}
+	return values[0], nil
+}
+
+// enabled returns nil if the filter for disabled accounts does not match the entry. It first
+// searches with the negated filter: a filter on a hidden attribute is undefined (RFC 4511,
+// section 4.5.1.7), and then neither the filter nor its negation matches.
+func (s *Store) enabled(c *ldapclient.Conn, dn string) error {
+	disabled := s.cfg.DisabledFilter.text
+	if disabled == "" {
+		return nil
+	}
+	enabled, err := c.Matches(dn, "(!"+disabled+")")
+	if err != nil || enabled {
+		return err
+	}
+	isDisabled, err := c.Matches(dn, disabled)
+	switch {
+	case err != nil:
+		return err
+	case isDisabled:
+		return &auth.Failure{Kind: auth.Disabled, Store: Kind, Reason: "disabled_filter matches"}
+	}
+	return &ldapclient.ConfigError{What: fmt.Sprintf("the server does not show whether disabled_filter matches the entry %q; "+
+		"give the account that searches read access to its attributes", ldapclient.Clean(dn))}
 }
 
 // precheck refuses logins and passwords that must not or need not be sent to a server.
@@ -219,34 +309,4 @@ func (p *bindDelay) apply(ctx context.Context, err error) error {
 	case <-ctx.Done():
 	}
 	return err
-}
-
-// Check opens a new connection to every server, binds as the service account, and reads
-// the entry of search_base. The error has a line for each server that fails.
-func (s *Store) Check(ctx context.Context) error {
-	var errs []error
-	for i, one := range s.servers.servers {
-		ctx, cancel := context.WithTimeout(ctx, share(ctx, len(s.servers.servers)-i))
-		errs = append(errs, s.checkServer(ctx, one))
-		cancel()
-	}
-	return errors.Join(errs...)
-}
-
-func (s *Store) checkServer(ctx context.Context, one *server) error {
-	c, err := one.dialer.dial(ctx, forSearches)
-	if err == nil {
-		defer c.close()
-		err = c.within(ctx, func(c *conn) error {
-			if s.cfg.SearchBase.text == "" {
-				return nil
-			}
-			_, err := c.entry(s.cfg.SearchBase.text, noAttributes)
-			return err
-		})
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", one.dialer.url, fileperm.ExplainDial(err))
-	}
-	return nil
 }

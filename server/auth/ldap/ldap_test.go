@@ -2,17 +2,19 @@ package ldap
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/go-ldap/ldap/v3"
 
+	"postern/internal/ldapclient/ldaptest"
 	"postern/server/auth"
 	"postern/test/kit"
 )
@@ -63,8 +65,8 @@ func verify(t *testing.T, s *Store, login, password string) string {
 }
 
 func TestVerifyPassword(t *testing.T) {
-	f := startFake(t, people)
-	search, byDN := withService(t, f.url()), direct(t, f.url())
+	f := ldaptest.Start(t, ldaptest.People)
+	search, byDN := withService(t, f.URL()), direct(t, f.URL())
 	withAttribute := func(cfg Config, name string) Config { cfg.UserAttribute = name; return cfg }
 	withDisabled := func(cfg Config, filter string) Config { set(t, &cfg.DisabledFilter, filter); return cfg }
 	tests := []struct {
@@ -113,7 +115,7 @@ func TestVerifyPassword(t *testing.T) {
 			}
 		})
 	}
-	for _, n := range f.requests() {
+	for _, n := range f.Requests() {
 		if strings.Contains(n, "uid=*") || strings.Contains(n, "wide") {
 			t.Errorf("the server received %q", n)
 		}
@@ -123,8 +125,8 @@ func TestVerifyPassword(t *testing.T) {
 // A connection for searches is never bound as a user, and a connection for users is bound
 // anonymously before its next use.
 func TestConnectionsAreSeparated(t *testing.T) {
-	f := startFake(t, people)
-	cfg := withService(t, f.url())
+	f := ldaptest.Start(t, ldaptest.People)
+	cfg := withService(t, f.URL())
 	set(t, &cfg.DisabledFilter, "(gone=TRUE)")
 	s := open(t, cfg)
 	for _, password := range []string{"secret", "wrong", "secret"} {
@@ -143,140 +145,28 @@ func TestConnectionsAreSeparated(t *testing.T) {
 		"2: bind",
 		"1: search (!(gone=TRUE))",
 	}
-	if got := f.requests(); !slices.Equal(got, want) {
+	if got := f.Requests(); !slices.Equal(got, want) {
 		t.Errorf("requests\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
-	}
-}
-
-func TestDeadConnectionsAreReplaced(t *testing.T) {
-	f := startFake(t, people)
-	s := open(t, withService(t, f.url()))
-	for range 3 {
-		if got := verify(t, s, "alice", "secret"); got != "ok alice" {
-			t.Fatal(got)
-		}
-		f.hangUp()
-	}
-	if n := f.connections(); n != 6 {
-		t.Errorf("%d connections, want 2 for each login", n)
-	}
-}
-
-func TestIdleConnectionsAreClosed(t *testing.T) {
-	f := startFake(t, people)
-	cfg := withService(t, f.url())
-	cfg.IdleTime = 10 * time.Millisecond
-	s := open(t, cfg)
-	if got := verify(t, s, "alice", "secret"); got != "ok alice" {
-		t.Fatal(got)
-	}
-	unbound := func() int {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		n := 0
-		for _, note := range f.log {
-			if strings.HasSuffix(note, "unbind") {
-				n++
-			}
-		}
-		return n
-	}
-	kit.Eventually(t, "both connections to be closed", func() bool { return unbound() == 2 })
-}
-
-func TestConnectionsAreBounded(t *testing.T) {
-	var mu sync.Mutex
-	isOpen := map[int]bool{}
-	maxOpen := 0
-	f := startFake(t, func(c *fakeConn, q request) {
-		mu.Lock()
-		if q.tag == ldap.ApplicationUnbindRequest {
-			delete(isOpen, c.number)
-		} else {
-			isOpen[c.number] = true
-		}
-		maxOpen = max(maxOpen, len(isOpen))
-		mu.Unlock()
-		people(c, q)
-	})
-	cfg := withService(t, f.url())
-	cfg.Connections = 3
-	s := open(t, cfg)
-	var wait sync.WaitGroup
-	for range 50 {
-		wait.Go(func() {
-			if got := verify(t, s, "alice", "secret"); got != "ok alice" {
-				t.Error(got)
-			}
-		})
-	}
-	wait.Wait()
-	mu.Lock()
-	defer mu.Unlock()
-	// A connection that is being closed may still be counted with its successor.
-	if maxOpen > 6 {
-		t.Errorf("%d connections at once, want 3", maxOpen)
-	}
-}
-
-func TestFailOver(t *testing.T) {
-	bad := map[string]func(*fakeConn, request){
-		"hangs":       func(*fakeConn, request) {},
-		"hangs up":    func(c *fakeConn, _ request) { c.Close() },
-		"busy":        func(c *fakeConn, q request) { c.done(q, ldap.LDAPResultBusy, "") },
-		"unavailable": func(c *fakeConn, q request) { c.done(q, ldap.LDAPResultUnavailable, "") },
-		"garbage":     func(c *fakeConn, _ request) { c.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")) },
-		"endless": func(c *fakeConn, _ request) {
-			for line := []byte(strings.Repeat("\x30\x80", 4096)); ; {
-				if _, err := c.Write(line); err != nil {
-					return
-				}
-			}
-		},
-		"huge": func(c *fakeConn, _ request) {
-			c.Write([]byte("\x04\x84\x7f\xff\xff\xff"))
-			for page := make([]byte, 1<<16); ; {
-				if _, err := c.Write(page); err != nil {
-					return
-				}
-			}
-		},
-	}
-	for name, script := range bad {
-		t.Run(name, func(t *testing.T) {
-			broken, good := startFake(t, script), startFake(t, people)
-			s := open(t, withService(t, broken.url(), good.url()))
-			for range 3 {
-				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // of which the broken server gets half
-				defer cancel()
-				if got := outcome(s.VerifyPassword(ctx, unknownPeer, "alice", "secret")); got != "ok alice" {
-					t.Fatal(got)
-				}
-			}
-			if n := broken.connections(); n > 2 {
-				t.Errorf("%d connections to the broken server", n)
-			}
-		})
 	}
 }
 
 // If the only server gives no valid answer, the error is temporary and within the deadline.
 func TestNoAnswerIsTemporary(t *testing.T) {
-	scripts := map[string]func(*fakeConn, request){
-		"hangs":    func(*fakeConn, request) {},
-		"hangs up": func(c *fakeConn, _ request) { c.Close() },
-		"busy":     func(c *fakeConn, q request) { c.done(q, ldap.LDAPResultBusy, "") },
-		"referral": func(c *fakeConn, q request) { c.done(q, ldap.LDAPResultReferral, "") },
-		"other id": func(c *fakeConn, q request) { q.id += 1000; c.done(q, 0, "") },
-		"no code":  func(c *fakeConn, q request) { c.send(q, octets("yes")) },
-		"no op":    func(c *fakeConn, q request) { c.Write([]byte("\x30\x03\x02\x01\x01")) },
-		"odd code": func(c *fakeConn, q request) { c.done(q, 70000, "") },
-		"negative": func(c *fakeConn, q request) { c.done(q, -1, "") },
+	scripts := map[string]func(*ldaptest.Conn, ldaptest.Request){
+		"hangs":    func(*ldaptest.Conn, ldaptest.Request) {},
+		"hangs up": func(c *ldaptest.Conn, _ ldaptest.Request) { c.Close() },
+		"busy":     func(c *ldaptest.Conn, q ldaptest.Request) { c.Done(q, ldap.LDAPResultBusy, "") },
+		"referral": func(c *ldaptest.Conn, q ldaptest.Request) { c.Done(q, ldap.LDAPResultReferral, "") },
+		"other id": func(c *ldaptest.Conn, q ldaptest.Request) { q.ID += 1000; c.Done(q, 0, "") },
+		"no code":  func(c *ldaptest.Conn, q ldaptest.Request) { c.Send(q, ldaptest.Octets("yes")) },
+		"no op":    func(c *ldaptest.Conn, q ldaptest.Request) { c.Write([]byte("\x30\x03\x02\x01\x01")) },
+		"odd code": func(c *ldaptest.Conn, q ldaptest.Request) { c.Done(q, 70000, "") },
+		"negative": func(c *ldaptest.Conn, q ldaptest.Request) { c.Done(q, -1, "") },
 	}
 	for name, script := range scripts {
 		t.Run(name, func(t *testing.T) {
-			f := startFake(t, script)
-			for _, cfg := range []Config{withService(t, f.url()), direct(t, f.url())} {
+			f := ldaptest.Start(t, script)
+			for _, cfg := range []Config{withService(t, f.URL()), direct(t, f.URL())} {
 				ctx, cancel := context.WithTimeout(t.Context(), shortTimeout)
 				defer cancel()
 				if got := outcome(open(t, cfg).VerifyPassword(ctx, unknownPeer, "alice", "secret")); got != "temporary" {
@@ -287,89 +177,9 @@ func TestNoAnswerIsTemporary(t *testing.T) {
 	}
 }
 
-func TestServerComesBack(t *testing.T) {
-	var down sync.Mutex
-	isDown := true
-	f := startFake(t, func(c *fakeConn, q request) {
-		down.Lock()
-		defer down.Unlock()
-		if isDown {
-			c.Close()
-			return
-		}
-		people(c, q)
-	})
-	s := open(t, withService(t, f.url()))
-	if got := verify(t, s, "alice", "secret"); got != "temporary" {
-		t.Fatal(got)
-	}
-	down.Lock()
-	isDown = false
-	down.Unlock()
-	if got := verify(t, s, "alice", "secret"); got != "ok alice" {
-		t.Error(got)
-	}
-}
-
-// A cancelled login does not make the server avoided.
-func TestCancelledLogin(t *testing.T) {
-	arrived := make(chan struct{}, 10)
-	f := startFake(t, func(*fakeConn, request) { arrived <- struct{}{} })
-	s := open(t, direct(t, f.url()))
-	ctx, cancel := context.WithCancel(t.Context())
-	go func() { <-arrived; cancel() }()
-	_, err := s.VerifyPassword(ctx, unknownPeer, "alice", "secret")
-	if !errors.Is(err, context.Canceled) {
-		t.Errorf("%v", err)
-	}
-	if s.servers.servers[0].avoided(time.Now()) {
-		t.Error("the server is avoided")
-	}
-}
-
-func TestStartTLSIsNotOptional(t *testing.T) {
-	scripts := map[string]func(*fakeConn, request){
-		"refused":   func(c *fakeConn, q request) { c.done(q, ldap.LDAPResultUnavailable, "") },
-		"protocol":  func(c *fakeConn, q request) { c.done(q, ldap.LDAPResultProtocolError, "unsupported") },
-		"pretended": func(c *fakeConn, q request) { c.done(q, 0, "") },
-	}
-	for name, script := range scripts {
-		t.Run(name, func(t *testing.T) {
-			f := startFake(t, script)
-			cfg := direct(t, f.url())
-			cfg.StartTLS = true
-			ctx, cancel := context.WithTimeout(t.Context(), shortTimeout)
-			defer cancel()
-			if got := outcome(open(t, cfg).VerifyPassword(ctx, unknownPeer, "alice", "secret")); got != "temporary" {
-				t.Error(got)
-			}
-			for _, n := range f.requests() {
-				if strings.Contains(n, "bind") {
-					t.Errorf("after StartTLS failed: %s", n)
-				}
-			}
-		})
-	}
-}
-
-func TestStartTLSBeyondLoopback(t *testing.T) {
-	cfg := direct(t, "ldap://ldap.example.org", "ldap://127.0.0.1", "ldaps://ldap.example.org", "ldapi:///")
-	for i, want := range []bool{true, false, false, false} {
-		if got := open(t, cfg).servers.servers[i].dialer.startTLS; got != want {
-			t.Errorf("%s: %v", cfg.ServerHost[i], got)
-		}
-	}
-	cfg.StartTLS = true
-	for i, want := range []bool{true, true, false, false} {
-		if got := open(t, cfg).servers.servers[i].dialer.startTLS; got != want {
-			t.Errorf("%s with start_tls: %v", cfg.ServerHost[i], got)
-		}
-	}
-}
-
 func TestWrongServiceAccountIsTemporary(t *testing.T) {
-	f := startFake(t, people)
-	cfg := withService(t, f.url())
+	f := ldaptest.Start(t, ldaptest.People)
+	cfg := withService(t, f.URL())
 	if err := os.WriteFile(cfg.BindPasswordFile, []byte("topsecret"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -383,27 +193,20 @@ func TestWrongServiceAccountIsTemporary(t *testing.T) {
 	}
 }
 
-func TestNewRefuses(t *testing.T) {
-	tests := map[string]func(Config) Config{
-		"bind_password_file": func(cfg Config) Config { cfg.BindPasswordFile += "-missing"; return cfg },
-		"ca_file":            func(cfg Config) Config { cfg.CAFile = cfg.BindPasswordFile; return cfg },
+// open returns a store that is closed at the end of the test.
+func open(t *testing.T, cfg Config) *Store {
+	t.Helper()
+	s, err := New(cfg, auth.NewLog(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		t.Fatal(err)
 	}
-	for text, change := range tests {
-		if _, err := New(change(withService(t, "ldap://localhost")), nil); err == nil || !strings.Contains(err.Error(), text) {
-			t.Errorf("%s: %v", text, err)
-		}
-	}
+	t.Cleanup(func() { s.Close() })
+	return s
 }
 
-func TestCheck(t *testing.T) {
-	f, gone := startFake(t, people), "ldap://"+kit.Addr(t)
-	s := open(t, withService(t, f.url()))
-	if err := s.Check(t.Context()); err != nil {
-		t.Error(err)
-	}
-	s = open(t, withService(t, f.url(), gone, "ldapi:///nowhere/ldapi"))
-	err := s.Check(t.Context())
-	if err == nil || strings.Contains(err.Error(), f.url()) || !strings.Contains(err.Error(), gone) || !strings.Contains(err.Error(), "/nowhere does not exist") {
-		t.Errorf("%v", err)
-	}
-}
+// unknownPeer is a client that has not logged in before.
+var unknownPeer = &auth.Peer{TLS: &tls.ConnectionState{}}
+
+const shortTimeout = 200 * time.Millisecond
+
+func TestMain(m *testing.M) { os.Exit(kit.Main(m)) }

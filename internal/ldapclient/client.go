@@ -1,4 +1,4 @@
-package ldap
+package ldapclient
 
 import (
 	"context"
@@ -12,8 +12,7 @@ import (
 	"time"
 
 	"postern/internal/fileperm"
-	"postern/server/auth"
-	"postern/server/auth/semaphore"
+	"postern/internal/semaphore"
 )
 
 const (
@@ -27,13 +26,14 @@ const (
 	tlsSessions = 4
 )
 
-// A directory is the list of equivalent servers.
-type directory struct {
+// A Client has connections to a list of equivalent servers. It may be used by many goroutines
+// at once, and must be closed.
+type Client struct {
 	servers []*server
-	events  auth.Events
+	events  Events
 }
 
-// A server is one server of a directory.
+// A server is one server of a client.
 type server struct {
 	dialer dialer
 	pool   *pool
@@ -42,7 +42,9 @@ type server struct {
 	avoidTill time.Time // zero: the last request was answered
 }
 
-func newDirectory(cfg Config, events auth.Events) (*directory, error) {
+// New returns a client. It reads the password and the certificates of cfg, which is valid. It
+// does not connect, so it succeeds while the servers are down.
+func New(cfg Config, events Events) (*Client, error) {
 	service, err := readAccount(cfg)
 	if err != nil {
 		return nil, err
@@ -51,9 +53,9 @@ func newDirectory(cfg Config, events auth.Events) (*directory, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &directory{events: events}
+	client := &Client{events: events}
 	for _, u := range cfg.ServerHost {
-		d.servers = append(d.servers, &server{
+		client.servers = append(client.servers, &server{
 			dialer: dialer{
 				url:      u,
 				startTLS: u.Scheme == schemePlain && (cfg.StartTLS || !u.IsLocal()),
@@ -69,7 +71,7 @@ func newDirectory(cfg Config, events auth.Events) (*directory, error) {
 			pool: &pool{limit: cfg.Connections, idleTime: cfg.IdleTime, slots: semaphore.New(cfg.Connections)},
 		})
 	}
-	return d, nil
+	return client, nil
 }
 
 func readAccount(cfg Config) (account, error) {
@@ -99,38 +101,54 @@ func readAuthorities(file string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-func (d *directory) close() {
-	for _, s := range d.servers {
+// Close closes the idle connections now, and the others when they are released.
+func (c *Client) Close() {
+	for _, s := range c.servers {
 		s.pool.close()
 	}
 }
 
-// do calls op with a connection to the first server, and then to the others, until one has
+// Search returns the entries that q matches, with the rights of the service account. If all
+// connections are in use, requests with first set are served before the others.
+func (c *Client) Search(ctx context.Context, first bool, q Query) (found []Entry, err error) {
+	err = c.Do(ctx, ForSearches, first, func(conn *Conn) error {
+		found, err = conn.Search(q)
+		return err
+	})
+	return found, err
+}
+
+// Do calls op with a connection to the first server, and then to the others, until one has
 // answered. Servers that have failed recently are last. The servers share the remaining
-// time of ctx.
-func (d *directory) do(ctx context.Context, p purpose, known bool, op func(*conn) error) error {
+// time of ctx, and first is as in [Client.Search].
+//
+// A server has answered if op returns nil, a [ConfigError], or an error that the server has
+// sent, other than "busy" and "unavailable". Every other error is taken for a failure of the
+// server, so a result of the caller must not be one. op must not keep the connection, and may
+// be called several times.
+func (c *Client) Do(ctx context.Context, p Purpose, first bool, op func(*Conn) error) error {
 	var errs []error
-	order := d.order(time.Now())
+	order := c.order(time.Now())
 	for i, s := range order {
-		err := s.try(ctx, len(order)-i, p, known, op)
+		err := s.try(ctx, len(order)-i, p, first, op)
 		if answered(err) {
-			d.recovered(s)
+			c.recovered(s)
 			return err
 		}
 		if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			return err // the caller has cancelled the request
 		}
 		errs = append(errs, err)
-		d.failed(s, err)
+		c.failed(s, err)
 	}
 	return errors.Join(errs...)
 }
 
 // order returns the servers, those that have failed recently last.
-func (d *directory) order(now time.Time) []*server {
-	order := make([]*server, 0, len(d.servers))
+func (c *Client) order(now time.Time) []*server {
+	order := make([]*server, 0, len(c.servers))
 	var avoided []*server
-	for _, s := range d.servers {
+	for _, s := range c.servers {
 		if s.avoided(now) {
 			avoided = append(avoided, s)
 		} else {
@@ -156,40 +174,40 @@ func (s *server) avoided(now time.Time) bool {
 }
 
 // failed makes the server avoided, unless only its connections are all in use.
-func (d *directory) failed(s *server, err error) {
+func (c *Client) failed(s *server, err error) {
 	if _, busy := errors.AsType[*busyError](err); busy {
 		return
 	}
 	s.pool.closeIdle(true)
 	s.mu.Lock()
-	first := s.avoidTill.IsZero()
+	wasUp := s.avoidTill.IsZero()
 	s.avoidTill = time.Now().Add(avoidTime)
 	s.mu.Unlock()
-	if first {
-		d.events.LDAPServerDown(s.dialer.url.String(), err)
+	if wasUp {
+		c.events.ServerDown(s.dialer.url.String(), err)
 	}
 }
 
-func (d *directory) recovered(s *server) {
+func (c *Client) recovered(s *server) {
 	s.mu.Lock()
 	was := !s.avoidTill.IsZero()
 	s.avoidTill = time.Time{}
 	s.mu.Unlock()
 	if was {
-		d.events.LDAPServerUp(s.dialer.url.String())
+		c.events.ServerUp(s.dialer.url.String())
 	}
 }
 
 // try calls op for one server, which shares the time with the servers that are left. A
 // connection from the pool may have failed while it was idle, so op is called again with a
 // new one.
-func (s *server) try(ctx context.Context, left int, p purpose, known bool, op func(*conn) error) error {
+func (s *server) try(ctx context.Context, left int, p Purpose, first bool, op func(*Conn) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, share(ctx, left), &timeoutError{s.dialer.url})
 	defer cancel()
-	reused, err := s.once(ctx, p, known, op)
+	reused, err := s.once(ctx, p, first, op)
 	if reused && !answered(err) && ctx.Err() == nil {
 		s.pool.closeIdle(true)
-		_, err = s.once(ctx, p, known, op)
+		_, err = s.once(ctx, p, first, op)
 	}
 	if answered(err) {
 		return err
@@ -207,8 +225,8 @@ func share(ctx context.Context, left int) time.Duration {
 }
 
 // once calls op once, and reports whether the connection was from the pool.
-func (s *server) once(ctx context.Context, p purpose, known bool, op func(*conn) error) (reused bool, err error) {
-	if err := s.pool.acquire(ctx, known); err != nil {
+func (s *server) once(ctx context.Context, p Purpose, first bool, op func(*Conn) error) (reused bool, err error) {
+	if err := s.pool.acquire(ctx, first); err != nil {
 		return false, &busyError{err}
 	}
 	c := s.pool.take(p)
@@ -234,3 +252,33 @@ type busyError struct{ err error }
 
 func (e *busyError) Error() string { return "all connections are in use: " + e.err.Error() }
 func (e *busyError) Unwrap() error { return e.err }
+
+// Check opens a new connection to every server, binds as the service account, and reads
+// the entry of base, unless that is empty. The error has a line for each server that fails.
+func (c *Client) Check(ctx context.Context, base DN) error {
+	var errs []error
+	for i, s := range c.servers {
+		ctx, cancel := context.WithTimeout(ctx, share(ctx, len(c.servers)-i))
+		errs = append(errs, s.check(ctx, base))
+		cancel()
+	}
+	return errors.Join(errs...)
+}
+
+func (s *server) check(ctx context.Context, base DN) error {
+	c, err := s.dialer.dial(ctx, ForSearches)
+	if err == nil {
+		defer c.close()
+		err = c.within(ctx, func(c *Conn) error {
+			if base.text == "" {
+				return nil
+			}
+			_, err := c.Entry(base.text)
+			return err
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.dialer.url, fileperm.ExplainDial(err))
+	}
+	return nil
+}

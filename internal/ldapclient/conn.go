@@ -1,4 +1,4 @@
-package ldap
+package ldapclient
 
 import (
 	"context"
@@ -9,38 +9,37 @@ import (
 	"time"
 
 	"github.com/go-ldap/ldap/v3"
-
-	"postern/server/auth"
 )
 
-// A purpose is the use of a connection. A connection never changes its purpose.
-type purpose int
+// A Purpose is the use of a connection. A connection never changes its purpose.
+type Purpose int
 
+// The purposes of connections.
 const (
-	forSearches purpose = iota // bound as the service account, or anonymous
-	forUsers                   // users are bound, and then an anonymous client
+	ForSearches Purpose = iota // bound as the service account, or anonymous
+	ForBinds                   // anonymous until the caller binds it
 	purposes
 )
 
-// A conn is one connection. It is used by one goroutine at a time.
-type conn struct {
+// A Conn is one connection. It is used by one goroutine at a time.
+type Conn struct {
 	raw     *abortableConn
 	ldap    *ldap.Conn
-	purpose purpose
+	purpose Purpose
 	reused  bool        // was in the pool
-	bound   bool        // as a user
+	bound   bool        // by Bind
 	broken  bool        // must not be used again
 	expiry  *time.Timer // while it is in the pool
 }
 
 // within calls op, and aborts the connection if ctx ends before, since the library has no
 // contexts.
-func (c *conn) within(ctx context.Context, op func(*conn) error) error {
+func (c *Conn) within(ctx context.Context, op func(*Conn) error) error {
 	c.raw.allowResponse()
 	stop := context.AfterFunc(ctx, c.raw.abort)
 	err := op(c)
 	healthy := answered(err)
-	if !healthy || c.unbindUser() != nil {
+	if !healthy || c.unbind() != nil {
 		c.broken = true
 	}
 	if !stop() {
@@ -52,23 +51,18 @@ func (c *conn) within(ctx context.Context, op func(*conn) error) error {
 	return err
 }
 
-// bindUser checks the password of an entry.
-func (c *conn) bindUser(dn, password string, refused auth.FailureKind) error {
-	// RFC 4513, sections 5.1.1 and 5.1.2: a bind without a name or a password
-	// succeeds without a check.
-	if dn == "" || password == "" {
-		return &auth.Failure{Kind: auth.BadPassword, Store: Kind, Reason: "empty name or password"}
-	}
-	request := ldap.NewSimpleBindRequest(dn, password, []ldap.Control{ldap.NewControlBeheraPasswordPolicy()})
-	result, err := c.ldap.SimpleBind(request)
+// Bind binds a connection that is [ForBinds] as an entry, until it is released. dn and password
+// must not be empty: RFC 4513, sections 5.1.1 and 5.1.2, makes that a bind that succeeds without
+// a check. An error that the server has sent is an *ldap.Error.
+func (c *Conn) Bind(dn, password string, controls ...ldap.Control) (*ldap.SimpleBindResult, error) {
+	result, err := c.ldap.SimpleBind(ldap.NewSimpleBindRequest(dn, password, controls))
 	c.bound = err == nil
-	return newBindAnswer(result, err).classify(err, refused)
+	return result, err
 }
 
-// unbindUser makes the connection anonymous after the bind of a user; a refused bind needs
-// none. RFC 4511, section 4.2.1: it is anonymous from the moment the server receives the
+// unbind makes the connection anonymous after a bind; a refused bind needs none. RFC 4511, section 4.2.1: it is anonymous from the moment the server receives the
 // request, even if the server refuses anonymous binds.
-func (c *conn) unbindUser() error {
+func (c *Conn) unbind() error {
 	if !c.bound {
 		return nil
 	}
@@ -84,7 +78,7 @@ const unbindTime = time.Second
 
 // close ends the connection, with an unbind request (RFC 4511, section 4.3) if it is not
 // broken.
-func (c *conn) close() {
+func (c *Conn) close() {
 	if c.broken {
 		c.raw.Close()
 	} else {
@@ -116,7 +110,7 @@ type dialer struct {
 }
 
 // dial connects, begins TLS and, for searches, binds.
-func (d *dialer) dial(ctx context.Context, p purpose) (*conn, error) {
+func (d *dialer) dial(ctx context.Context, p Purpose) (*Conn, error) {
 	n, err := new(net.Dialer).DialContext(ctx, d.url.Network(), d.url.Address)
 	if err != nil {
 		return nil, err
@@ -132,7 +126,7 @@ func (d *dialer) dial(ctx context.Context, p purpose) (*conn, error) {
 		}
 		secured = t
 	}
-	c := &conn{raw: raw, purpose: p, ldap: ldap.NewConn(secured, d.url.Scheme == schemeTLS)}
+	c := &Conn{raw: raw, purpose: p, ldap: ldap.NewConn(secured, d.url.Scheme == schemeTLS)}
 	c.ldap.Start()
 	if err := c.within(ctx, d.prepare); err != nil {
 		c.close()
@@ -143,7 +137,7 @@ func (d *dialer) dial(ctx context.Context, p purpose) (*conn, error) {
 
 // prepare begins TLS with StartTLS, and binds a connection for searches as the service
 // account.
-func (d *dialer) prepare(c *conn) error {
+func (d *dialer) prepare(c *Conn) error {
 	if d.startTLS {
 		// RFC 4513, section 3.1.2: if this fails, no request may follow.
 		if err := c.ldap.StartTLS(d.tls); err != nil {
@@ -151,12 +145,12 @@ func (d *dialer) prepare(c *conn) error {
 			return fmt.Errorf("StartTLS: %w", err)
 		}
 	}
-	if c.purpose != forSearches || d.account.dn == "" {
+	if c.purpose != ForSearches || d.account.dn == "" {
 		return nil
 	}
 	err := c.ldap.Bind(d.account.dn, d.account.password.text)
 	if ldap.IsErrorWithCode(err, ldap.LDAPResultInvalidCredentials) {
-		return &misconfigured{"the server refuses bind_dn with the password in bind_password_file", err}
+		return &ConfigError{"the server refuses bind_dn with the password in bind_password_file", err}
 	}
 	return err
 }

@@ -1,4 +1,4 @@
-package ldap
+package ldapclient
 
 import (
 	"context"
@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"postern/server/auth/semaphore"
+	"postern/internal/semaphore"
 )
 
 // A pool has the connections to one server. At most limit are open at once, including
@@ -18,15 +18,15 @@ type pool struct {
 
 	mu     sync.Mutex
 	inUse  int
-	idle   [purposes][]*conn // the most recently used last
+	idle   [purposes][]*Conn // the most recently used last
 	closed bool
 }
 
-// acquire waits for the right to use one connection; known clients go first. Each
-// successful acquire must be paired with one release. Between them the caller calls take,
+// acquire waits for the right to use one connection, before other requests if first is set.
+// Each successful acquire must be paired with one release. Between them the caller calls take,
 // and dials if that returns nil.
-func (p *pool) acquire(ctx context.Context, known bool) error {
-	if err := p.slots.Acquire(ctx, known); err != nil {
+func (p *pool) acquire(ctx context.Context, first bool) error {
+	if err := p.slots.Acquire(ctx, first); err != nil {
 		return err
 	}
 	p.mu.Lock()
@@ -37,8 +37,8 @@ func (p *pool) acquire(ctx context.Context, known bool) error {
 
 // take returns an idle connection, or nil. It closes others as needed to stay below the
 // limit with one more.
-func (p *pool) take(want purpose) *conn {
-	var discarded []*conn
+func (p *pool) take(want Purpose) *Conn {
+	var discarded []*Conn
 	defer func() { // after the lock is released
 		for _, d := range discarded {
 			d.close()
@@ -54,7 +54,7 @@ func (p *pool) take(want purpose) *conn {
 	}
 	for other := range purposes {
 		// inUse has the connection that the caller will dial.
-		if p.inUse+len(p.idle[forSearches])+len(p.idle[forUsers]) <= p.limit {
+		if p.inUse+len(p.idle[ForSearches])+len(p.idle[ForBinds]) <= p.limit {
 			break
 		}
 		if c := p.pop(other); c != nil {
@@ -65,7 +65,7 @@ func (p *pool) take(want purpose) *conn {
 }
 
 // pop removes the most recently used connection, so that the others reach idleTime.
-func (p *pool) pop(want purpose) *conn {
+func (p *pool) pop(want Purpose) *Conn {
 	idle := p.idle[want]
 	if len(idle) == 0 {
 		return nil
@@ -77,7 +77,7 @@ func (p *pool) pop(want purpose) *conn {
 }
 
 // release returns the connection, which may be nil, to the pool or closes it.
-func (p *pool) release(c *conn) {
+func (p *pool) release(c *Conn) {
 	p.mu.Lock()
 	p.inUse--
 	keep := c != nil && !c.broken && !p.closed
@@ -94,7 +94,7 @@ func (p *pool) release(c *conn) {
 }
 
 // expire closes a connection after idleTime, unless it was taken concurrently.
-func (p *pool) expire(c *conn) {
+func (p *pool) expire(c *Conn) {
 	p.mu.Lock()
 	i := slices.Index(p.idle[c.purpose], c)
 	if i >= 0 {
@@ -110,7 +110,7 @@ func (p *pool) expire(c *conn) {
 func (p *pool) closeIdle(broken bool) {
 	p.mu.Lock()
 	idle := slices.Concat(p.idle[:]...)
-	p.idle = [purposes][]*conn{}
+	p.idle = [purposes][]*Conn{}
 	p.mu.Unlock()
 	for _, c := range idle {
 		c.expiry.Stop()

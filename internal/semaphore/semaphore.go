@@ -1,4 +1,4 @@
-// Package semaphore bounds how many logins use a resource at once: a user store, the
+// Package semaphore bounds how many requests use a resource at once: a user store, the
 // processors that compute password hashes, the connections to a directory.
 package semaphore
 
