@@ -124,7 +124,9 @@ func (a *App) Close() {
 		a.current.Retire()
 	}
 	if a.pamHelper != nil {
-		a.logClose("the PAM helper", a.pamHelper.Close())
+		if err := a.pamHelper.Close(); err != nil {
+			a.log.Warn("cannot end the PAM helper", "err", err)
+		}
 	}
 }
 
