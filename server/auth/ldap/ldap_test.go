@@ -150,6 +150,21 @@ func TestConnectionsAreSeparated(t *testing.T) {
 	}
 }
 
+// A failure of the login is an answer, also if the server has sent no error: no other server is
+// asked.
+func TestDisabledAccountIsAnAnswer(t *testing.T) {
+	f, other := ldaptest.Start(t, ldaptest.People), ldaptest.Start(t, ldaptest.People)
+	for _, cfg := range []Config{withService(t, f.URL(), other.URL()), direct(t, f.URL(), other.URL())} {
+		set(t, &cfg.DisabledFilter, "(gone=TRUE)")
+		if got := verify(t, open(t, cfg), "bob", "secret"); got != "account disabled" {
+			t.Error(got)
+		}
+	}
+	if n := other.Connections(); n != 0 {
+		t.Errorf("%d connections to the other server", n)
+	}
+}
+
 // If the only server gives no valid answer, the error is temporary and within the deadline.
 func TestNoAnswerIsTemporary(t *testing.T) {
 	scripts := map[string]func(*ldaptest.Conn, ldaptest.Request){
