@@ -22,6 +22,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"postern/internal/access"
 )
 
 // A Source selects the certificate of a handshake. It is called by many handshakes at the
@@ -88,6 +90,15 @@ func (c *Config) Validate(bad func(key, why string)) {
 			bad(at, "names the same pair as an earlier one; remove one of them")
 		}
 		seen[p] = true
+	}
+}
+
+// Access adds the files of the section to list. key makes the full name of a key.
+func (c *Config) Access(key func(string) string, list *access.List) {
+	for i, p := range c.Certificates {
+		at := fmt.Sprintf("certificates[%d]", i)
+		list.Read(key(at+".cert"), p.Cert)
+		list.Read(key(at+".key"), p.Key)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"postern/internal/access"
 	"postern/internal/hosturl"
 )
 
@@ -81,6 +82,16 @@ func Defaults() Config {
 		DataTimeout:    60 * time.Second,
 		Pool:           PoolConfig{Connections: 20, IdleTime: 30 * time.Second, Messages: 100},
 	}
+}
+
+// Access adds the hops, and the files of the section, to list. key makes the full name of
+// a key.
+func (c *Config) Access(key func(string) string, list *access.List) {
+	for _, u := range c.NextHops {
+		list.Connect(key("next_hops"), u.String())
+	}
+	list.Read(key("credentials"), c.Credentials)
+	list.Read(key("ca_file"), c.CAFile)
 }
 
 // Validate calls bad for each key whose value cannot work.

@@ -13,6 +13,7 @@ import (
 	"os"
 	"strings"
 
+	"postern/internal/access"
 	"postern/internal/fileperm"
 )
 
@@ -43,6 +44,13 @@ func Validate(keys []Key, bad func(key, why string)) {
 			in("selector", fmt.Sprintf("%s is listed twice, and DNS has one key for it: give each key another selector", name))
 		}
 		seen[name] = true
+	}
+}
+
+// Access adds the files of keys, the table "dkim", to list. key makes the full name of a key.
+func Access(keys []Key, key func(string) string, list *access.List) {
+	for i, k := range keys {
+		list.Read(key(fmt.Sprintf("dkim[%d].key", i)), k.File)
 	}
 }
 

@@ -20,15 +20,11 @@ func (c *Config) Access(file string) *access.List {
 	list.Read("--config", file)
 	list.Write("server.stage_dir", cmp.Or(c.Server.StageDir, os.TempDir()))
 	for path, s := range c.TLSSections() {
-		for i, p := range s.Certificates {
-			list.Read(fmt.Sprintf("%s.certificates[%d].cert", path, i), p.Cert)
-			list.Read(fmt.Sprintf("%s.certificates[%d].key", path, i), p.Key)
-		}
+		s.Access(below(path), list)
 	}
 	for path, s := range c.AuthSections() {
 		for i, store := range s.Stores {
-			at := fmt.Sprintf("%s.stores[%d]", path, i)
-			store.Backend.Access(func(key string) string { return join(at, key) }, list)
+			store.Backend.Access(below(fmt.Sprintf("%s.stores[%d]", path, i)), list)
 		}
 	}
 	for path, s := range c.PolicySections() {
@@ -36,16 +32,14 @@ func (c *Config) Access(file string) *access.List {
 	}
 	list.Tree("relay.spool", c.Relay.Dir)
 	for path, s := range c.RelaySections() {
-		for _, u := range s.NextHops {
-			list.Connect(path+".next_hops", u.String())
-		}
-		list.Read(path+".credentials", s.Credentials)
-		list.Read(path+".ca_file", s.CAFile)
-		for i, k := range s.DKIM {
-			list.Read(fmt.Sprintf("%s.dkim[%d].key", path, i), k.File)
-		}
+		s.Access(below(path), list)
 	}
 	return list
+}
+
+// below returns a function that makes the full name of a key of the section path.
+func below(path string) func(key string) string {
+	return func(key string) string { return join(path, key) }
 }
 
 // specialFiles returns the keys that name something other than a regular file. Opening

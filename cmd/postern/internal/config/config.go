@@ -31,6 +31,7 @@ import (
 	"postern/certs"
 	"postern/cmd/postern/internal/logging"
 	"postern/cmd/postern/internal/process"
+	"postern/internal/access"
 	"postern/policy"
 	"postern/relay"
 	"postern/relay/sign"
@@ -196,4 +197,10 @@ func (c *Relay) Validate(bad func(key, why string)) {
 		bad("spool_size", `leaves no space for a message; write a size such as "1GiB", or leave out the key "spool" to use no spool`)
 	}
 	sign.Validate(c.DKIM, bad)
+}
+
+// Access adds the files and hosts of the section to list. key makes the full name of a key.
+func (c *Relay) Access(key func(string) string, list *access.List) {
+	c.Config.Access(key, list)
+	sign.Access(c.DKIM, key, list)
 }
