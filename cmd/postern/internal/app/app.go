@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"os/exec"
 	"slices"
@@ -33,6 +34,7 @@ import (
 	"postern/cmd/postern/internal/process"
 	"postern/relay"
 	"postern/relay/dedup"
+	"postern/relay/sign"
 	"postern/relay/spool"
 	"postern/server"
 	"postern/server/auth"
@@ -45,7 +47,7 @@ import (
 // [App.Activate] are called by one goroutine.
 type App struct {
 	log      *logging.Log
-	events   server.Events
+	events   events
 	throttle *throttle.Throttle
 	checker  *hash.Checker
 	scram    *auth.Scram
@@ -60,17 +62,41 @@ type App struct {
 	pamServices []string     // of the helper
 }
 
+// events receive what the parts report, and write the log. Metrics would wrap them.
+type events struct {
+	server server.Events
+	auth   auth.Events
+	certs  certs.Events
+	relay  relay.Events
+	dedup  dedup.Events
+	sign   sign.Events
+	spool  spool.Events
+}
+
+func newEvents(l *slog.Logger) events {
+	return events{
+		server: server.NewLog(l),
+		auth:   auth.NewLog(l),
+		certs:  certs.NewLog(l),
+		relay:  relay.NewLog(l),
+		dedup:  dedup.NewLog(l),
+		sign:   sign.NewLog(l),
+		spool:  spool.NewLog(l),
+	}
+}
+
 // New returns an App without a generation.
 func New(cfg *config.Config, log *logging.Log) *App {
 
+	all := newEvents(log.Logger)
 	slow := throttle.New(cfg.Auth.Throttle())
 	return &App{
 		log:      log,
-		events:   server.NewLog(log.Logger),
+		events:   all,
 		throttle: slow,
 		checker:  hash.NewChecker(cfg.Auth.HashWait),
 		scram:    auth.NewScram(slow),
-		receipts: dedup.NewReceipts(dedup.NewLog(log.Logger)),
+		receipts: dedup.NewReceipts(all.dedup),
 		tls:      make(map[string]*certs.Shared),
 	}
 }
@@ -95,7 +121,7 @@ func (a *App) Activate(g *Generation) server.Parts {
 		a.newest.unwatch()
 	}
 	a.newest = g
-	p := server.Parts{Config: g.cfg.Server, Stage: g.stage, Events: a.events}
+	p := server.Parts{Config: g.cfg.Server, Stage: g.stage, Events: a.events.server}
 	for _, l := range g.listeners {
 		p.Listeners = append(p.Listeners, server.ListenerParts{
 			Listener:     l.settings.Listener,
@@ -147,7 +173,7 @@ func (a *App) openSpool(cfg *config.Config) (err error) {
 		Bytes:    int64(cfg.Relay.SpoolSize),
 		Hostname: cmp.Or(cfg.Server.Hostname, name, "localhost"),
 		Origin:   cfg.Server.Origin,
-		Events:   spool.NewLog(a.log.Logger),
+		Events:   a.events.spool,
 		HopsOf: func(listener string) string {
 			g, release := a.current.Acquire()
 			defer release()
@@ -203,7 +229,7 @@ func (a *App) StartPAM(cfg *config.Config) error {
 		cmd.Args = append(cmd.Args, "--service", s)
 	}
 	cmd.Stderr = os.Stderr
-	h, err := pam.StartHelper(cmd, auth.NewLog(a.log.Logger))
+	h, err := pam.StartHelper(cmd, a.events.auth)
 	if err != nil {
 		return err
 	}

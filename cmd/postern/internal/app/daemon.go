@@ -91,7 +91,7 @@ func (d *Daemon) bind() error {
 	if err != nil {
 		return err
 	}
-	parts := server.Parts{Config: d.cfg.Server, Events: d.app.events}
+	parts := server.Parts{Config: d.cfg.Server, Events: d.app.events.server}
 	var names []string
 	for i := range d.cfg.Listeners {
 		l := &d.cfg.Listeners[i]

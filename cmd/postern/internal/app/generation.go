@@ -179,7 +179,7 @@ func (o sectionParts[C, T]) of(section C) (part T, ok bool) {
 func (a *App) openCertificates(g *Generation) error {
 	var all sectionParts[certs.Config, *certs.Files]
 	for _, s := range g.cfg.TLSSections() {
-		files, err := certs.OpenFiles(s, certs.NewLog(a.log.Logger), process.ExplainUnreadable)
+		files, err := certs.OpenFiles(s, a.events.certs, process.ExplainUnreadable)
 		if err != nil {
 			return err
 		}
@@ -301,11 +301,11 @@ func (a *App) openHops(g *Generation) error {
 	}
 	var all sectionParts[config.Relay, hops]
 	for _, s := range g.cfg.RelaySections() {
-		signer, err := sign.New(s.DKIM, sign.NewLog(a.log.Logger))
+		signer, err := sign.New(s.DKIM, a.events.sign)
 		if err != nil {
 			return process.ExplainUnreadable(err)
 		}
-		router, err := relay.New(s.Config, relay.NewLog(a.log.Logger))
+		router, err := relay.New(s.Config, a.events.relay)
 		if err != nil {
 			return process.ExplainUnreadable(err)
 		}

@@ -94,14 +94,14 @@ func (a *App) openStore(cfg config.Auth, table config.Store) (openStore, error) 
 	}
 	s := auth.NewStore(auth.StoreSpec{
 		Kind: table.Kind, Config: table.StoreConfig, Cache: table.Cache, Realm: cfg.Realm,
-		Backend: backend, Events: auth.NewLog(a.log.Logger),
+		Backend: backend, Events: a.events.auth,
 	})
 	return openStore{s, backend}, nil
 }
 
 // storeEnv returns what the backends share.
 func (a *App) storeEnv() *auth.Env {
-	env := &auth.Env{Checker: a.checker, Events: auth.NewLog(a.log.Logger)}
+	env := &auth.Env{Checker: a.checker, Events: a.events.auth}
 	if a.pamHelper == nil {
 		return env
 	}
