@@ -6,20 +6,20 @@ import (
 	"testing"
 )
 
+type lintTest struct {
+	key, value string
+	context    Context
+	want       []string // "key: beginning of the text"
+}
+
 func TestLint(t *testing.T) {
-	proxy := Context{Proxies: []netip.Prefix{netip.MustParsePrefix("192.0.2.5/32")}}
-	gateway := Context{Gateways: []netip.Prefix{netip.MustParsePrefix("172.17.0.0/16")}}
 	auth := Context{RequireAuth: true}
 	const (
 		good  = "permit_sasl_authenticated, reject"
 		cut   = " is never reached, since "
 		after = " before it ends the list; remove it or move it up"
 	)
-	for _, test := range []struct {
-		key, value string
-		context    Context
-		want       []string // "key: beginning of the text"
-	}{
+	checkLint(t, []lintTest{
 		{"recipient", good, auth, nil},
 		{"recipient", good + ", reject_non_fqdn_sender, permit", auth, []string{
 			"recipient: reject_non_fqdn_sender, permit" + cut + "reject" + after,
@@ -49,21 +49,32 @@ func TestLint(t *testing.T) {
 		{"helo", "permit_sasl_authenticated, reject_non_fqdn_helo_hostname", auth, nil},
 		{"helo", "warn_if_reject reject_non_fqdn_helo_hostname", auth, nil},
 
-		{"recipient", "permit_mynetworks, " + good, Context{}, []string{
+		{"relay", "permit_sasl_authenticated, reject_unauth_destination", auth, []string{
+			"relay: reject_unauth_destination accepts no destination, since no domains are configured; name them in local_domains or relay_domains"}},
+	})
+}
+
+func TestLintNetworks(t *testing.T) {
+	proxy := Context{Proxies: []netip.Prefix{netip.MustParsePrefix("192.0.2.5/32")}}
+	gateway := Context{Gateways: []netip.Prefix{netip.MustParsePrefix("172.17.0.0/16")}}
+	checkLint(t, []lintTest{
+		{"recipient", "permit_mynetworks, permit_sasl_authenticated, reject", Context{}, []string{
 			"recipient: permit_mynetworks before permit_sasl_authenticated allows all clients in mynetworks to send under any name without a login"}},
 		{"recipient", "permit_sasl_authenticated, permit_mynetworks, reject", Context{}, nil},
 		{"recipient", "permit_mynetworks, reject", Context{}, nil},
-		{"recipient", "permit_mynetworks, " + good, auth, []string{
+		{"recipient", "permit_mynetworks, permit_sasl_authenticated, reject", Context{RequireAuth: true}, []string{
 			"recipient: permit_mynetworks permits no client without a login, since the listener requires authentication"}},
-
-		{"relay", "permit_sasl_authenticated, reject_unauth_destination", auth, []string{
-			"relay: reject_unauth_destination accepts no destination, since no domains are configured; name them in local_domains or relay_domains"}},
 
 		{"mynetworks", "192.0.2.0/24", proxy, []string{"mynetworks: 192.0.2.0/24 covers a trusted proxy, 192.0.2.5/32, whose address many clients share"}},
 		{"mynetworks", "192.0.2.7", proxy, nil},
 		{"mynetworks", "127.0.0.0/8 172.16.0.0/12", gateway, []string{"mynetworks: 172.16.0.0/12 covers a container gateway, 172.17.0.0/16"}},
 		{"mynetworks", "172.17.0.1", gateway, []string{"mynetworks: 172.17.0.1/32 covers a container gateway"}},
-	} {
+	})
+}
+
+func checkLint(t *testing.T, tests []lintTest) {
+	t.Helper()
+	for _, test := range tests {
 		b := block{cfg: Defaults(), where: test.key}
 		b.configure(t, test.key+"="+test.value)
 		var got []string
