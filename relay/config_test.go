@@ -71,7 +71,6 @@ func noVerify(c *Config)     { c.Verify = false }
 func withPassword(c *Config) { c.Credentials = "/etc/postern/relay.credentials" }
 
 func TestHopURL(t *testing.T) {
-	long := "smtp+unix:///" + strings.Repeat("x", 200)
 	tests := []struct {
 		in, want string
 		network  string
@@ -101,6 +100,10 @@ func TestHopURL(t *testing.T) {
 			t.Errorf("%s does not come back from %s", tt.in, text)
 		}
 	}
+}
+
+func TestHopURLRefuses(t *testing.T) {
+	long := "smtp+unix:///" + strings.Repeat("x", 200)
 	for in, hint := range map[string]string{
 		"":                             "write smtp://HOST:PORT",
 		"localhost:25":                 "write smtp://HOST:PORT",

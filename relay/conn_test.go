@@ -181,18 +181,21 @@ func reopened(t testing.TB, text string) *message.Message {
 
 // Replies to MAIL and RCPT have the same result whether the commands are sent together or
 // not, and the connection stays in step.
-func TestRepliesToMailAndRcpt(t *testing.T) {
-	const gone = "the connection is of no use"
+const gone = "the connection is of no use"
+
+type repliesTest struct {
+	name       string
+	mail, rcpt relaytest.Answer
+	want       string // empty: accepted
+	open       bool   // the sender is accepted
+	refusals   int    // as the hop counts them if MAIL and RCPT are sent together
+}
+
+func repliesToMailAndRcpt() []repliesTest {
 	usual, no, later := relaytest.Usual, relaytest.Say("550 5.7.1 No"), relaytest.Say("450 4.7.1 Later")
 	other, bye := relaytest.Say("551-5.7.2 Not", "551 5.7.2 him"), relaytest.Say("421 4.3.2 Bye")
 	garbage := relaytest.Raw("hello\r\n")
-	tests := []struct {
-		name       string
-		mail, rcpt relaytest.Answer
-		want       string // empty: accepted
-		open       bool   // the sender is accepted
-		refusals   int    // as the hop counts them if MAIL and RCPT are sent together
-	}{
+	return []repliesTest{
 		{"yes", usual, usual, "", true, 0},
 		{"yes, will forward", usual, relaytest.Say("251 2.1.5 Will forward"), "", true, 0},
 		{"recipient refused", usual, no, "550 5.7.1 No", true, 1},
@@ -222,7 +225,10 @@ func TestRepliesToMailAndRcpt(t *testing.T) {
 		{"354 to MAIL", relaytest.Say("354 Go on"), usual, gone, false, 0},
 		{"354 to RCPT", usual, relaytest.Say("354 Go on"), gone, false, 0},
 	}
-	for _, tt := range tests {
+}
+
+func TestRepliesToMailAndRcpt(t *testing.T) {
+	for _, tt := range repliesToMailAndRcpt() {
 		for how, options := range pipeliners {
 			t.Run(tt.name+", "+how, func(t *testing.T) {
 				t.Parallel()
