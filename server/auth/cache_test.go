@@ -32,49 +32,56 @@ func cachedFor(ttl, stale time.Duration) func(*StoreSpec) {
 	return func(s *StoreSpec) { s.Cache = CacheConfig{TTL: ttl, StaleWhileDown: stale} }
 }
 
-// In each step something changes or time passes, then a user logs in.
+type cacheTest struct {
+	name       string
+	ttl, stale time.Duration
+	steps      []cacheStep
+}
+
+// In a cacheStep something changes or time passes, then a user logs in.
+type cacheStep struct {
+	change          func(*changing)
+	login, password string
+	want            string
+	asked           bool
+}
+
+func after(d time.Duration) func(*changing) { return func(*changing) { time.Sleep(d) } }
+
+func fails(err error) func(*changing) { return func(c *changing) { c.err = err } }
+
+func set(login, password string) func(*changing) {
+	return func(c *changing) { c.passwords[login] = password }
+}
+
+const (
+	yes  = "yes: alice (pam)"
+	no   = "wrong password (pam)"
+	down = "later (pam)"
+)
+
 func TestCache(t *testing.T) {
-	type step struct {
-		change          func(*changing)
-		login, password string
-		want            string
-		asked           bool
-	}
-	after := func(d time.Duration) func(*changing) { return func(*changing) { time.Sleep(d) } }
-	set := func(login, password string) func(*changing) {
-		return func(c *changing) { c.passwords[login] = password }
-	}
-	fails := func(err error) func(*changing) { return func(c *changing) { c.err = err } }
-	const (
-		yes  = "yes: alice (pam)"
-		no   = "wrong password (pam)"
-		down = "later (pam)"
-	)
-	tests := []struct {
-		name       string
-		ttl, stale time.Duration
-		steps      []step
-	}{
-		{"is off", 0, 0, []step{
+	runCacheTests(t, []cacheTest{
+		{"is off", 0, 0, []cacheStep{
 			{nil, "alice", "secret", yes, true},
 			{nil, "alice", "secret", yes, true},
 		}},
-		{"answers within the TTL", time.Minute, 0, []step{
+		{"answers within the TTL", time.Minute, 0, []cacheStep{
 			{nil, "alice", "secret", yes, true},
 			{after(59 * time.Second), "alice", "secret", yes, false},
 			{after(time.Second), "alice", "secret", yes, true},
 		}},
-		{"answers do not lengthen the TTL", time.Minute, 0, []step{
+		{"answers do not lengthen the TTL", time.Minute, 0, []cacheStep{
 			{nil, "alice", "secret", yes, true},
 			{after(40 * time.Second), "alice", "secret", yes, false},
 			{after(40 * time.Second), "alice", "secret", yes, true},
 		}},
-		{"another password is asked about", time.Minute, 0, []step{
+		{"another password is asked about", time.Minute, 0, []cacheStep{
 			{nil, "alice", "secret", yes, true},
 			{nil, "alice", "Secret", no, true},
 			{nil, "alice", "Secret", no, true},
 		}},
-		{"another user with the same password", time.Minute, time.Hour, []step{
+		{"another user with the same password", time.Minute, time.Hour, []cacheStep{
 			{nil, "alice", "secret", yes, true},
 			{nil, "bob", "secret", no, true},
 			{nil, "bob", "secret", no, true},
@@ -82,33 +89,42 @@ func TestCache(t *testing.T) {
 			{fails(errDown), "bob", "secret", down, true},
 			{nil, "carol", "secret", down, true},
 		}},
-		{"a changed password works at once", time.Minute, 0, []step{
+		{"a changed password works at once", time.Minute, 0, []cacheStep{
 			{nil, "alice", "secret", yes, true},
 			{set("alice", "changed"), "alice", "changed", yes, true},
 			{nil, "alice", "changed", yes, false},
 		}},
-		{"a refusal removes the entries", time.Minute, time.Hour, []step{
+		{"a refusal removes the entries", time.Minute, time.Hour, []cacheStep{
 			{nil, "alice", "secret", yes, true},
 			{set("alice", "changed"), "alice", "wrong", no, true},
 			{nil, "alice", "secret", no, true},
 		}},
-		{"an account that is closed", time.Minute, time.Hour, []step{
+		{"an account that is closed", time.Minute, time.Hour, []cacheStep{
 			{nil, "alice", "secret", yes, true},
 			{fails(&Failure{Kind: Disabled}), "alice", "other", "account disabled (pam)", true},
 			{nil, "alice", "secret", "account disabled (pam)", true},
 			{fails(errDown), "alice", "secret", down, true},
 		}},
-		{"a user that is removed", time.Minute, time.Hour, []step{
+		{"a user that is removed", time.Minute, time.Hour, []cacheStep{
 			{nil, "alice", "secret", yes, true},
 			{set("alice", ""), "alice", "other", "no such user (pam)", true},
 			{nil, "alice", "secret", "no such user (pam)", true},
 		}},
-		{"an outage beyond the TTL", time.Minute, 0, []step{
+		{"failures are not remembered", time.Minute, time.Hour, []cacheStep{
+			{nil, "alice", "new", no, true},
+			{set("alice", "new"), "alice", "new", yes, true},
+		}},
+	})
+}
+
+func TestCacheInAnOutage(t *testing.T) {
+	runCacheTests(t, []cacheTest{
+		{"an outage beyond the TTL", time.Minute, 0, []cacheStep{
 			{nil, "alice", "secret", yes, true},
 			{fails(errDown), "alice", "secret", yes, false},
 			{after(time.Minute), "alice", "secret", down, true},
 		}},
-		{"stale while down", 0, time.Hour, []step{
+		{"stale while down", 0, time.Hour, []cacheStep{
 			{nil, "alice", "secret", yes, true},
 			{nil, "alice", "secret", yes, true},
 			{fails(errDown), "alice", "secret", yes, true},
@@ -117,18 +133,18 @@ func TestCache(t *testing.T) {
 			{after(time.Minute), "alice", "secret", down, true},
 			{fails(nil), "alice", "secret", yes, true},
 		}},
-		{"stale entries are not used while the store is up", time.Minute, time.Hour, []step{
+		{"stale entries are not used while the store is up", time.Minute, time.Hour, []cacheStep{
 			{nil, "alice", "secret", yes, true},
 			{after(2 * time.Minute), "alice", "secret", yes, true},
 			{set("alice", "changed"), "alice", "secret", yes, false},
 			{after(2 * time.Minute), "alice", "secret", no, true},
 			{fails(errDown), "alice", "secret", down, true},
 		}},
-		{"failures are not remembered", time.Minute, time.Hour, []step{
-			{nil, "alice", "new", no, true},
-			{set("alice", "new"), "alice", "new", yes, true},
-		}},
-	}
+	})
+}
+
+func runCacheTests(t *testing.T, tests []cacheTest) {
+	t.Helper()
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

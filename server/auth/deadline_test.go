@@ -35,18 +35,18 @@ func withTimeout(d time.Duration, concurrency int) func(*StoreSpec) {
 	return func(s *StoreSpec) { s.Config.Timeout, s.Config.Concurrency = d, concurrency }
 }
 
-// The deadline of the step's context is the only total bound of a login. A login that it
-// ends gets a temporary error, which names the store and the wait.
-func TestDeadlineEndsALogin(t *testing.T) {
-	tests := []struct {
-		name     string
-		chain    func(t *testing.T) Chain
-		failures int // logins from the same address that have failed before
-		password string
-		limit    time.Duration // 0: replyTime
-		took     time.Duration // 0: the limit
-		want     string
-	}{
+type deadlineTest struct {
+	name     string
+	chain    func(t *testing.T) Chain
+	failures int // logins from the same address that have failed before
+	password string
+	limit    time.Duration // 0: replyTime
+	took     time.Duration // 0: the limit
+	want     string
+}
+
+func deadlineTests() []deadlineTest {
+	return []deadlineTest{
 		{"five stores that hang", func(*testing.T) Chain {
 			return Chain{
 				newTestStore("one", hangs, withTimeout(25*time.Second, 1)), newTestStore("two", hangs, withTimeout(25*time.Second, 1)),
@@ -90,7 +90,12 @@ func TestDeadlineEndsALogin(t *testing.T) {
 			}
 		}, 0, "cafe\u0301", 0, 0, "auth: no answer (three): the time for the reply was over before the store answered: context deadline exceeded"},
 	}
-	for _, tt := range tests {
+}
+
+// The deadline of the step's context is the only total bound of a login. A login that it
+// ends gets a temporary error, which names the store and the wait.
+func TestDeadlineEndsALogin(t *testing.T) {
+	for _, tt := range deadlineTests() {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				slow := newThrottle()

@@ -98,19 +98,22 @@ func converse(t *testing.T, l Local, mech string, responses ...string) (challeng
 
 var errNotDone = errors.New("the exchange is not done")
 
-func TestConversations(t *testing.T) {
-	long := strings.Repeat("x", maxName+1)
-	// The longest that fits in a line of 12,288 octets in base64, CRLF included.
-	longPassword := strings.Repeat("x", 9213-len("\x00Alice\x00"))
-	tooLong := strings.Repeat("x", maxResponse+1)
-	tests := []struct {
-		name, mech string
-		responses  []string
-		challenges []string
-		user       string
-		err        error // ErrMalformed, errNotDone
-		fail       string
-	}{
+type conversation struct {
+	name, mech string
+	responses  []string
+	challenges []string
+	user       string
+	err        error // ErrMalformed, errNotDone
+	fail       string
+}
+
+// longPassword is the longest that fits in a line of 12,288 octets in base64, CRLF
+// included.
+func longPassword() string { return strings.Repeat("x", 9213-len("\x00Alice\x00")) }
+
+func TestPlainConversations(t *testing.T) {
+	long, tooLong := strings.Repeat("x", maxName+1), strings.Repeat("x", maxResponse+1)
+	checkConversations(t, []conversation{
 		{"initial response", "PLAIN", []string{"\x00Alice\x00secret"}, nil, "alice", nil, ""},
 		{"prompted", "PLAIN", []string{"<nil>", "\x00Alice\x00secret"}, []string{""}, "alice", nil, ""},
 		{"authzid is the login", "PLAIN", []string{"Alice\x00Alice\x00secret"}, nil, "alice", nil, ""},
@@ -134,12 +137,17 @@ func TestConversations(t *testing.T) {
 		{"long name", "PLAIN", []string{"\x00" + long + "\x00secret"}, nil, "", nil, "auth: no such user: the name is longer than 512 octets"},
 		{"longest name", "PLAIN", []string{"\x00" + long[1:] + "\x00secret"}, nil, "", nil, "auth: no such user (fake)"},
 		{"long authzid", "PLAIN", []string{long + "\x00Alice\x00secret"}, nil, "", nil, "auth: no such user: the authorization identity is longer than 512 octets"},
-		{"long password", "PLAIN", []string{"\x00Alice\x00" + longPassword}, nil, "", nil, "auth: wrong password (fake)"},
-		{"longest right password", "PLAIN", []string{"\x00carol\x00" + longPassword}, nil, "carol", nil, ""},
+		{"long password", "PLAIN", []string{"\x00Alice\x00" + longPassword()}, nil, "", nil, "auth: wrong password (fake)"},
+		{"longest right password", "PLAIN", []string{"\x00carol\x00" + longPassword()}, nil, "carol", nil, ""},
 		{"longer than a line", "PLAIN", []string{"\x00Alice\x00" + tooLong}, nil, "", ErrMalformed, ""},
 		{"only NULs", "PLAIN", []string{strings.Repeat("\x00", maxResponse)}, nil, "", ErrMalformed, ""},
 		{"no response twice", "PLAIN", []string{"<nil>", "<nil>"}, []string{""}, "", ErrMalformed, ""},
+	})
+}
 
+func TestLoginConversations(t *testing.T) {
+	long, tooLong := strings.Repeat("x", maxName+1), strings.Repeat("x", maxResponse+1)
+	checkConversations(t, []conversation{
 		{"prompts", "LOGIN", []string{"<nil>", "Alice", "secret"}, []string{"Username:", "Password:"}, "alice", nil, ""},
 		{"initial response", "LOGIN", []string{"Alice", "secret"}, []string{"Password:"}, "alice", nil, ""},
 		{"empty initial response", "LOGIN", []string{"", "Alice", "secret"}, []string{"Username:", "Password:"}, "alice", nil, ""},
@@ -154,14 +162,18 @@ func TestConversations(t *testing.T) {
 		{"long name", "LOGIN", []string{long}, nil, "", nil, "auth: no such user: the name is longer than 512 octets"},
 		{"longest name", "LOGIN", []string{long[1:], "secret"}, []string{"Password:"}, "", nil, "auth: no such user (fake)"},
 		{"name longer than a line", "LOGIN", []string{tooLong}, nil, "", ErrMalformed, ""},
-		{"long password", "LOGIN", []string{"Alice", longPassword}, []string{"Password:"}, "", nil, "auth: wrong password (fake)"},
-		{"longest right password", "LOGIN", []string{"carol", longPassword}, []string{"Password:"}, "carol", nil, ""},
+		{"long password", "LOGIN", []string{"Alice", longPassword()}, []string{"Password:"}, "", nil, "auth: wrong password (fake)"},
+		{"longest right password", "LOGIN", []string{"carol", longPassword()}, []string{"Password:"}, "carol", nil, ""},
 		{"longer than a line", "LOGIN", []string{"Alice", tooLong}, []string{"Password:"}, "", ErrMalformed, ""},
 		{"abandoned", "LOGIN", []string{"Alice"}, []string{"Password:"}, "", errNotDone, ""},
-	}
+	})
+}
+
+func checkConversations(t *testing.T, tests []conversation) {
+	t.Helper()
 	for _, tt := range tests {
 		t.Run(tt.mech+" "+tt.name, func(t *testing.T) {
-			store := &fakeStore{users: map[string]string{"Alice": "secret", "bob": "caf\xe9", "carol": longPassword}}
+			store := &fakeStore{users: map[string]string{"Alice": "secret", "bob": "caf\xe9", "carol": longPassword()}}
 			challenges, x, err := converse(t, Local{Passwords: store}, tt.mech, tt.responses...)
 			if !slices.Equal(challenges, tt.challenges) {
 				t.Errorf("challenges %q, want %q", challenges, tt.challenges)

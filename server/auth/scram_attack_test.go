@@ -69,14 +69,17 @@ func mac(key []byte, text string) []byte {
 	return h.Sum(nil)
 }
 
-func TestScramFinalMessages(t *testing.T) {
+// A scramFinal makes the client's final message from the nonce of the server.
+type scramFinal struct {
+	name    string
+	message func(l *rawClient, nonce string) string
+	want    string
+}
+
+func scramFinals() []scramFinal {
 	malformed := ErrMalformed.Error()
 	const yes, refused = "yes", "refused (keeper)"
-	tests := []struct {
-		name    string
-		message func(l *rawClient, nonce string) string
-		want    string
-	}{
+	return []scramFinal{
 		{"honest", func(l *rawClient, nonce string) string { return l.final("c=biws,r="+nonce, "secret") }, yes},
 		{"with an extension", func(l *rawClient, nonce string) string { return l.final("c=biws,r="+nonce+",x=y", "secret") }, yes},
 		{"channel binding of a p flag", func(l *rawClient, nonce string) string {
@@ -109,7 +112,10 @@ func TestScramFinalMessages(t *testing.T) {
 			return l.final("c=biws,r="+nonce+",x="+strings.Repeat("x", maxScram), "secret")
 		}, malformed},
 	}
-	for _, tt := range tests {
+}
+
+func TestScramFinalMessages(t *testing.T) {
+	for _, tt := range scramFinals() {
 		t.Run(tt.name, func(t *testing.T) {
 			x := start(t, scramLocal(users()), tlsPeer(), "SCRAM-SHA-256")
 			l := startRaw(t, x, "n,,", "Alice")
@@ -119,11 +125,11 @@ func TestScramFinalMessages(t *testing.T) {
 				t.Error("done before the client has accepted the proof")
 			}
 			switch {
-			case tt.want == yes && (err != nil || !strings.HasPrefix(string(answer), "v=")):
+			case tt.want == "yes" && (err != nil || !strings.HasPrefix(string(answer), "v=")):
 				t.Errorf("%s, %v", answer, err)
-			case tt.want != yes && result(Identity{}, err) != tt.want:
+			case tt.want != "yes" && result(Identity{}, err) != tt.want:
 				t.Errorf("got %s, want %s", result(Identity{}, err), tt.want)
-			case tt.want != yes:
+			case tt.want != "yes":
 				if answer, done, err := x.Next(t.Context(), []byte{}); done || !errors.Is(err, ErrMalformed) {
 					t.Errorf("continues: %s, %v, %v", answer, done, err)
 				}
