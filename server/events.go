@@ -235,7 +235,7 @@ const (
 type logLimit struct {
 	mu    sync.Mutex
 	known map[limitedLine]*list.Element
-	order list.List // of *limited; the oldest line is in front
+	order list.List // of *limited; the oldest line comes first
 }
 
 type limitedLine struct {

@@ -86,7 +86,7 @@ type Server struct {
 	mu              sync.Mutex
 	listeners       []*listener
 	sessions        map[*session]*list.Element // the place in unauthenticated, if it is there
-	unauthenticated list.List                  // *session, the oldest in front
+	unauthenticated list.List                  // *session, the oldest first
 	empty           chan struct{}              // closed when stopped and no session is left
 	stopped         bool
 	accepts         sync.WaitGroup

@@ -47,7 +47,7 @@ func run(args []string, in io.Reader, out, errs io.Writer) int {
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "postern",
-		Short:         "SMTP submission with SASL, in front of Postfix",
+		Short:         "SMTP submission server with SASL, for Postfix",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          knownCommand,

@@ -89,8 +89,8 @@ const lookEvery = time.Second
 // step asks the exchange for its next challenge or its outcome. After a panic the
 // exchange is closed here: it may hold a connection to a store.
 func (c *Conn) step(x Exchange, response []byte) ([]byte, *Reply) {
-	ctx, hangUp := context.WithCancelCause(c.ctx)
-	defer hangUp(nil)
+	ctx, abort := context.WithCancelCause(c.ctx)
+	defer abort(nil)
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.ReplyTime)
 	defer cancel()
 	// While the exchange waits, nothing is read from the client, so look whether it has hung up.
@@ -99,7 +99,7 @@ func (c *Conn) step(x Exchange, response []byte) ([]byte, *Reply) {
 		switch {
 		case ctx.Err() != nil: // the step is over
 		case hungUp(c.transport.Conn):
-			hangUp(ErrHungUp)
+			abort(ErrHungUp)
 		default:
 			time.AfterFunc(lookEvery, look)
 		}
