@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"syscall"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/logging"
 	"postern/cmd/postern/internal/process"
+	"postern/policy"
 	"postern/server"
 )
 
@@ -85,9 +87,11 @@ func (d *Daemon) raiseLimits() {
 	}
 }
 
-// bind opens the sockets of a server that has no other parts yet.
+// bind opens the sockets of a server that has no other parts yet. It serves no client before
+// Start has given it those, so the lists of the configuration, and their tables, are not
+// opened here: that would be done twice, and as root.
 func (d *Daemon) bind() error {
-	policies, err := OpenPolicies(d.cfg)
+	none, err := policy.NewSet(policy.Defaults(), &policy.Env{Resolver: net.DefaultResolver})
 	if err != nil {
 		return err
 	}
@@ -96,10 +100,7 @@ func (d *Daemon) bind() error {
 	for i := range d.cfg.Listeners {
 		l := &d.cfg.Listeners[i]
 		names = append(names, l.Name)
-		parts.Listeners = append(parts.Listeners, server.ListenerParts{
-			Listener: l.Listener, Policy: policies.Set(l),
-			Unused: func() { d.app.logClose("the policy", policies.release(l)) },
-		})
+		parts.Listeners = append(parts.Listeners, server.ListenerParts{Listener: l.Listener, Policy: none})
 	}
 	if parts.Sockets, err = process.InheritedSockets(names); err != nil {
 		return process.WithStatus(process.ExitConfig, err)
