@@ -173,13 +173,28 @@ tls.certificates = [{ cert = %q, key = %q }]
 auth.stores = [{ kind = "userfile", path = %q }]
 auth.mechanisms = ["PLAIN"]
 relay.next_hops = [%q]
+`
+
+// shared is the end of a configuration: the sections that all listeners share, with the
+// certificate "cert". More keys of [relay] may follow.
+func (s *site) shared(users string, hop *relaytest.Hop) string {
+	return fmt.Sprintf(`
 [tls]
 certificates = [{ cert = %q, key = %q }]
 [auth]
 stores = [{ kind = "userfile", path = %q }]
 [relay]
 next_hops = [%q]
-`
+`, s.file("cert.pem"), s.file("cert.key"), s.file(users), hop.URL())
+}
+
+// writeTwo writes a configuration in which the listener printers has its own certificate,
+// the file "printers" with its users, and its own next hop.
+func (s *site) writeTwo(t *testing.T, staff, printers, certificate string, hop, printerHop *relaytest.Hop) {
+	t.Helper()
+	s.write(t, fmt.Sprintf(twoListeners, staff, printers, s.file(certificate+".pem"), s.file(certificate+".key"),
+		s.file("printers"), printerHop.URL())+s.shared("staff", hop))
+}
 
 // Two listeners with different certificates, stores, mechanisms and next hops are one
 // server each, and stay so over a reload.
@@ -187,15 +202,11 @@ func TestListenersHaveTheirOwnParts(t *testing.T) {
 	s := newSite(t)
 	staffHop, printerHop, thirdHop := relaytest.New(t, relaytest.Options{}), relaytest.New(t, relaytest.Options{}), relaytest.New(t, relaytest.Options{})
 	staff, printers := kit.Addr(t), kit.Addr(t)
-	s.certify(t, "staff", 11)
+	s.certify(t, "cert", 11)
 	s.certify(t, "printers", 22)
 	s.users(t, "staff", "alice")
 	s.users(t, "printers", "laser")
-	configure := func(printerCert string, printerHop *relaytest.Hop) {
-		s.write(t, fmt.Sprintf(twoListeners, staff, printers, s.file(printerCert+".pem"), s.file(printerCert+".key"), s.file("printers"),
-			printerHop.URL(), s.file("staff.pem"), s.file("staff.key"), s.file("staff"), staffHop.URL()))
-	}
-	configure("printers", printerHop)
+	s.writeTwo(t, staff, printers, "printers", staffHop, printerHop)
 	s.start(t)
 
 	one, two := connect(t, staff, false), connect(t, printers, true)
@@ -219,7 +230,7 @@ func TestListenersHaveTheirOwnParts(t *testing.T) {
 	waiting := connect(t, printers, true)
 	s.certify(t, "other", 33)
 	s.users(t, "printers", "inkjet")
-	configure("other", thirdHop)
+	s.writeTwo(t, staff, printers, "other", staffHop, thirdHop)
 	s.reload(t, "msg=reloaded")
 	waiting.login(t, 535, "laser")
 	waiting.login(t, 235, "inkjet")
@@ -245,8 +256,7 @@ func TestOtherStoresHaveOtherUsers(t *testing.T) {
 	s.certify(t, "cert", 11)
 	s.users(t, "staff", "alice")
 	s.users(t, "printers", "alice")
-	s.write(t, fmt.Sprintf(twoListeners, staff, printers, s.file("cert.pem"), s.file("cert.key"), s.file("printers"),
-		hop.URL(), s.file("cert.pem"), s.file("cert.key"), s.file("staff"), hop.URL()))
+	s.writeTwo(t, staff, printers, "cert", hop, hop)
 	s.start(t)
 	connect(t, printers, true).login(t, 235, "alice")
 	guessing := connect(t, staff, false)
@@ -274,15 +284,9 @@ hostname = "localhost"
 name = %q
 address = [%q]
 relay.next_hops = [%q]
-[tls]
-certificates = [{ cert = %q, key = %q }]
-[auth]
-stores = [{ kind = "userfile", path = %q }]
-[relay]
-next_hops = [%q]
-patience = "50ms"
+%spatience = "50ms"
 spool = %q
-`, name, address, own.URL(), s.file("cert.pem"), s.file("cert.key"), s.file("users"), shared.URL(), s.file("spool")))
+`, name, address, own.URL(), s.shared("users", shared), s.file("spool")))
 	}
 	configure("submission")
 	s.start(t)
@@ -311,8 +315,7 @@ func TestRemovedListenerKeepsItsParts(t *testing.T) {
 	s.certify(t, "cert", 11)
 	s.users(t, "printers", "laser")
 	s.users(t, "staff", "alice")
-	s.write(t, fmt.Sprintf(twoListeners, staff, printers, s.file("cert.pem"), s.file("cert.key"), s.file("printers"),
-		printerHop.URL(), s.file("cert.pem"), s.file("cert.key"), s.file("staff"), hop.URL()))
+	s.writeTwo(t, staff, printers, "cert", hop, printerHop)
 	s.start(t)
 	waiting, sending := connect(t, printers, true), connect(t, printers, true)
 	sending.login(t, 235, "laser")
@@ -323,13 +326,7 @@ hostname = "localhost"
 [[listener]]
 name = "renamed"
 address = [%q]
-[tls]
-certificates = [{ cert = %q, key = %q }]
-[auth]
-stores = [{ kind = "userfile", path = %q }]
-[relay]
-next_hops = [%q]
-`, staff, s.file("cert.pem"), s.file("cert.key"), s.file("staff"), hop.URL()))
+`, staff)+s.shared("staff", hop))
 	s.reload(t, "msg=reloaded")
 	waiting.login(t, 454, "alice")
 	late := connect(t, printers, true)

@@ -17,7 +17,7 @@ func TestEqualPartsAreOpenedOnce(t *testing.T) {
 	s.certify(t, "cert", 1)
 	s.users(t, "users", "alice")
 	hop := relaytest.New(t, relaytest.Options{})
-	s.write(t, fmt.Sprintf(`
+	s.write(t, `
 [[listener]]
 name = "a"
 address = ["127.0.0.1:0"]
@@ -29,13 +29,7 @@ auth.mechanisms = ["PLAIN"]
 name = "c"
 address = ["127.0.0.1:0"]
 auth.realm = "example.org"
-[tls]
-certificates = [{ cert = %q, key = %q }]
-[auth]
-stores = [{ kind = "userfile", path = %q }]
-[relay]
-next_hops = [%q]
-`, s.file("cert.pem"), s.file("cert.key"), s.file("users"), hop.URL()))
+`+s.shared("users", hop))
 	d := s.daemon(t)
 	defer d.Close()
 	g, err := d.app.Build(d.cfg)
