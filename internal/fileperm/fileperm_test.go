@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"postern/test/kit"
 )
 
 // Links are followed as by the kernel, also relative ones and those with "..".
@@ -80,14 +82,7 @@ func TestBlockerString(t *testing.T) {
 func TestExplainDial(t *testing.T) {
 	dir := t.TempDir()
 	stale := filepath.Join(dir, "stale")
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: stale, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.SetUnlinkOnClose(false)
-	if err := errors.Join(l.Close(), os.Chmod(stale, 0o640)); err != nil {
-		t.Fatal(err)
-	}
+	kit.StaleSocket(t, stale, 0o640)
 	for path, text := range map[string]string{
 		filepath.Join(dir, "gone", "socket"): filepath.Join(dir, "gone") + " does not exist",
 		stale:                                "mode 0640",

@@ -9,6 +9,8 @@ import (
 
 	ber "github.com/go-asn1-ber/asn1-ber"
 	"github.com/go-ldap/ldap/v3"
+
+	"postern/test/kit"
 )
 
 // set parses a value of the configuration.
@@ -57,14 +59,7 @@ func TestValidate(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg := Defaults()
 			tt.change(&cfg)
-			var keys []string
-			cfg.Validate(func(key, why string) {
-				keys = append(keys, key)
-				if len(why) < 20 {
-					t.Errorf("%s: %q has no next step", key, why)
-				}
-			})
-			if !slices.Equal(keys, tt.keys) {
+			if keys := kit.BadKeys(t, cfg.Validate); !slices.Equal(keys, tt.keys) {
 				t.Errorf("errors for %q, want %q", keys, tt.keys)
 			}
 		})

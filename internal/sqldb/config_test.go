@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"postern/internal/access"
+	"postern/test/kit"
 )
 
 func TestValidate(t *testing.T) {
@@ -42,25 +43,15 @@ func TestValidate(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg := tt.cfg
 			cfg.Connections, cfg.IdleTime = Defaults().Connections, Defaults().IdleTime
-			if got := badKeys(t, cfg); !slices.Equal(got, tt.keys) {
+			if got := kit.BadKeys(t, cfg.Validate); !slices.Equal(got, tt.keys) {
 				t.Errorf("errors for %q, want %q", got, tt.keys)
 			}
 		})
 	}
 	bare := Config{Driver: SQLite, Path: "/u"}
-	if got, want := badKeys(t, bare), []string{"connections", "idle_time"}; !slices.Equal(got, want) {
+	if got, want := kit.BadKeys(t, bare.Validate), []string{"connections", "idle_time"}; !slices.Equal(got, want) {
 		t.Errorf("errors for %q, want %q", got, want)
 	}
-}
-
-func badKeys(t *testing.T, cfg Config) (keys []string) {
-	cfg.Validate(func(key, why string) {
-		keys = append(keys, key)
-		if len(why) < 20 {
-			t.Errorf("%s: %q has no next step", key, why)
-		}
-	})
-	return keys
 }
 
 func TestDriverNames(t *testing.T) {

@@ -8,6 +8,7 @@
 package kit
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"net"
@@ -109,4 +110,26 @@ func Port(t testing.TB) int {
 func Addr(t testing.TB) string {
 	t.Helper()
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(Port(t)))
+}
+
+// StaleSocket makes the Unix socket of a process that has ended, with this mode.
+func StaleSocket(t testing.TB, path string, mode os.FileMode) {
+	t.Helper()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	Must(t, err)
+	l.SetUnlinkOnClose(false)
+	Must(t, errors.Join(l.Close(), os.Chmod(path, mode)))
+}
+
+// BadKeys returns the keys for which a Validate reports an error. Each error must be long
+// enough to have a next step.
+func BadKeys(t testing.TB, validate func(bad func(key, why string))) (keys []string) {
+	t.Helper()
+	validate(func(key, why string) {
+		keys = append(keys, key)
+		if len(why) < 20 {
+			t.Errorf("%s: %q has no next step", key, why)
+		}
+	})
+	return keys
 }

@@ -1,7 +1,6 @@
 package dovecot
 
 import (
-	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -65,14 +64,7 @@ func TestCheck(t *testing.T) {
 func TestCheckFails(t *testing.T) {
 	dir := t.TempDir()
 	stale := filepath.Join(dir, "stale")
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: stale, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.SetUnlinkOnClose(false)
-	if err := errors.Join(l.Close(), os.Chmod(stale, 0o640)); err != nil {
-		t.Fatal(err)
-	}
+	kit.StaleSocket(t, stale, 0o640)
 	free := kit.Addr(t)
 	tests := map[Address][]string{
 		{"unix", filepath.Join(dir, "none")}: {"does not exist", "unix_listener auth-postern", fileperm.GroupName(os.Getegid())},

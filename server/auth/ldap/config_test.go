@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"postern/internal/ldapclient"
+	"postern/test/kit"
 )
 
 // set parses a value of the configuration.
@@ -68,14 +69,7 @@ func TestValidate(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg := tt.base(t)
 			tt.change(&cfg)
-			var keys []string
-			cfg.Validate(func(key, why string) {
-				keys = append(keys, key)
-				if len(why) < 20 {
-					t.Errorf("%s: %q has no next step", key, why)
-				}
-			})
-			if !slices.Equal(keys, tt.keys) {
+			if keys := kit.BadKeys(t, cfg.Validate); !slices.Equal(keys, tt.keys) {
 				t.Errorf("errors for %q, want %q", keys, tt.keys)
 			}
 		})

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"postern/test/kit"
 )
 
 func listen(path string, mode fs.FileMode) (net.Listener, error) {
@@ -41,12 +43,7 @@ func TestListen(t *testing.T) {
 // A stale socket is replaced; another file is not.
 func TestListenInPlaceOf(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mux")
-	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	stale.SetUnlinkOnClose(false)
-	stale.Close()
+	kit.StaleSocket(t, path, 0o755)
 	l, err := listen(path, 0o600)
 	if err != nil {
 		t.Fatalf("a stale socket: %v", err)

@@ -282,12 +282,7 @@ func TestCheck(t *testing.T) {
 		t.Errorf("up: %v", err)
 	}
 	stale := filepath.Join(t.TempDir(), "stale")
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: stale, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.SetUnlinkOnClose(false)
-	l.Close()
+	kit.StaleSocket(t, stale, 0o755)
 	for path, wants := range map[string][]string{
 		stale:                              {stale, "no process listens", "mode"},
 		filepath.Join(d.path, "../x/mux"):  {"/x does not exist", "-m"},

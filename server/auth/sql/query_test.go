@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"postern/internal/sqldb"
+	"postern/test/kit"
 )
 
 // set parses a value of the configuration.
@@ -19,12 +20,12 @@ func set(t testing.TB, v interface{ UnmarshalText([]byte) error }, text string) 
 // The keys are those of the database and query.
 func TestValidate(t *testing.T) {
 	cfg := Defaults()
-	if got, want := badKeys(t, cfg), []string{"driver", "query"}; !slices.Equal(got, want) {
+	if got, want := kit.BadKeys(t, cfg.Validate), []string{"driver", "query"}; !slices.Equal(got, want) {
 		t.Errorf("errors for %q, want %q", got, want)
 	}
 	cfg.Driver, cfg.Path = sqldb.SQLite, "/u"
 	set(t, &cfg.Query, plainQuery)
-	if got := badKeys(t, cfg); got != nil {
+	if got := kit.BadKeys(t, cfg.Validate); got != nil {
 		t.Errorf("errors for %q", got)
 	}
 }
@@ -41,20 +42,10 @@ func TestQueriesWithoutName(t *testing.T) {
 		cfg := Defaults()
 		cfg.Driver, cfg.Path = sqldb.SQLite, "/u"
 		set(t, &cfg.Query, query)
-		if got := badKeys(t, cfg); !slices.Equal(got, want) {
+		if got := kit.BadKeys(t, cfg.Validate); !slices.Equal(got, want) {
 			t.Errorf("%s: errors for %q, want %q", query, got, want)
 		}
 	}
-}
-
-func badKeys(t *testing.T, cfg Config) (keys []string) {
-	cfg.Validate(func(key, why string) {
-		keys = append(keys, key)
-		if len(why) < 20 {
-			t.Errorf("%s: %q has no next step", key, why)
-		}
-	})
-	return keys
 }
 
 func TestTally(t *testing.T) {
