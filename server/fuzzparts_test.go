@@ -47,7 +47,7 @@ func (s *fuzzServer) provider(t testing.TB) auth.Provider {
 			User:      u.user, Store: "users",
 		}
 	}
-	return auth.Local{Passwords: store, Keys: store, Scram: auth.NewScram(throttle.New(cfg.Throttle()))}
+	return auth.Local{Passwords: store, Keys: store, Scram: auth.NewScram(throttle.New(cfg.Throttle()), nil)}
 }
 
 func (s *fuzzServer) scram(u fuzzUser) *scram.ClientConversation {

@@ -279,7 +279,7 @@ func TestStoresWithOneAbility(t *testing.T) {
 	}
 	for _, tt := range tests {
 		slow := newThrottle()
-		l := NewLocal(tt.chain, slow, NewScram(slow), Config{})
+		l := NewLocal(tt.chain, slow, NewScram(slow, nil), Config{})
 		if got := strings.Join(l.Mechanisms(tlsPeer()), " "); got != tt.mechanisms {
 			t.Errorf("%s: offers %q, want %q", tt.name, got, tt.mechanisms)
 		}

@@ -162,7 +162,7 @@ func TestLongestWaitsFitIntoTheReplyTime(t *testing.T) {
 func TestDeadlineEndsALookupOfKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := Chain{newTestStore("one", hangingKeeper{users()}), newTestStore("two", hangingKeeper{users()})}
-		x := start(t, Local{Keys: c.Keys(), Scram: NewScram(newThrottle())}, tlsPeer(), "SCRAM-SHA-256")
+		x := start(t, Local{Keys: c.Keys(), Scram: NewScram(newThrottle(), nil)}, tlsPeer(), "SCRAM-SHA-256")
 		defer x.Close()
 		ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
 		defer cancel()

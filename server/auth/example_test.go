@@ -103,7 +103,7 @@ func ExampleLocal() {
 	cfg := auth.Defaults()
 	slow := throttle.New(cfg.Throttle())
 	chain := auth.Chain{newStore("file", hashes{map[string]string{"alice": alicesHash}, hash.NewChecker(cfg.HashWait)})}
-	local := auth.NewLocal(chain, slow, auth.NewScram(slow), cfg)
+	local := auth.NewLocal(chain, slow, auth.NewScram(slow, nil), cfg)
 	peer := &auth.Peer{TLS: &tls.ConnectionState{Version: tls.VersionTLS13, HandshakeComplete: true}}
 	fmt.Println(local.Mechanisms(peer))
 

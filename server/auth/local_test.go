@@ -384,7 +384,7 @@ func TestLocalOffersScram(t *testing.T) {
 	blind.Certificate = nil
 	bare.TLS = &tls.ConnectionState{Version: tls.VersionTLS12, HandshakeComplete: true}
 	bare.Certificate = &x509.Certificate{SignatureAlgorithm: x509.ECDSAWithSHA256}
-	both := Local{Passwords: &fakeStore{}, Keys: users(), Scram: NewScram(newThrottle())}
+	both := Local{Passwords: &fakeStore{}, Keys: users(), Scram: NewScram(newThrottle(), nil)}
 	with := func(change func(*Local)) Local {
 		l := both
 		change(&l)
@@ -434,9 +434,9 @@ func TestLocalCheck(t *testing.T) {
 		why   string
 	}{
 		{"the defaults", Local{Passwords: passwords, Only: Defaults().Mechanisms, Security: Defaults().SecurityOptions}, ""},
-		{"SCRAM with keys", Local{Passwords: passwords, Keys: users(), Scram: NewScram(newThrottle()), Only: []MechanismName{mechScram, mechPlain}}, ""},
+		{"SCRAM with keys", Local{Passwords: passwords, Keys: users(), Scram: NewScram(newThrottle(), nil), Only: []MechanismName{mechScram, mechPlain}}, ""},
 		{"SCRAM without keys", Local{Passwords: passwords, Only: []MechanismName{mechPlain, mechScram}}, "names SCRAM-SHA-256, but"},
-		{"PLAIN without passwords", Local{Keys: users(), Scram: NewScram(newThrottle()), Only: Defaults().Mechanisms}, "names PLAIN, but"},
+		{"PLAIN without passwords", Local{Keys: users(), Scram: NewScram(newThrottle(), nil), Only: Defaults().Mechanisms}, "names PLAIN, but"},
 		{"nothing left", Local{Passwords: passwords, Only: Defaults().Mechanisms, Security: SecurityOptions{NoPlaintext}}, "rule out every mechanism"},
 	}
 	for _, tt := range tests {

@@ -40,11 +40,14 @@ type Scram struct {
 	secret   []byte
 }
 
-// NewScram returns a Scram that checks proofs when t allows it.
-func NewScram(t *throttle.Throttle) *Scram {
-	s := &Scram{throttle: t, secret: make([]byte, 32)}
-	rand.Read(s.secret) // never fails: crypto/rand ends the process instead
-	return s
+// NewScram returns a Scram that checks proofs when t allows it. secret are 32 random octets
+// that survive a restart, so that fake keys do as well; nil for new ones.
+func NewScram(t *throttle.Throttle, secret []byte) *Scram {
+	if secret == nil {
+		secret = make([]byte, 32)
+		rand.Read(secret) // never fails: crypto/rand ends the process instead
+	}
+	return &Scram{throttle: t, secret: secret}
 }
 
 // fakeKeys returns keys for an unknown user: always the same for the same login, and

@@ -363,7 +363,7 @@ func TestScramIsThrottled(t *testing.T) {
 func TestScramHoldsNoSlotWhileTheClientComputes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := newThrottle()
-		local := Local{Keys: users(), Scram: NewScram(slow)}
+		local := Local{Keys: users(), Scram: NewScram(slow, nil)}
 		guess := answering(BadPassword)
 		if _, err := Throttled(slow, guess).VerifyPassword(t.Context(), tlsPeer(), "eve", "guess"); err == nil {
 			t.Fatal("a wrong password was accepted")
@@ -408,7 +408,7 @@ func FuzzScram(f *testing.F) {
 		f.Fatal(err)
 	}
 	config.PenaltyExempt = []Network{here}
-	local := Local{Keys: users(), Scram: NewScram(throttle.New(config.Throttle()))}
+	local := Local{Keys: users(), Scram: NewScram(throttle.New(config.Throttle()), nil)}
 	f.Fuzz(func(t *testing.T, first, final, last []byte) {
 		x, err := local.Start(t.Context(), tlsPeer(), "SCRAM-SHA-256")
 		if err != nil {

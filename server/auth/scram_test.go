@@ -100,7 +100,7 @@ func connect(t *testing.T, serverConfig, clientConfig *tls.Config) (client tls.C
 }
 
 func scramLocal(k KeyStore) Local {
-	return Local{Keys: k, Scram: NewScram(newThrottle())}
+	return Local{Keys: k, Scram: NewScram(newThrottle(), nil)}
 }
 
 func users() *fakeKeeper {

@@ -117,6 +117,7 @@ type Attempt struct {
 	exempt   bool
 	penalty  *penalty      // of from; nil for a login without delay
 	turn     chan struct{} // in penalty.waiting; closed when the attempt may be verified
+	refused  bool          // Done has reported a wrong guess
 }
 
 // Acquire waits until the login from addr may be verified. It returns [ErrPenalty] if that
@@ -124,12 +125,30 @@ type Attempt struct {
 // deadline of ctx, the error wraps both.
 func (t *Throttle) Acquire(ctx context.Context, addr netip.Addr, login string) (*Attempt, error) {
 	a := &Attempt{throttle: t, addr: addr, from: netprefix.Client(addr), login: t.name(login)}
-	maxWait, err := t.enqueue(a)
-	if err != nil {
+	if t.privileged(a) {
+		return a, nil
+	}
+	if err := a.await(ctx); err != nil {
 		return nil, err
 	}
-	if a.penalty == nil {
-		return a, nil
+	return a, nil
+}
+
+// privileged reports whether the attempt is verified without delay.
+func (t *Throttle) privileged(a *Attempt) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	a.Known = t.known.has(a.login, a.from, time.Now())
+	plain := a.addr.Unmap().WithZone("")
+	a.exempt = slices.ContainsFunc(t.config.Exempt, func(n netip.Prefix) bool { return n.Contains(plain) })
+	return a.Known || a.exempt
+}
+
+// await waits in the queue of the address. After an error, the attempt has left the queue.
+func (a *Attempt) await(ctx context.Context) error {
+	maxWait, err := a.throttle.enqueue(a)
+	if err != nil {
+		return err
 	}
 	waiting, cancel := context.WithTimeoutCause(ctx, maxWait, ErrPenalty)
 	defer cancel()
@@ -138,23 +157,17 @@ func (t *Throttle) Acquire(ctx context.Context, addr netip.Addr, login string) (
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			err = fmt.Errorf("%w, and the time for the reply is over: %w", ErrPenalty, err)
 		}
-		return nil, err
+		return err
 	}
-	return a, nil
+	return nil
 }
 
-// enqueue adds the attempt to the queue of its address, unless it is verified without
-// delay, and returns how long it may wait there.
+// enqueue adds the attempt to the queue of its address, and returns how long it may wait
+// there.
 func (t *Throttle) enqueue(a *Attempt) (maxWait time.Duration, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
-	a.Known = t.known.has(a.login, a.from, now)
-	plain := a.addr.Unmap().WithZone("")
-	a.exempt = slices.ContainsFunc(t.config.Exempt, func(n netip.Prefix) bool { return n.Contains(plain) })
-	if a.Known || a.exempt {
-		return 0, nil
-	}
 	p := t.activate(a.from, now)
 	if max(p.notBefore.Sub(now), 0)+time.Duration(p.queued)*penaltyDelays[p.level] > t.config.MaxWait {
 		t.deactivate(a.from, p, now)
@@ -195,17 +208,19 @@ func (a *Attempt) wait(ctx context.Context) error {
 type Result uint8
 
 const (
-	Undecided  Result = iota // the store is broken, the client hung up, the account is disabled
+	Undecided  Result = iota // the store is broken, the server shuts down, the account is disabled
 	Success                  // the password is right
 	WrongGuess               // the login or the password is wrong
+	Unanswered               // the client hung up, and the store has given no verdict since, although it answers others
 )
 
 // An Outcome is how an attempt ended.
 type Outcome struct {
 	Result Result
 
-	// User is the canonical name after a success. A few logins of each user are
-	// remembered, however many a store accepts.
+	// User is the identity that the store returned after a success: the name of the store
+	// and the canonical name, so that users of two stores are different identities. A few
+	// logins of each identity are remembered, however many a store accepts.
 	User string
 
 	// Secret is the password of a wrong guess, by which a repetition is recognised. It
@@ -223,8 +238,9 @@ func (a *Attempt) Done(o Outcome) {
 	switch {
 	case o.Result == Success:
 		t.known.succeeded(cmp.Or(t.name(o.User), a.login), a.login, a.from, now)
-	case o.Result == WrongGuess && !a.exempt:
-		t.countGuess(a, o.Secret, now)
+	case (o.Result == WrongGuess || o.Result == Unanswered) && !a.exempt:
+		a.refused = o.Result == WrongGuess
+		t.countGuess(a, o, now)
 	}
 	if a.penalty != nil && o.Result != Success {
 		a.penalty.notBefore = now.Add(penaltyDelays[a.penalty.level])
@@ -239,6 +255,24 @@ func (a *Attempt) Yield() {
 	a.throttle.mu.Lock()
 	defer a.throttle.mu.Unlock()
 	a.throttle.leave(a, time.Now())
+}
+
+// AwaitAnswer is called after Done, before a refusal is returned to the client. If the
+// attempt was a wrong guess of a known pair, which was verified without delay, it waits for
+// as long as a login that is not known would have waited, so that the time of the answer
+// does not reveal which logins are known at the address. It returns [ErrPenalty] if that
+// login would have been refused, and the cause of ctx if ctx ends before. For every other
+// attempt it returns nil at once.
+func (a *Attempt) AwaitAnswer(ctx context.Context) error {
+	if !a.Known || !a.refused {
+		return nil
+	}
+	like := &Attempt{throttle: a.throttle, addr: a.addr, from: a.from, login: a.login}
+	if err := like.await(ctx); err != nil {
+		return err
+	}
+	like.Done(Outcome{})
+	return nil
 }
 
 // leave removes the attempt from the queue of its address, if it is in one.
@@ -259,13 +293,14 @@ func (t *Throttle) leave(a *Attempt, now time.Time) {
 
 // countGuess counts a wrong guess: against the pair if it is a known one, otherwise
 // against the address.
-func (t *Throttle) countGuess(a *Attempt, secret string, now time.Time) {
+func (t *Throttle) countGuess(a *Attempt, o Outcome, now time.Time) {
 	p := t.activate(a.from, now)
 	defer t.deactivate(a.from, p, now)
 	switch {
-	case secret != "" && p.repeated(t.key.MAC(a.login, secret), now):
+	case o.Secret != "" && p.repeated(t.key.MAC(a.login, o.Secret), now):
 	case a.Known:
 		t.known.mistaken(a.login, a.from)
+	case o.Result == Unanswered && p.level > 0: // one guess, never more
 	default:
 		p.level, p.increased = min(p.level+1, len(penaltyDelays)-1), now
 	}

@@ -107,7 +107,7 @@ func TestScramAndPlain(t *testing.T) {
 	local := auth.Local{
 		Passwords: auth.Throttled(slow, auth.WithPRECIS(chain.Passwords())),
 		Keys:      chain.Keys(),
-		Scram:     auth.NewScram(slow),
+		Scram:     auth.NewScram(slow, nil),
 	}
 	peer := &auth.Peer{TLS: new(tls.ConnectionState)}
 	for _, login := range []string{"alice", "bob@example.org"} {

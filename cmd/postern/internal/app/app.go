@@ -95,7 +95,7 @@ func New(cfg *config.Config, log *logging.Log) *App {
 		events:   all,
 		throttle: slow,
 		checker:  hash.NewChecker(cfg.Auth.HashWait),
-		scram:    auth.NewScram(slow),
+		scram:    auth.NewScram(slow, nil),
 		receipts: dedup.NewReceipts(all.dedup),
 		tls:      make(map[string]*certs.Shared),
 	}
