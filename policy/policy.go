@@ -99,6 +99,7 @@ type Request struct {
 	Session       string // session id, for the log
 	Listener      string
 	Remote, Local netip.AddrPort
+	AtProxy       bool   // Remote is the proxy's own address, so it is never in mynetworks
 	Helo          string // EHLO or HELO argument, as received
 	TLS           TLS
 
