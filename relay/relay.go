@@ -45,6 +45,7 @@ import (
 
 	"github.com/emersion/go-smtp"
 
+	"postern/internal/share"
 	"postern/relay/message"
 )
 
@@ -194,6 +195,7 @@ type Envelope struct {
 	Remote    netip.AddrPort
 	Helo      string
 	Login     string // canonical user, empty without authentication
+	Users     string // which stores Login is a user of, if the listener has its own; "" means the shared ones
 	Mechanism string
 
 	Sender string // in the form that goes into the command, without brackets; empty for <>
@@ -207,6 +209,15 @@ type Envelope struct {
 	// Digest is SHA-256 of the message as the client sent it. It is zero where nothing
 	// needs it; otherwise the server sets it before Send.
 	Digest [sha256.Size]byte
+}
+
+// Owner returns whose share of memory, disk and spool the message counts for: that of the
+// user, or, without a login, that of the client's network.
+func (e *Envelope) Owner() share.Owner {
+	if e.Login == "" {
+		return share.Client(e.Remote.Addr())
+	}
+	return share.User(e.Users, e.Login)
 }
 
 // Events receives everything that the log and the metrics need to know of the next hops.

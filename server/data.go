@@ -22,7 +22,9 @@ func (s *session) Data(ctx context.Context, _ bool) (smtpd.Body, *smtpd.Reply) {
 	if refused := s.check(ctx, s.parts.Policy.AtData, "", t.envelope.Options.Size); refused != nil {
 		return nil, refused
 	}
-	b := &body{session: s, staged: s.stage.New(message.Options{BareNewlines: s.config.BareNewline, Size: t.envelope.Options.Size})}
+	b := &body{session: s, staged: s.stage.New(message.Options{
+		Owner: t.envelope.Owner(), BareNewlines: s.config.BareNewline, Size: t.envelope.Options.Size,
+	})}
 	if s.config.SuppressDuplicates {
 		b.digest = sha256.New()
 	}

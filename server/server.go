@@ -49,6 +49,7 @@ type ListenerParts struct {
 	TLS          *tls.Config
 	AuthFailures int // AUTH attempts per connection before 421
 	Policy       *policy.Set
+	Users        string // names the stores if they are not the shared ones: their users are others
 
 	// Services returns the newest services, which the caller uses until it calls release,
 	// exactly once. A session acquires them at EHLO, for as long as it asks what to

@@ -196,6 +196,7 @@ func (s *session) Mail(_ context.Context, from smtpd.Path, p *smtp.MailOptions) 
 			Remote:    s.conn.Remote(),
 			Helo:      s.helo,
 			Login:     s.identity.User,
+			Users:     s.parts.Users,
 			Mechanism: s.identity.Mechanism,
 			Sender:    s.complete(from),
 			Options:   *p,

@@ -49,6 +49,7 @@ var mayImport = map[string][]string{
 	"internal/dsn":                 {"internal/text"},
 	"internal/ldapclient":          {"internal/access", "internal/fileperm", "internal/hosturl", "internal/semaphore", "internal/text"},
 	"internal/ldapclient/ldaptest": {},
+	"internal/share":               {"internal/netprefix"},
 	"internal/sqldb":               {"internal/access", "internal/fileperm", "internal/text"},
 
 	"test":         {},

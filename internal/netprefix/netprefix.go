@@ -1,5 +1,5 @@
 // Package netprefix reads networks in the configuration and decides which addresses count
-// as one client.
+// as one client, or as one network.
 package netprefix
 
 import (
@@ -42,6 +42,19 @@ func Client(a netip.Addr) netip.Prefix {
 	bits := 32
 	if a.Is6() {
 		bits = 64
+	}
+	p, _ := a.Prefix(bits) // an error only for the zero Addr
+	return p
+}
+
+// Network returns the prefix that shares of the server count as one network: the /24 of an
+// IPv4 address, or the /48 of an IPv6 address, which is what a site gets (RFC 6177). An
+// attacker has many addresses in few networks. The zero Addr gives the zero Prefix.
+func Network(a netip.Addr) netip.Prefix {
+	a = a.Unmap().WithZone("")
+	bits := 24
+	if a.Is6() {
+		bits = 48
 	}
 	p, _ := a.Prefix(bits) // an error only for the zero Addr
 	return p

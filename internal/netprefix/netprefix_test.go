@@ -53,3 +53,19 @@ func TestClient(t *testing.T) {
 		t.Errorf("Client of the zero Addr = %v, want the zero Prefix", got)
 	}
 }
+
+func TestNetwork(t *testing.T) {
+	for addr, want := range map[string]string{
+		"192.0.2.1":           "192.0.2.0/24",
+		"::ffff:192.0.2.1":    "192.0.2.0/24",
+		"2001:db8:1:2:3:4::5": "2001:db8:1::/48",
+		"fe80::1%eth0":        "fe80::/48",
+	} {
+		if got := Network(netip.MustParseAddr(addr)); got.String() != want {
+			t.Errorf("Network(%s) = %s, want %s", addr, got, want)
+		}
+	}
+	if got := Network(netip.Addr{}); got != (netip.Prefix{}) {
+		t.Errorf("Network of the zero Addr = %v, want the zero Prefix", got)
+	}
+}

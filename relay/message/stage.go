@@ -8,6 +8,8 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+
+	"postern/internal/share"
 )
 
 // Errors of a Writer. All of them, except a StorageError, are about the message itself
@@ -93,6 +95,7 @@ func (s *Stage) reserve(n int64) bool {
 
 // Options are the properties of one message that is about to arrive.
 type Options struct {
+	Owner        share.Owner // whose share of memory and disk it counts for
 	BareNewlines BareNewlines
 	Size         int64 // in bytes, as declared by the client (RFC 1870); 0 if it is not
 }

@@ -128,6 +128,7 @@ func (a *App) Activate(g *Generation) server.Parts {
 			TLS:          a.tls[l.tlsKey].Config(),
 			AuthFailures: l.settings.Auth.FailuresPerConnection,
 			Policy:       g.policies.Set(l.settings),
+			Users:        l.users,
 			Unused:       func() { a.logClose("the policy", g.policies.release(l.settings)) },
 			Services: func() (server.Services, func()) {
 				newest, release := a.current.Acquire()

@@ -46,6 +46,7 @@ type listenerParts struct {
 	tlsKey   string // of App.tls
 	certs    *certs.Files
 	auth     auth.Provider
+	users    string        // names the users of auth; "" are those of the shared section
 	hop      relay.NextHop // for messages of clients
 	route    relay.NextHop // for messages in the spool
 	reports  relay.NextHop // for reports of the spool

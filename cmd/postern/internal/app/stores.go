@@ -37,6 +37,7 @@ type openStore struct {
 // openStores opens the stores of all sections, each store once.
 func (a *App) openStores(g *Generation) error {
 	var all sectionParts[config.Auth, auth.Provider]
+	var users sectionParts[config.Auth, string]
 	var stores sectionParts[storeKey, openStore]
 	for path, s := range g.cfg.AuthSections() {
 		section, err := a.openSection(g, s, &stores)
@@ -47,13 +48,17 @@ func (a *App) openStores(g *Generation) error {
 			return err
 		}
 		limit := a.throttle
+		name := ""
 		if !reflect.DeepEqual(s.Stores, g.cfg.Auth.Stores) || s.Realm != g.cfg.Auth.Realm {
-			limit = limit.For(g.cfg.ListenerOf(path)) // these are other users
+			name = g.cfg.ListenerOf(path) // these are other users
+			limit = limit.For(name)
 		}
+		users.add(s, name)
 		all.add(s, a.provider(s, section, limit))
 	}
 	for _, l := range g.listeners {
 		l.auth, _ = all.of(l.settings.Auth)
+		l.users, _ = users.of(l.settings.Auth)
 	}
 	if p, ok := all.of(g.cfg.Auth); ok {
 		g.fallback.auth = p
