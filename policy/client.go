@@ -82,7 +82,7 @@ func (permitSASLAuthenticated) Check(_ context.Context, r *Request) Verdict {
 type permitMyNetworks struct{ base }
 
 func (c permitMyNetworks) Check(_ context.Context, r *Request) Verdict {
-	if !c.networks.contain(r.Remote.Addr()) {
+	if !c.inMyNetworks(r) {
 		return Verdict{}
 	}
 	return Verdict{Action: Permit}

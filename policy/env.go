@@ -66,7 +66,13 @@ func (e *Env) openTable(name string) (lookup.Table, error) {
 
 // unauthorized reports whether the client is neither authenticated nor in mynetworks.
 func (e *Env) unauthorized(r *Request) bool {
-	return r.Login == "" && !e.networks.contain(r.Remote.Addr())
+	return r.Login == "" && !e.inMyNetworks(r)
+}
+
+// inMyNetworks reports whether the client is in mynetworks. A client of which only the proxy's
+// own address is known is not: anybody may be behind it.
+func (e *Env) inMyNetworks(r *Request) bool {
+	return !r.AtProxy && e.networks.contain(r.Remote.Addr())
 }
 
 // authDestination reports whether the recipient's domain is in local_domains or relay_domains.

@@ -140,6 +140,10 @@ func (s *Set) AtEndOfData(ctx context.Context, r *Request) Verdict {
 	return e.end(e.ask(ctx, stageEndOfData, s.lists[stageEndOfData], r))
 }
 
+// InMyNetworks reports whether the client of r is in mynetworks: a client that may send without
+// a login as far as the lists permit it, and whose messages are signed.
+func (s *Set) InMyNetworks(r *Request) bool { return s.env.inMyNetworks(r) }
+
 // A Step is one restriction that was evaluated, or the end of a list that refused.
 type Step struct {
 	List        string // the key of the list in the configuration: "recipient"

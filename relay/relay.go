@@ -198,6 +198,11 @@ type Envelope struct {
 	Users     string // which stores Login is a user of, if the listener has its own; "" means the shared ones
 	Mechanism string
 
+	// MaySign is whether the message may get a signature of the domain in its From field:
+	// the client has authenticated or is in mynetworks, or the message is a report of this
+	// server. The From field of any other message is anybody's claim.
+	MaySign bool
+
 	Sender string // in the form that goes into the command, without brackets; empty for <>
 
 	// Options are SIZE, BODY, SMTPUTF8, RET and ENVID as the client sent them; never

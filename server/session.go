@@ -202,6 +202,7 @@ func (s *session) Mail(_ context.Context, from smtpd.Path, p *smtp.MailOptions) 
 			Options:   *p,
 		},
 	}
+	s.mail.envelope.MaySign = s.loggedIn || s.parts.Policy.InMyNetworks(s.request("", 0))
 	return nil
 }
 
@@ -240,14 +241,7 @@ func (s *session) Rcpt(ctx context.Context, to smtpd.Path, p *smtp.RcptOptions) 
 // check calls at, the policy's method for the stage, and logs the warnings. It returns the
 // policy's refusal, or nil. rcpt is the recipient at RCPT, and size is in octets.
 func (s *session) check(ctx context.Context, at func(context.Context, *policy.Request) policy.Verdict, rcpt string, size int64) *smtpd.Reply {
-	r := &policy.Request{
-		Session: s.conn.ID(), Listener: s.parts.Name,
-		Remote: s.conn.Remote(), Local: s.conn.Local(), Helo: s.mail.envelope.Helo, TLS: s.tlsFacts,
-		Login: s.identity.User, Mechanism: s.identity.Mechanism,
-		Sender: s.mail.envelope.Sender, SenderSent: s.mail.sender,
-		Recipient: rcpt, RecipientSent: s.rcpt,
-		Recipients: len(s.mail.recipients), Size: size,
-	}
+	r := s.request(rcpt, size)
 	v := at(ctx, r)
 	for _, warning := range v.Warnings {
 		s.events.RejectWarning(r, warning)
@@ -258,6 +252,18 @@ func (s *session) check(ctx context.Context, at func(context.Context, *policy.Re
 	reply := replyOf(v.Reply, v.Cause)
 	reply.Close = reply.Code == 421 || reply.Code == 521 // from an access table; as in Postfix
 	return reply
+}
+
+// request is the current transaction as the policy sees it.
+func (s *session) request(rcpt string, size int64) *policy.Request {
+	return &policy.Request{
+		Session: s.conn.ID(), Listener: s.parts.Name,
+		Remote: s.conn.Remote(), Local: s.conn.Local(), Helo: s.mail.envelope.Helo, TLS: s.tlsFacts,
+		Login: s.identity.User, Mechanism: s.identity.Mechanism,
+		Sender: s.mail.envelope.Sender, SenderSent: s.mail.sender,
+		Recipient: rcpt, RecipientSent: s.rcpt,
+		Recipients: len(s.mail.recipients), Size: size,
+	}
 }
 
 // Reset implements smtpd.Session.

@@ -98,13 +98,14 @@ func (h *signingHop) Begin(ctx context.Context, e *relay.Envelope) (relay.Transa
 	if err != nil {
 		return nil, err
 	}
-	return &transaction{Transaction: t, signer: h.signer, session: e.Session}, nil
+	return &transaction{Transaction: t, signer: h.signer, session: e.Session, maySign: e.MaySign}, nil
 }
 
 type transaction struct {
 	relay.Transaction
 	signer  *Signer
 	session string
+	maySign bool // see relay.Envelope
 }
 
 // Send implements relay.Transaction.

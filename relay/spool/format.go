@@ -61,6 +61,7 @@ type envelope struct {
 	Helo       string `json:"helo,omitempty"`
 	Login      string `json:"login,omitempty"`
 	Mechanism  string `json:"mechanism,omitempty"`
+	MaySign    bool   `json:"may_sign,omitempty"`
 	Sender     string `json:"sender"`
 	Body       string `json:"body,omitempty"`
 	UTF8       bool   `json:"utf8,omitempty"`
@@ -80,7 +81,7 @@ func newEnvelope(e *relay.Envelope) envelope {
 	o := e.Options
 	return envelope{
 		Session: e.Session, Listener: e.Listener, Remote: e.Remote.String(), Helo: e.Helo,
-		Login: e.Login, Mechanism: e.Mechanism, Sender: e.Sender,
+		Login: e.Login, Mechanism: e.Mechanism, MaySign: e.MaySign, Sender: e.Sender,
 		Body: string(o.Body), UTF8: o.UTF8, Return: string(o.Return), EnvelopeID: o.EnvelopeID,
 	}
 }
@@ -90,7 +91,7 @@ func (e *envelope) relay(size int64) *relay.Envelope {
 	remote, _ := netip.ParseAddrPort(e.Remote) // for the log only
 	return &relay.Envelope{
 		Session: e.Session, Listener: e.Listener, Remote: remote, Helo: e.Helo,
-		Login: e.Login, Mechanism: e.Mechanism, Sender: e.Sender,
+		Login: e.Login, Mechanism: e.Mechanism, MaySign: e.MaySign, Sender: e.Sender,
 		Options: smtp.MailOptions{
 			Body: smtp.BodyType(e.Body), Size: size, UTF8: e.UTF8,
 			Return: smtp.DSNReturn(e.Return), EnvelopeID: e.EnvelopeID,
@@ -212,6 +213,10 @@ func (c *content) readHeader(in *bufio.Reader) (int64, error) {
 	if v == decodedTexts {
 		c.header.encodeTexts()
 	}
+	// Files from before may_sign: those of users and the reports may be signed. For those of
+	// clients in mynetworks that is not known, and not needed, since a message is signed
+	// before it is spooled.
+	c.Envelope.MaySign = c.Envelope.MaySign || c.Envelope.Login != "" || c.Report
 	return first + int64(n) + 1, nil
 }
 
