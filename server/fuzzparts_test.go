@@ -65,7 +65,7 @@ func (fuzzStore) VerifyPassword(_ context.Context, _ *auth.Peer, login, password
 	return auth.Identity{User: fuzzUsers[i].user, Store: "users"}, nil
 }
 
-func (f fuzzStore) ScramKeys(_ context.Context, login string) (auth.ScramKeys, error) {
+func (f fuzzStore) ScramKeys(_ context.Context, _ *auth.Peer, login string) (auth.ScramKeys, error) {
 	keys, ok := f[login]
 	switch {
 	case login == "down":

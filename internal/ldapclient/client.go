@@ -68,7 +68,7 @@ func New(cfg Config, events Events) (*Client, error) {
 				},
 				account: service,
 			},
-			pool: &pool{limit: cfg.Connections, idleTime: cfg.IdleTime, slots: semaphore.New(cfg.Connections)},
+			pool: &pool{limit: cfg.Connections, idleTime: cfg.IdleTime, slots: semaphore.NewShared(cfg.Connections)},
 		})
 	}
 	return client, nil
@@ -109,9 +109,10 @@ func (c *Client) Close() {
 }
 
 // Search returns the entries that q matches, with the rights of the service account. If all
-// connections are in use, requests with first set are served before the others.
-func (c *Client) Search(ctx context.Context, first bool, q Query) (found []Entry, err error) {
-	err = c.Do(ctx, ForSearches, first, func(conn *Conn) error {
+// connections are in use, turn is the place of the request among those that wait; none of
+// its holders has more than a quarter of the connections.
+func (c *Client) Search(ctx context.Context, turn semaphore.Turn, q Query) (found []Entry, err error) {
+	err = c.Do(ctx, ForSearches, turn, func(conn *Conn) error {
 		found, err = conn.Search(q)
 		return err
 	})
@@ -120,17 +121,17 @@ func (c *Client) Search(ctx context.Context, first bool, q Query) (found []Entry
 
 // Do calls op with a connection to the first server, and then to the others, until one has
 // answered. Servers that have failed recently are last. The servers share the remaining
-// time of ctx, and first is as in [Client.Search].
+// time of ctx, and turn is as in [Client.Search].
 //
 // A server has answered if op returns nil, a [ConfigError], or an error that the server has
 // sent, other than "busy" and "unavailable". Every other error is taken for a failure of the
 // server, so a result of the caller must not be one. op must not keep the connection, and may
 // be called several times.
-func (c *Client) Do(ctx context.Context, p Purpose, first bool, op func(*Conn) error) error {
+func (c *Client) Do(ctx context.Context, p Purpose, turn semaphore.Turn, op func(*Conn) error) error {
 	var errs []error
 	order := c.order(time.Now())
 	for i, s := range order {
-		err := s.try(ctx, len(order)-i, p, first, op)
+		err := s.try(ctx, len(order)-i, p, turn, op)
 		if answered(err) {
 			c.recovered(s)
 			return err
@@ -201,13 +202,13 @@ func (c *Client) recovered(s *server) {
 // try calls op for one server, which shares the time with the servers that are left. A
 // connection from the pool may have failed while it was idle, so op is called again with a
 // new one.
-func (s *server) try(ctx context.Context, left int, p Purpose, first bool, op func(*Conn) error) error {
+func (s *server) try(ctx context.Context, left int, p Purpose, turn semaphore.Turn, op func(*Conn) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, share(ctx, left), &timeoutError{s.dialer.url})
 	defer cancel()
-	reused, err := s.once(ctx, p, first, op)
+	reused, err := s.once(ctx, p, turn, op)
 	if reused && !answered(err) && ctx.Err() == nil {
 		s.pool.closeIdle(true)
-		_, err = s.once(ctx, p, first, op)
+		_, err = s.once(ctx, p, turn, op)
 	}
 	if answered(err) {
 		return err
@@ -225,12 +226,12 @@ func share(ctx context.Context, left int) time.Duration {
 }
 
 // once calls op once, and reports whether the connection was from the pool.
-func (s *server) once(ctx context.Context, p Purpose, first bool, op func(*Conn) error) (reused bool, err error) {
-	if err := s.pool.acquire(ctx, first); err != nil {
+func (s *server) once(ctx context.Context, p Purpose, turn semaphore.Turn, op func(*Conn) error) (reused bool, err error) {
+	if err := s.pool.acquire(ctx, turn); err != nil {
 		return false, &busyError{err}
 	}
 	c := s.pool.take(p)
-	defer func() { s.pool.release(c) }()
+	defer func() { s.pool.release(c, turn) }()
 	if c == nil {
 		if c, err = s.dialer.dial(ctx, p); err != nil {
 			return false, err

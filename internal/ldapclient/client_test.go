@@ -9,12 +9,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/go-ldap/ldap/v3"
 
 	"postern/internal/ldapclient/ldaptest"
+	"postern/internal/semaphore"
 	"postern/test/kit"
 )
 
@@ -60,7 +62,7 @@ func open(t *testing.T, cfg Config) *Client {
 // login searches as the service account and binds as the entry of alice, so it needs a
 // connection for each purpose.
 func login(ctx context.Context, c *Client) error {
-	found, err := c.Search(ctx, false, Query{Base: "dc=example,dc=org", Scope: ScopeSub, Filter: "(&(objectClass=person)(uid=alice))", Limit: 2})
+	found, err := c.Search(ctx, semaphore.Turn{}, Query{Base: "dc=example,dc=org", Scope: ScopeSub, Filter: "(&(objectClass=person)(uid=alice))", Limit: 2})
 	if err != nil {
 		return err
 	}
@@ -71,7 +73,7 @@ func login(ctx context.Context, c *Client) error {
 }
 
 func bind(ctx context.Context, c *Client) error {
-	return c.Do(ctx, ForBinds, false, func(conn *Conn) error {
+	return c.Do(ctx, ForBinds, semaphore.Turn{}, func(conn *Conn) error {
 		_, err := conn.Bind("uid=alice", "secret")
 		return err
 	})
@@ -95,7 +97,7 @@ func TestSearch(t *testing.T) {
 		{"twice", 2, "uid=one [] uid=two []"},
 		{"twice", 3, "make query_filter narrower"}, // the server returns fewer than it has
 	} {
-		found, err := c.Search(t.Context(), true, Query{
+		found, err := c.Search(t.Context(), semaphore.Turn{}, Query{
 			Base: "dc=example,dc=org", Filter: "(&(objectClass=person)(uid=" + test.name + "))", Attributes: []string{"mail"}, Limit: test.limit})
 		var got []string
 		for _, e := range found {
@@ -169,6 +171,44 @@ func TestConnectionsAreBounded(t *testing.T) {
 	if maxOpen > 6 {
 		t.Errorf("%d connections at once, want 3", maxOpen)
 	}
+}
+
+// A caller cannot use all connections, so that others do not wait for its slow requests.
+func TestConnectionsHaveShares(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var waiting atomic.Int32
+	f := ldaptest.Start(t, func(c *ldaptest.Conn, q ldaptest.Request) {
+		if q.Tag == ldap.ApplicationBindRequest {
+			waiting.Add(1)
+			<-ctx.Done()
+		}
+	})
+	cfg := withService(t, f.URL())
+	cfg.Connections = 4
+	c := open(t, cfg)
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer cancel()
+	slow := func(n int32, holders ...string) {
+		all.Go(func() {
+			c.Do(ctx, ForBinds, semaphore.Turn{Holders: holders}, func(conn *Conn) error {
+				_, err := conn.Bind("cn=x", "secret")
+				return err
+			})
+		})
+		kit.Eventually(t, "the server has the request", func() bool { return waiting.Load() == n })
+	}
+	slow(1, "eve", "bob")
+	short, stop := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer stop()
+	for _, name := range []string{"eve", "bob"} {
+		if err := c.servers[0].pool.acquire(short, semaphore.Turn{Holders: []string{name}}); err == nil {
+			t.Errorf("%s has two of four connections", name)
+		}
+	}
+	slow(2, "carol")
+	slow(3, "dave")
 }
 
 func TestFailOver(t *testing.T) {

@@ -5,7 +5,7 @@
 //
 //	client, err := ldapclient.New(cfg, events)
 //	filter, ok := variables.FillFilter("(mail={user})", "alice@example.org")
-//	entries, err := client.Search(ctx, false, ldapclient.Query{Base: base, Filter: filter, Attributes: []string{"cn"}, Limit: 2})
+//	entries, err := client.Search(ctx, semaphore.Turn{}, ldapclient.Query{Base: base, Filter: filter, Attributes: []string{"cn"}, Limit: 2})
 //
 // [Client.Search] has the rights of the service account. For several requests, or to bind as
 // another entry, [Client.Do] calls a function of the caller with a connection.

@@ -14,7 +14,7 @@ import (
 type pool struct {
 	limit    int
 	idleTime time.Duration
-	slots    *semaphore.Priority // limit of them
+	slots    *semaphore.Fair // limit of them
 
 	mu     sync.Mutex
 	inUse  int
@@ -22,11 +22,11 @@ type pool struct {
 	closed bool
 }
 
-// acquire waits for the right to use one connection, before other requests if first is set.
-// Each successful acquire must be paired with one release. Between them the caller calls take,
+// acquire waits for the right to use one connection. Each successful acquire must be paired
+// with one release of the same turn. Between them the caller calls take,
 // and dials if that returns nil.
-func (p *pool) acquire(ctx context.Context, first bool) error {
-	if err := p.slots.Acquire(ctx, first); err != nil {
+func (p *pool) acquire(ctx context.Context, turn semaphore.Turn) error {
+	if err := p.slots.Acquire(ctx, turn); err != nil {
 		return err
 	}
 	p.mu.Lock()
@@ -77,7 +77,7 @@ func (p *pool) pop(want Purpose) *Conn {
 }
 
 // release returns the connection, which may be nil, to the pool or closes it.
-func (p *pool) release(c *Conn) {
+func (p *pool) release(c *Conn, turn semaphore.Turn) {
 	p.mu.Lock()
 	p.inUse--
 	keep := c != nil && !c.broken && !p.closed
@@ -90,7 +90,7 @@ func (p *pool) release(c *Conn) {
 	if c != nil && !keep {
 		c.close()
 	}
-	p.slots.Release()
+	p.slots.Release(turn)
 }
 
 // expire closes a connection after idleTime, unless it was taken concurrently.

@@ -23,14 +23,14 @@ func TestSlotsAreNeverExceeded(t *testing.T) {
 		var running, most atomic.Int32
 		for i := range 20 {
 			go func() {
-				if err := s.Acquire(t.Context(), i%2 == 0); err != nil {
+				if err := s.Acquire(t.Context(), Turn{Known: i%2 == 0}); err != nil {
 					t.Error(err)
 				}
 				now := running.Add(1)
 				most.Store(max(most.Load(), now))
 				time.Sleep(time.Second)
 				running.Add(-1)
-				s.Release()
+				s.Release(Turn{Known: i%2 == 0})
 			}()
 		}
 		time.Sleep(time.Minute)
@@ -44,21 +44,21 @@ func TestSlotsAreNeverExceeded(t *testing.T) {
 func TestFirstQueueIsServedFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := New(1)
-		if err := s.Acquire(t.Context(), false); err != nil {
+		if err := s.Acquire(t.Context(), Turn{}); err != nil {
 			t.Fatal(err)
 		}
 		var order []string
 		for _, name := range []string{"unknown 1", "unknown 2", "known 1", "known 2"} {
 			go func() {
-				if err := s.Acquire(t.Context(), name[0] == 'k'); err != nil {
+				if err := s.Acquire(t.Context(), Turn{Known: name[0] == 'k'}); err != nil {
 					t.Error(err)
 				}
 				order = append(order, name)
-				s.Release()
+				s.Release(Turn{})
 			}()
 			synctest.Wait()
 		}
-		s.Release()
+		s.Release(Turn{})
 		synctest.Wait()
 		if got := fmt.Sprint(order); got != "[known 1 known 2 unknown 1 unknown 2]" {
 			t.Errorf("order %v", got)
@@ -69,23 +69,23 @@ func TestFirstQueueIsServedFirst(t *testing.T) {
 func TestWaitersThatGiveUpLeaveTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := New(1)
-		if err := s.Acquire(t.Context(), false); err != nil {
+		if err := s.Acquire(t.Context(), Turn{}); err != nil {
 			t.Fatal(err)
 		}
 		for range 10 {
 			ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errGaveUp)
 			defer cancel()
 			go func() {
-				if err := s.Acquire(ctx, true); !errors.Is(err, errGaveUp) {
+				if err := s.Acquire(ctx, Turn{Known: true}); !errors.Is(err, errGaveUp) {
 					t.Errorf("got %v, want errGaveUp", err)
 				}
 			}()
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		s.Release()
-		if s.free != 1 || s.queues[0].Len() != 0 {
-			t.Errorf("%d slots free, %d waiting", s.free, s.queues[0].Len())
+		s.Release(Turn{})
+		if s.free != 1 || !s.queue.empty() {
+			t.Errorf("%d slots free, queue %+v", s.free, s.queue)
 		}
 	})
 }
@@ -99,8 +99,8 @@ func TestNoSlotIsLostAtATimeout(t *testing.T) {
 			defer func() { done <- struct{}{} }()
 			for range 2000 {
 				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Microsecond)
-				if s.Acquire(ctx, false) == nil {
-					s.Release()
+				if s.Acquire(ctx, Turn{}) == nil {
+					s.Release(Turn{})
 				}
 				cancel()
 			}
@@ -109,8 +109,8 @@ func TestNoSlotIsLostAtATimeout(t *testing.T) {
 	for range 4 {
 		<-done
 	}
-	if s.free != 1 || s.queues[1].Len() != 0 {
-		t.Errorf("%d slots free, %d waiting", s.free, s.queues[1].Len())
+	if s.free != 1 || !s.queue.empty() {
+		t.Errorf("%d slots free, queue %+v", s.free, s.queue)
 	}
 }
 
@@ -119,10 +119,10 @@ func BenchmarkAcquire(b *testing.B) {
 	s, ctx := New(1), b.Context()
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := s.Acquire(ctx, false); err != nil {
+		if err := s.Acquire(ctx, Turn{}); err != nil {
 			b.Fatal(err)
 		}
-		s.Release()
+		s.Release(Turn{})
 	}
 }
 
@@ -133,11 +133,11 @@ func BenchmarkAcquireContended(b *testing.B) {
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			if err := s.Acquire(context.Background(), false); err != nil {
+			if err := s.Acquire(context.Background(), Turn{}); err != nil {
 				b.Error(err)
 				return
 			}
-			s.Release()
+			s.Release(Turn{})
 		}
 	})
 }

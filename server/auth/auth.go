@@ -36,7 +36,10 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"net/netip"
+	"strings"
 
+	"postern/internal/netprefix"
+	"postern/internal/semaphore"
 	"postern/server/auth/hash"
 )
 
@@ -86,9 +89,20 @@ type Peer struct {
 	// known. Its hash is the channel binding tls-server-end-point.
 	Certificate *x509.Certificate
 
-	// Known is set if this login has succeeded from this address before. Where a store
-	// has to queue logins, such a client goes first.
+	// Known is set if this login has succeeded from this address before. Where logins
+	// wait for each other, such a client waits in the first line.
 	Known bool
+}
+
+// Turn returns the place of the client's login in the queues of stores, and of what they
+// use. login is as the client sent it: all spellings that may be one login count as one.
+func (p *Peer) Turn(login string) semaphore.Turn {
+	addr := p.Remote.Addr()
+	return semaphore.Turn{
+		Known:   p.Known,
+		Network: netprefix.Network(addr),
+		Holders: []string{"address " + netprefix.Client(addr).String(), "login " + strings.ToLower(login)},
+	}
 }
 
 // An Identity is the result of a successful exchange.
@@ -122,7 +136,7 @@ type KeyStore interface {
 	// ScramKeys returns the keys of a user. A refusal is a *Failure: NoSuchUser, or
 	// BadPassword for a user without such keys (locked, or with a hash of another
 	// scheme). Any other error is temporary. The login has no control characters.
-	ScramKeys(ctx context.Context, login string) (ScramKeys, error)
+	ScramKeys(ctx context.Context, p *Peer, login string) (ScramKeys, error)
 
 	// ScramDecoy describes the keys that the login would have if there were such a user.
 	// It does not wait.

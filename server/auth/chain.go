@@ -90,8 +90,8 @@ func (c passwordChain) VerifyPassword(ctx context.Context, p *Peer, login, passw
 type keyChain []*Store
 
 // ScramKeys implements KeyStore.
-func (c keyChain) ScramKeys(ctx context.Context, login string) (ScramKeys, error) {
-	return search(ctx, c, func(s *Store) (ScramKeys, error) { return s.ScramKeys(ctx, login) })
+func (c keyChain) ScramKeys(ctx context.Context, p *Peer, login string) (ScramKeys, error) {
+	return search(ctx, c, func(s *Store) (ScramKeys, error) { return s.ScramKeys(ctx, p, login) })
 }
 
 // ScramDecoy implements KeyStore. Unknown users look like those of the first store.

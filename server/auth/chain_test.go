@@ -289,7 +289,7 @@ func TestStoresWithOneAbility(t *testing.T) {
 			}
 		}
 		if l.Keys != nil {
-			if k, err := l.Keys.ScramKeys(t.Context(), "Alice"); err != nil || k.Store != tt.keys || k.User != "alice" {
+			if k, err := l.Keys.ScramKeys(t.Context(), tlsPeer(), "Alice"); err != nil || k.Store != tt.keys || k.User != "alice" {
 				t.Errorf("%s: keys of %q at %q, %v", tt.name, k.User, k.Store, err)
 			}
 			if d := l.Keys.ScramDecoy("Eve"); d.Login != "eve" {
@@ -301,7 +301,7 @@ func TestStoresWithOneAbility(t *testing.T) {
 	if got := result(keys().VerifyPassword(t.Context(), tlsPeer(), "Alice", "secret")); got != "later (keys)" {
 		t.Errorf("password at a store of keys: %s", got)
 	}
-	if _, err := passwords().ScramKeys(t.Context(), "Alice"); !errors.Is(err, errNoAbility) || asFailure(err) != nil {
+	if _, err := passwords().ScramKeys(t.Context(), tlsPeer(), "Alice"); !errors.Is(err, errNoAbility) || asFailure(err) != nil {
 		t.Errorf("keys at a store of passwords: %v", err)
 	}
 }
@@ -334,7 +334,7 @@ func TestChainKeys(t *testing.T) {
 		{"panics", "eve", Chain{keeper("file", nil)}, "later (file)"},
 	}
 	for _, tt := range tests {
-		keys, err := tt.chain.Keys().ScramKeys(t.Context(), tt.login)
+		keys, err := tt.chain.Keys().ScramKeys(t.Context(), tlsPeer(), tt.login)
 		got := fmt.Sprintf("%s (%s)", keys.User, keys.Store)
 		if err != nil {
 			got = result(Identity{}, err)

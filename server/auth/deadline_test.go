@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"postern/internal/semaphore"
 )
 
 // replyTime is the time that the server gives each step of an exchange.
@@ -67,7 +69,7 @@ func deadlineTests() []deadlineTest {
 			"auth: no answer (two): the time for the reply was over before this store was asked: context deadline exceeded"},
 		{"a store that is busy", func(t *testing.T) Chain {
 			s := newTestStore("busy", slowYes(time.Hour), withTimeout(25*time.Second, 1))
-			if err := s.slots.Acquire(t.Context(), true); err != nil {
+			if err := s.slots.Acquire(t.Context(), semaphore.Turn{}); err != nil {
 				t.Fatal(err)
 			}
 			return Chain{s}
@@ -194,7 +196,7 @@ func TestContextOfTheStepEndsALookupOfKeys(t *testing.T) {
 
 type hangingKeeper struct{ *fakeKeeper }
 
-func (hangingKeeper) ScramKeys(ctx context.Context, _ string) (ScramKeys, error) {
+func (hangingKeeper) ScramKeys(ctx context.Context, _ *Peer, _ string) (ScramKeys, error) {
 	<-ctx.Done()
 	return ScramKeys{}, ctx.Err()
 }

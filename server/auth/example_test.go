@@ -24,12 +24,12 @@ func (h hashes) VerifyPassword(ctx context.Context, p *auth.Peer, login, passwor
 	stored, ok := h.users[login]
 	if !ok {
 		// An unknown user takes as long as a known one.
-		if err := h.checker.Decoy(ctx, hash.DefaultDecoy, password, p.Known); err != nil {
+		if err := h.checker.Decoy(ctx, hash.DefaultDecoy, password, p.Turn(login)); err != nil {
 			return auth.Identity{}, err
 		}
 		return auth.Identity{}, &auth.Failure{Kind: auth.NoSuchUser}
 	}
-	right, err := h.checker.Check(ctx, stored, password, p.Known)
+	right, err := h.checker.Check(ctx, stored, password, p.Turn(login))
 	switch {
 	case err != nil:
 		return auth.Identity{}, err // temporary
@@ -64,7 +64,7 @@ func ExampleStore() {
 		id, err := s.VerifyPassword(context.Background(), new(auth.Peer), "alice", try)
 		fmt.Printf("%q from %q, error: %v\n", id.User, id.Store, err)
 	}
-	_, err := s.ScramKeys(context.Background(), "alice")
+	_, err := s.ScramKeys(context.Background(), new(auth.Peer), "alice")
 	fmt.Println(err)
 	// Output:
 	// "alice" from "people", error: <nil>

@@ -203,7 +203,7 @@ func (x *scramExchange) lookUp(ctx context.Context, login string) (none scram.St
 		return none, x.failed
 	}
 	fake := x.scram.fakeKeys(x.keys.ScramDecoy(login))
-	keys, err := x.keys.ScramKeys(ctx, login)
+	keys, err := x.keys.ScramKeys(ctx, x.peer, login)
 	switch f := asFailure(err); {
 	case f != nil:
 		keys, x.refused = fake, f

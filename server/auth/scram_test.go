@@ -26,7 +26,7 @@ type fakeKeeper struct {
 
 const testIterations = 4096
 
-func (k *fakeKeeper) ScramKeys(_ context.Context, login string) (ScramKeys, error) {
+func (k *fakeKeeper) ScramKeys(_ context.Context, _ *Peer, login string) (ScramKeys, error) {
 	k.asked = append(k.asked, login)
 	if k.err != nil {
 		return ScramKeys{}, k.err

@@ -36,7 +36,7 @@ type Store struct {
 	name   string
 	config StoreConfig
 	realm  string
-	slots  *semaphore.Priority
+	slots  *semaphore.Fair
 	cache  *cache // nil: every login is passed to the backend
 	events Events
 
@@ -57,7 +57,7 @@ type Store struct {
 func NewStore(s StoreSpec) *Store {
 	store := &Store{
 		name: cmp.Or(s.Config.Name, s.Kind), config: s.Config, realm: s.Realm,
-		slots: semaphore.New(s.Config.Concurrency), cache: newCache(s.Cache), events: s.Events,
+		slots: semaphore.NewShared(s.Config.Concurrency), cache: newCache(s.Cache), events: s.Events,
 	}
 	store.passwords, _ = s.Backend.(PasswordVerifier)
 	store.keys, _ = s.Backend.(KeyStore)
@@ -125,7 +125,7 @@ func (s *Store) VerifyPassword(ctx context.Context, p *Peer, login, password str
 	}
 	return ask(ctx, s, login, func(expanded string) (Identity, error) {
 		return s.cache.verify(expanded, password, func() (Identity, error) {
-			return bounded(ctx, s, p.Known, func(ctx context.Context) (Identity, error) {
+			return bounded(ctx, s, p.Turn(expanded), func(ctx context.Context) (Identity, error) {
 				id, err := s.passwords.VerifyPassword(ctx, p, expanded, password)
 				id.Store = s.name
 				return id, err
@@ -135,13 +135,13 @@ func (s *Store) VerifyPassword(ctx context.Context, p *Peer, login, password str
 }
 
 // ScramKeys implements KeyStore.
-func (s *Store) ScramKeys(ctx context.Context, login string) (ScramKeys, error) {
+func (s *Store) ScramKeys(ctx context.Context, p *Peer, login string) (ScramKeys, error) {
 	if s.keys == nil {
 		return ScramKeys{}, &Unavailable{Store: s.name, Err: errNoAbility}
 	}
 	return ask(ctx, s, login, func(expanded string) (ScramKeys, error) {
-		return bounded(ctx, s, false, func(ctx context.Context) (ScramKeys, error) {
-			keys, err := s.keys.ScramKeys(ctx, expanded)
+		return bounded(ctx, s, p.Turn(expanded), func(ctx context.Context) (ScramKeys, error) {
+			keys, err := s.keys.ScramKeys(ctx, p, expanded)
 			keys.Store = s.name
 			return keys, err
 		})
@@ -208,22 +208,21 @@ func ask[T answer](ctx context.Context, s *Store, login string, call func(expand
 }
 
 // bounded makes one call of the backend, whatever the ability. It waits for a slot, at most
-// for the timeout of the store. With first, which is for clients that have logged in
-// before, it precedes the others in the queue. The call may take the same time again. The
+// for the timeout of the store; turn is the place in the queue. The call may take the same time again. The
 // deadline of ctx, that of the reply to the client, can end both waits earlier.
 //
 // A panic of the backend becomes an error: a broken backend must not end the process. The
 // value of the panic may contain a password, so only its type is kept, or the text of an
 // error of the runtime, which contains no data.
-func bounded[T answer](ctx context.Context, s *Store, first bool, call func(context.Context) (T, error)) (accepted T, err error) {
+func bounded[T answer](ctx context.Context, s *Store, turn semaphore.Turn, call func(context.Context) (T, error)) (accepted T, err error) {
 	var none T
 	waiting, cancel := context.WithTimeoutCause(ctx, s.config.Timeout, ErrBusy)
-	err = s.slots.Acquire(waiting, first)
+	err = s.slots.Acquire(waiting, turn)
 	cancel()
 	if err != nil {
 		return none, outOfTime(ctx, "while the login waited for other logins at this store", err)
 	}
-	defer s.slots.Release()
+	defer s.slots.Release(turn)
 	calling, cancel := context.WithTimeoutCause(ctx, s.config.Timeout, errSlow)
 	defer cancel()
 	defer func() {

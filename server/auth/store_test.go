@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -97,9 +99,9 @@ func TestStoreBoundsTheNumberOfCalls(t *testing.T) {
 			time.Sleep(3 * time.Second)
 			return Identity{User: login}, nil
 		}))
-		for range 200 {
+		for i := range 200 {
 			go func() {
-				_, err := s.VerifyPassword(t.Context(), tlsPeer(), "alice", "secret")
+				_, err := s.VerifyPassword(t.Context(), peerFrom(i), fmt.Sprint("user", i), "secret")
 				switch {
 				case err == nil:
 					yes.Add(1)
@@ -120,6 +122,54 @@ func TestStoreBoundsTheNumberOfCalls(t *testing.T) {
 			t.Errorf("afterwards: %s", got)
 		}
 	})
+}
+
+// peerFrom returns a client with the address that has this number.
+func peerFrom(i int) *Peer {
+	p := tlsPeer()
+	p.Remote = netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}), 4711)
+	return p
+}
+
+// Logins from one address, or with one login in any spelling, have a quarter of the slots.
+// Calls for keys count, too.
+func TestStoreHasASharePerAddressAndLogin(t *testing.T) {
+	logins := [2]string{"Alice", "alice"}
+	for name, attempt := range map[string]func(i int) (*Peer, string){
+		"address": func(i int) (*Peer, string) { return peerFrom(7), fmt.Sprint("user", i) },
+		"login":   func(i int) (*Peer, string) { return peerFrom(i), logins[i%2] },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var running atomic.Int32
+			s := newTestStore("hangs", hangingKeeper{users()}, func(s *StoreSpec) { s.Config.Concurrency = 20 })
+			s.passwords = verifierFunc(func(ctx context.Context, _ *Peer, _, _ string) (Identity, error) {
+				running.Add(1)
+				<-ctx.Done()
+				return Identity{}, ctx.Err()
+			})
+			ctx, cancel := context.WithCancel(t.Context())
+			for i := range 30 {
+				p, login := attempt(i)
+				go s.VerifyPassword(ctx, p, login, "wrong")
+			}
+			synctest.Wait()
+			if running.Load() != 5 {
+				t.Errorf("%s: %d of 20 slots are used, want 5", name, running.Load())
+			}
+			keys, cancelKeys := context.WithTimeoutCause(ctx, time.Second, errSlow)
+			defer cancelKeys()
+			p, login := attempt(0)
+			if _, err := s.ScramKeys(keys, p, login); !errors.Is(err, errSlow) || errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s: keys: %v", name, err)
+			}
+			go s.VerifyPassword(ctx, peerFrom(1000), "bob", "secret")
+			synctest.Wait()
+			if running.Load() != 6 {
+				t.Errorf("%s: another one waits", name)
+			}
+			cancel()
+		})
+	}
 }
 
 func TestStoreCallsForKnownClientsFirst(t *testing.T) {

@@ -29,8 +29,8 @@ const DefaultDecoy = "$2a$10$PosternDecoyPosternDeu9xFqvN0bZyTtWm3kHcRjLsEaUi2oG
 // Further callers wait for a bounded time. It remembers the passwords that have matched. It
 // may be used by many goroutines at once.
 type Checker struct {
-	slots *semaphore.Priority
-	large *semaphore.Priority
+	slots *semaphore.Fair
+	large *semaphore.Fair
 	memo  *memo
 	wait  atomic.Int64 // time.Duration
 }
@@ -45,16 +45,16 @@ func NewChecker(wait time.Duration) *Checker {
 // SetWait changes how long callers wait from now on.
 func (c *Checker) SetWait(wait time.Duration) { c.wait.Store(int64(wait)) }
 
-// Check reports whether password is the one whose hash is stored. known means that
-// the client has logged in before; it does not wait for others. An error means that the
+// Check reports whether password is the one whose hash is stored. turn is the place of the
+// client among those that wait for a processor. An error means that the
 // password was not compared: it is [ErrBusy], with the cause of ctx if that has ended, or an
 // error of Parse.
-func (c *Checker) Check(ctx context.Context, stored, password string, known bool) (bool, error) {
+func (c *Checker) Check(ctx context.Context, stored, password string, turn semaphore.Turn) (bool, error) {
 	mac := c.memo.key.MAC(stored, password)
 	if c.memo.has(mac) {
 		return true, nil
 	}
-	return c.compute(ctx, stored, known, func(h Hash) (bool, error) {
+	return c.compute(ctx, stored, turn, func(h Hash) (bool, error) {
 		// A client opens several connections at once: another one may have made the
 		// comparison meanwhile.
 		if c.memo.has(mac) {
@@ -70,10 +70,10 @@ func (c *Checker) Check(ctx context.Context, stored, password string, known bool
 
 // Decoy takes as long as a Check that fails. Stores call it for unknown users, so that the
 // time of the answer does not depend on whether there is such a user.
-func (c *Checker) Decoy(ctx context.Context, stored, password string, known bool) error {
+func (c *Checker) Decoy(ctx context.Context, stored, password string, turn semaphore.Turn) error {
 	mac := c.memo.key.MAC(stored, password)
 	c.memo.has(mac)
-	_, err := c.compute(ctx, stored, known, func(h Hash) (bool, error) {
+	_, err := c.compute(ctx, stored, turn, func(h Hash) (bool, error) {
 		c.memo.has(mac)
 		return h.Matches(password)
 	})
@@ -82,7 +82,7 @@ func (c *Checker) Decoy(ctx context.Context, stored, password string, known bool
 
 // compute waits until the hash may be computed, and calls compare. For a locked hash, which
 // no password matches, it does neither.
-func (c *Checker) compute(ctx context.Context, stored string, known bool, compare func(Hash) (bool, error)) (bool, error) {
+func (c *Checker) compute(ctx context.Context, stored string, turn semaphore.Turn, compare func(Hash) (bool, error)) (bool, error) {
 	h, err := Parse(stored)
 	if err != nil || h.Locked() {
 		return false, err
@@ -90,15 +90,15 @@ func (c *Checker) compute(ctx context.Context, stored string, known bool, compar
 	ctx, cancel := context.WithTimeoutCause(ctx, time.Duration(c.wait.Load()), ErrBusy)
 	defer cancel()
 	if h.large {
-		if err := c.large.Acquire(ctx, known); err != nil {
+		if err := c.large.Acquire(ctx, turn); err != nil {
 			return false, busy(err)
 		}
-		defer c.large.Release()
+		defer c.large.Release(turn)
 	}
-	if err := c.slots.Acquire(ctx, known); err != nil {
+	if err := c.slots.Acquire(ctx, turn); err != nil {
 		return false, busy(err)
 	}
-	defer c.slots.Release()
+	defer c.slots.Release(turn)
 	return compare(h)
 }
 

@@ -34,11 +34,11 @@ func TestCheck(t *testing.T) {
 		{"", "", false},
 	}
 	for i, tt := range tests {
-		if got, err := c.Check(t.Context(), tt.stored, tt.password, false); got != tt.want || err != nil {
+		if got, err := c.Check(t.Context(), tt.stored, tt.password, semaphore.Turn{}); got != tt.want || err != nil {
 			t.Errorf("%d: %v, %v", i, got, err)
 		}
 	}
-	if ok, err := c.Check(t.Context(), "secret", "secret", false); ok || !errors.Is(err, ErrUnknown) {
+	if ok, err := c.Check(t.Context(), "secret", "secret", semaphore.Turn{}); ok || !errors.Is(err, ErrUnknown) {
 		t.Errorf("clear text: %v, %v", ok, err)
 	}
 	if len(c.memo.young) != 1 {
@@ -84,18 +84,18 @@ func TestMemoIsBoundedAndKeepsUsedEntries(t *testing.T) {
 
 func TestMemoNeedsNoSlot(t *testing.T) {
 	c := NewChecker(time.Minute)
-	if ok, err := c.Check(t.Context(), bcrypt05, password, false); !ok || err != nil {
+	if ok, err := c.Check(t.Context(), bcrypt05, password, semaphore.Turn{}); !ok || err != nil {
 		t.Fatal(ok, err)
 	}
 	c.slots = semaphore.New(0)
 	c.SetWait(10 * time.Millisecond)
-	if ok, err := c.Check(t.Context(), bcrypt05, password, false); !ok || err != nil {
+	if ok, err := c.Check(t.Context(), bcrypt05, password, semaphore.Turn{}); !ok || err != nil {
 		t.Errorf("%v, %v", ok, err)
 	}
-	if ok, err := c.Check(t.Context(), bcrypt05, "wrong", false); ok || !errors.Is(err, ErrBusy) {
+	if ok, err := c.Check(t.Context(), bcrypt05, "wrong", semaphore.Turn{}); ok || !errors.Is(err, ErrBusy) {
 		t.Errorf("%v, %v, want ErrBusy", ok, err)
 	}
-	if err := c.Decoy(t.Context(), bcrypt05, password, false); !errors.Is(err, ErrBusy) {
+	if err := c.Decoy(t.Context(), bcrypt05, password, semaphore.Turn{}); !errors.Is(err, ErrBusy) {
 		t.Errorf("decoy: %v, want ErrBusy", err)
 	}
 }
@@ -108,7 +108,7 @@ func TestDeadlineEndsTheWait(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		begun := time.Now()
-		_, err := c.Check(ctx, bcrypt05, password, false)
+		_, err := c.Check(ctx, bcrypt05, password, semaphore.Turn{})
 		if took := time.Since(begun); took != time.Second || !errors.Is(err, ErrBusy) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("after %v: %v", took, err)
 		}
@@ -125,16 +125,16 @@ func TestMemoIsCheckedAgainAfterWaiting(t *testing.T) {
 		var all sync.WaitGroup
 		for range 3 {
 			all.Go(func() {
-				if ok, err := c.Check(t.Context(), stored, password, false); !ok || err != nil {
+				if ok, err := c.Check(t.Context(), stored, password, semaphore.Turn{}); !ok || err != nil {
 					t.Errorf("%v, %v", ok, err)
 				}
 			})
 		}
 		synctest.Wait()
 		c.memo.add(c.memo.key.MAC(stored, password))
-		c.slots.Release()
+		c.slots.Release(semaphore.Turn{})
 		all.Wait()
-		if ok, err := c.Check(t.Context(), stored, "wrong", false); ok || err != nil {
+		if ok, err := c.Check(t.Context(), stored, "wrong", semaphore.Turn{}); ok || err != nil {
 			t.Errorf("wrong: %v, %v", ok, err)
 		}
 	})
@@ -142,7 +142,7 @@ func TestMemoIsCheckedAgainAfterWaiting(t *testing.T) {
 
 func TestDecoyIsNotRemembered(t *testing.T) {
 	c := NewChecker(time.Minute)
-	if err := c.Decoy(t.Context(), bcrypt05, password, false); err != nil {
+	if err := c.Decoy(t.Context(), bcrypt05, password, semaphore.Turn{}); err != nil {
 		t.Fatal(err)
 	}
 	if len(c.memo.young) != 0 {
@@ -153,25 +153,25 @@ func TestDecoyIsNotRemembered(t *testing.T) {
 func TestLargeHashesAreComputedAlone(t *testing.T) {
 	const large = "$argon2id$v=19$m=262144,t=1,p=1$fGlmwAAfnP3N58vylReYxQ$/RzM327Y5DGIZqBsUW1+g+7gORNkMmfkTCSN2lyp0xo"
 	c := NewChecker(10 * time.Millisecond)
-	if err := c.large.Acquire(t.Context(), false); err != nil {
+	if err := c.large.Acquire(t.Context(), semaphore.Turn{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Check(t.Context(), large, password, false); !errors.Is(err, ErrBusy) {
+	if _, err := c.Check(t.Context(), large, password, semaphore.Turn{}); !errors.Is(err, ErrBusy) {
 		t.Errorf("a large one beside another: %v", err)
 	}
-	if ok, err := c.Check(t.Context(), bcrypt05, password, false); !ok || err != nil {
+	if ok, err := c.Check(t.Context(), bcrypt05, password, semaphore.Turn{}); !ok || err != nil {
 		t.Errorf("a small one: %v, %v", ok, err)
 	}
 }
 
 func BenchmarkMemoHit(b *testing.B) {
 	c := NewChecker(time.Minute)
-	if ok, err := c.Check(b.Context(), bcrypt05, password, false); !ok || err != nil {
+	if ok, err := c.Check(b.Context(), bcrypt05, password, semaphore.Turn{}); !ok || err != nil {
 		b.Fatal(ok, err)
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if ok, err := c.Check(b.Context(), bcrypt05, password, false); !ok || err != nil {
+		if ok, err := c.Check(b.Context(), bcrypt05, password, semaphore.Turn{}); !ok || err != nil {
 			b.Fatal(ok, err)
 		}
 	}

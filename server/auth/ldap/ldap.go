@@ -38,6 +38,7 @@ import (
 	"time"
 
 	"postern/internal/ldapclient"
+	"postern/internal/semaphore"
 	"postern/internal/text"
 	"postern/server/auth"
 	"postern/server/auth/hash"
@@ -91,7 +92,7 @@ func (s *Store) VerifyPassword(ctx context.Context, p *auth.Peer, login, passwor
 	if s.cfg.UserDN.text != "" {
 		verify = s.bindDirectly
 	}
-	user, err := verify(ctx, attempt{login, password, p.Known})
+	user, err := verify(ctx, attempt{login, password, p.Turn(login)})
 	if f, ok := errors.AsType[*auth.Failure](err); ok {
 		return auth.Identity{}, f
 	}
@@ -104,7 +105,7 @@ func (s *Store) VerifyPassword(ctx context.Context, p *auth.Peer, login, passwor
 // An attempt is one login.
 type attempt struct {
 	login, password string
-	known           bool // see auth.Peer.Known
+	turn            semaphore.Turn
 }
 
 // bindDirectly verifies a password with user_dn.
@@ -163,7 +164,7 @@ func (s *Store) searchAndBind(ctx context.Context, a attempt) (string, error) {
 // client does not get it.
 func (s *Store) do(ctx context.Context, p ldapclient.Purpose, a attempt, op func(*ldapclient.Conn) error) error {
 	var failure *auth.Failure
-	err := s.client.Do(ctx, p, a.known, func(c *ldapclient.Conn) (err error) {
+	err := s.client.Do(ctx, p, a.turn, func(c *ldapclient.Conn) (err error) {
 		err = op(c)
 		if f, ok := errors.AsType[*auth.Failure](err); ok {
 			failure = f
@@ -188,7 +189,7 @@ func (s *Store) find(ctx context.Context, a attempt) (e ldapclient.Entry, err er
 	if s.cfg.UserAttribute != "" {
 		q.Attributes = []string{s.cfg.UserAttribute}
 	}
-	found, err := s.client.Search(ctx, a.known, q)
+	found, err := s.client.Search(ctx, a.turn, q)
 	if err != nil {
 		return e, err
 	}

@@ -91,12 +91,12 @@ func (s *Store) VerifyPassword(ctx context.Context, p *auth.Peer, login, passwor
 	}
 	if found == nil || found.parsed.Locked() {
 		decoy := s.kinds.mostCommon(hash.DefaultDecoy)
-		if err := s.checker.Decoy(ctx, decoy, password, p.Known); err != nil {
+		if err := s.checker.Decoy(ctx, decoy, password, p.Turn(login)); err != nil {
 			return auth.Identity{}, unavailable(err)
 		}
 		return auth.Identity{}, refusal(found)
 	}
-	ok, err := s.checker.Check(ctx, found.hash, password, p.Known)
+	ok, err := s.checker.Check(ctx, found.hash, password, p.Turn(login))
 	switch {
 	case err != nil:
 		return auth.Identity{}, unavailable(err)
@@ -109,7 +109,7 @@ func (s *Store) VerifyPassword(ctx context.Context, p *auth.Peer, login, passwor
 }
 
 // ScramKeys implements auth.KeyStore.
-func (s *Store) ScramKeys(ctx context.Context, login string) (auth.ScramKeys, error) {
+func (s *Store) ScramKeys(ctx context.Context, _ *auth.Peer, login string) (auth.ScramKeys, error) {
 	if !text.ValidName(login, maxName) {
 		return auth.ScramKeys{}, refusal(nil)
 	}

@@ -248,7 +248,7 @@ func TestScramKeys(t *testing.T) {
 		"twice":  "temporary",
 		"a\x00":  "no such user",
 	} {
-		got, err := s.ScramKeys(t.Context(), login)
+		got, err := s.ScramKeys(t.Context(), new(auth.Peer), login)
 		if outcome(got.User, err) != want {
 			t.Errorf("%s: %s, want %s", login, outcome(got.User, err), want)
 		}

@@ -36,7 +36,7 @@ func TestScramKeys(t *testing.T) {
 		"Alice": "auth: no such user (userfile)",
 	}
 	for login, want := range tests {
-		keys, err := f.ScramKeys(t.Context(), login)
+		keys, err := f.ScramKeys(t.Context(), new(auth.Peer), login)
 		got := fmt.Sprintf("%d iterations, %d bytes of salt", keys.Iterations, len(keys.Salt))
 		if err != nil {
 			got = err.Error()
@@ -52,7 +52,7 @@ func TestScramKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.clock = f.clock.Add(2 * checkInterval)
-	if _, err := f.ScramKeys(t.Context(), "alice"); !isUnavailable(err) {
+	if _, err := f.ScramKeys(t.Context(), new(auth.Peer), "alice"); !isUnavailable(err) {
 		t.Errorf("without its file: %v", err)
 	}
 }

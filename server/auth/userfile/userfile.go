@@ -121,12 +121,12 @@ func (s *Store) VerifyPassword(ctx context.Context, p *auth.Peer, login, passwor
 	}
 	stored, found := users.hashes[login]
 	if stored == "" {
-		if err := s.checker.Decoy(ctx, users.decoy, password, p.Known); err != nil {
+		if err := s.checker.Decoy(ctx, users.decoy, password, p.Turn(login)); err != nil {
 			return auth.Identity{}, unavailable(err)
 		}
 		return auth.Identity{}, refusal(found)
 	}
-	ok, err := s.checker.Check(ctx, stored, password, p.Known)
+	ok, err := s.checker.Check(ctx, stored, password, p.Turn(login))
 	if err != nil {
 		return auth.Identity{}, unavailable(err)
 	}
@@ -146,7 +146,7 @@ func refusal(found bool) *auth.Failure {
 }
 
 // ScramKeys implements auth.KeyStore.
-func (s *Store) ScramKeys(_ context.Context, login string) (auth.ScramKeys, error) {
+func (s *Store) ScramKeys(_ context.Context, _ *auth.Peer, login string) (auth.ScramKeys, error) {
 	users, err := s.users()
 	if err != nil {
 		return auth.ScramKeys{}, unavailable(err)
