@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -32,28 +33,28 @@ const (
 
 // Scram is the state of the mechanisms SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802, RFC
 // 7677) that is common to all exchanges: the throttle, and the secret from which the fake
-// keys of unknown users are derived. Make one for the life of the process: with a new
-// secret the fake keys change, so a client that asks before and after a reload could
-// distinguish them from real ones. It may be used by many sessions at once.
+// keys of unknown users are derived. Make one for the life of the process. It may be used by
+// many sessions at once.
 type Scram struct {
 	throttle *throttle.Throttle
 	secret   []byte
 }
 
-// NewScram returns a Scram that checks proofs when t allows it. secret are 32 random octets
-// that survive a restart, so that fake keys do as well; nil for new ones.
+// NewScram returns a Scram that checks proofs when t allows it. The fake keys are derived
+// from secret, which should be random, of 32 bytes, and the same after a restart: with
+// another secret the fake keys change, so a client that asks before and after the restart
+// distinguishes them from real ones. Without a secret NewScram makes one.
 func NewScram(t *throttle.Throttle, secret []byte) *Scram {
-	if secret == nil {
-		secret = make([]byte, 32)
-		rand.Read(secret) // never fails: crypto/rand ends the process instead
+	s := &Scram{throttle: t, secret: bytes.Clone(secret)}
+	if len(s.secret) == 0 {
+		s.secret = make([]byte, 32)
+		rand.Read(s.secret) // never fails: crypto/rand ends the process instead
 	}
-	return &Scram{throttle: t, secret: secret}
+	return s
 }
 
-// fakeKeys returns keys for an unknown user: always the same for the same login, and
-// indistinguishable from real ones. No password matches them. They change with a restart
-// of the process, which shows a client that asks before and after it that a login is
-// unknown.
+// fakeKeys returns keys for an unknown user: always the same for the same login and secret,
+// and indistinguishable from real ones. No password matches them.
 func (s *Scram) fakeKeys(d ScramDecoy) ScramKeys {
 	derive := func(with func() stdhash.Hash, what string) []byte {
 		h := hmac.New(with, s.secret)

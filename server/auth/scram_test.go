@@ -399,3 +399,21 @@ func TestScramFlags(t *testing.T) {
 		x.Close()
 	}
 }
+
+// The keys of unknown users stay the same after a restart with the same secret.
+func TestFakeKeysDependOnTheSecret(t *testing.T) {
+	salt := func(secret []byte) string {
+		local := Local{Keys: users(), Scram: NewScram(newThrottle(), secret)}
+		_, salt, _ := startRaw(t, start(t, local, tlsPeer(), "SCRAM-SHA-256"), "n,,", "eve").offer()
+		return string(salt)
+	}
+	secret := []byte("of 32 bytes, from the state folder")
+	before, after := salt(secret), salt(secret)
+	if before != after {
+		t.Error("another salt with the same secret")
+	}
+	one, other := salt(nil), salt(nil)
+	if before == salt([]byte("another")) || one == other {
+		t.Error("the same salt with another secret")
+	}
+}
