@@ -96,7 +96,7 @@ func (k *dkimKeys) sign(t *testing.T, text string) []byte {
 	signer, err := sign.New(k.keys, sign.NewLog(slog.New(slog.DiscardHandler)))
 	kit.Must(t, err)
 	ctx := context.Background()
-	tx, err := signer.Before(hop).Begin(ctx, &relay.Envelope{})
+	tx, err := signer.Before(hop).Begin(ctx, &relay.Envelope{MaySign: true})
 	kit.Must(t, err)
 	if _, err := tx.Send(ctx, m); err != nil {
 		t.Fatal(err)

@@ -19,6 +19,7 @@ package relaytest
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -354,16 +355,34 @@ func (h *Hop) ask(c Command) Answer {
 // Stage stages a message for a test, which closes it at its end.
 func Stage(t testing.TB, text string) *message.Message {
 	t.Helper()
-	w := message.NewStage(t.TempDir(), 1<<20).New(message.Options{})
-	if _, err := io.WriteString(w, text); err != nil {
-		t.Fatal(err)
-	}
-	m, err := w.Message()
+	m, err := stage(t, text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { m.Close() })
 	return m
+}
+
+// TryStage is Stage for a message whose header may be too large: then it returns nil.
+func TryStage(t testing.TB, text string) *message.Message {
+	t.Helper()
+	m, err := stage(t, text)
+	if err != nil && !errors.Is(err, message.ErrHeaderTooLarge) {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func stage(t testing.TB, text string) (*message.Message, error) {
+	t.Helper()
+	w := message.NewStage(t.TempDir(), 8<<20).New(message.Options{})
+	if _, err := io.WriteString(w, text); err != nil {
+		return nil, err
+	}
+	m, err := w.Message()
+	if err == nil {
+		t.Cleanup(func() { m.Close() })
+	}
+	return m, err
 }
 
 func (h *Hop) record(m Message) {

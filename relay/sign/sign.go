@@ -2,13 +2,20 @@
 // hop.
 //
 // [Signer.Before] is a [relay.Decorator] that signs messages; it must come after all
-// steps that change them. It uses every key of the domain in the From field, so a message can have an rsa-sha256 and an ed25519-sha256 (RFC 8463)
-// signature. A message of a domain without keys passes unchanged.
+// steps that change them. It uses every key of the domain in the From field, so a message can
+// have an rsa-sha256 and an ed25519-sha256 (RFC 8463) signature. A message of a domain without
+// keys passes unchanged, and so does one of a client that may not have it signed
+// (relay.Envelope.MaySign).
 //
 // Header and body are canonicalized as "relaxed", the body is signed to its
 // end (no l=), and h= lists every name once more than the message has it, so a
 // second From or Subject that is added later breaks the signature. Signing
-// reads the staged message once for all keys together.
+// reads the staged message once for all keys together, takes time and memory that are
+// linear in its size, and ends with the context.
+//
+//	sign    the decision, and the signatures
+//	header  the signed fields, as go-msgauth gets them
+//	key     private keys, and their records in DNS
 //
 // The package leaves out verifying, ARC, and signing for a parent domain.
 // Canonicalization and cryptography are those of go-msgauth. A new kind of key is a case in
@@ -25,10 +32,12 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/emersion/go-msgauth/dkim"
 	"golang.org/x/net/idna"
 
+	"postern/internal/text"
 	"postern/relay"
 	"postern/relay/message"
 )
@@ -110,7 +119,7 @@ type transaction struct {
 
 // Send implements relay.Transaction.
 func (t *transaction) Send(ctx context.Context, m *message.Message) (relay.Receipt, error) {
-	signed, err := t.signer.sign(m)
+	signed, err := t.signer.sign(ctx, m, t.maySign)
 	var no unsignable
 	switch {
 	case errors.As(err, &no):
@@ -126,12 +135,18 @@ func (t *transaction) Send(ctx context.Context, m *message.Message) (relay.Recei
 // message is sent anyway: receivers treat it as any unsigned message.
 type unsignable string
 
-func (u unsignable) Error() string { return "not signed: " + string(u) }
+func (u unsignable) Error() string { return string(u) }
 
-// sign returns the view of m with a signature by each key of its domain on
-// top, or m itself if its domain has none.
-func (s *Signer) sign(m *message.Message) (*message.Message, error) {
+const notAuthorized = unsignable("the client has neither logged in nor is it in mynetworks")
+
+// sign returns m with a signature by each key of its author's domain. The end of ctx ends
+// it. A client that may not have a message signed gets none, and only a message that a key
+// would sign is worth an event.
+func (s *Signer) sign(ctx context.Context, m *message.Message, maySign bool) (*message.Message, error) {
 	domain, err := authorDomain(m)
+	if err != nil && !maySign {
+		return m, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -139,11 +154,14 @@ func (s *Signer) sign(m *message.Message) (*message.Message, error) {
 	if len(keys) == 0 {
 		return m, nil
 	}
-	names, err := signedNames(m)
+	if !maySign {
+		return nil, notAuthorized
+	}
+	h, err := headerOf(m)
 	if err != nil {
 		return nil, err
 	}
-	fields, err := signatures(m, keys, names)
+	fields, err := signatures(ctx, h, m.Body(), keys)
 	if err != nil {
 		return nil, err
 	}
@@ -165,8 +183,12 @@ func authorDomain(m *message.Message) (string, error) {
 	if len(list) == 0 {
 		return "", unsignable("no address in From")
 	}
-	domain := ""
+	domain, last := "", ""
 	for _, a := range list {
+		if a.Domain == last {
+			continue
+		}
+		last = a.Domain
 		next := asciiDomain(a.Domain)
 		if next != "" && domain != "" && next != domain {
 			return "", unsignable("From has addresses of several domains")
@@ -176,17 +198,31 @@ func authorDomain(m *message.Message) (string, error) {
 	return domain, nil
 }
 
-// asciiDomain returns a domain as in DNS and in d=: A-labels in lower case.
+// maxLabel bounds a label of a domain in DNS, in octets (RFC 1035, section 2.3.4). One with more
+// characters has no A-label.
+const maxLabel = 63
+
+// asciiDomain returns a domain as in DNS and in d=: A-labels in lower case. What has none, it
+// returns in lower case. Labels are bounded, because the time to encode one grows with the
+// square of its length.
 func asciiDomain(domain string) string {
+	if text.IsASCII(domain) {
+		return strings.ToLower(domain)
+	}
+	for label := range strings.SplitSeq(domain, ".") {
+		if utf8.RuneCountInString(label) > maxLabel {
+			return strings.ToLower(domain)
+		}
+	}
 	if ascii, err := idna.Lookup.ToASCII(domain); err == nil {
 		return ascii
 	}
 	return strings.ToLower(domain)
 }
 
-// signatures reads m once and returns one DKIM-Signature field for each key.
-func signatures(m *message.Message, keys []*privateKey, names []string) ([]message.Field, error) {
-	to := []io.Writer{&blankGuard{}}
+// signatures reads the body once and returns one DKIM-Signature field for each key.
+func signatures(ctx context.Context, h *header, body io.Reader, keys []*privateKey) ([]message.Field, error) {
+	to := make([]io.Writer, 0, len(keys))
 	signers := make([]*dkim.Signer, 0, len(keys))
 	for _, k := range keys {
 		signer, err := dkim.NewSigner(&dkim.SignOptions{
@@ -196,7 +232,7 @@ func signatures(m *message.Message, keys []*privateKey, names []string) ([]messa
 			Hash:                   crypto.SHA256,
 			HeaderCanonicalization: dkim.CanonicalizationRelaxed,
 			BodyCanonicalization:   dkim.CanonicalizationRelaxed,
-			HeaderKeys:             names,
+			HeaderKeys:             h.names,
 		})
 		if err != nil {
 			return nil, err
@@ -205,11 +241,18 @@ func signatures(m *message.Message, keys []*privateKey, names []string) ([]messa
 		signers = append(signers, signer)
 		to = append(to, signer)
 	}
-	if _, err := io.Copy(io.MultiWriter(to...), m.Reader()); err != nil {
+	all := io.MultiWriter(to...)
+	if err := h.writeTo(all); err != nil {
+		return nil, err
+	}
+	if _, err := io.Copy(&bodyGuard{ctx: ctx, to: all}, body); err != nil {
 		return nil, err
 	}
 	fields := make([]message.Field, 0, len(keys))
 	for _, signer := range signers {
+		if err := context.Cause(ctx); err != nil {
+			return nil, err
+		}
 		if err := signer.Close(); err != nil {
 			return nil, err
 		}
@@ -222,16 +265,23 @@ func signatures(m *message.Message, keys []*privateKey, names []string) ([]messa
 	return fields, nil
 }
 
-// maxBlank is the longest run of white space, in bytes, in a message that is
+// maxBlank is the longest run of white space, in bytes, in the body of a message that is
 // signed.
 const maxBlank = 1 << 20
 
-// A blankGuard refuses longer runs of white space. Relaxed canonicalization removes empty
-// lines only at the end of the body, so go-msgauth keeps each run of them in memory until
-// it has read the next text.
-type blankGuard struct{ run int }
+// A bodyGuard passes the body on until the context ends or a run of white space is too
+// long. Relaxed canonicalization removes empty lines only at the end of the body, so
+// go-msgauth keeps each run of them in memory until it has read the next text.
+type bodyGuard struct {
+	ctx context.Context
+	to  io.Writer
+	run int // bytes of white space at the end of what has been read
+}
 
-func (g *blankGuard) Write(p []byte) (int, error) {
+func (g *bodyGuard) Write(p []byte) (int, error) {
+	if err := context.Cause(g.ctx); err != nil {
+		return 0, err
+	}
 	blank := len(p) - len(bytes.TrimRight(p, " \t\r\n"))
 	if blank < len(p) {
 		g.run = 0
@@ -239,44 +289,5 @@ func (g *blankGuard) Write(p []byte) (int, error) {
 	if g.run += blank; g.run > maxBlank {
 		return 0, unsignable("more than a megabyte of white space in a row")
 	}
-	return len(p), nil
-}
-
-// oversigned are the names of RFC 6376, section 5.4.1, that mail clients write, and those of
-// MIME. Fields that hosts add on the way can be added, and so can Sender and the list
-// fields, which mailing lists set.
-var oversigned = [...]string{
-	"From", "To", "Cc", "Subject", "Date", "Message-ID",
-	"Reply-To", "In-Reply-To", "References",
-	"MIME-Version", "Content-Type", "Content-Transfer-Encoding",
-	"Content-ID", "Content-Description", "Content-Disposition",
-}
-
-// maxNames bounds h=, which go-msgauth writes on one line (RFC 5322, section
-// 2.1.1: 998 bytes).
-const maxNames = 900
-
-// signedNames returns the names for h=: each name once for every field of that name in m,
-// and once more (RFC 6376, section 8.15).
-func signedNames(m *message.Message) ([]string, error) {
-	var counts [len(oversigned)]int
-	for f := range m.Fields() {
-		for i, name := range oversigned {
-			if f.Is(name) {
-				counts[i]++
-			}
-		}
-	}
-	var names []string
-	size := 0
-	for i, name := range oversigned {
-		size += (counts[i] + 1) * (len(name) + len(":"))
-		if size > maxNames {
-			return nil, unsignable(fmt.Sprintf("%d fields %s", counts[i], name))
-		}
-		for range counts[i] + 1 {
-			names = append(names, strings.ToLower(name))
-		}
-	}
-	return names, nil
+	return g.to.Write(p)
 }
