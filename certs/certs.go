@@ -17,13 +17,13 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"postern/internal/access"
+	"postern/internal/fileperm"
 )
 
 // A Source selects the certificate of a handshake. It is called by many handshakes at the
@@ -98,7 +98,7 @@ func (c *Config) Access(key func(string) string, list *access.List) {
 	for i, p := range c.Certificates {
 		at := fmt.Sprintf("certificates[%d]", i)
 		list.Read(key(at+".cert"), p.Cert)
-		list.Read(key(at+".key"), p.Key)
+		list.ReadAs(fileperm.Secret, key(at+".key"), p.Key)
 	}
 }
 
@@ -196,7 +196,6 @@ type Events interface {
 	ReloadFailed(p Pair, notAfter time.Time, err error)
 
 	Invalid(i Info) // or soon will be: i.Warning is the reason
-	KeyWorldReadable(key string, mode fs.FileMode)
 
 	// WatchFailed reports that a change of a file may be noticed only a minute later.
 	// started is false if the system gives no notifications at all.
@@ -219,11 +218,6 @@ func (l eventLog) ReloadFailed(p Pair, notAfter time.Time, err error) {
 
 func (l eventLog) Invalid(i Info) {
 	l.Warn(i.Warning, "cert", i.Cert, "names", i.Names, "not_after", i.NotAfter)
-}
-
-func (l eventLog) KeyWorldReadable(key string, mode fs.FileMode) {
-	l.Warn("private key can be read by everybody on this machine; take that away with chmod o=",
-		"key", key, "mode", fmt.Sprintf("%04o", mode))
 }
 
 func (l eventLog) WatchFailed(started bool, err error) {

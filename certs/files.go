@@ -6,7 +6,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"sync"
@@ -120,9 +119,6 @@ func (f *Files) read(w *watched) error {
 		return f.explain(err)
 	}
 	w.current.Store(cert)
-	if st, err := os.Stat(w.Key); err == nil && st.Mode().Perm()&0o004 != 0 {
-		f.events.KeyWorldReadable(w.Key, st.Mode().Perm())
-	}
 	return nil
 }
 
@@ -240,11 +236,11 @@ func (s signature) equal(t signature) bool {
 
 // load reads both files and checks that they belong together.
 func (p Pair) load() (*tls.Certificate, error) {
-	certPEM, err := readPEM(p.Cert)
+	certPEM, err := readPEM(p.Cert, fileperm.Public)
 	if err != nil {
 		return nil, fmt.Errorf("certificate: %w", err)
 	}
-	keyPEM, err := readPEM(p.Key)
+	keyPEM, err := readPEM(p.Key, fileperm.Secret)
 	if err != nil {
 		return nil, fmt.Errorf("private key: %w", err)
 	}
@@ -258,25 +254,14 @@ func (p Pair) load() (*tls.Certificate, error) {
 	return &cert, nil
 }
 
-func readPEM(name string) ([]byte, error) {
-	f, _, err := fileperm.OpenRegular(name, "one in PEM form")
+func readPEM(name string, k fileperm.Kind) ([]byte, error) {
+	text, err := fileperm.ReadFile(name, k, "one in PEM form", maxPEM)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w; get one with \"certbot certonly --standalone -d mail.example.org\" "+
 			"or from another CA and name its files in [[tls.certificates]] of the configuration, "+
 			"or run \"postern demo\", which makes one for a first try", err)
 	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxPEM+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(text) > maxPEM {
-		return nil, fmt.Errorf("%s is larger than %d bytes, so it is not a PEM file", name, maxPEM)
-	}
-	return text, nil
+	return text, err
 }
 
 // checkKey detects two mistakes for which the error of x509 is not clear.

@@ -264,14 +264,58 @@ func TestInfos(t *testing.T) {
 	}
 }
 
-func TestKeyForEverybody(t *testing.T) {
-	log := new(kit.LogBuffer)
-	pair := maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, t.TempDir())
-	if err := os.Chmod(pair.Key, 0o644); err != nil {
-		t.Fatal(err)
+// A file that every user of the machine can change is refused. At a reload the old pair stays,
+// and the log has the path and the next step.
+func TestFilesThatOthersCanChange(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		at   func(Pair) string
+		mode os.FileMode
+	}{
+		{"certificate", func(p Pair) string { return p.Cert }, 0o646},
+		{"key", func(p Pair) string { return p.Key }, 0o602},
+		{"folder", func(p Pair) string { return filepath.Dir(p.Key) }, 0o707},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			log := new(kit.LogBuffer)
+			folder := t.TempDir()
+			pair := maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, folder)
+			f := open(t, NewLog(log.Logger()), pair)
+			at := tt.at(pair)
+			maker{serial: 2, hosts: []string{"mail.example.org"}}.in(t, folder)
+			chmod(t, at, tt.mode)
+			for range 2 {
+				f.reloadChanged()
+			}
+			step := "run chmod o-w " + at
+			if n := strings.Count(log.String(), step); n != 1 || used(t, f) != 1 || !strings.Contains(log.String(), "the old one stays") {
+				t.Errorf("certificate %d, reported %d times: %s", used(t, f), n, log)
+			}
+			if _, err := OpenFiles(config(pair), NewLog(log.Logger()), nil); err == nil || !strings.Contains(err.Error(), step) {
+				t.Errorf("at start: %v", err)
+			}
+			chmod(t, at, 0o700)
+			f.reloadChanged()
+			if used(t, f) != 2 {
+				t.Errorf("the corrected pair is not in use: %s", log)
+			}
+		})
 	}
-	open(t, NewLog(log.Logger()), pair)
-	if !strings.Contains(log.String(), "read by everybody") || !strings.Contains(log.String(), "mode=0644") {
-		t.Errorf("log: %q", log)
+}
+
+// The folders of certbot and of Debian's ssl-cert are accepted.
+func TestUsualPermissionsOfKeys(t *testing.T) {
+	live, archive := t.TempDir(), t.TempDir()
+	pair := maker{serial: 1, hosts: []string{"mail.example.org"}}.in(t, archive)
+	linked := Pair{Cert: filepath.Join(live, "fullchain.pem"), Key: filepath.Join(live, "privkey.pem")}
+	symlink(t, pair.Cert, linked.Cert)
+	symlink(t, pair.Key, linked.Key)
+	chmod(t, live, 0o700)
+	for mode, folder := range map[os.FileMode]os.FileMode{0o600: 0o755, 0o640: 0o710, 0o644: 0o700} {
+		chmod(t, archive, folder)
+		chmod(t, pair.Key, mode)
+		if _, err := OpenFiles(config(linked), NewLog(slog.New(slog.DiscardHandler)), nil); err != nil {
+			t.Errorf("key %o in a folder %o: %v", mode, folder, err)
+		}
 	}
 }

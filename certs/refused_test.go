@@ -72,7 +72,7 @@ func asNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(folder) })
-	chmod(t, folder, 0o777)
+	chmod(t, folder, 0o777|fs.ModeSticky)
 	program := filepath.Join(folder, "certs.test")
 	copyProgram(t, program)
 	cmd := exec.Command(program, "-test.run=^"+t.Name()+"$", "-test.v")

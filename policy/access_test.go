@@ -137,7 +137,7 @@ func TestTableFiles(t *testing.T) {
 	cfg := Config{Sender: words(t, "check_sender_access texthash:/none/a"), Data: words(t, "check_sender_access inline:{a=OK}, check_sender_access texthash:/none/b")}
 	var l access.List
 	cfg.Access("policy", &l)
-	if got := fmt.Sprint(l.Reads); got != "[{policy.sender /none/a false} {policy.data /none/b false}]" {
+	if got := fmt.Sprint(l.Reads); got != "[{policy.sender /none/a false 0} {policy.data /none/b false 0}]" {
 		t.Errorf("Access listed %s", got)
 	}
 	if _, err := NewSet(cfg, &Env{}); !errors.Is(err, os.ErrNotExist) {

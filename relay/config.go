@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"postern/internal/access"
+	"postern/internal/fileperm"
 	"postern/internal/hosturl"
 )
 
@@ -90,7 +91,7 @@ func (c *Config) Access(key func(string) string, list *access.List) {
 	for _, u := range c.NextHops {
 		list.Connect(key("next_hops"), u.String())
 	}
-	list.Read(key("credentials"), c.Credentials)
+	list.ReadAs(fileperm.Secret, key("credentials"), c.Credentials)
 	list.Read(key("ca_file"), c.CAFile)
 }
 

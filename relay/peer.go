@@ -35,6 +35,10 @@ type peer struct {
 	credentials *credentials // nil: no AUTH
 }
 
+// maxAuthorities is the largest file of certificate authorities that is read, in bytes. That
+// of Debian has 220 KiB.
+const maxAuthorities = 8 << 20
+
 func newPeer(u HopURL, cfg *Config) (*peer, error) {
 	p := &peer{url: u, cfg: cfg, helo: cfg.HeloName}
 	if p.helo == "" {
@@ -56,7 +60,7 @@ func newPeer(u HopURL, cfg *Config) (*peer, error) {
 		ClientSessionCache: tls.NewLRUClientSessionCache(1),
 	}
 	if cfg.CAFile != "" {
-		pem, err := os.ReadFile(cfg.CAFile)
+		pem, err := fileperm.ReadFile(cfg.CAFile, fileperm.Public, "one with certificates in PEM form", maxAuthorities)
 		if err != nil {
 			return nil, fmt.Errorf("relay.ca_file: %w", err)
 		}
@@ -194,7 +198,7 @@ const maxCredentials = 4 << 10
 
 // readCredentials reads the file. Its errors never contain what is in the file.
 func readCredentials(name string) (*credentials, error) {
-	content, err := fileperm.ReadSecret(name, maxCredentials+1)
+	content, err := fileperm.ReadSecret(name, maxCredentials)
 	if err != nil {
 		return nil, err
 	}
@@ -206,9 +210,6 @@ func readCredentials(name string) (*credentials, error) {
 }
 
 func parseCredentials(content []byte) (*credentials, error) {
-	if len(content) > maxCredentials {
-		return nil, fmt.Errorf("the file is longer than %d bytes, too long for a user and a password", maxCredentials)
-	}
 	lines := strings.Split(strings.TrimRight(string(content), "\r\n"), "\n")
 	user, password, ok := strings.Cut(strings.TrimSuffix(lines[0], "\r"), ":")
 	if len(lines) == 2 {

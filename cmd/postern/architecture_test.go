@@ -46,6 +46,7 @@ var mayImport = map[string][]string{
 	"relay/*":              {"relay", "relay/message"},
 
 	"internal/*":                   {}, // leaf packages
+	"internal/access":              {"internal/fileperm"},
 	"internal/dsn":                 {"internal/text"},
 	"internal/ldapclient":          {"internal/access", "internal/fileperm", "internal/hosturl", "internal/semaphore", "internal/text"},
 	"internal/ldapclient/ldaptest": {},

@@ -74,7 +74,7 @@ func (t authTest) run(ctx context.Context, in io.Reader) error {
 	if t.password != "" && t.password != "-" {
 		return usageError(`all users of this machine can see a password on the command line; write "-p -" and pass the password on standard input`)
 	}
-	cfg, err := config.Load(t.file)
+	cfg, err := config.LoadOnce(t.file)
 	if err != nil {
 		return process.WithStatus(process.ExitConfig, err)
 	}

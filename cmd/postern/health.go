@@ -114,7 +114,7 @@ func (p probe) run(ctx context.Context) error {
 
 // probesOf returns the probes for the first listener of a configuration.
 func probesOf(file string) ([]probe, error) {
-	cfg, err := config.Load(file)
+	cfg, err := config.LoadOnce(file)
 	if err != nil {
 		return nil, process.WithStatus(process.ExitConfig, err)
 	}

@@ -47,7 +47,7 @@ progress is not affected.`,
 type queue struct{ file string }
 
 func (q *queue) open() (*spool.Browser, error) {
-	cfg, err := config.Load(q.file)
+	cfg, err := config.LoadOnce(q.file)
 	if err != nil {
 		return nil, process.WithStatus(process.ExitConfig, err)
 	}

@@ -10,6 +10,8 @@ import (
 	"net"
 	"slices"
 	"strings"
+
+	"postern/internal/fileperm"
 )
 
 // A List is what the server opens and connects to. The zero value is empty. It is
@@ -26,6 +28,8 @@ type Path struct {
 	Key    string // the configuration key that names it
 	Path   string
 	Folder bool // the folder with everything in it
+
+	Kind fileperm.Kind // what a file contains
 }
 
 // A Port is a TCP port on any host.
@@ -34,10 +38,14 @@ type Port struct {
 	Port uint16
 }
 
-// Read adds a file to be read. An empty path adds nothing.
-func (l *List) Read(key, path string) {
+// Read adds a file to be read that every user of the machine may read. An empty path adds
+// nothing.
+func (l *List) Read(key, path string) { l.ReadAs(fileperm.Public, key, path) }
+
+// ReadAs is Read for a file with this content.
+func (l *List) ReadAs(k fileperm.Kind, key, path string) {
 	if path != "" {
-		l.Reads = append(l.Reads, Path{Key: key, Path: path})
+		l.Reads = append(l.Reads, Path{Key: key, Path: path, Kind: k})
 	}
 }
 

@@ -2,7 +2,6 @@ package fileperm
 
 import (
 	"errors"
-	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -99,81 +98,5 @@ func TestExplainDial(t *testing.T) {
 	other := errors.New("anything else")
 	if got := ExplainDial(other); got != other {
 		t.Errorf("%v", got)
-	}
-}
-
-func TestReadSecret(t *testing.T) {
-	dir := t.TempDir()
-	file := filepath.Join(dir, "secret")
-	if err := os.WriteFile(file, []byte("topsecret"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for mode, ok := range map[fs.FileMode]bool{0o600: true, 0o640: true, 0o660: true, 0o644: false, 0o602: false, 0o601: false} {
-		if err := os.Chmod(file, mode); err != nil {
-			t.Fatal(err)
-		}
-		text, err := ReadSecret(file, 3)
-		switch {
-		case ok && (err != nil || string(text) != "top"):
-			t.Errorf("mode %o: got %q, %v, want 3 bytes", mode, text, err)
-		case !ok && (err == nil || !strings.Contains(err.Error(), "chmod o= "+file) || strings.Contains(err.Error(), "top")):
-			t.Errorf("mode %o: got %q, %v", mode, text, err)
-		}
-	}
-	if _, err := ReadSecret(filepath.Join(dir, "missing"), 3); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a missing file: %v", err)
-	}
-	pipe := filepath.Join(dir, "pipe")
-	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range []string{pipe, dir} {
-		if _, err := ReadSecret(path, 3); err == nil || !strings.Contains(err.Error(), "regular file") {
-			t.Errorf("%s: %v", path, err)
-		}
-	}
-}
-
-func TestReadSecretLine(t *testing.T) {
-	tests := []struct {
-		name, text string
-		mode       fs.FileMode
-		want       string // empty: an error
-	}{
-		{"a line", "top secret\n", 0o600, "top secret"},
-		{"no line end", " topsecret", 0o640, " topsecret"},
-		{"DOS", "topsecret\r\n", 0o400, "topsecret"},
-		{"empty", "", 0o600, ""},
-		{"blank", "\n", 0o600, ""},
-		{"two lines", "topsecret\ntopsecret\n", 0o600, ""},
-		{"NUL", "top\x00secret", 0o600, ""},
-		{"long", strings.Repeat("topsecret", 1000), 0o600, ""},
-		{"readable by all", "topsecret\n", 0o644, ""},
-		{"writable by all", "topsecret\n", 0o602, ""},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), "secret")
-			if err := errors.Join(os.WriteFile(path, []byte(tt.text), 0o600), os.Chmod(path, tt.mode)); err != nil {
-				t.Fatal(err)
-			}
-			got, err := ReadSecretLine(path)
-			if got != tt.want || (err == nil) != (tt.want != "") {
-				t.Fatalf("%q, %v", got, err)
-			}
-			if err != nil && (!strings.Contains(err.Error(), path) || strings.Contains(err.Error(), "topsecret")) {
-				t.Errorf("%v", err)
-			}
-		})
-	}
-	pipe := filepath.Join(t.TempDir(), "pipe")
-	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := ReadSecretLine(pipe); err == nil || !strings.Contains(err.Error(), "not a regular file") {
-		t.Errorf("a named pipe: %v", err)
-	}
-	if _, err := ReadSecretLine(filepath.Join(t.TempDir(), "missing")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("no file: %v", err)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -85,12 +84,16 @@ func readAccount(cfg Config) (account, error) {
 	return account{cfg.BindDN.text, secret{password}}, nil
 }
 
+// maxAuthorities is the largest file of certificate authorities that is read, in bytes. That
+// of Debian has 220 KiB.
+const maxAuthorities = 8 << 20
+
 // readAuthorities returns nil for the authorities of the system.
 func readAuthorities(file string) (*x509.CertPool, error) {
 	if file == "" {
 		return nil, nil
 	}
-	text, err := os.ReadFile(file)
+	text, err := fileperm.ReadFile(file, fileperm.Public, "one with certificates in PEM form", maxAuthorities)
 	if err != nil {
 		return nil, fmt.Errorf("ca_file: %w", err)
 	}

@@ -41,6 +41,7 @@ import (
 	"time"
 
 	"postern/internal/access"
+	"postern/internal/fileperm"
 	"postern/internal/hosturl"
 )
 
@@ -142,7 +143,7 @@ func (c *Config) Access(key func(string) string, list *access.List) {
 		list.Connect(key("server_host"), u.String())
 	}
 	list.Read(key("ca_file"), c.CAFile)
-	list.Read(key("bind_password_file"), c.BindPasswordFile)
+	list.ReadAs(fileperm.Secret, key("bind_password_file"), c.BindPasswordFile)
 }
 
 // Events receives what happens to the servers. The methods are called by many goroutines at

@@ -130,8 +130,8 @@ func (c *Config) Location() string {
 // Access adds the files and hosts that the database needs to list. key returns the full name
 // of a key. It reads the DSN as its driver does. An error in it is reported by [Open].
 func (c *Config) Access(key func(string) string, list *access.List) {
-	list.Read(key("path"), c.Path)
-	list.Read(key("dsn_file"), c.DSNFile)
+	list.ReadAs(fileperm.Private, key("path"), c.Path)
+	list.ReadAs(fileperm.Secret, key("dsn_file"), c.DSNFile)
 	from, dsn := key("dsn"), c.DSN
 	if c.DSNFile != "" {
 		from = key("dsn_file")
@@ -148,14 +148,23 @@ func (c *Config) Access(key func(string) string, list *access.List) {
 }
 
 // postgresFile matches the files in a DSN, which is a URL or key=value pairs.
-var postgresFile = regexp.MustCompile(`(?:sslrootcert|sslcert|sslkey|passfile|servicefile)\s*=\s*(?:'([^']+)'|([^'&\s]+))`)
+var postgresFile = regexp.MustCompile(`(sslrootcert|sslcert|sslkey|passfile|servicefile)\s*=\s*(?:'([^']+)'|([^'&\s]+))`)
 
-func accessOfPostgres(key, dsn string, list *access.List) {
+// postgresFiles adds the files in a DSN to list. passfile and servicefile may have a password.
+func postgresFiles(key, dsn string, list *access.List) {
 	for _, m := range postgresFile.FindAllStringSubmatch(dsn, -1) {
-		if path, err := url.PathUnescape(m[1] + m[2]); err == nil {
-			list.Read(key, path)
+		kind := fileperm.Public
+		if m[1] == "sslkey" || m[1] == "passfile" || m[1] == "servicefile" {
+			kind = fileperm.Secret
+		}
+		if path, err := url.PathUnescape(m[2] + m[3]); err == nil {
+			list.ReadAs(kind, key, path)
 		}
 	}
+}
+
+func accessOfPostgres(key, dsn string, list *access.List) {
+	postgresFiles(key, dsn, list)
 	parsed, err := pgconn.ParseConfig(dsn)
 	if err != nil {
 		return

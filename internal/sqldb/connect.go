@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 	"modernc.org/sqlite"
 
+	"postern/internal/access"
 	"postern/internal/fileperm"
 )
 
@@ -32,6 +33,9 @@ func (c *Config) maxIdle() int {
 // newConnector returns the connector of a database. noun is that of [Key].
 func newConnector(cfg Config, noun string) (driver.Connector, error) {
 	if cfg.Driver == SQLite {
+		if err := checkFile(cfg.Path); err != nil {
+			return nil, fmt.Errorf("path: %w", err)
+		}
 		// mode=ro: a missing file is not created.
 		u := url.URL{Scheme: "file", Path: cfg.Path, RawQuery: "mode=ro&_pragma=busy_timeout(5000)"}
 		return sqliteConnector(u.String()), nil
@@ -45,6 +49,9 @@ func newConnector(cfg Config, noun string) (driver.Connector, error) {
 		dsn = line
 	}
 	if cfg.Driver == Postgres {
+		if err := checkFiles(dsn); err != nil {
+			return nil, err
+		}
 		dsn = inUTF8(dsn)
 	}
 	c, err := connectorOf(cfg.Driver, dsn)
@@ -59,6 +66,28 @@ func newConnector(cfg Config, noun string) (driver.Connector, error) {
 		return nil, fmt.Errorf("dsn: %w", err)
 	}
 	return bounded{c}, checkParameters(dsn, noun)
+}
+
+// checkFile checks an SQLite database, and the files beside it from which SQLite takes changes
+// that are not in the database yet (https://www.sqlite.org/tempfiles.html). The driver opens
+// them by their names for each query, so this is done when the store is opened.
+func checkFile(path string) error {
+	var all []error
+	for _, suffix := range []string{"", "-wal", "-journal", "-shm"} {
+		all = append(all, fileperm.Check(path+suffix, fileperm.Private))
+	}
+	return errors.Join(all...)
+}
+
+// checkFiles checks the files in a DSN of PostgreSQL, which the driver opens.
+func checkFiles(dsn string) error {
+	list := new(access.List)
+	postgresFiles("", dsn, list)
+	var all []error
+	for _, f := range list.Reads {
+		all = append(all, fileperm.Check(f.Path, f.Kind))
+	}
+	return errors.Join(all...)
 }
 
 // inUTF8 sets the encoding of the connection to PostgreSQL. Its default is the encoding of the

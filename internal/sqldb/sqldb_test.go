@@ -191,15 +191,52 @@ func TestResults(t *testing.T) {
 	}
 }
 
+// A database, a file beside it, and the files of a DSN must not be writable for every user of
+// the machine.
+func TestOpenRefusesFilesThatOthersCanChange(t *testing.T) {
+	q := parse(t, "select h from u where n = {user}")
+	for _, tt := range []struct {
+		driver Driver
+		dsn    string // with DIR; empty: none
+		file   string
+		at     string // what is writable
+	}{
+		{SQLite, "", "users.sqlite", "users.sqlite"},
+		{SQLite, "", "users.sqlite-wal", "users.sqlite-wal"},
+		{SQLite, "", "users.sqlite-journal", "users.sqlite-journal"},
+		{SQLite, "", "users.sqlite", "."},
+		{Postgres, "host=/run/postgresql password=topsecret", "dsn", "dsn"},
+		{Postgres, "host=db.example.org sslkey=DIR/key.pem", "key.pem", "key.pem"},
+		{Postgres, "postgres://u@db.example.org/mail?sslrootcert=DIR%2fca.pem", "ca.pem", "ca.pem"},
+		{Postgres, "host=db.example.org passfile=DIR/pass", "pass", "."},
+	} {
+		t.Run(tt.file+" "+tt.at, func(t *testing.T) {
+			dir := t.TempDir()
+			cfg := Defaults()
+			cfg.Driver = tt.driver
+			for _, name := range []string{"users.sqlite", "dsn", tt.file} {
+				if err := os.WriteFile(filepath.Join(dir, name), []byte(strings.ReplaceAll(tt.dsn, "DIR", dir)), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if cfg.Driver == SQLite {
+				cfg.Path = filepath.Join(dir, "users.sqlite")
+			} else {
+				cfg.DSNFile = filepath.Join(dir, "dsn")
+			}
+			at := filepath.Join(dir, tt.at)
+			if err := os.Chmod(at, 0o707); err != nil {
+				t.Fatal(err)
+			}
+			_, err := Open(cfg, q, 1, first)
+			if err == nil || !strings.Contains(err.Error(), "run chmod o-w "+at) || strings.Contains(err.Error(), "topsecret") {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
 func TestOpenRefuses(t *testing.T) {
-	cfg, q := Defaults(), parse(t, "select h from u where n = {user}")
-	cfg.Driver, cfg.DSNFile = Postgres, filepath.Join(t.TempDir(), "dsn")
-	if err := os.WriteFile(cfg.DSNFile, []byte("host=/run/postgresql password=secret"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Open(cfg, q, 1, first); err == nil || !strings.Contains(err.Error(), "0644") || strings.Contains(err.Error(), "secret:") {
-		t.Errorf("readable by all: %v", err)
-	}
 	for _, dsn := range []string{"u@/d?interpolateParams=true", "host=db default_query_exec_mode=simple_protocol"} {
 		if err := checkParameters(dsn, "login"); err == nil || !strings.Contains(err.Error(), "a login would") {
 			t.Errorf("%s: %v", dsn, err)

@@ -40,7 +40,7 @@ func texthashAccess(path, key string, l *access.List) { l.Read(key, path) }
 // because the line may have been meant to refuse something. A duplicate key is an error in
 // smtpd as well, although postmap -q only warns about it.
 func openTexthash(path string) (Table, error) {
-	f, before, err := fileperm.OpenRegular(path, "a text file")
+	f, before, err := fileperm.Open(path, fileperm.Public, "a text file")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w; create the file or correct its path", err)
 	}

@@ -50,7 +50,7 @@ func Validate(keys []Key, bad func(key, why string)) {
 // Access adds the files of keys, the table "dkim", to list. key makes the full name of a key.
 func Access(keys []Key, key func(string) string, list *access.List) {
 	for i, k := range keys {
-		list.Read(key(fmt.Sprintf("dkim[%d].key", i)), k.File)
+		list.ReadAs(fileperm.Secret, key(fmt.Sprintf("dkim[%d].key", i)), k.File)
 	}
 }
 

@@ -55,9 +55,12 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-func TestLoadRefusesReadableByAll(t *testing.T) {
-	k := Key{Domain: "example.org", Selector: "s", File: writeFile(t, "key.pem", readTestdata(t, "pkcs1.pem"), 0o644)}
-	if _, err := k.load(); err == nil || !strings.Contains(err.Error(), "chmod o= "+k.File) {
+func TestLoadRefusesWritableByAll(t *testing.T) {
+	k := Key{Domain: "example.org", Selector: "s", File: writeFile(t, "key.pem", readTestdata(t, "pkcs1.pem"), 0o602)}
+	if err := os.Chmod(k.File, 0o602); err != nil { // whatever the umask is
+		t.Fatal(err)
+	}
+	if _, err := k.load(); err == nil || !strings.Contains(err.Error(), "chmod o-w "+k.File) {
 		t.Errorf("%v", err)
 	}
 	k.File = filepath.Join(t.TempDir(), "missing")

@@ -13,6 +13,7 @@ type Events interface {
 	UserFileLineSkipped(path string, line int, reason string)
 	UserFileMoreLinesSkipped(path string, lines int)
 	UserFileUnreadable(path string, err error) // logins fail until it can be read
+	UserFileRefused(path string, err error)    // its permissions are wrong; the old content is used
 
 	LDAPServerDown(server string, err error)
 	LDAPServerUp(server string) // after LDAPServerDown
@@ -45,6 +46,10 @@ func (l eventLog) UserFileLineSkipped(path string, line int, reason string) {
 
 func (l eventLog) UserFileMoreLinesSkipped(path string, lines int) {
 	l.Warn("user file: more lines skipped", "path", path, "lines", lines)
+}
+
+func (l eventLog) UserFileRefused(path string, err error) {
+	l.Error("user file is refused; its last content stays", "path", path, "err", err)
 }
 
 func (l eventLog) UserFileUnreadable(path string, err error) {

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"postern/internal/fileperm"
 	"postern/server/auth/hash"
 )
 
@@ -34,13 +35,26 @@ type stamp struct {
 	mtime, changed time.Time
 }
 
-// errNotRegular is the error of a path that is not a regular file.
-var errNotRegular = errors.New("is not a regular file; name a file with a line user:hash for each user")
+// An opener opens a regular file.
+type opener func(path string) (*os.File, fs.FileInfo, error)
+
+// wanted is what a path must name.
+const wanted = "a file with a line user:hash for each user"
+
+// openChecked opens a file for the store, which must not let other users of the machine add
+// accounts.
+func openChecked(path string) (*os.File, fs.FileInfo, error) {
+	return fileperm.Open(path, fileperm.Private, wanted)
+}
+
+// openOperand opens a file that the command line names.
+func openOperand(path string) (*os.File, fs.FileInfo, error) {
+	return fileperm.OpenRegular(path, wanted)
+}
 
 // readFile returns the content of the file, and its stamp from before the read.
-func readFile(path string) ([]byte, stamp, error) {
-	// Without O_NONBLOCK opening a named pipe would block.
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+func readFile(path string, open opener) ([]byte, stamp, error) {
+	f, _, err := open(path)
 	if err != nil {
 		return nil, stamp{}, explain(path, err)
 	}
@@ -49,10 +63,7 @@ func readFile(path string) ([]byte, stamp, error) {
 	if err := unix.Fstat(int(f.Fd()), &raw); err != nil {
 		return nil, stamp{}, explain(path, err)
 	}
-	switch {
-	case raw.Mode&unix.S_IFMT != unix.S_IFREG:
-		return nil, stamp{}, fmt.Errorf("user file %s: %w", path, errNotRegular)
-	case raw.Size > maxFile:
+	if raw.Size > maxFile {
 		return nil, stamp{}, fmt.Errorf("user file %s: larger than %d MiB", path, maxFile>>20)
 	}
 	var text bytes.Buffer

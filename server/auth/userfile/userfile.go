@@ -13,7 +13,8 @@
 //
 // The file is read again when it changes, see [Store.Reload]. If it cannot be read, every
 // login is a temporary error. The old content is not used then, since the file may have been
-// removed to lock out a user.
+// removed to lock out a user. If other users of the machine can change it, or if it is no regular
+// file, the last good content stays in use: package fileperm has the rules.
 //
 // The response time does not reveal which users exist: the password of an unknown user is
 // compared with a hash of the most common kind. In a file with hashes of very different cost,
@@ -34,6 +35,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io/fs"
 	"path/filepath"
@@ -44,6 +46,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"postern/internal/access"
+	"postern/internal/fileperm"
 	"postern/server/auth"
 	"postern/server/auth/hash"
 )
@@ -75,7 +78,7 @@ func (c *Config) Location() string { return c.Path }
 
 // Access implements auth.BackendConfig.
 func (c *Config) Access(key func(string) string, list *access.List) {
-	list.Read(key("path"), c.Path)
+	list.ReadAs(fileperm.Private, key("path"), c.Path)
 }
 
 // A Store verifies passwords with a user file. It may be used by many goroutines at once. It
@@ -89,6 +92,7 @@ type Store struct {
 	content atomic.Pointer[content] // never nil
 	watch   sync.Mutex              // held by the goroutine that checks the file
 	state   fileState               // guarded by watch
+	refused string                  // the last refusal that was reported; guarded by watch
 }
 
 // content is the result of the last read: a table or an error.
@@ -203,7 +207,7 @@ func unavailable(err error) error { return &auth.Unavailable{Store: Kind, Err: e
 // Check reads the file, without changing the users of the store, and returns its errors and
 // its invalid lines.
 func (s *Store) Check(context.Context) error {
-	text, _, err := readFile(s.path)
+	text, _, err := readFile(s.path, openChecked)
 	if err != nil {
 		return err
 	}
@@ -246,12 +250,12 @@ type fileState struct {
 }
 
 // Reload reads the file now. Without it a change is noticed at a login, within a second. If
-// the file cannot be read, all logins are temporary errors until it can.
+// the file cannot be read, all logins are temporary errors until it can. An error that is a
+// [fileperm.Refused] means that the last good content stays in use, if there is any.
 func (s *Store) Reload(context.Context) error {
 	s.watch.Lock()
 	defer s.watch.Unlock()
-	s.read(s.now())
-	return s.content.Load().err
+	return s.read(s.now())
 }
 
 // users returns the current table. One login checks the file, while others use the current
@@ -281,7 +285,7 @@ func (s *Store) refresh(now time.Time) {
 	if current == s.state.stamp && s.state.settled || s.incomplete(current, now) {
 		return
 	}
-	s.read(now)
+	_ = s.read(now) // which reports the error
 }
 
 // incomplete reports whether the file may be being written in place.
@@ -300,27 +304,44 @@ func (s *Store) incomplete(current stamp, now time.Time) bool {
 }
 
 // read reads the file, and replaces the table if the content has changed.
-func (s *Store) read(now time.Time) {
-	text, current, err := readFile(s.path)
+func (s *Store) read(now time.Time) error {
+	text, current, err := readFile(s.path, openChecked)
 	if err != nil {
-		s.state.stamp = stamp{}
-		s.fail(err)
-		return
+		s.state.stamp = stamp{} // read again at the next check: permissions of folders are in no stamp
+		s.keepOrFail(err)
+		return err
 	}
+	s.refused = ""
 	sum := sha256.Sum256(text)
 	same := sum == s.state.sum && s.content.Load().table != nil
 	s.state = fileState{checked: now, stamp: current, sum: sum}
 	s.state.settled = now.Sub(current.changed) > granularity
 	if same {
-		return
+		return nil
 	}
 	users, skipped, err := parse(text)
 	if err != nil {
-		s.fail(fmt.Errorf("user file %s: %w", s.path, err))
-		return
+		err = fmt.Errorf("user file %s: %w", s.path, err)
+		s.fail(err)
+		return err
 	}
 	s.content.Store(&content{table: users})
 	s.report(users, skipped)
+	return nil
+}
+
+// keepOrFail keeps the table if the file is refused because of its type or its permissions. The
+// event is reported once for each different error.
+func (s *Store) keepOrFail(err error) {
+	_, refused := errors.AsType[fileperm.Refused](err)
+	if !refused || s.content.Load().table == nil {
+		s.fail(err)
+		return
+	}
+	if text := err.Error(); s.refused != text {
+		s.refused = text
+		s.events.UserFileRefused(s.path, err)
+	}
 }
 
 // fail removes the table, so that all logins are temporary errors. The event is reported once

@@ -12,8 +12,11 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"postern/server/auth"
 	"postern/server/auth/hash"
+	"postern/test/kit"
 )
 
 func TestRenameOverIsNoticed(t *testing.T) {
@@ -77,7 +80,7 @@ func TestUnchangedFileIsNotReadAgain(t *testing.T) {
 func TestIncompleteFileIsNotRead(t *testing.T) {
 	f := openText(t, "alice:"+secret+"\nbob:"+secret+"\n")
 	write(t, f.path, "alice:"+secret+"\n") // in place; bob's line is missing
-	_, written, err := readFile(f.path)
+	_, written, err := readFile(f.path, openChecked)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,4 +170,47 @@ func TestManyLoginsWhileTheFileChanges(t *testing.T) {
 		renameOver(t, path, fmt.Sprintf("user%d:%s\nalice:%s\n", i, other, secret))
 	}
 	all.Wait()
+}
+
+// A file that every user of the machine can change is not read again, nor one that is no regular
+// file. The last good content stays in use, and the log has the reason once.
+func TestRefusedFileKeepsTheUsers(t *testing.T) {
+	f := openText(t, "alice:"+secret+"\n")
+	refused := func(n int, step string) {
+		t.Helper()
+		for range 2 {
+			f.later(time.Minute)
+			f.expect("alice", "secret", "accepted")
+			f.expect("mallory", "secret", "no such user")
+		}
+		if err := f.Reload(t.Context()); err == nil || !strings.Contains(err.Error(), step) {
+			t.Errorf("Reload: %v, want ...%s", err, step)
+		}
+		if all := strings.Count(f.log.String(), "last content stays"); all != n {
+			t.Errorf("reported %d times, want %d: %s", all, n, f.log.String())
+		}
+	}
+	write(t, f.path, "alice:"+secret+"\nmallory:"+secret+"\n")
+	chmod(t, f.path, 0o602)
+	refused(1, "chmod o-w "+f.path)
+	chmod(t, f.path, 0o600)
+	chmod(t, filepath.Dir(f.path), 0o703)
+	refused(2, "chmod o-w "+filepath.Dir(f.path))
+
+	text, err := os.ReadFile(f.path)
+	kit.Must(t, err)
+	kit.Must(t, os.Remove(f.path))
+	kit.Must(t, unix.Mkfifo(f.path, 0o600))
+	chmod(t, filepath.Dir(f.path), 0o700)
+	refused(3, "is not a regular file")
+
+	kit.Must(t, os.Remove(f.path))
+	write(t, f.path, string(text))
+	f.later(time.Minute)
+	f.expect("mallory", "secret", "accepted")
+}
+
+func chmod(t *testing.T, path string, mode os.FileMode) {
+	t.Helper()
+	kit.Must(t, os.Chmod(path, mode))
 }

@@ -37,7 +37,7 @@ func SetPassword(path, user, stored string) error {
 		return err
 	}
 	defer unlock()
-	old, _, err := readFile(target)
+	old, _, err := readFile(target, openOperand)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -5,6 +5,7 @@
 //	app         what outlives a reload
 //	generation  what one reading of the configuration opens; the order of the parts
 //	stores      user stores, and the mechanisms over them
+//	files       the permissions of files
 //
 // A [Generation] is immutable. Certificates, limits and policy belong to a connection:
 // they are those of the generation in which it was accepted. Stores and next hops are
@@ -32,6 +33,7 @@ import (
 	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/logging"
 	"postern/cmd/postern/internal/process"
+	"postern/internal/fileperm"
 	"postern/relay"
 	"postern/relay/dedup"
 	"postern/relay/sign"
@@ -168,6 +170,9 @@ func (a *App) logClose(what string, err error) {
 func (a *App) openSpool(cfg *config.Config) (err error) {
 	if a.newest != nil || cfg.Relay.Dir == "" {
 		return nil
+	}
+	if err := fileperm.Check(cfg.Relay.Dir, fileperm.Public); err != nil {
+		return fmt.Errorf("relay.spool: %w", err)
 	}
 	name, _ := os.Hostname() // without one, reports come from localhost
 	a.spool, err = spool.Open(cfg.Relay.Spool.Config, spool.Options{

@@ -70,6 +70,7 @@ func (d *Daemon) Start(become *process.Account) error {
 	if err != nil {
 		return err
 	}
+	d.app.warnOfFiles(d.cfg.Access(d.File))
 	return d.server.Reload(d.app.Activate(g))
 }
 
@@ -222,6 +223,7 @@ func (d *Daemon) replace(cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
+	d.app.warnOfFiles(cfg.Access(d.File))
 	if err := d.server.Reload(d.app.Activate(g)); err != nil {
 		return err
 	}

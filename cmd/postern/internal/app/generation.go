@@ -93,6 +93,7 @@ func (a *App) Build(cfg *config.Config) (_ *Generation, err error) {
 	defer func() {
 		if err != nil {
 			_ = g.Close() // err is the reason to report
+			err = asConfigError(err)
 		}
 	}()
 	for i := range cfg.Listeners {

@@ -8,6 +8,7 @@ package check
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -19,6 +20,7 @@ import (
 	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/logging"
 	"postern/cmd/postern/internal/process"
+	"postern/internal/fileperm"
 	"postern/relay/spool"
 )
 
@@ -29,7 +31,7 @@ import (
 // As root, with server.user set, the process becomes that user for good.
 func Run(ctx context.Context, file string, out io.Writer) bool {
 	c := &checker{file: file, out: out, log: slog.New(slog.DiscardHandler)}
-	cfg, err := config.Load(file)
+	cfg, err := config.LoadOnce(file)
 	c.result("configuration", file, err)
 	if err == nil {
 		c.cfg, c.app = cfg, app.New(cfg, logging.With(c.log))
@@ -69,10 +71,13 @@ func (c *checker) all(ctx context.Context) {
 		c.nextHops(ctx, s, c.listener(path))
 	}
 	if dir := c.cfg.Relay.Dir; dir != "" {
-		c.result("spool", dir, spool.Check(dir))
+		c.result("spool", dir, errors.Join(fileperm.Check(dir, fileperm.Public), spool.Check(dir)))
 	}
 	for path, s := range c.cfg.RelaySections() {
 		c.keys(s.DKIM, c.listener(path))
+	}
+	for _, w := range app.FileWarnings(c.cfg.Access(c.file)) {
+		c.warn("file", w.Key+": "+w.Text)
 	}
 	c.sandbox()
 }
@@ -156,7 +161,7 @@ func (c *checker) user() bool {
 	if err == nil {
 		err = process.DropPrivileges(a, c.log)
 	}
-	if err == nil && a != nil {
+	if err == nil && a != nil && !config.IsStream(c.file) {
 		_, err = config.Load(c.file)
 	}
 	c.result("user", process.CurrentAccount().Name, err)

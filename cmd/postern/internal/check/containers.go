@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"postern/internal/fileperm"
 )
 
 // containerNetworks returns addresses that many clients can share: the bridges of
@@ -26,7 +28,7 @@ func containerNetworks() (networks []netip.Prefix) {
 			}
 		}
 	}
-	if exists("/.dockerenv") || exists("/run/.containerenv") { // created by Docker and Podman
+	if fileperm.InContainer() {
 		routes, _ := os.ReadFile("/proc/net/route") // Linux only
 		networks = append(networks, defaultGateways(string(routes))...)
 	}
@@ -35,11 +37,6 @@ func containerNetworks() (networks []netip.Prefix) {
 
 func hasAnyPrefix(s string, prefixes ...string) bool {
 	return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(s, p) })
-}
-
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
 }
 
 // defaultGateways parses /proc/net/route: interface, destination, gateway and more.

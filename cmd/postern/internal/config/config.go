@@ -32,6 +32,7 @@ import (
 	"postern/cmd/postern/internal/logging"
 	"postern/cmd/postern/internal/process"
 	"postern/internal/access"
+	"postern/internal/fileperm"
 	"postern/policy"
 	"postern/relay"
 	"postern/relay/sign"
@@ -91,9 +92,27 @@ func Default() *Config {
 const maxSize = 1 << 20 // bytes
 
 // Load reads a file. It returns an *Error if the file can be read and is not valid. If
-// permissions prevent that it is read, the error has the command that changes them.
-func Load(path string) (*Config, error) {
-	text, err := read(path)
+// permissions prevent that it is read, the error has the command that changes them. A file that
+// every user of the machine can change is refused: see package fileperm.
+func Load(path string) (*Config, error) { return load(path, openFile) }
+
+// LoadOnce is Load for a command that reads the operand of --config once. It may be a pipe or a
+// device, such as /dev/stdin or the <(command) of a shell.
+func LoadOnce(path string) (*Config, error) {
+	if IsStream(path) {
+		return load(path, os.Open)
+	}
+	return Load(path)
+}
+
+// IsStream reports whether path is a pipe or a device, which cannot be read repeatedly.
+func IsStream(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode()&(fs.ModeNamedPipe|fs.ModeDevice) != 0
+}
+
+func load(path string, open func(string) (*os.File, error)) (*Config, error) {
+	text, err := read(path, open)
 	if err != nil {
 		return nil, err
 	}
@@ -107,11 +126,16 @@ func Load(path string) (*Config, error) {
 	return cfg, nil
 }
 
-func read(path string) (string, error) {
+func openFile(path string) (*os.File, error) {
 	if err := regular(path); err != nil {
-		return "", err
+		return nil, err
 	}
-	f, err := os.Open(path)
+	f, _, err := fileperm.Open(path, fileperm.Public, "a configuration file")
+	return f, err
+}
+
+func read(path string, open func(string) (*os.File, error)) (string, error) {
+	f, err := open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("there is no configuration file %s; copy config.toml.example to it "+
 			"(an empty file is valid and means the defaults), or name another file with --config", path)

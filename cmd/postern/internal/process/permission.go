@@ -70,12 +70,4 @@ func certbotACL(name string) string {
 }
 
 // ShellQuote returns s as one word of a POSIX shell.
-func ShellQuote(s string) string {
-	special := func(r rune) bool {
-		return !strings.ContainsRune("%+,-./:=@_", r) && (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
-	}
-	if s != "" && !strings.ContainsFunc(s, special) {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-}
+func ShellQuote(s string) string { return fileperm.ShellQuote(s) }
