@@ -48,6 +48,7 @@ type Limits struct {
 	LoginCommandTimeout  time.Duration `toml:"login_command_timeout"`  // the same before authentication
 	LoginTime            time.Duration `toml:"login_time"`             // from connect to a successful AUTH
 	DataTimeout          time.Duration `toml:"data_timeout"`           // for the next block of a message
+	MinDataRate          int           `toml:"min_data_rate"`          // octets per second of a message, averaged over DataTimeout
 }
 
 // Listener is one [[listener]]: what a service line in master.cf is.
@@ -82,6 +83,7 @@ func Defaults() Config {
 			LoginCommandTimeout:  time.Minute,
 			LoginTime:            3 * time.Minute,
 			DataTimeout:          3 * time.Minute,
+			MinDataRate:          500,
 		},
 	}
 }
@@ -113,6 +115,7 @@ func (l Limits) over(base Limits) Limits {
 	for _, v := range []struct{ own, base *int }{
 		{&l.Recipients, &base.Recipients}, {&l.RecipientOvershoot, &base.RecipientOvershoot}, {&l.Messages, &base.Messages},
 		{&l.RefusedCommands, &base.RefusedCommands}, {&l.JunkCommands, &base.JunkCommands},
+		{&l.MinDataRate, &base.MinDataRate},
 	} {
 		if *v.own == 0 {
 			*v.own = *v.base
@@ -158,6 +161,7 @@ func (l *Limits) validate(least int, bad func(key, why string)) {
 		"unauthenticated": l.Unauthenticated, "recipients": l.Recipients,
 		"messages": l.Messages, "refused_commands": l.RefusedCommands,
 		"recipient_overshoot": l.RecipientOvershoot, "junk_commands": l.JunkCommands,
+		"min_data_rate": l.MinDataRate,
 	} {
 		if v < least {
 			bad(key, fmt.Sprintf("must be at least %d", least))

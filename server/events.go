@@ -38,7 +38,7 @@ type SessionEvents interface {
 	Disconnected(after time.Duration, messages int)
 	Dropped() // to make room for another client
 	HandshakeFailed(err error)
-	ForeignProtocol(protocol string)
+	ForeignProtocol(protocol, hint string) // hint is the administrator's next step, or empty
 	ConnectionError(err error)
 	Panicked(p *smtpd.PanicError)
 
@@ -47,6 +47,7 @@ type SessionEvents interface {
 	AuthAbandoned(mechanism string) // by the client, or because of a shutdown
 
 	Refused(r Refused)
+	UnknownClient(r smtpd.Refusal)                   // of a client that a proxy does not name
 	RejectWarning(r *policy.Request, warning string) // of warn_if_reject, or of WARN in an access table
 
 	Accepted(m MessageEvent, receipt relay.Receipt, took time.Duration)
@@ -126,9 +127,13 @@ func (l *eventLog) HandshakeFailed(err error) {
 	})
 }
 
-func (l *eventLog) ForeignProtocol(protocol string) {
-	l.limit.log("foreign protocol", l.client, func(count int) {
-		l.Warn("foreign protocol", "protocol", protocol, "count", count)
+func (l *eventLog) ForeignProtocol(protocol, hint string) {
+	l.limit.log("foreign protocol"+hint, l.client, func(count int) { // the hint has lines of its own
+		attrs := []any{"protocol", protocol, "count", count}
+		if hint != "" {
+			attrs = append(attrs, "hint", hint)
+		}
+		l.Warn("foreign protocol", attrs...)
 	})
 }
 
@@ -195,6 +200,15 @@ func (l *eventLog) Refused(r Refused) {
 		attrs = append(attrs, slog.String("argument", r.Argument))
 	}
 	l.LogAttrs(context.Background(), slog.LevelWarn, "refused", attrs...)
+}
+
+// UnknownClient implements SessionEvents. The lines are limited, since a health check may be
+// refused every second.
+func (l *eventLog) UnknownClient(r smtpd.Refusal) {
+	l.limit.log("unknown client", l.client, func(count int) {
+		l.Warn("unknown client", "command", r.Verb, "code", r.Reply.Code, "count", count,
+			"hint", "the PROXY header names no client, so only health checks are allowed; have the proxy send the client's address")
+	})
 }
 
 func (l *eventLog) RejectWarning(r *policy.Request, warning string) {

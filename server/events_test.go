@@ -200,7 +200,11 @@ func messageEvents(session SessionEvents, late dedup.Events) []func() {
 func otherEvents(l Events, session SessionEvents) []func() {
 	return []func(){
 		func() { l.RestartNeeded("submission", "its address or mode has changed, or it is gone") },
-		func() { session.ForeignProtocol("HTTP") },
+		func() { session.ForeignProtocol("HTTP", "") },
+		func() {
+			session.ForeignProtocol("PROXY", proxied{}.foreignHint(&smtpd.ForeignError{Protocol: "PROXY"}))
+		},
+		func() { session.UnknownClient(smtpd.Refusal{Verb: "MAIL", Reply: replyUnknownClient}) },
 		func() {
 			session.ConnectionError(errors.New("read tcp 192.0.2.1:587->192.0.2.7:50000: connection reset by peer"))
 		},
@@ -220,7 +224,7 @@ func TestLogCountsRepetitions(t *testing.T) {
 		l.ConnectionRefused("submission", client, "too many connections from this client")
 		session := l.ForSession("3xk7q2m5ab1c", "submission", client)
 		session.Dropped()
-		session.ForeignProtocol("HTTP")
+		session.ForeignProtocol("HTTP", "")
 		session.HandshakeFailed(errors.New("tls: first record does not look like a TLS handshake"))
 		session.AuthError("PLAIN", &auth.Unavailable{Login: "alice", Err: throttle.ErrPenalty})
 		session.AuthError("PLAIN", &auth.Failure{Kind: auth.BadPassword, Login: "alice"})

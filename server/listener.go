@@ -5,14 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/pires/go-proxyproto"
 
 	"postern/internal/netprefix"
 	"postern/relay/message"
@@ -20,8 +16,7 @@ import (
 )
 
 const (
-	proxyTimeout = 10 * time.Second // for a proxy to send its header
-	maxPause     = time.Second      // between two attempts to accept
+	maxPause = time.Second // between two attempts to accept
 
 	// replyTime is the time within which every command is answered. RFC 6409, section
 	// 5.3, asks for two minutes, DATA included.
@@ -86,59 +81,21 @@ func (l *listener) accept(socket net.Listener) {
 func (l *listener) serve(raw net.Conn) {
 	s := l.acquireSnapshot()
 	defer s.releaseConn()
+	h := &handler{snapshot: s}
 	if peer := addrOf(raw); trustedProxy(s.config.ProxyTrusted, peer) {
 		client, reason := l.readProxyHeader(s, raw)
-		if client == nil {
+		if reason != "" {
 			l.server.events.ConnectionRefused(l.config.Name, peer, reason)
 			_ = raw.Close()
 			return
 		}
-		raw = client
+		raw, h.proxied = client.Conn, client.proxied
 	}
-	smtpd.Serve(context.Background(), raw, &s.protocol, s)
-}
-
-func trustedProxy(trusted []netip.Prefix, peer netip.Addr) bool {
-	return slices.ContainsFunc(trusted, func(p netip.Prefix) bool { return p.Contains(peer) })
-}
-
-func addrOf(c net.Conn) netip.Addr {
-	tcp, ok := c.RemoteAddr().(*net.TCPAddr)
-	if !ok {
-		return netip.Addr{}
-	}
-	return tcp.AddrPort().Addr().Unmap()
-}
-
-// readProxyHeader reads the header that a trusted proxy must send, so that the log, the
-// limits and the penalties see the client. Connections without a header yet have a
-// limit of their own: as the client is not known, they must not use up the limits
-// that known clients pass.
-func (l *listener) readProxyHeader(s *snapshot, raw net.Conn) (client net.Conn, reason string) {
-	slot, _ := l.server.proxyPending.acquire(netip.Prefix{}, Limits{Unauthenticated: s.config.Limits.Unauthenticated})
-	if slot == nil {
-		if l.config.Mode == STARTTLS { // the client can read a reply without TLS
-			_ = raw.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
-			_, _ = raw.Write([]byte("421 4.7.0 Error: too many connections\r\n"))
-		}
-		return nil, "too many connections without their PROXY header"
-	}
-	defer slot.release()
-	stop := context.AfterFunc(l.server.accepting, func() { _ = raw.Close() })
-	defer stop()
-	c := proxyproto.NewConn(raw, proxyproto.WithPolicy(proxyproto.REQUIRE), proxyproto.SetReadHeaderTimeout(proxyTimeout))
-	switch {
-	case c.ProxyHeader() == nil:
-		return nil, "no valid PROXY header from a trusted proxy"
-	case !addrOf(c).IsValid():
-		return nil, "the PROXY header names a client that has no TCP address"
-	}
-	return c, ""
+	smtpd.Serve(context.Background(), raw, &s.protocol, h)
 }
 
 // A snapshot is all that the sessions of one listener work with. It never changes:
-// a reload makes a new one for the connections that come then. As an
-// [smtpd.Handler] it admits connections.
+// a reload makes a new one for the connections that come then.
 type snapshot struct {
 	server   *Server
 	listener *listener
@@ -217,6 +174,7 @@ func (s *Server) newSnapshot(p *Parts, parts *ListenerParts, l *listener) (*snap
 			MaxJunk:        limits.JunkCommands,
 			MaxOvershoot:   limits.RecipientOvershoot,
 			MaxLine:        maxCommandLine,
+			MinDataRate:    limits.MinDataRate,
 			PreAuth:        smtpd.Timeouts{Command: min(limits.LoginCommandTimeout, limits.CommandTimeout), Data: min(limits.LoginCommandTimeout, limits.DataTimeout)},
 			Normal:         smtpd.Timeouts{Command: limits.CommandTimeout, Data: limits.DataTimeout},
 			LoginTime:      limits.LoginTime,
@@ -228,16 +186,25 @@ func (s *Server) newSnapshot(p *Parts, parts *ListenerParts, l *listener) (*snap
 	}, nil
 }
 
+// A handler is the [smtpd.Handler] of one connection.
+type handler struct {
+	*snapshot
+	proxied proxied
+}
+
 // NewSession implements smtpd.Handler: it admits the connection, or refuses it
 // because of a limit.
-func (s *snapshot) NewSession(ctx context.Context, c *smtpd.Conn) (smtpd.Session, *smtpd.Reply) {
+func (s *handler) NewSession(ctx context.Context, c *smtpd.Conn) (smtpd.Session, *smtpd.Reply) {
 	client := c.Remote().Addr()
 	slots, reason := s.acquireSlots(netprefix.Client(client))
 	if reason != "" {
 		s.server.events.ConnectionRefused(s.parts.Name, client, reason)
 		return nil, s.refuse(ctx, c)
 	}
-	n := &session{snapshot: s, conn: c, slots: slots, begun: time.Now()}
+	if s.proxied.unknown {
+		c.LimitCommands(replyUnknownClient)
+	}
+	n := &session{snapshot: s.snapshot, proxied: s.proxied, conn: c, slots: slots, begun: time.Now()}
 	n.events = s.server.events.ForSession(c.ID(), s.parts.Name, client)
 	if !s.server.add(n) {
 		slots.release()

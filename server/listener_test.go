@@ -200,7 +200,7 @@ func FuzzProxyHeader(f *testing.F) {
 		if !greeted && len(p.down) > 0 {
 			t.Errorf("%q: the server has sent %q", header, p.down)
 		}
-		client, ok := proxied(append(header, "QUIT\r\n"...))
+		client, ok := namedClient(append(header, "QUIT\r\n"...))
 		seen := s.log.clients()
 		if greeted && !ok || greeted && (len(seen) != 1 || seen[0] != client.String()) || !greeted && len(seen) > 0 {
 			t.Errorf("%q: greeted %v, as %q; it is %v of %v", header, greeted, seen, ok, client)
@@ -208,11 +208,11 @@ func FuzzProxyHeader(f *testing.F) {
 	})
 }
 
-// proxied is the client that a header names (the PROXY protocol, versions 1 and 2,
+// namedClient is the client that a header names, or the proxy if it names none (the PROXY protocol, versions 1 and 2,
 // section 2).
-func proxied(header []byte) (client netip.Addr, ok bool) {
+func namedClient(header []byte) (client netip.Addr, ok bool) {
 	if rest, found := bytes.CutPrefix(header, []byte(proxySignature)); found {
-		return proxiedBinary(rest)
+		return namedClientBinary(rest)
 	}
 	line, _, found := bytes.Cut(header, []byte("\r\n"))
 	words := strings.Split(string(line), " ")
@@ -229,7 +229,7 @@ func proxied(header []byte) (client netip.Addr, ok bool) {
 	return client.Unmap(), err == nil && (words[1] == "TCP4" || words[1] == "TCP6")
 }
 
-func proxiedBinary(b []byte) (client netip.Addr, ok bool) {
+func namedClientBinary(b []byte) (client netip.Addr, ok bool) {
 	if len(b) < 4 || len(b) < 4+int(binary.BigEndian.Uint16(b[2:])) {
 		return client, false
 	}
@@ -245,6 +245,8 @@ func proxiedBinary(b []byte) (client netip.Addr, ok bool) {
 	case family == 0x21 && len(b) >= 36:
 		client, _ = netip.AddrFromSlice(b[:16])
 		return client.Unmap(), true
+	case family == 0x31 && len(b) >= 216: // of a Unix socket
+		return trustedProxyAddr.Addr(), true
 	}
 	return client, false
 }

@@ -29,6 +29,7 @@ var (
 	replyLongLine       = reply(550, 5, 6, 0, "Message has a line that is too long")
 	replyLongHeader     = reply(550, 5, 6, 0, "Message header is too large")
 	replyNoHop          = reply(451, 4, 4, 1, "The mail system behind this server does not answer; try again later")
+	replyUnknownClient  = reply(451, 4, 3, 5, "The proxy does not name the client; only health checks are allowed")
 	replyInternal       = reply(451, 4, 3, 0, "Internal error; try again later")
 
 	replyMailMax            = closing("Too many messages in this session; reconnect to send more") // RFC 9422

@@ -22,10 +22,11 @@ import (
 // connection uses it, except for conn, slots and events.
 type session struct {
 	*snapshot
-	conn   *smtpd.Conn
-	slots  slots
-	begun  time.Time
-	events SessionEvents
+	proxied proxied
+	conn    *smtpd.Conn
+	slots   slots
+	begun   time.Time
+	events  SessionEvents
 
 	helo     string               // what the client calls itself
 	extended bool                 // by EHLO, not HELO
@@ -76,7 +77,7 @@ func (s *session) Hello(_ context.Context, name string, extended bool) *smtpd.Re
 		return nil
 	}
 	s.tlsFacts = policy.TLS{Version: tls.VersionName(s.tls.Version), Cipher: tls.CipherSuiteName(s.tls.CipherSuite)}
-	if !s.parts.RequireAuth {
+	if !s.parts.RequireAuth && !s.proxied.unknown {
 		s.admit(false) // the limits before authentication are for listeners with logins
 	}
 	return nil
@@ -98,7 +99,7 @@ func (s *session) Offer() smtpd.Offer {
 	if caps.Size > 0 {
 		o.Size = min(o.Size, max(caps.Size-hopRoom, 1))
 	}
-	if s.tls != nil { // RFC 4954, section 4: no AUTH without TLS
+	if s.tls != nil && !s.proxied.unknown { // RFC 4954, section 4: no AUTH without TLS
 		o.Mechanisms = services.Auth.Mechanisms(s.peer())
 	}
 	return o
@@ -258,7 +259,7 @@ func (s *session) check(ctx context.Context, at func(context.Context, *policy.Re
 func (s *session) request(rcpt string, size int64) *policy.Request {
 	return &policy.Request{
 		Session: s.conn.ID(), Listener: s.parts.Name,
-		Remote: s.conn.Remote(), Local: s.conn.Local(), Helo: s.mail.envelope.Helo, TLS: s.tlsFacts,
+		Remote: s.conn.Remote(), Local: s.conn.Local(), AtProxy: s.proxied.atProxy, Helo: s.mail.envelope.Helo, TLS: s.tlsFacts,
 		Login: s.identity.User, Mechanism: s.identity.Mechanism,
 		Sender: s.mail.envelope.Sender, SenderSent: s.mail.sender,
 		Recipient: rcpt, RecipientSent: s.rcpt,
@@ -282,6 +283,10 @@ func (s *session) Reset(_ context.Context, why smtpd.Cause) {
 
 // Refused implements smtpd.Session.
 func (s *session) Refused(r smtpd.Refusal) {
+	if s.proxied.unknown {
+		s.events.UnknownClient(r)
+		return
+	}
 	if s.reported {
 		s.reported = false
 		return
@@ -306,7 +311,7 @@ func (s *session) Close(reason error) {
 	case errors.As(reason, &handshake) && !isHealthCheck(handshake.Err):
 		s.events.HandshakeFailed(handshake.Err)
 	case errors.As(reason, &foreign):
-		s.events.ForeignProtocol(foreign.Protocol)
+		s.events.ForeignProtocol(foreign.Protocol, s.proxied.foreignHint(foreign))
 	case errors.As(reason, &panicked):
 		s.events.Panicked(panicked)
 	case reason != nil && !errors.Is(reason, smtpd.ErrQuit) && !errors.Is(reason, smtpd.ErrClosed):

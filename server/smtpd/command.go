@@ -36,7 +36,6 @@ var (
 
 	replyTimeout       = NewReply(421, smtp.EnhancedCode{4, 4, 2}, "Error: timeout exceeded")
 	replyTooManyErrors = NewReply(421, smtp.EnhancedCode{4, 7, 0}, "Error: too many errors")
-	replyForeign       = NewReply(421, smtp.EnhancedCode{4, 7, 0}, "Error: this port is for mail submission (SMTP) only")
 	replyPanic         = NewReply(421, smtp.EnhancedCode{4, 3, 0}, "Internal error; try again later")
 )
 
@@ -52,22 +51,23 @@ type commandFlags uint8
 const (
 	junk    commandFlags = 1 << iota // counts towards Config.MaxJunk
 	inClear                          // allowed without TLS where TLS is required (RFC 3207, section 4)
+	limited                          // allowed after Conn.LimitCommands
 )
 
 // commands are all commands that are known, by their verb in capitals.
 var commands = map[string]command{
-	"EHLO":     {(*Conn).greet, junk | inClear},
-	"HELO":     {(*Conn).greet, junk | inClear},
-	"STARTTLS": {(*Conn).startTLS, inClear},
+	"EHLO":     {(*Conn).greet, junk | inClear | limited},
+	"HELO":     {(*Conn).greet, junk | inClear | limited},
+	"STARTTLS": {(*Conn).startTLS, inClear | limited},
 	"AUTH":     {(*Conn).auth, 0},
 	"MAIL":     {(*Conn).mailFrom, 0},
 	"RCPT":     {(*Conn).rcptTo, 0},
 	"DATA":     {(*Conn).data, 0},
-	"BDAT":     {(*Conn).bdat, inClear}, // to read its chunk; it is refused then
-	"RSET":     {(*Conn).simple, junk},
-	"NOOP":     {(*Conn).simple, junk | inClear},
+	"BDAT":     {(*Conn).bdat, inClear | limited}, // to read its chunk; it is refused then
+	"RSET":     {(*Conn).simple, junk | limited},
+	"NOOP":     {(*Conn).simple, junk | inClear | limited},
 	"VRFY":     {(*Conn).simple, junk},
-	"QUIT":     {(*Conn).simple, inClear},
+	"QUIT":     {(*Conn).simple, inClear | limited},
 
 	// RFC 5321, section 4.2.4: recognized, but not implemented.
 	"EXPN": {(*Conn).simple, 0},
@@ -85,6 +85,9 @@ func (c *Conn) command(line []byte) error {
 		clear(line) // it may hold a password, and the buffer serves others
 	}
 	if verb == "" {
+		if isProxySignature(line, c.in.unread()) {
+			return c.closeForeign(protocolPROXY)
+		}
 		c.refuse("unknown", "", replyEmptyLine)
 		c.countJunk()
 		return nil
@@ -92,8 +95,7 @@ func (c *Conn) command(line []byte) error {
 	known, ok := commands[verb]
 	if !ok {
 		if protocol := foreignProtocol(line); protocol != "" {
-			c.CloseAfterReply(replyForeign)
-			return &ForeignError{Protocol: protocol}
+			return c.closeForeign(protocol)
 		}
 		// The line does not come back: a client that has fallen out of step may have sent a password.
 		c.refuse("unknown", "", replyUnknownCommand)
@@ -101,7 +103,10 @@ func (c *Conn) command(line []byte) error {
 	}
 	r := replyNeedTLS
 	var err error
-	if c.transport.tls != nil || !c.cfg.RequireTLS || known.flags&inClear != 0 {
+	switch {
+	case c.limited != nil && known.flags&limited == 0:
+		r = c.limited
+	case c.transport.tls != nil || !c.cfg.RequireTLS || c.limited != nil || known.flags&inClear != 0:
 		r, err = known.run(c, verb, argument)
 	}
 	switch {
@@ -273,58 +278,4 @@ func (c *Conn) simple(verb, argument string) (*Reply, error) {
 		return replyBye, ErrQuit
 	}
 	return replyNotImplemented, nil
-}
-
-// A ForeignError is a client that speaks another protocol than SMTP. A browser can
-// be made to send mail if a server takes its request for commands (cross-protocol
-// attacks: ALPACA; Postfix's smtpd_forbidden_commands).
-type ForeignError struct{ Protocol string }
-
-func (e *ForeignError) Error() string { return "smtpd: client speaks " + e.Protocol + ", not SMTP" }
-
-// startsTLS reports whether p begins a TLS handshake record (RFC 8446, section 5.1).
-func startsTLS(p []byte) bool { return len(p) > 0 && p[0] == 0x16 }
-
-// foreignProtocol names the protocol of a line that is certainly no SMTP command,
-// or returns an empty string.
-func foreignProtocol(line []byte) string {
-	switch {
-	case startsTLS(line):
-		return "TLS"
-	case bytes.HasPrefix(line, []byte("SSH-")):
-		return "SSH"
-	case isRequestLine(line):
-		return "HTTP"
-	case isHeaderLine(line):
-		return "header fields"
-	}
-	return ""
-}
-
-// httpMethods are those of RFC 9110, PATCH (RFC 5789), and PRI, with which HTTP/2
-// begins (RFC 9113).
-var httpMethods = []string{"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "PRI"}
-
-func isRequestLine(line []byte) bool {
-	word, _, found := bytes.Cut(line, []byte(" "))
-	if !found {
-		return false
-	}
-	for _, method := range httpMethods {
-		if bytes.EqualFold(word, []byte(method)) {
-			return true
-		}
-	}
-	return false
-}
-
-// isHeaderLine reports whether line is like a header field: a name, blanks, and a
-// colon. No command has a colon there.
-func isHeaderLine(line []byte) bool {
-	end := bytes.IndexFunc(line, func(r rune) bool { return r <= ' ' || r > '~' || r == ':' })
-	if end < 1 {
-		return false
-	}
-	rest := bytes.TrimLeft(line[end:], blanks)
-	return len(rest) > 0 && rest[0] == ':'
 }

@@ -41,8 +41,9 @@ type Conn struct {
 	offer    Offer  // at the last EHLO or HELO
 	loggedIn bool   // AUTH has succeeded
 	mail     transaction
-	errors   int // refused commands, for Config.MaxErrors
-	junk     int // for Config.MaxJunk
+	limited  *Reply // the reply to all commands that LimitCommands does not leave; nil: all are allowed
+	errors   int    // refused commands, for Config.MaxErrors
+	junk     int    // for Config.MaxJunk
 
 	preAuthOver atomic.Bool
 	closing     closing
@@ -141,7 +142,7 @@ func (c *Conn) contain(f func()) (err error) {
 // connection, sent QUIT or timed out.
 func (c *Conn) mayBeSending(reason error) bool {
 	var foreign *ForeignError
-	return errors.Is(reason, ErrClosed) || errors.Is(reason, ErrTooLong) || errors.As(reason, &foreign)
+	return errors.Is(reason, ErrClosed) || errors.Is(reason, ErrTooLong) || errors.Is(reason, ErrTooSlow) || errors.As(reason, &foreign)
 }
 
 // NewID returns an identifier of 12 letters and digits that is unique across restarts. Any
@@ -176,6 +177,11 @@ func (c *Conn) Certificate() *x509.Certificate { return c.transport.shown.Load()
 
 // Authenticated lifts the time limits that apply before authentication.
 func (c *Conn) Authenticated() { c.preAuthOver.Store(true) }
+
+// LimitCommands leaves the client EHLO, HELO, NOOP, RSET, STARTTLS and QUIT, also in clear
+// text. r is the reply to the other commands, but for BDAT, which is refused after its
+// chunk. It may be called in Handler.NewSession.
+func (c *Conn) LimitCommands(r *Reply) { c.limited = r }
 
 // notify calls the observers of the replies since the last input.
 func (c *Conn) notify(seen bool) {
@@ -225,9 +231,30 @@ func (c *Conn) CloseIdle(farewell *Reply) {
 		return
 	}
 	c.closing.draining, c.closing.farewell = true, farewell
-	if c.closing.busy {
-		return
+	if !c.closing.busy {
+		c.closeWaiting()
 	}
+}
+
+// CloseIfIdle is CloseIdle for a connection without a transaction. With one it does
+// nothing and reports false. Any goroutine may call it.
+func (c *Conn) CloseIfIdle(farewell *Reply) bool {
+	c.closing.mu.Lock()
+	defer c.closing.mu.Unlock()
+	switch {
+	case c.closing.decided: // it is being closed already
+		return true
+	case c.closing.busy:
+		return false
+	}
+	c.closing.draining, c.closing.farewell = true, farewell
+	c.closeWaiting()
+	return true
+}
+
+// closeWaiting has the connection closed before its next command. The caller has locked
+// closing.mu.
+func (c *Conn) closeWaiting() {
 	c.closing.decided = true
 	// AUTH may wait for a store that does not answer, or for a penalty to end.
 	time.AfterFunc(authGrace, func() { c.cancel(ErrClosed) })
@@ -293,9 +320,12 @@ func (c *Conn) readLine(isCommand bool) ([]byte, error) {
 			c.CloseAfterReply(nil)
 			return nil, ErrTooLong
 		}
-		if err := c.fill(by); err != nil {
-			if errors.Is(err, ErrTimeout) {
+		if err := c.fillLine(by); err != nil {
+			switch {
+			case errors.Is(err, ErrTimeout):
 				c.CloseAfterReply(replyTimeout)
+			case errors.Is(err, ErrTooSlow):
+				c.CloseAfterReply(replyTooSlow)
 			}
 			return nil, err
 		}

@@ -87,7 +87,7 @@ func (c *Conn) readMessage() (failed, err error) {
 	u := unstuffer{}
 	for size := int64(0); !u.ended; {
 		if c.in.start >= c.in.end {
-			if err := c.fill(time.Now().Add(c.timeouts().Data)); err != nil {
+			if err := c.fillMessage(time.Now().Add(c.timeouts().Data)); err != nil {
 				return nil, err
 			}
 		}
@@ -142,8 +142,11 @@ func (c *Conn) endMessage(verb string, failed error) {
 // was not refused before.
 func (c *Conn) cutShort(verb string, refused *Reply, err error) error {
 	c.refuse(verb, "", cmp.Or(c.abortMessage(err), refused))
+	if errors.Is(err, ErrTooSlow) {
+		c.CloseAfterReply(replyTooSlow)
+	}
 	c.CloseAfterReply(replyCutShort)
-	if errors.Is(err, ErrTimeout) {
+	if errors.Is(err, ErrTimeout) || errors.Is(err, ErrTooSlow) {
 		return ErrClosed // the client may wake up
 	}
 	return err
@@ -338,7 +341,7 @@ func (c *Conn) mostDiscarded() int64 {
 func (c *Conn) readChunk(size int64) (failed *Reply, err error) {
 	for size > 0 {
 		if c.in.start >= c.in.end {
-			if err := c.fill(time.Now().Add(c.timeouts().Data)); err != nil {
+			if err := c.fillMessage(time.Now().Add(c.timeouts().Data)); err != nil {
 				return failed, err
 			}
 		}

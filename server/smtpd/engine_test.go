@@ -226,3 +226,17 @@ func serverTLS(t testing.TB) *tls.Config {
 	t.Helper()
 	return &tls.Config{Certificates: []tls.Certificate{kit.Certificate{Hosts: []string{"mail.example.org"}}.SelfSigned(t)}}
 }
+
+// A limitedSession is a session that may only do what a health check does.
+type limitedSession struct {
+	testSession
+	reply *Reply
+}
+
+func (s *limitedSession) NewSession(ctx context.Context, c *Conn) (Session, *Reply) {
+	c.LimitCommands(s.reply)
+	return s.testSession.NewSession(ctx, c)
+}
+
+// reader has the replies read from the connection as it is now.
+func (p *peer) reader() { p.in = bufio.NewReader(p.Conn) }

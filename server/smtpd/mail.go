@@ -32,6 +32,7 @@ type transaction struct {
 	utf8      bool // with SMTPUTF8
 	rcpts     int  // accepted
 	overshoot int  // refused because there were too many
+	budget    dataBudget
 	chunks
 }
 

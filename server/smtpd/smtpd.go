@@ -18,7 +18,9 @@
 //	command    the table of commands, and those without a message
 //	mail       MAIL and RCPT, and their ESMTP parameters
 //	data       DATA and BDAT: both push the message into one Body
+//	rate       the minimum data rate of a message
 //	auth       AUTH: base64, cancellation, a client that hangs up during an exchange
+//	foreign    lines of other protocols than SMTP
 //	path       addresses, as leniently as Postfix reads them
 //	transport  the socket and the TLS over it; lines and blocks that have come, without a
 //	           buffer for an idle client; replies, of which those to pipelined commands
@@ -66,7 +68,8 @@ type Config struct {
 	MaxJunk      int // NOOP, RSET, EHLO, HELO, VRFY, empty lines, and chunks after a refused one; each further one is an error (smtpd_junk_command_limit)
 	MaxOvershoot int // recipients above Offer.RcptMax in one transaction; each further one is an error (smtpd_recipient_overshoot_limit)
 
-	MaxLine int // octets of a command line, the line end included
+	MaxLine     int // octets of a command line, the line end included
+	MinDataRate int // octets per second of a message, see dataBudget (smtpd_min_data_rate); 0: no minimum
 
 	PreAuth   Timeouts      // until Conn.Authenticated
 	Normal    Timeouts      // from then on
@@ -133,8 +136,9 @@ type Session interface {
 	Refused(r Refusal)
 
 	// Close is the last call, when the connection is closed. reason is why: a
-	// *HandshakeError, a *PanicError, ErrQuit, ErrTimeout, ErrTooLong, ErrClosed
-	// when the server ended it, or an error of the connection, io.EOF among them.
+	// *HandshakeError, a *ForeignError, a *PanicError, ErrQuit, ErrTimeout, ErrTooSlow,
+	// ErrTooLong, ErrClosed when the server ended it, or an error of the connection,
+	// io.EOF among them.
 	Close(reason error)
 }
 
@@ -265,6 +269,7 @@ var (
 	ErrHungUp    = errors.New("smtpd: client has hung up")
 	ErrQuit      = errors.New("smtpd: client has sent QUIT")
 	ErrTimeout   = errors.New("smtpd: client was silent for too long")
+	ErrTooSlow   = errors.New("smtpd: message arrived at less than the minimum data rate")
 	ErrTooLong   = errors.New("smtpd: line is too long")
 	ErrClosed    = errors.New("smtpd: closed by the server")
 )

@@ -81,9 +81,18 @@ func (t *transport) ready() error {
 	quickAck(t.Conn) // a client with Nagle's algorithm holds its EHLO back until then
 	t.handshook = err == nil
 	if err != nil {
-		t.failed = &HandshakeError{err}
+		t.failed = handshakeError(err)
 	}
 	return t.failed
+}
+
+// handshakeError is a failed handshake, or a *ForeignError if there was a PROXY header in its
+// place.
+func handshakeError(err error) error {
+	if first, ok := errors.AsType[tls.RecordHeaderError](err); ok && isProxyHeader(first.RecordHeader[:]) {
+		return &ForeignError{Protocol: protocolPROXY}
+	}
+	return &HandshakeError{err}
 }
 
 // maxHandshake bounds what a client sends for a handshake, in octets. A ClientHello
@@ -200,6 +209,9 @@ func (in *input) nextLine() (line []byte, ok bool) {
 	}
 	return line, true
 }
+
+// unread is what has been received and not used yet. It is valid until the next call.
+func (in *input) unread() []byte { return in.buffer()[in.start:in.end] }
 
 // use returns up to limit unread octets and counts them as used. They are valid
 // until the next call.

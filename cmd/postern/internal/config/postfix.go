@@ -33,6 +33,8 @@ var postfixOptions = []postfixOption{
 	{"smtpd_hard_error_limit", keys{"server.limits.refused_commands"}, ""},
 	{"smtpd_junk_command_limit", keys{"server.limits.junk_commands"}, ""},
 	{"smtpd_timeout", keys{"server.limits.command_timeout", "server.limits.login_command_timeout", "server.limits.data_timeout"}, ""},
+	{"smtpd_min_data_rate", keys{"server.limits.min_data_rate"}, ""},
+	{"smtpd_per_request_deadline", nil, "it always has deadlines for commands, and server.limits.min_data_rate for messages"},
 	{"smtpd_delay_reject", nil, "it always evaluates the restrictions when a recipient is named"},
 	{"smtpd_forbidden_commands", nil, "it always closes connections that send HTTP, SSH or header fields"},
 	{"strict_rfc821_envelopes", nil, "it accepts addresses as Postfix does by default"},
