@@ -50,8 +50,11 @@ store could answer.`,
 		Example: "  postern auth test -u alice@example.org\n  postern auth test -u alice -p - < secret",
 		Args:    operands(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			t.out, t.errs = cmd.OutOrStdout(), cmd.ErrOrStderr()
-			return t.run(cmd.Context(), cmd.InOrStdin())
+			t.errs = cmd.ErrOrStderr()
+			return printSafely(cmd.OutOrStdout(), func(out io.Writer) error {
+				t.out = out
+				return t.run(cmd.Context(), cmd.InOrStdin())
+			})
 		},
 	}
 	configFlag(cmd, &t.file)

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"io"
+
 	"github.com/spf13/cobra"
 
 	"postern/cmd/postern/internal/check"
@@ -20,10 +22,12 @@ that user before it opens anything.
 The exit status is 0 if the server could start and deliver messages, and 1 if not.`,
 		Args: operands(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !check.Run(cmd.Context(), file, cmd.OutOrStdout()) {
-				return process.StatusOnly(process.ExitFailure)
-			}
-			return nil
+			return printSafely(cmd.OutOrStdout(), func(out io.Writer) error {
+				if !check.Run(cmd.Context(), file, out) {
+					return process.StatusOnly(process.ExitFailure)
+				}
+				return nil
+			})
 		},
 	}
 	configFlag(cmd, &file)

@@ -36,7 +36,7 @@ func run(args []string, in io.Reader, out, errs io.Writer) int {
 	root.SetErr(errs)
 	cmd, err := root.ExecuteC()
 	if err != nil && err.Error() != "" {
-		fmt.Fprintf(errs, "postern: %v\n", err)
+		_ = printSafely(errs, func(out io.Writer) error { _, err := fmt.Fprintf(out, "postern: %v\n", err); return err })
 	}
 	if process.Status(err) == process.ExitUsage {
 		fmt.Fprintf(errs, "See '%s --help'.\n", cmd.CommandPath())

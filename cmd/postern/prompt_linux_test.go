@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -91,6 +92,35 @@ func TestPasswdAsksTwice(t *testing.T) {
 				t.Errorf("file: %v", err)
 			}
 		})
+	}
+}
+
+// Text of a client does not control the terminal of the administrator. In a pipe it is unchanged.
+func TestQueueEscapesForTerminals(t *testing.T) {
+	s, _ := spooling(t)
+	const subject, escaped = "\x1b]0;owned\x07\u009b2J", `\x1b]0;owned\x07\u009b2J`
+	kit.Must(t, s.Trial(t, "alice", "right").Send(t.Context(), subject))
+	list := runQueue(t, s, "list")
+	id := queueID.FindString(list)
+	if raw := runQueue(t, s, "show", "--message", id); !strings.Contains(raw, subject) {
+		t.Errorf("in a pipe: %q", raw)
+	}
+	for _, args := range [][]string{{"list"}, {"show", id}, {"show", "--message", id}} {
+		person, terminal := openTerminal(t)
+		shown := make(chan string)
+		go func() {
+			text, _ := io.ReadAll(person) // ends with EIO when the terminal is closed
+			shown <- string(text)
+		}()
+		status := run(append(append([]string{"queue"}, args...), "--config", s.Config()), strings.NewReader(""), terminal, os.Stderr)
+		kit.Must(t, terminal.Close())
+		text := <-shown
+		if status != process.ExitOK || strings.ContainsAny(text, "\x1b\x07\u009b") || !strings.Contains(text, id) && !strings.Contains(text, escaped) {
+			t.Errorf("%q on a terminal: status %d, %q", args, status, text)
+		}
+		if args[0] == "show" && len(args) == 3 && !strings.Contains(text, escaped) {
+			t.Errorf("the message is not shown: %q", text)
+		}
 	}
 }
 

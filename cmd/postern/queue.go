@@ -72,7 +72,7 @@ func (q *queue) list() *cobra.Command {
 			if err != nil {
 				return process.ExplainUnreadable(err)
 			}
-			return printItems(cmd.OutOrStdout(), items)
+			return printSafely(cmd.OutOrStdout(), func(out io.Writer) error { return printItems(out, items) })
 		},
 	}
 }
@@ -112,21 +112,25 @@ func (q *queue) show() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show ID",
 		Short: "Show a message and why it is in the spool",
-		Args:  operands("ID"),
+		Long: `Shows a message and why it is in the spool. If standard output is a terminal,
+control characters of the message are escaped; in a pipe or a file it is unchanged.`,
+		Args: operands("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			b, err := q.open()
 			if err != nil {
 				return err
 			}
 			if text {
-				_, err := b.Show(args[0], cmd.OutOrStdout())
-				return process.ExplainUnreadable(err)
+				return printSafely(cmd.OutOrStdout(), func(out io.Writer) error {
+					_, err := b.Show(args[0], out)
+					return process.ExplainUnreadable(err)
+				})
 			}
 			item, err := b.Show(args[0], nil)
 			if err != nil {
 				return process.ExplainUnreadable(err)
 			}
-			return printItem(cmd.OutOrStdout(), item)
+			return printSafely(cmd.OutOrStdout(), func(out io.Writer) error { return printItem(out, item) })
 		},
 	}
 	cmd.Flags().BoolVar(&text, "message", false, "print the message itself")

@@ -4,12 +4,14 @@ import (
 	"net"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"postern/cmd/postern/internal/apptest"
+	"postern/cmd/postern/internal/config"
 	"postern/test/kit"
 )
 
@@ -78,6 +80,35 @@ func TestWatchdog(t *testing.T) {
 	m.want(t, "READY=1")
 	for range 3 {
 		m.want(t, "WATCHDOG=1")
+	}
+}
+
+// The limits of the unit are above what the defaults need together, and large messages are staged
+// on disk.
+func TestLimitsOfTheUnit(t *testing.T) {
+	unit := apptest.ReadFile(t, "../../../../docs/systemd/postern.service")
+	setting := func(name string) string {
+		m := regexp.MustCompile(`(?m)^` + name + `=(.*)$`).FindStringSubmatch(unit)
+		if m == nil {
+			t.Fatalf("the unit has no %s", name)
+		}
+		return m[1]
+	}
+	gib, err := strconv.ParseInt(strings.TrimSuffix(setting("MemoryMax"), "G"), 10, 64)
+	kit.Must(t, err)
+	const (
+		connection = 64 << 10
+		hashes     = 1<<30 + 8*128<<20 // the bounds of package hash, on 8 processors
+	)
+	defaults := config.Default().Server
+	if need := int64(defaults.StageMemory) + int64(defaults.Limits.Connections)*connection + hashes; gib<<30 < need*5/4 { // garbage
+		t.Errorf("MemoryMax is %d GiB, and the defaults need %d MiB", gib, need>>20)
+	}
+	if tasks, err := strconv.Atoi(setting("TasksMax")); err != nil || tasks < 1000 {
+		t.Errorf("TasksMax is %d, %v", tasks, err)
+	}
+	if dir := setting("CacheDirectory"); setting("Environment") != "TMPDIR=/var/cache/"+dir {
+		t.Errorf("staging is not in CacheDirectory=%s", dir)
 	}
 }
 
