@@ -26,6 +26,7 @@ type Config struct {
 	BareNewline        message.BareNewlines `toml:"bare_newline"`        // what to do with bare CR and LF in the content
 	StageDir           string               `toml:"stage_dir"`           // folder for large messages in transit; empty: the system's
 	StageMemory        Size                 `toml:"stage_memory"`        // bytes of messages held in memory, all together
+	StageDisk          Size                 `toml:"stage_disk"`          // bytes of messages in StageDir, all together; 0: half of what is free, at most 4 GiB
 	SuppressDuplicates bool                 `toml:"suppress_duplicates"` // do not send a message again that a client repeats because its 250 was lost
 	ProxyTrusted       []netip.Prefix       `toml:"proxy_trusted"`       // networks that must send a PROXY header
 	ShutdownTimeout    time.Duration        `toml:"shutdown_timeout"`    // how long transactions in flight may continue
@@ -144,6 +145,10 @@ func (c *Config) Validate(bad func(key, why string)) {
 	}
 	if c.StageMemory < 1<<20 {
 		bad("stage_memory", "is below 1MiB; give it at least that")
+	}
+	if c.StageDisk != 0 && c.StageDisk < c.MessageSizeLimit {
+		bad("stage_disk", fmt.Sprintf("is %s, so a message of server.message_size_limit, which is %s, could not be received; "+
+			"raise stage_disk, or lower message_size_limit", c.StageDisk, c.MessageSizeLimit))
 	}
 	if c.ShutdownTimeout <= 0 {
 		bad("shutdown_timeout", "must be longer than zero, such as \"30s\"")

@@ -108,6 +108,7 @@ func TestConfigValidate(t *testing.T) {
 		{"origin", func(c *Config) { c.Origin = "alice@example.org" }},
 		{"message_size_limit", func(c *Config) { c.MessageSizeLimit = 65535 }},
 		{"stage_memory", func(c *Config) { c.StageMemory = 1000 }},
+		{"stage_disk", func(c *Config) { c.StageDisk = c.MessageSizeLimit - 1 }},
 		{"shutdown_timeout", func(c *Config) { c.ShutdownTimeout = 0 }},
 		{"stage_dir", func(c *Config) { c.StageDir = "tmp" }},
 		{"limits.connections", func(c *Config) { c.Limits.Connections = 0 }},

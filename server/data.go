@@ -55,6 +55,7 @@ func (b *body) Abort(err error) *smtpd.Reply {
 // Commit implements smtpd.Body. 250 is sent only for a message that the next hop, or
 // the spool, has answered 250 for.
 func (b *body) Commit(ctx context.Context) *smtpd.Reply {
+	defer b.staged.Abort() // after a panic: otherwise the message has it
 	m, err := b.staged.Message()
 	if err != nil {
 		return stageReply(err)

@@ -203,8 +203,21 @@ func (s *session) Mail(_ context.Context, from smtpd.Path, p *smtp.MailOptions) 
 			Options:   *p,
 		},
 	}
+	if err := s.checkRoom(s.mail.envelope); err != nil {
+		s.mail = nil
+		return withCause(replyNoStorage, err)
+	}
 	s.mail.envelope.MaySign = s.loggedIn || s.parts.Policy.InMyNetworks(s.request("", 0))
 	return nil
+}
+
+// checkRoom returns an error if a message of the size that the client has declared could not
+// be staged now (RFC 1870, section 6.1), so that the client need not send it.
+func (s *session) checkRoom(e *relay.Envelope) error {
+	if e.Options.Size <= 0 {
+		return nil
+	}
+	return s.stage.Check(e.Owner(), e.Options.Size)
 }
 
 // complete adds server.origin to an address without a domain (Postfix's

@@ -118,6 +118,10 @@ func (d *testServer) assemble(s settings) Parts {
 	if err != nil {
 		d.t.Fatal(err)
 	}
+	stage := message.NewStage(d.t.TempDir(), int64(s.Server.StageMemory))
+	if s.Server.StageDisk != 0 {
+		stage.SetLimits(message.Limits{Memory: int64(s.Server.StageMemory), Disk: int64(s.Server.StageDisk), Message: int64(s.Server.MessageSizeLimit)})
+	}
 	return Parts{
 		Config: s.Server,
 		Listeners: []ListenerParts{{
@@ -127,7 +131,7 @@ func (d *testServer) assemble(s settings) Parts {
 			Policy:       set,
 			Services:     d.acquire,
 		}},
-		Stage:  message.NewStage(d.t.TempDir(), int64(s.Server.StageMemory)),
+		Stage:  stage,
 		Events: NewLog(d.log.Logger()),
 	}
 }
@@ -171,7 +175,7 @@ func (d *testServer) close() {
 	if err := <-d.served; err != nil {
 		d.t.Errorf("Serve: %v", err)
 	}
-	kit.Eventually(d.t, "staged messages are closed", func() bool { return d.parts.Stage.InMemory() == 0 })
+	kit.Eventually(d.t, "staged messages are closed", func() bool { return d.parts.Stage.InMemory() == 0 && d.parts.Stage.OnDisk() == 0 })
 	kit.Eventually(d.t, "services are released", func() bool { return d.held.count.Load() == 0 })
 	if n := d.held.twice.Load(); n > 0 {
 		d.t.Errorf("services were released again %d times", n)

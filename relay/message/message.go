@@ -15,7 +15,8 @@
 // submission server are in package server. A new kind of edit is a function that fills in
 // an [Edit]; only message.go splits a header.
 //
-//	stage           receives the bytes of a message, in memory or in a file
+//	stage           limits and shares of memory and disk; the Writer of a message
+//	store           the bytes of a message, in memory or in a file
 //	clean           makes CRLF line ends, or refuses bare CR and LF
 //	message         splits header and body, and edits the header
 //	mailbox, token  addresses in header fields
@@ -236,8 +237,6 @@ func isBlank(c byte) bool { return c == ' ' || c == '\t' }
 // largeHeader is the size, in bytes, above which a header needs free memory.
 const largeHeader = 64 << 10
 
-var errMemory = errors.New("too much memory in use")
-
 // message parses the header at the beginning of s and returns the message. It reserves the
 // memory that the header needs: for itself, if s is a file, and for the two views that the
 // server makes of a message, the completed one and the signed one. It reads about twice
@@ -264,9 +263,9 @@ func (s *store) message() (*Message, error) {
 	// An ordinary header gets the memory even above the limit, since every message needs
 	// it; for a large one that is a temporary error.
 	if needed <= largeHeader {
-		s.stage.memory.Add(needed)
-	} else if !s.stage.reserve(needed) {
-		return nil, &StorageError{errMemory}
+		s.stage.memory.Add(s.owner, needed)
+	} else if r := s.stage.memory.TakeAtLeast(s.owner, needed, headerMemory); r != nil {
+		return nil, &StorageError{&RoomError{inMemory, r}}
 	}
 	s.charged += needed
 	if s.file != nil {

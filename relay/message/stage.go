@@ -4,10 +4,8 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"sync"
-	"sync/atomic"
 
 	"postern/internal/share"
 )
@@ -22,8 +20,8 @@ var (
 	ErrClosed         = errors.New("message: writer is closed")
 )
 
-// A StorageError means that the message could not be stored: disk full, folder
-// missing or not writable. It is temporary, and not about the message.
+// A StorageError means that the message could not be stored: disk full, a limit reached
+// (RoomError), folder missing or not writable. It is temporary, and not about the message.
 type StorageError struct{ Err error }
 
 func (e *StorageError) Error() string { return fmt.Sprintf("message: cannot stage: %v", e.Err) }
@@ -60,37 +58,83 @@ func (b BareNewlines) String() string {
 	return "normalize"
 }
 
+// Limits are the limits of a Stage, in bytes.
+type Limits struct {
+	Memory  int64 // of all messages together
+	Disk    int64 // in files, of all messages together
+	Message int64 // of the largest message that clients may send
+}
+
 // A Stage stores messages while they arrive and until they have been sent. It may be
 // used by many goroutines at once.
+//
+// Memory and disk are shared (package share): a user may hold at most a quarter of each, and
+// so may all clients without a login together. What an owner may not hold in memory is
+// written to a file. On disk, every owner may hold one message of the largest size.
 type Stage struct {
 	dir     string
-	limit   int64        // of memory
-	memory  atomic.Int64 // bytes in memory of all messages
-	buffers sync.Pool    // *bufio.Writer, in use only while a Write runs
+	memory  share.Pool
+	disk    share.Pool
+	buffers sync.Pool // *bufio.Writer, in use only while a Write runs
 }
 
 // NewStage returns a Stage that holds up to memory bytes of all messages together in
 // memory, and the rest in unnamed files in dir; an empty dir is the system's folder
-// for temporary files.
+// for temporary files. The files have no limit before SetLimits.
 func NewStage(dir string, memory int64) *Stage {
 	if dir == "" {
 		dir = os.TempDir()
 	}
-	s := &Stage{dir: dir, limit: memory}
+	s := &Stage{dir: dir}
+	s.memory.SetLimits(share.Quarter(memory, spillSize))
 	s.buffers.New = func() any { return bufio.NewWriterSize(nil, 32<<10) }
 	return s
 }
 
-// InMemory returns the number of bytes that staged messages hold in memory now.
-func (s *Stage) InMemory() int64 { return s.memory.Load() }
+// SetLimits replaces the limits at once. Messages that are staged already stay, and count.
+func (s *Stage) SetLimits(l Limits) {
+	s.memory.SetLimits(share.Quarter(l.Memory, spillSize))
+	// A message is stored with CRLF line ends, and may have come with bare LF.
+	s.disk.SetLimits(share.Quarter(l.Disk, l.Message+l.Message/16+diskStep))
+}
 
-// reserve counts n more bytes in memory, if the limit allows it.
-func (s *Stage) reserve(n int64) bool {
-	if s.memory.Add(n) > s.limit {
-		s.memory.Add(-n)
-		return false
+// InMemory returns the number of bytes that staged messages hold in memory now.
+func (s *Stage) InMemory() int64 { return s.memory.Used() }
+
+// OnDisk returns the number of bytes that staged messages may fill in files now.
+func (s *Stage) OnDisk() int64 { return s.disk.Used() }
+
+// Check returns an error if a message of size bytes could not be staged for owner now. It
+// reserves nothing: a client that declares a size and sends nothing must not occupy it.
+func (s *Stage) Check(owner share.Owner, size int64) error {
+	if size <= spillSize && s.memory.Check(owner, size) == nil {
+		return nil
 	}
-	return true
+	if r := s.disk.Check(owner, size); r != nil {
+		return &StorageError{&RoomError{onDisk, r}}
+	}
+	return nil
+}
+
+// A RoomError is the cause of a StorageError if a limit of the Stage is reached, or an
+// owner's share of it.
+type RoomError struct {
+	What    string // memory or disk
+	Refusal *share.Refusal
+}
+
+const (
+	onDisk   = "disk"
+	inMemory = "memory"
+)
+
+func (e *RoomError) Error() string {
+	key, r := "server.stage_"+e.What, e.Refusal
+	if r.Full() {
+		return fmt.Sprintf("%s is used up: %d of %d bytes; raise it if clients need more", key, r.Held, r.Limit)
+	}
+	return fmt.Sprintf("the share of %s in %s is used up: %d bytes, and %d are allowed now; raise %[2]s if clients need more",
+		r.Who, key, r.Held, r.Limit)
 }
 
 // Options are the properties of one message that is about to arrive.
@@ -103,7 +147,7 @@ type Options struct {
 // New returns a Writer for one message. The caller must call Message or Abort.
 func (s *Stage) New(o Options) *Writer {
 	return &Writer{
-		store:   &store{stage: s, declared: o.Size},
+		store:   &store{stage: s, owner: o.Owner, declared: o.Size},
 		cleaner: cleaner{reject: o.BareNewlines == Reject},
 	}
 }
@@ -171,157 +215,4 @@ func (w *Writer) Abort() {
 func (w *Writer) fail(err error) {
 	w.err = err
 	w.store.Close()
-}
-
-// spillSize is the limit of one message in memory, in bytes. A larger one is written to a
-// file, from the beginning if the client has declared the size (RFC 1870). firstStep is the
-// smallest buffer, so that a small mail needs little memory.
-const (
-	spillSize = 64 << 10
-	firstStep = 1 << 10
-)
-
-// A store holds the clean bytes of one message, in memory or in a file. It is
-// written by one goroutine, and read by many once it is written.
-type store struct {
-	stage    *Stage
-	declared int64 // size of the whole message, if the client has declared it
-	size     int64
-	high     int64 // offset after the last byte >= 0x80
-	body     int64 // offset of the body; message sets it
-	mem      []byte
-	charged  int64 // bytes that this store counts in stage.memory
-
-	file *os.File      // nil as long as mem holds everything
-	base int64         // where the message begins in file
-	out  *bufio.Writer // buffers writes to file, until the next flush
-
-	closing sync.Once
-	err     error // of Close
-}
-
-// append stores clean bytes, possibly none. Small pieces are buffered until flush.
-func (s *store) append(p []byte) error {
-	if len(p) == 0 {
-		return nil
-	}
-	if i := lastHigh(p); i >= 0 {
-		s.high = s.size + int64(i) + 1
-	}
-	if s.file == nil && !s.grow(len(p)) {
-		if err := s.spill(); err != nil {
-			return &StorageError{err}
-		}
-	}
-	s.size += int64(len(p))
-	if s.file == nil {
-		s.mem = append(s.mem, p...)
-		return nil
-	}
-	if s.out == nil {
-		// flush returns the buffer before the server waits for the client, so that few
-		// are in use at the same time.
-		s.out = s.stage.buffers.Get().(*bufio.Writer)
-		s.out.Reset(s.file)
-	}
-	if _, err := s.out.Write(p); err != nil {
-		return &StorageError{err}
-	}
-	return nil
-}
-
-// grow makes room for n bytes in mem, if the message may stay in memory.
-func (s *store) grow(n int) bool {
-	need := len(s.mem) + n
-	if need <= cap(s.mem) {
-		return true
-	}
-	all := max(int64(need), s.declared)
-	if all > spillSize {
-		return false
-	}
-	step := (int(all) + firstStep - 1) / firstStep * firstStep
-	size := min(max(step, 2*cap(s.mem)), spillSize)
-	if !s.stage.reserve(int64(size)) {
-		return false
-	}
-	mem := make([]byte, len(s.mem), size)
-	copy(mem, s.mem)
-	s.stage.memory.Add(-s.charged)
-	s.mem, s.charged = mem, int64(size)
-	return true
-}
-
-// spill moves the message from memory to a file.
-func (s *store) spill() error {
-	f, err := openUnnamed(s.stage.dir)
-	if err != nil {
-		return err
-	}
-	s.file = f
-	if _, err := f.Write(s.mem); err != nil {
-		return err
-	}
-	s.stage.memory.Add(-s.charged)
-	s.mem, s.charged = nil, 0
-	return nil
-}
-
-func (s *store) flush() error {
-	if s.out == nil {
-		return nil
-	}
-	err := s.out.Flush()
-	s.out.Reset(nil)
-	s.stage.buffers.Put(s.out)
-	s.out = nil
-	if err != nil {
-		return &StorageError{err}
-	}
-	return nil
-}
-
-// ReadAt implements io.ReaderAt for the bytes that have been flushed. If a file has become
-// shorter, as one of the spool may, that is an error and not the end of the message.
-func (s *store) ReadAt(p []byte, off int64) (int, error) {
-	if s.file != nil {
-		n, err := s.file.ReadAt(p, s.base+off)
-		if errors.Is(err, io.EOF) && off+int64(n) < s.size {
-			err = io.ErrUnexpectedEOF
-		}
-		return n, err
-	}
-	if off >= int64(len(s.mem)) {
-		return 0, io.EOF
-	}
-	n := copy(p, s.mem[off:])
-	if n < len(p) {
-		return n, io.EOF
-	}
-	return n, nil
-}
-
-// Close releases memory and file, once.
-func (s *store) Close() error {
-	s.closing.Do(func() {
-		s.flush()
-		s.stage.memory.Add(-s.charged)
-		if s.file != nil {
-			s.err = s.file.Close()
-		}
-	})
-	return s.err
-}
-
-// createUnlinked creates a file in dir with mode 0600 and removes its name at once.
-func createUnlinked(dir string) (*os.File, error) {
-	f, err := os.CreateTemp(dir, "postern-*")
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Remove(f.Name()); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
 }

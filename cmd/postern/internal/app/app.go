@@ -123,6 +123,7 @@ func (a *App) Activate(g *Generation) server.Parts {
 		a.newest.unwatch()
 	}
 	a.newest = g
+	g.stage.SetLimits(stageLimits(&g.cfg.Server, g.stageAuto))
 	p := server.Parts{Config: g.cfg.Server, Stage: g.stage, Events: a.events.server}
 	for _, l := range g.listeners {
 		p.Listeners = append(p.Listeners, server.ListenerParts{

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
-	"os"
 	"reflect"
 	"slices"
 	"sync"
@@ -32,6 +30,7 @@ type Generation struct {
 	fallback  *listenerParts // for listeners that are no longer in the configuration
 	policies  *Policies
 	stage     *message.Stage
+	stageAuto int64 // server.stage_disk where the configuration leaves it to the server
 	certs     []*certs.Files
 	closers   []func() (what string, err error) // in the order in which the parts were opened
 
@@ -256,35 +255,6 @@ func (p *Policies) Close() error {
 		all = append(all, s.part.Close())
 	}
 	return errors.Join(all...)
-}
-
-// openStage keeps the stage of the generation before, and so the account of memory in
-// use, unless its settings have changed.
-func (a *App) openStage(g *Generation) error {
-	dir, memory := g.cfg.Server.StageDir, g.cfg.Server.StageMemory
-	if a.newest != nil && a.newest.cfg.Server.StageDir == dir && a.newest.cfg.Server.StageMemory == memory {
-		g.stage = a.newest.stage
-		return nil
-	}
-	if err := CheckStageDir(dir); err != nil {
-		return err
-	}
-	g.stage = message.NewStage(dir, int64(memory))
-	return nil
-}
-
-// CheckStageDir creates a file in the folder for large messages, so that a mistake is
-// reported at the start and not by a 451 to the first large message.
-func CheckStageDir(dir string) error {
-	f, err := os.CreateTemp(dir, "postern-check-*")
-	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("server.stage_dir: cannot write large messages: %w; name a folder that %s may write to",
-			err, process.CurrentAccount().Name)
-	}
-	if err != nil {
-		return fmt.Errorf("server.stage_dir: cannot write large messages: %w", err)
-	}
-	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
 // hops are the parts opened from one section [relay].

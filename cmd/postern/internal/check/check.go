@@ -66,7 +66,7 @@ func (c *checker) all(ctx context.Context) {
 		c.stores(ctx, s, c.listener(path))
 	}
 	c.policies(ctx)
-	c.result("stage", "large messages can be written", app.CheckStageDir(c.cfg.Server.StageDir))
+	c.stage()
 	for path, s := range c.cfg.RelaySections() {
 		c.nextHops(ctx, s, c.listener(path))
 	}
@@ -80,6 +80,20 @@ func (c *checker) all(ctx context.Context) {
 		c.warn("file", w.Key+": "+w.Text)
 	}
 	c.sandbox()
+}
+
+// stage checks the folder for large messages, and its space.
+func (c *checker) stage() {
+	err := app.CheckStageDir(c.cfg.Server.StageDir)
+	if err != nil {
+		c.result("stage", "", err)
+		return
+	}
+	text, warning := app.CheckStageSpace(&c.cfg.Server)
+	c.result("stage", text, nil)
+	if warning != "" {
+		c.warn("stage", warning)
+	}
 }
 
 // listener returns the suffix for results about a section that only one listener

@@ -82,3 +82,10 @@ func RaiseFileLimit() (uint64, error) {
 	l.Cur = l.Max
 	return uint64(l.Max), syscall.Setrlimit(syscall.RLIMIT_NOFILE, &l) // Max is signed on the BSDs
 }
+
+// Space is the space of a file system, in bytes.
+type Space struct {
+	Total    int64
+	Free     int64 // for processes without privileges
+	InMemory bool  // a tmpfs
+}

@@ -80,6 +80,16 @@ const (
 )
 
 // landlockVersion returns the version of Landlock in the kernel; 0 is none.
+// DiskSpace returns the space of the file system of a folder.
+func DiskSpace(dir string) (Space, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return Space{}, &os.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	block := int64(st.Bsize)
+	return Space{Total: int64(st.Blocks) * block, Free: int64(st.Bavail) * block, InMemory: st.Type == unix.TMPFS_MAGIC}, nil
+}
+
 func landlockVersion() int {
 	version, err := ll.LandlockGetABIVersion()
 	if err != nil || version < 1 {

@@ -2,7 +2,10 @@
 
 package process
 
-import "time"
+import (
+	"errors"
+	"time"
+)
 
 // Capabilities, no_new_privs, systemd and Landlock exist on Linux only.
 
@@ -11,6 +14,9 @@ func emptyBoundingSet() error   { return nil }
 
 // DropCapabilities does nothing on this system.
 func DropCapabilities() error { return nil }
+
+// DiskSpace returns ErrUnsupported on this system.
+func DiskSpace(string) (Space, error) { return Space{}, errors.ErrUnsupported }
 
 func monotonic() time.Duration { return 0 }
 
