@@ -40,7 +40,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/go-sql-driver/mysql"
 
@@ -222,12 +221,9 @@ func (d *DB[T]) explain(err error) error {
 	return err
 }
 
-// SameRows returns the same text for all keys that find the same rows: those with the same
-// values of the variables that the query has. MySQL by default ignores case and trailing
-// blanks when it compares names.
+// SameRows returns the same text for all keys that find the same rows in any database: those
+// with the same values of the variables that the query has. A database that ignores case or
+// blanks finds the same rows for more keys.
 func (d *DB[T]) SameRows(key string) string {
-	if d.driver == MySQL {
-		key = strings.ToLower(strings.TrimRight(key, " "))
-	}
 	return fmt.Sprintf("%q", d.statement.arguments(key))
 }

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"postern/internal/lru"
 	"postern/internal/semaphore"
 )
 
@@ -20,9 +21,9 @@ import (
 // for as long as the caller may wait. It is a temporary error.
 var ErrBusy = errors.New("hash: too many passwords are being hashed at once")
 
-// DefaultDecoy is a hash for [Checker.Decoy] if a store has no hash to imitate: bcrypt of
-// cost 10. No password is known that matches it.
-const DefaultDecoy = "$2a$10$PosternDecoyPosternDeu9xFqvN0bZyTtWm3kHcRjLsEaUi2oGd6"
+// DefaultDecoy is a hash of [DefaultKind] for [Checker.Decoy], if a store has no hash to
+// imitate. No password is known that matches it.
+const DefaultDecoy = "$2a$10$" + bcryptSalt + bcryptSum
 
 // A Checker compares passwords for all stores of the process. It computes at most as many
 // hashes at once as Go uses processors, and only one at a time that needs more than 128 MiB.
@@ -33,17 +34,45 @@ type Checker struct {
 	large *semaphore.Fair
 	memo  *memo
 	wait  atomic.Int64 // time.Duration
+
+	mu       sync.Mutex
+	censuses *lru.Map[string, *Census] // see Census
 }
+
+// maxCensuses bounds the stores whose users are counted, past ones included.
+const maxCensuses = 64
 
 // NewChecker returns a Checker whose callers wait at most for wait.
 func NewChecker(wait time.Duration) *Checker {
-	c := &Checker{slots: semaphore.New(runtime.GOMAXPROCS(0)), large: semaphore.New(1), memo: newMemo()}
+	c := &Checker{slots: semaphore.New(runtime.GOMAXPROCS(0)), large: semaphore.New(1), memo: newMemo(), censuses: lru.New[string, *Census](maxCensuses)}
 	c.SetWait(wait)
 	return c
 }
 
 // SetWait changes how long callers wait from now on.
 func (c *Checker) SetWait(wait time.Duration) { c.wait.Store(int64(wait)) }
+
+// Census returns what is known of the users of a store. It is always the same one for the same
+// users, which names the table that they are in: a store that is opened again, as after a
+// reload, knows its users.
+func (c *Checker) Census(users string) *Census {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	census, ok := c.censuses.Get(users)
+	if !ok {
+		census = NewCensus()
+	}
+	c.censuses.Put(users, census)
+	return census
+}
+
+type traceKey struct{}
+
+// WithTrace returns a context for [Checker.Check] and [Checker.Decoy] in which record is called
+// for each hash that is computed, before it is, by the same goroutine.
+func WithTrace(ctx context.Context, record func(Kind)) context.Context {
+	return context.WithValue(ctx, traceKey{}, record)
+}
 
 // Check reports whether password is the one whose hash is stored. turn is the place of the
 // client among those that wait for a processor. An error means that the
@@ -99,6 +128,9 @@ func (c *Checker) compute(ctx context.Context, stored string, turn semaphore.Tur
 		return false, busy(err)
 	}
 	defer c.slots.Release(turn)
+	if record, ok := ctx.Value(traceKey{}).(func(Kind)); ok {
+		record(h.Kind())
+	}
 	return compare(h)
 }
 

@@ -94,7 +94,7 @@ func Parse(stored string) (Hash, error) {
 func (h Hash) Locked() bool { return h.match == nil }
 
 // Kind returns scheme and cost: hashes of the same kind take the same time to compare.
-func (h Hash) Kind() string { return strings.TrimSpace(h.scheme + " " + h.cost) }
+func (h Hash) Kind() Kind { return Kind(strings.TrimSpace(h.scheme + " " + h.cost)) }
 
 // Matches reports whether password is the one that was hashed. It does not wait for other
 // hashes, as [Checker.Check] does, which is for serving. An error means that the comparison
@@ -148,23 +148,49 @@ type scheme struct {
 	name     string
 	longest  int
 	prefixes []string
+	sample   string // a hash, with %s for each cost; see [Kind.Sample]
 	parse    func(name, text string) (Hash, error)
 }
 
+// The parts of samples that are not costs: no password is known that leads to them.
+const (
+	bcryptSalt = "PosternDecoyPosternDeu"
+	bcryptSum  = "9xFqvN0bZyTtWm3kHcRjLsEaUi2oGd6"
+	cryptSum   = "PosternDecoyPosternDecoyPosternDecoyPostern" // 43 digits of crypt(3)
+	argon2Rest = "$v=19$m=%s,t=%s,p=%s$cG9zdGVybiBkZWNveSBzYQ$YSBwb3N0ZXJuIGRlY295OiBubyBzdWNoIHBhc3N3ZCE"
+	md5Sum     = "postern$PosternDecoyPosternDec"
+)
+
+// The name of the scheme whose cost has two digits.
+const bcryptName = "bcrypt"
+
 var schemes = []scheme{
-	{"bcrypt", maxCrypt, []string{"$2a$", "$2b$", "$2x$", "$2y$"}, parseBcrypt},
-	{"bcrypt-sha256", MaxPassword, []string{"$bcrypt-sha256$"}, parseBcryptSHA256}, // the bound of passlib
-	{"sha512-crypt", maxCrypt, []string{"$6$"}, parseSHACrypt},
-	{"sha256-crypt", maxCrypt, []string{"$5$"}, parseSHACrypt},
-	{"argon2id", MaxPassword, []string{"$argon2id$"}, parseArgon2},
-	{"argon2i", MaxPassword, []string{"$argon2i$"}, parseArgon2},
-	{"argon2d", MaxPassword, []string{"$argon2d$"}, parseArgon2},
-	{"yescrypt", maxCrypt, []string{"$y$"}, parseYescrypt},
-	{"apr1", maxCrypt, []string{"$apr1$"}, parseMD5Crypt},
-	{"md5-crypt", maxCrypt, []string{"$1$"}, parseMD5Crypt},
-	{"sha", MaxPassword, []string{"{SHA}"}, parseWith(htpasswd.AcceptSha)},
-	{"ssha", MaxPassword, []string{"{SSHA}"}, parseWith(htpasswd.AcceptSsha)},
-	{"scram-sha-256", MaxPassword, []string{scramName}, parseScram},
+	{bcryptName, maxCrypt, []string{"$2a$", "$2b$", "$2x$", "$2y$"},
+		"$2a$%s$" + bcryptSalt + bcryptSum, parseBcrypt},
+	{"bcrypt-sha256", MaxPassword, []string{"$bcrypt-sha256$"},
+		"$bcrypt-sha256$v=2,t=2b,r=%s$" + bcryptSalt + "$" + bcryptSum, parseBcryptSHA256}, // the bound of passlib
+	{"sha512-crypt", maxCrypt, []string{"$6$"},
+		"$6$rounds=%s$postern$" + cryptSum + cryptSum, parseSHACrypt},
+	{"sha256-crypt", maxCrypt, []string{"$5$"},
+		"$5$rounds=%s$postern$" + cryptSum, parseSHACrypt},
+	{"argon2id", MaxPassword, []string{"$argon2id$"},
+		"$argon2id" + argon2Rest, parseArgon2},
+	{"argon2i", MaxPassword, []string{"$argon2i$"},
+		"$argon2i" + argon2Rest, parseArgon2},
+	{"argon2d", MaxPassword, []string{"$argon2d$"},
+		"$argon2d" + argon2Rest, parseArgon2},
+	{"yescrypt", maxCrypt, []string{"$y$"},
+		"$y$%s$......................$" + cryptSum, parseYescrypt},
+	{"apr1", maxCrypt, []string{"$apr1$"},
+		"$apr1$" + md5Sum, parseMD5Crypt},
+	{"md5-crypt", maxCrypt, []string{"$1$"},
+		"$1$" + md5Sum, parseMD5Crypt},
+	{"sha", MaxPassword, []string{"{SHA}"},
+		"{SHA}cG9zdGVybiBkZWNveTogbm8gcHc=", parseWith(htpasswd.AcceptSha)},
+	{"ssha", MaxPassword, []string{"{SSHA}"},
+		"{SSHA}cG9zdGVybiBkZWNveTogbm8gcHdzYWx0", parseWith(htpasswd.AcceptSsha)},
+	{"scram-sha-256", MaxPassword, []string{scramName},
+		scramName + "%s,cG9zdGVybiBkZWNveTogbg==,YSBwb3N0ZXJuIGRlY295OiBubyBzdWNoIHBhc3N3ZCE=,YSBwb3N0ZXJuIGRlY295OiBubyBzdWNoIHBhc3N3ZCE=", parseScram},
 }
 
 // withoutDovecotName removes the {SCHEME} that Dovecot puts before a hash, and returns the
@@ -223,7 +249,7 @@ func parseBcrypt(name, text string) (Hash, error) {
 		return Hash{}, fmt.Errorf("bcrypt cost %d is not between 4 and %d", cost, maxBcryptCost)
 	}
 	h, err := parseWith(htpasswd.AcceptBcrypt)(name, text)
-	h.cost = form[1]
+	h.cost = strings.TrimPrefix(form[1], "0")
 	return h, err
 }
 

@@ -10,6 +10,7 @@ import (
 	"postern/internal/sqldb"
 	"postern/internal/text"
 	"postern/server/auth"
+	"postern/server/auth/hash"
 )
 
 // Config is a table [[auth.stores]] of kind "sql".
@@ -18,6 +19,11 @@ type Config struct {
 
 	// Query returns the row of a user; see [Query]. (query)
 	Query Query `toml:"query"`
+
+	// UnknownUserHash is the kind of the hash with which the password of an unknown user is
+	// compared. Without it that is the most common kind of the users that have been looked
+	// up since the start.
+	UnknownUserHash hash.Kind `toml:"unknown_user_hash"`
 }
 
 var _ auth.BackendConfig = (*Config)(nil)
@@ -57,6 +63,7 @@ func (q *Query) UnmarshalText(text []byte) (err error) {
 type row struct {
 	hash     string // empty: no password
 	username string // canonical
+	login    string // as the table spells it; empty: like username
 	disabled bool
 }
 
@@ -64,6 +71,7 @@ type row struct {
 const (
 	columnUsername = "username"
 	columnDisabled = "disabled"
+	columnLogin    = "login"
 )
 
 // addUsername is the next step for a query without the column username.
@@ -105,10 +113,11 @@ func checkColumns(columns []string) error {
 			if i == 0 {
 				return fmt.Errorf("the first column is %q; the query must return the hash of the password first", column)
 			}
-		case columnDisabled:
+		case columnDisabled, columnLogin:
 		default:
 			if i > 0 {
-				return fmt.Errorf("the column %q is unknown; after the hash the query may return %s and %s only", column, columnUsername, columnDisabled)
+				return fmt.Errorf("the column %q is unknown; after the hash the query may return %s, %s and %s only",
+					column, columnUsername, columnDisabled, columnLogin)
 			}
 		}
 	}
@@ -120,21 +129,23 @@ func checkColumns(columns []string) error {
 
 // scan reads the values of a row.
 func scan(values sqldb.Row, columns []string) (*row, error) {
-	hash, err := values.Text(0)
+	stored, err := values.Text(0)
 	if err != nil {
 		return nil, err
 	}
-	found := &row{hash: hash}
+	found := &row{hash: stored}
 	var disabled any = false
-	for i, column := range columns {
-		switch {
-		case i == 0:
-		case !strings.EqualFold(column, columnUsername):
+	for i, column := range columns[1:] {
+		switch i++; strings.ToLower(column) {
+		case columnDisabled:
 			disabled = values[i]
+		case columnLogin:
+			found.login, err = values.Text(i)
 		default:
-			if found.username, err = values.Text(i); err != nil {
-				return nil, err
-			}
+			found.username, err = values.Text(i)
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
 	if !text.ValidName(found.username, maxName) {

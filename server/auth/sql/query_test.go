@@ -1,7 +1,6 @@
 package sql
 
 import (
-	"fmt"
 	"slices"
 	"testing"
 
@@ -45,26 +44,5 @@ func TestQueriesWithoutName(t *testing.T) {
 		if got := kit.BadKeys(t, cfg.Validate); !slices.Equal(got, want) {
 			t.Errorf("%s: errors for %q, want %q", query, got, want)
 		}
-	}
-}
-
-func TestTally(t *testing.T) {
-	var c tally[string, int]
-	if got := c.mostCommon(7); got != 7 {
-		t.Errorf("nothing yet: %d", got)
-	}
-	c.add("rare", 1)
-	for range 2 {
-		c.add("common", 2)
-	}
-	c.add("rare", 3)
-	if got := c.mostCommon(7); got != 2 {
-		t.Errorf("%d, want the most common one", got)
-	}
-	for i := range 2 * maxTally {
-		c.add(fmt.Sprint(i), 4)
-	}
-	if len(c.counts) > maxTally {
-		t.Errorf("%d keys", len(c.counts))
 	}
 }

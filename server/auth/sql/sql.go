@@ -12,6 +12,7 @@
 //	username  the canonical name of the user, as in the table
 //	disabled  true for users that may not log in (optional); it is applied after the
 //	          password was found right
+//	login     the login as the table spells it, for SCRAM (optional; otherwise username)
 //
 // and no others. No row is [auth.NoSuchUser]. Several rows are a mistake in the configuration,
 // and therefore a temporary error. An empty or locked hash refuses every password. A hash of
@@ -26,7 +27,14 @@
 // of its text.
 //
 // The response time does not reveal which users exist: the password of an unknown user is
-// compared with a hash of the most common kind.
+// compared with a hash of the most common kind, or of the kind in the configuration. A table
+// cannot be asked for all its users, so those that have been looked up are counted, each once
+// ([hash.Census]).
+//
+// A table that ignores case finds one row for many spellings of a login. If SCRAM gave the keys
+// of the row to all of them, two spellings would have the same salt only if the user exists. So
+// SCRAM gives the keys only for the spelling of the table. Other spellings are unknown to it,
+// and each has its own decoy, whether or not there is such a user.
 //
 // Bounds: 1,024 bytes for a login and for the name of a user, the caller's ctx for a query, and
 // those of package sqldb. A row after the second is not read.
@@ -36,9 +44,9 @@
 package sql
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"sync"
 
 	"postern/internal/sqldb"
 	"postern/internal/text"
@@ -54,9 +62,8 @@ const Kind = "sql"
 type Store struct {
 	db      *sqldb.DB[*row]
 	checker *hash.Checker
-
-	kinds  tally[string, string] // of hashes, with an example of each
-	shapes tally[hash.ScramShape, hash.ScramShape]
+	seen    *hash.Census
+	decoys  hash.Kind // of the configuration; empty: the most common one of seen
 }
 
 var (
@@ -71,7 +78,8 @@ func New(cfg Config, checker *hash.Checker) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{db: db, checker: checker}, nil
+	table := fmt.Sprintf("%s %s %s", cfg.Driver, cfg.Location(), cfg.Query)
+	return &Store{db: db, checker: checker, seen: checker.Census(table), decoys: cfg.UnknownUserHash}, nil
 }
 
 // Close closes all connections. All logins fail afterwards.
@@ -90,8 +98,7 @@ func (s *Store) VerifyPassword(ctx context.Context, p *auth.Peer, login, passwor
 		return auth.Identity{}, err
 	}
 	if found == nil || found.parsed.Locked() {
-		decoy := s.kinds.mostCommon(hash.DefaultDecoy)
-		if err := s.checker.Decoy(ctx, decoy, password, p.Turn(login)); err != nil {
+		if err := s.checker.Decoy(ctx, s.decoy().Sample(), password, p.Turn(login)); err != nil {
 			return auth.Identity{}, unavailable(err)
 		}
 		return auth.Identity{}, refusal(found)
@@ -121,7 +128,11 @@ func (s *Store) ScramKeys(ctx context.Context, _ *auth.Peer, login string) (auth
 		return auth.ScramKeys{}, refusal(found)
 	}
 	keys, ok := found.parsed.ScramKeys()
-	switch {
+	switch spelling := cmp.Or(found.login, found.username); {
+	case s.db.SameRows(login) != s.db.SameRows(spelling):
+		return auth.ScramKeys{}, &auth.Failure{Kind: auth.NoSuchUser, Store: Kind, Reason: fmt.Sprintf(
+			"SCRAM needs the login as it is spelled in the column %s or %s, %q; a login by password may be spelled differently",
+			columnLogin, columnUsername, spelling)}
 	case found.disabled: // not auth.Disabled, since the password was not checked
 		return auth.ScramKeys{}, &auth.Failure{Kind: auth.BadPassword, Store: Kind, Reason: "the account is disabled"}
 	case !ok:
@@ -134,8 +145,11 @@ func (s *Store) ScramKeys(ctx context.Context, _ *auth.Peer, login string) (auth
 // ScramDecoy implements auth.KeyStore. It is the same for logins that lead to the same
 // query.
 func (s *Store) ScramDecoy(login string) auth.ScramDecoy {
-	return auth.ScramDecoy{Login: s.db.SameRows(login), ScramShape: s.shapes.mostCommon(hash.DefaultScramShape())}
+	return auth.ScramDecoy{Login: s.db.SameRows(login), ScramShape: s.decoys.Shape(s.seen.Shape())}
 }
+
+// decoy returns the kind of the hash that is computed for a login without one.
+func (s *Store) decoy() hash.Kind { return cmp.Or(s.decoys, s.seen.Kind()) }
 
 // A record is a row with its parsed hash.
 type record struct {
@@ -156,12 +170,7 @@ func (s *Store) find(ctx context.Context, login string) (*record, error) {
 	if err != nil {
 		return nil, unavailable(fmt.Errorf("the hash of %q: %w", found.username, err))
 	}
-	if !h.Locked() { // count it for decoys
-		s.kinds.add(h.Kind(), found.hash)
-		if keys, ok := h.ScramKeys(); ok {
-			s.shapes.add(keys.Shape(), keys.Shape())
-		}
-	}
+	s.seen.Add(found.username, h)
 	return &record{*found, h}, nil
 }
 
@@ -183,41 +192,4 @@ func (s *Store) Check(ctx context.Context) error {
 		err = fmt.Errorf("the query returns a row for %q, a user that does not exist; compare the name with {user}", sqldb.AbsentKey)
 	}
 	return err
-}
-
-// maxTally bounds the number of different keys; a database has few schemes.
-const maxTally = 32
-
-// A tally finds the most common key of logins. It may be used by many goroutines at once.
-type tally[K comparable, V any] struct {
-	mu     sync.Mutex
-	counts map[K]int
-	most   K
-	value  V // the first value of most
-}
-
-// add counts key.
-func (t *tally[K, V]) add(key K, value V) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.counts == nil {
-		t.counts = make(map[K]int)
-	}
-	if _, known := t.counts[key]; !known && len(t.counts) == maxTally {
-		return
-	}
-	t.counts[key]++
-	if first := len(t.counts) == 1 && t.counts[key] == 1; first || key != t.most && t.counts[key] > t.counts[t.most] {
-		t.most, t.value = key, value
-	}
-}
-
-// mostCommon returns the value of the most common key, or otherwise if there is none.
-func (t *tally[K, V]) mostCommon(otherwise V) V {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.counts) == 0 {
-		return otherwise
-	}
-	return t.value
 }

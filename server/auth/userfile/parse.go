@@ -100,12 +100,11 @@ var byteOrderMark = []byte("\ufeff")
 
 // A table is the content of a file.
 type table struct {
-	hashes map[string]string // by name; empty: locked
-	decoy  string            // a stored hash of the most common kind
-
-	scram   hash.ScramShape // of most SCRAM keys
-	noScram []string        // users without them that are not locked
-	tooMany []string        // users whose keys have more iterations than Cyrus SASL computes
+	hashes  map[string]string // by name; empty: locked
+	kind    hash.Kind         // of most hashes
+	shape   hash.ScramShape   // of most SCRAM keys
+	noScram []string          // users without SCRAM keys that are not locked
+	tooMany []string          // users whose keys have more iterations than Cyrus SASL computes
 }
 
 // A problem is a line that was skipped. Its reason contains nothing of the line.
@@ -132,7 +131,7 @@ func (p problems) summary() string {
 // parse parses a whole file. It returns an error only if there are too many users.
 func parse(text []byte) (*table, problems, error) {
 	t := &table{hashes: make(map[string]string)}
-	seen := census{kinds: make(map[string]*kind), shapes: make(map[hash.ScramShape]int)}
+	var tally hash.Tally
 	var skipped problems
 	number := 0
 	for line := range bytes.Lines(bytes.TrimPrefix(text, byteOrderMark)) {
@@ -145,7 +144,7 @@ func parse(text []byte) (*table, problems, error) {
 			why = "the name occurs twice, and its first line is used; delete one of them"
 		}
 		if why == "" {
-			why = cmp.Or(t.add(user, stored, &seen), unsupported(line))
+			why = cmp.Or(t.add(user, stored, &tally), unsupported(line))
 		}
 		if why != "" {
 			skipped = append(skipped, problem{number, why})
@@ -154,12 +153,12 @@ func parse(text []byte) (*table, problems, error) {
 			return nil, nil, fmt.Errorf("more than %d users", maxUsers)
 		}
 	}
-	t.decoy, t.scram, t.noScram, t.tooMany = seen.decoy(), seen.shape(), seen.noScram, seen.tooMany
+	t.kind, t.shape = tally.Kind(), tally.Shape()
 	return t, skipped, nil
 }
 
 // add adds a user. It returns a reason if the hash is not valid.
-func (t *table) add(user, stored string, seen *census) (why string) {
+func (t *table) add(user, stored string, tally *hash.Tally) (why string) {
 	h, err := hash.Parse(stored)
 	switch {
 	case err != nil:
@@ -167,10 +166,20 @@ func (t *table) add(user, stored string, seen *census) (why string) {
 	case h.Locked():
 		stored = ""
 	default:
-		seen.count(user, h, stored)
+		tally.Add(h)
+		t.list(user, h)
 	}
 	t.hashes[user] = stored
 	return ""
+}
+
+// list adds a user that SCRAM locks out to the lists of these.
+func (t *table) list(user string, h hash.Hash) {
+	if keys, ok := h.ScramKeys(); !ok {
+		t.noScram = append(t.noScram, user)
+	} else if keys.Iterations > hash.CyrusMaxIterations {
+		t.tooMany = append(t.tooMany, user)
+	}
 }
 
 // parseLine parses one line. Without a user and a reason, the line is to be ignored.
@@ -245,57 +254,4 @@ func checkName(user string) error {
 		return errors.New("the name contains a control character")
 	}
 	return nil
-}
-
-// A census counts the kinds of hashes and the shapes of SCRAM keys.
-type census struct {
-	kinds   map[string]*kind
-	shapes  map[hash.ScramShape]int
-	noScram []string
-	tooMany []string
-}
-
-type kind struct {
-	example string
-	users   int
-}
-
-func (c *census) count(user string, h hash.Hash, stored string) {
-	if keys, ok := h.ScramKeys(); ok {
-		c.shapes[keys.Shape()]++
-		if keys.Iterations > hash.CyrusMaxIterations {
-			c.tooMany = append(c.tooMany, user)
-		}
-	} else {
-		c.noScram = append(c.noScram, user)
-	}
-	if k, ok := c.kinds[h.Kind()]; ok {
-		k.users++
-		return
-	}
-	c.kinds[h.Kind()] = &kind{example: stored, users: 1}
-}
-
-// decoy returns a hash of the most common kind. Any is right if several are as common.
-func (c *census) decoy() string {
-	most := &kind{example: hash.DefaultDecoy}
-	for _, k := range c.kinds {
-		if k.users > most.users {
-			most = k
-		}
-	}
-	return most.example
-}
-
-// shape returns the most common shape of SCRAM keys. If several are as common, it is always the
-// same one, since clients see it.
-func (c *census) shape() hash.ScramShape {
-	most, users := hash.DefaultScramShape(), 0
-	for s, n := range c.shapes {
-		order := cmp.Or(cmp.Compare(s.Iterations, most.Iterations), cmp.Compare(s.SaltLength, most.SaltLength))
-		if n > users || n == users && order < 0 {
-			most, users = s, n
-		}
-	}
-	return most
 }

@@ -17,7 +17,7 @@
 // file, the last good content stays in use: package fileperm has the rules.
 //
 // The response time does not reveal which users exist: the password of an unknown user is
-// compared with a hash of the most common kind. In a file with hashes of very different cost,
+// compared with a hash of the most common kind, or of the kind in the configuration. In a file with hashes of very different cost,
 // users with less common kinds can be recognised, and by SCRAM users whose keys have a less
 // common iteration count.
 //
@@ -58,6 +58,10 @@ const Kind = "userfile"
 type Config struct {
 	// Path is the absolute path of the file.
 	Path string `toml:"path"`
+
+	// UnknownUserHash is the kind of the hash with which the password of an unknown user is
+	// compared. Without it that is the most common kind in the file.
+	UnknownUserHash hash.Kind `toml:"unknown_user_hash"`
 }
 
 // Defaults returns the values of keys that the table leaves out.
@@ -87,6 +91,7 @@ type Store struct {
 	path    string
 	checker *hash.Checker
 	events  auth.Events
+	decoys  hash.Kind // of the configuration; empty: the most common one of the file
 	now     func() time.Time
 
 	content atomic.Pointer[content] // never nil
@@ -109,7 +114,7 @@ var (
 // New reads a user file. It returns an error if the file cannot be read, but not for an
 // invalid line, which concerns one user only.
 func New(cfg Config, checker *hash.Checker, events auth.Events) (*Store, error) {
-	s := &Store{path: cfg.Path, checker: checker, events: events, now: time.Now}
+	s := &Store{path: cfg.Path, checker: checker, events: events, decoys: cfg.UnknownUserHash, now: time.Now}
 	s.content.Store(&content{})
 	if err := s.Reload(context.Background()); err != nil {
 		return nil, err
@@ -125,7 +130,7 @@ func (s *Store) VerifyPassword(ctx context.Context, p *auth.Peer, login, passwor
 	}
 	stored, found := users.hashes[login]
 	if stored == "" {
-		if err := s.checker.Decoy(ctx, users.decoy, password, p.Turn(login)); err != nil {
+		if err := s.checker.Decoy(ctx, s.decoy(users).Sample(), password, p.Turn(login)); err != nil {
 			return auth.Identity{}, unavailable(err)
 		}
 		return auth.Identity{}, refusal(found)
@@ -156,7 +161,7 @@ func (s *Store) ScramKeys(_ context.Context, _ *auth.Peer, login string) (auth.S
 		return auth.ScramKeys{}, unavailable(err)
 	}
 	stored, found := users.hashes[login]
-	h, err := hash.Parse(cmp.Or(stored, users.decoy)) // the same work for unknown users
+	h, err := hash.Parse(cmp.Or(stored, s.decoy(users).Sample())) // the same work for unknown users
 	if err != nil {
 		return auth.ScramKeys{}, unavailable(err)
 	}
@@ -175,10 +180,13 @@ func (s *Store) ScramKeys(_ context.Context, _ *auth.Peer, login string) (auth.S
 func (s *Store) ScramDecoy(login string) auth.ScramDecoy {
 	shape := hash.DefaultScramShape()
 	if users := s.content.Load().table; users != nil {
-		shape = users.scram
+		shape = users.shape
 	}
-	return auth.ScramDecoy{Login: login, ScramShape: shape}
+	return auth.ScramDecoy{Login: login, ScramShape: s.decoys.Shape(shape)}
 }
+
+// decoy returns the kind of the hash that is computed for a login without one.
+func (s *Store) decoy(users *table) hash.Kind { return cmp.Or(s.decoys, users.kind) }
 
 // WithoutScramKeys returns the users that can log in by PLAIN and LOGIN, but not by SCRAM, in
 // the order of the file. SCRAM should not be offered while there are any. The caller must not
