@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"postern/internal/netprefix"
+	"postern/internal/share"
 	"postern/relay"
 	"postern/relay/relaytest"
 )
@@ -70,15 +71,15 @@ func BenchmarkLogAccepted(b *testing.B) {
 
 // BenchmarkConnLimiter is a client that connects, logs in and disconnects.
 func BenchmarkConnLimiter(b *testing.B) {
-	g, limits := new(connLimiter), Defaults().Limits
+	g, limits, user := new(connLimiter), Defaults().Limits.bounds(true), share.User("", "alice")
 	client := netprefix.Client(netip.MustParseAddr("192.0.2.7"))
 	b.ReportAllocs()
 	for b.Loop() {
-		s, reason := g.acquire(client, limits)
+		s, _, reason := g.acquire(client, unauthenticated, limits)
 		if s == nil {
 			b.Fatal(reason)
 		}
-		s.authenticated(true)
+		s.logIn(user, 50)
 		s.release()
 	}
 }

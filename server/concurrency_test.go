@@ -146,10 +146,7 @@ func TestConcurrentEnds(t *testing.T) {
 	}
 	all.Wait()
 	kit.Eventually(t, "all slots are released", func() bool {
-		g := &d.server.limiter
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		return g.open == 0 && g.unauthenticated == 0 && len(g.clients) == 0
+		return d.server.limiter.leftover() == ""
 	})
 }
 

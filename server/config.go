@@ -39,7 +39,8 @@ type Config struct {
 type Limits struct {
 	Connections          int           `toml:"connections"`            // open at once
 	ConnectionsPerClient int           `toml:"connections_per_client"` // of one IPv4 address or IPv6 /64
-	Unauthenticated      int           `toml:"unauthenticated"`        // open at once that have not logged in
+	ConnectionsPerUser   int           `toml:"connections_per_user"`   // of one user that has logged in
+	Unauthenticated      int           `toml:"unauthenticated"`        // open at once that have not logged in; at most a quarter of Connections
 	Recipients           int           `toml:"recipients"`             // per message
 	Messages             int           `toml:"messages"`               // per session
 	RecipientOvershoot   int           `toml:"recipient_overshoot"`    // recipients above the limit, per message, that do not count as refused commands
@@ -74,6 +75,7 @@ func Defaults() Config {
 		Limits: Limits{
 			Connections:          10_000,
 			ConnectionsPerClient: 50,
+			ConnectionsPerUser:   50,
 			Unauthenticated:      1_000,
 			Recipients:           1_000,
 			Messages:             1_000,
@@ -163,7 +165,7 @@ func (c *Config) Validate(bad func(key, why string)) {
 func (l *Limits) validate(least int, bad func(key, why string)) {
 	for key, v := range map[string]int{
 		"connections": l.Connections, "connections_per_client": l.ConnectionsPerClient,
-		"unauthenticated": l.Unauthenticated, "recipients": l.Recipients,
+		"connections_per_user": l.ConnectionsPerUser, "unauthenticated": l.Unauthenticated, "recipients": l.Recipients,
 		"messages": l.Messages, "refused_commands": l.RefusedCommands,
 		"recipient_overshoot": l.RecipientOvershoot, "junk_commands": l.JunkCommands,
 		"min_data_rate": l.MinDataRate,

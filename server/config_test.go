@@ -68,7 +68,7 @@ func TestMode(t *testing.T) {
 
 // TestLimitsOver goes through the fields, so that a new one is not forgotten.
 func TestLimitsOver(t *testing.T) {
-	counted := []string{"Connections", "ConnectionsPerClient", "Unauthenticated"} // by the limiter of the listener
+	counted := []string{"Connections", "ConnectionsPerClient", "ConnectionsPerUser", "Unauthenticated"} // by the limiter of the listener
 	base := Defaults().Limits
 	inherited := reflect.ValueOf(Limits{}.over(base))
 	var own Limits

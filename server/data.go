@@ -82,11 +82,14 @@ func (b *body) Commit(ctx context.Context) *smtpd.Reply {
 	if err != nil {
 		return headerReply(err)
 	}
+	s.working.Store(true)
+	defer s.working.Store(false)
 	receipt, err := t.hop.Send(ctx, ready)
 	if err != nil {
 		relay.Abandon(err)
 		return relayReply(err)
 	}
+	s.slots.progress()
 	return s.accepted(t, size, receipt)
 }
 

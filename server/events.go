@@ -36,7 +36,8 @@ type Events interface {
 type SessionEvents interface {
 	Connected()
 	Disconnected(after time.Duration, messages int)
-	Dropped() // to make room for another client
+	Dropped(reason, user string) // to make room; user is empty if another client needs it
+	TooManyOfUser(user string)   // the password was right, but the user has too many connections
 	HandshakeFailed(err error)
 	ForeignProtocol(protocol, hint string) // hint is the administrator's next step, or empty
 	ConnectionError(err error)
@@ -103,10 +104,24 @@ func (l *eventLog) ConnectionRefused(listener string, client netip.Addr, reason 
 	})
 }
 
-func (l *eventLog) Dropped() {
-	l.limit.log("connection dropped", l.client, func(count int) {
-		l.Warn("connection dropped", "reason", tooManyUnauthenticated, "count", count)
+func (l *eventLog) Dropped(reason, user string) {
+	l.limit.log("connection dropped: "+reason, l.client, func(count int) {
+		l.Warn("connection dropped", withUser(user, "reason", reason, "count", count)...)
 	})
+}
+
+func (l *eventLog) TooManyOfUser(user string) {
+	l.limit.log("connection refused: "+tooManyOfUser, l.client, func(count int) {
+		l.Warn("connection refused", withUser(user, "reason", tooManyOfUser, "count", count)...)
+	})
+}
+
+// withUser adds the user, if there is one.
+func withUser(user string, attrs ...any) []any {
+	if user == "" {
+		return attrs
+	}
+	return append(attrs, "user", user)
 }
 
 func (l *eventLog) AcceptFailed(listener string, err error, pause time.Duration) {

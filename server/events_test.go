@@ -100,7 +100,9 @@ func connectionEvents(l Events, session SessionEvents, client netip.Addr) []func
 		func() { l.AcceptFailed("submission", errors.New("accept: too many open files"), 20*time.Millisecond) },
 		func() { l.ConnectionRefused("submission", client, "too many connections from this client") },
 		session.Connected,
-		session.Dropped,
+		func() { session.Dropped(tooMany[unauthenticated], "") },
+		func() { session.Dropped(tooManyOfUser, "alice") },
+		func() { session.TooManyOfUser("alice") },
 		func() {
 			session.HandshakeFailed(errors.New("tls: no cipher suite supported by both client and server"))
 		},
@@ -223,7 +225,7 @@ func TestLogCountsRepetitions(t *testing.T) {
 	for range 100 {
 		l.ConnectionRefused("submission", client, "too many connections from this client")
 		session := l.ForSession("3xk7q2m5ab1c", "submission", client)
-		session.Dropped()
+		session.Dropped(tooMany[unauthenticated], "")
 		session.ForeignProtocol("HTTP", "")
 		session.HandshakeFailed(errors.New("tls: first record does not look like a TLS handshake"))
 		session.AuthError("PLAIN", &auth.Unavailable{Login: "alice", Err: throttle.ErrPenalty})

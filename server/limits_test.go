@@ -8,16 +8,23 @@ import (
 	"time"
 
 	"postern/internal/netprefix"
+	"postern/internal/share"
 	"postern/server/auth"
 )
 
 func TestConnLimiter(t *testing.T) {
 	one, other := netprefix.Client(netip.MustParseAddr("192.0.2.1")), netprefix.Client(netip.MustParseAddr("192.0.2.2"))
-	const (
-		all             = "too many connections"
-		unauthenticated = "too many connections that have not logged in"
-		client          = "too many connections from this client"
-	)
+	const all, client = tooManyConnections, tooManyOfClient
+	open := func(g *connLimiter, clients ...netip.Prefix) {
+		for _, client := range clients {
+			g.acquire(client, unauthenticated, bounds{})
+		}
+	}
+	known := func(g *connLimiter, client netip.Prefix) {
+		s, _, _ := g.acquire(client, unauthenticated, bounds{})
+		s.logIn(share.User("", "alice"), 0)
+		s.release()
+	}
 	for _, test := range []struct {
 		name   string
 		limits Limits
@@ -25,49 +32,60 @@ func TestConnLimiter(t *testing.T) {
 		reason string
 	}{
 		{"empty", Limits{Connections: 1, ConnectionsPerClient: 1, Unauthenticated: 1}, func(*connLimiter) {}, ""},
-		{"zero is no limit", Limits{}, func(g *connLimiter) { g.acquire(one, Limits{}) }, ""},
-		{"full", Limits{Connections: 2}, func(g *connLimiter) { g.acquire(one, Limits{}); g.acquire(other, Limits{}) }, all},
-		{"client", Limits{ConnectionsPerClient: 1}, func(g *connLimiter) { g.acquire(one, Limits{}) }, client},
-		{"another client", Limits{ConnectionsPerClient: 1}, func(g *connLimiter) { g.acquire(other, Limits{}) }, ""},
-		{"unauthenticated", Limits{Unauthenticated: 1}, func(g *connLimiter) { g.acquire(other, Limits{}) }, unauthenticated},
+		{"zero is no limit", Limits{}, func(g *connLimiter) { open(g, one) }, ""},
+		{"full", Limits{Connections: 2}, func(g *connLimiter) { open(g, one, other) }, all},
+		{"client", Limits{ConnectionsPerClient: 1}, func(g *connLimiter) { open(g, one) }, client},
+		{"another client", Limits{ConnectionsPerClient: 1}, func(g *connLimiter) { open(g, other) }, ""},
+		{"unauthenticated", Limits{Unauthenticated: 1}, func(g *connLimiter) { open(g, other) }, tooMany[unauthenticated]},
 		{"logged in", Limits{Unauthenticated: 1}, func(g *connLimiter) {
-			s, _ := g.acquire(other, Limits{})
-			s.authenticated(false)
+			s, _, _ := g.acquire(other, unauthenticated, bounds{})
+			s.logIn(share.User("", "alice"), 0)
 		}, ""},
-		{"unauthenticated, and a known client", Limits{Unauthenticated: 1}, func(g *connLimiter) {
-			s, _ := g.acquire(one, Limits{})
-			s.authenticated(true)
-			s.release()
-			g.acquire(other, Limits{})
-		}, ""},
-		{"unauthenticated, and a client of a listener without AUTH", Limits{Unauthenticated: 1}, func(g *connLimiter) {
-			s, _ := g.acquire(one, Limits{})
-			s.authenticated(false)
-			s.release()
-			g.acquire(other, Limits{})
-		}, unauthenticated},
-		{"others, but of a known client", Limits{Unauthenticated: 1}, func(g *connLimiter) {
-			s, _ := g.acquire(other, Limits{})
-			s.authenticated(true)
-			s.release()
-			g.acquire(other, Limits{})
-			g.acquire(other, Limits{})
-		}, ""},
+		{"unauthenticated, and a known client", Limits{Unauthenticated: 1}, func(g *connLimiter) { known(g, one); open(g, other) }, ""},
+		{"others, but of a known client", Limits{Unauthenticated: 1}, func(g *connLimiter) { known(g, other); open(g, other, other) }, ""},
+		{"others, but of mynetworks", Limits{Unauthenticated: 1}, func(g *connLimiter) { g.acquire(other, trustedClient, bounds{}) }, ""},
 		{"unauthenticated, and a client that has not logged in before", Limits{Unauthenticated: 1}, func(g *connLimiter) {
-			s, _ := g.acquire(one, Limits{})
+			s, _, _ := g.acquire(one, unauthenticated, bounds{})
 			s.release()
-			g.acquire(other, Limits{})
-		}, unauthenticated},
+			open(g, other)
+		}, tooMany[unauthenticated]},
 		{"released", Limits{Connections: 1, ConnectionsPerClient: 1, Unauthenticated: 1}, func(g *connLimiter) {
-			s, _ := g.acquire(one, Limits{})
+			s, _, _ := g.acquire(one, unauthenticated, bounds{})
 			s.release()
 		}, ""},
 	} {
 		var g connLimiter
 		test.before(&g)
-		s, reason := g.acquire(one, test.limits)
+		s, _, reason := g.acquire(one, unauthenticated, test.limits.bounds(false))
 		if reason != test.reason || (s == nil) != (reason != "") {
 			t.Errorf("%s: acquire = %v, %q", test.name, s, reason)
+		}
+	}
+}
+
+// TestQuarters: the classes without a login leave a quarter of the connections for those
+// that have logged in, whatever the limits are.
+func TestQuarters(t *testing.T) {
+	for _, limits := range []Limits{
+		Defaults().Limits,
+		{Connections: 8, ConnectionsPerClient: 1000, Unauthenticated: 1000},
+		{Connections: 100, Unauthenticated: 7},
+		{Connections: 10_000, ConnectionsPerClient: 9999, Unauthenticated: 9999},
+	} {
+		var g connLimiter
+		b := limits.bounds(true)
+		for i := range 2 * limits.Connections {
+			client := netprefix.Client(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}))
+			g.known.add(client)
+			g.acquire(client, unauthenticated, b)
+			g.acquire(netprefix.Client(netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)})), unauthenticated, b)
+			g.acquire(netprefix.Client(netip.AddrFrom4([4]byte{12, byte(i >> 16), byte(i >> 8), byte(i)})), trustedClient, b)
+		}
+		if left := limits.Connections - g.open; left < limits.Connections/4 {
+			t.Errorf("%+v: %v leave %d", limits, g.counts, left)
+		}
+		if g.counts[unauthenticated] > limits.Unauthenticated || g.counts[trustedClient] > limits.Unauthenticated {
+			t.Errorf("%+v: %v", limits, g.counts)
 		}
 	}
 }
@@ -93,35 +111,55 @@ func TestClientSet(t *testing.T) {
 // TestConnLimiterCounts: a slot is released once, for any calls in any order.
 func TestConnLimiterCounts(t *testing.T) {
 	var g connLimiter
-	client := netprefix.Client(netip.MustParseAddr("2001:db8::1"))
-	first, _ := g.acquire(client, Limits{})
-	second, _ := g.acquire(client, Limits{})
-	first.authenticated(false)
-	first.authenticated(false)
+	client, user := netprefix.Client(netip.MustParseAddr("2001:db8::1")), share.User("", "alice")
+	first, _, _ := g.acquire(client, unauthenticated, bounds{})
+	second, _, _ := g.acquire(client, unauthenticated, bounds{})
+	first.canDrop(nil)
+	first.logIn(user, 0)
+	first.progress()
 	first.release()
 	first.release()
-	first.authenticated(false)
-	if g.open != 1 || g.unauthenticated != 1 || g.clients[client] != 1 {
-		t.Errorf("one slot is left: open %d, unauthenticated %d, of the client %d", g.open, g.unauthenticated, g.clients[client])
+	first.logIn(user, 0)
+	first.canDrop(nil)
+	if g.open != 1 || g.counts != [classes]int{knownClient: 0, unauthenticated: 1} || g.clients[client] != 1 || len(g.users) != 0 {
+		t.Errorf("one slot is left: %s", g.leftover())
 	}
+	second.canDrop(nil)
+	second.progress()
 	second.release()
-	second.authenticated(false)
-	if g.open != 0 || g.unauthenticated != 0 || len(g.clients) != 0 {
-		t.Errorf("no slot is left: open %d, unauthenticated %d, clients %v", g.open, g.unauthenticated, g.clients)
+	second.logIn(user, 0)
+	if left := g.leftover(); left != "" {
+		t.Errorf("no slot is left: %s", left)
 	}
 }
 
-// age sets how long ago the session of a client has begun.
-func (d *testServer) age(c *client, age time.Duration) *session {
-	d.t.Helper()
-	n := d.session(c.raw)
-	if n == nil {
-		d.t.Fatal("the server has no session of a client")
+// age makes the sessions of all clients older. Their order stays.
+func (d *testServer) age(by time.Duration) {
+	d.server.forEach(func(n *session) {
+		for _, s := range n.slots {
+			s.limiter.mu.Lock()
+			s.since = s.since.Add(-by)
+			s.limiter.mu.Unlock()
+		}
+	})
+}
+
+// dropOldest acquires a slot for one more client, of which there is none to spare, and
+// reports whether a connection was dropped for it.
+func (d *testServer) dropOldest() bool {
+	limiter := &d.server.limiter
+	limiter.mu.Lock()
+	b := bounds{ofClass: [classes]int{unauthenticated: max(limiter.counts[unauthenticated], 1)}}
+	limiter.mu.Unlock()
+	s, dropped, reason := limiter.acquire(netprefix.Client(netip.MustParseAddr("192.0.2.1")), unauthenticated, b)
+	if s != nil {
+		s.release()
 	}
-	d.server.mu.Lock()
-	defer d.server.mu.Unlock()
-	n.begun = time.Now().Add(-age)
-	return n
+	if dropped != nil {
+		dropped.events.Dropped(reason, "")
+		dropped.slots.release()
+	}
+	return dropped != nil
 }
 
 // greeted opens a connection and waits for the greeting.
@@ -137,16 +175,16 @@ func (d *testServer) greeted(t *testing.T) *client {
 // and those of known clients are not dropped.
 func TestDropOldestUnauthenticated(t *testing.T) {
 	d := newTestServer(t, defaultSettings())
-	oldest, loggedIn, newest := d.greeted(t), d.dial(), d.greeted(t)
+	oldest, loggedIn := d.greeted(t), d.dial()
 	if err := loggedIn.login("alice secret"); err != nil {
 		t.Fatal(err)
 	}
 	known := d.greeted(t) // a login from its address has succeeded before
-	d.age(known, 2*time.Hour)
-	d.age(loggedIn, time.Hour)
-	d.age(oldest, time.Minute)
-	d.age(newest, -time.Minute) // this test may take more than minStay
-	if !d.server.dropOldestUnauthenticated() || d.server.dropOldestUnauthenticated() {
+	d.age(time.Hour)
+	newest := d.dialFrom("127.0.0.2")
+	newest.must(t, "", "220")
+	d.age(-time.Minute) // this test may take more than minStay
+	if !d.dropOldest() || d.dropOldest() {
 		t.Error("want one connection to be dropped, and the newest to stay")
 	}
 	if err := oldest.expectEOF(); err != nil {
@@ -175,7 +213,7 @@ type sessionDropHook struct {
 	dropped func()
 }
 
-func (e *sessionDropHook) Dropped() { e.dropped() }
+func (e *sessionDropHook) Dropped(string, string) { e.dropped() }
 
 // A stubbornStore finds every password right, even if its context has ended.
 type stubbornStore struct{ asked, answer chan struct{} }
@@ -214,8 +252,8 @@ func TestDroppedClientIsNotLoggedIn(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-store.asked
-	d.age(c, time.Hour)
-	if !d.server.dropOldestUnauthenticated() {
+	d.age(time.Hour)
+	if !d.dropOldest() {
 		t.Fatal("no connection was dropped")
 	}
 }
@@ -223,28 +261,26 @@ func TestDroppedClientIsNotLoggedIn(t *testing.T) {
 // TestConcurrentDrops: each of many concurrent calls drops a connection.
 func TestConcurrentDrops(t *testing.T) {
 	const crowd = 8
-	d := newTestServer(t, defaultSettings())
-	var clients []*client
-	for range crowd {
-		c := d.greeted(t)
-		d.age(c, time.Hour)
-		clients = append(clients, c)
+	s := defaultSettings()
+	s.Server.Limits.Unauthenticated = crowd
+	d := newTestServer(t, s)
+	var clients, others [crowd]*client
+	for i := range clients {
+		clients[i] = d.greeted(t)
 	}
+	d.age(time.Hour)
 	var all sync.WaitGroup
-	for range crowd {
-		all.Go(func() {
-			if !d.server.dropOldestUnauthenticated() {
-				t.Error("no connection was dropped")
-			}
-		})
+	for i := range others {
+		all.Go(func() { others[i] = d.dial() })
 	}
 	all.Wait()
-	for _, c := range clients {
-		if err := c.expectEOF(); err != nil {
+	for i := range clients {
+		others[i].must(t, "", "220")
+		if err := clients[i].expectEOF(); err != nil {
 			t.Error(err)
 		}
 	}
-	if d.server.dropOldestUnauthenticated() {
-		t.Error("a connection was dropped twice")
+	if n := d.server.limiter.count(); n != crowd {
+		t.Errorf("%d connections", n)
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"postern/internal/netprefix"
 	"postern/relay/message"
 	"postern/server/smtpd"
 )
@@ -195,21 +194,24 @@ type handler struct {
 // NewSession implements smtpd.Handler: it admits the connection, or refuses it
 // because of a limit.
 func (s *handler) NewSession(ctx context.Context, c *smtpd.Conn) (smtpd.Session, *smtpd.Reply) {
-	client := c.Remote().Addr()
-	slots, reason := s.acquireSlots(netprefix.Client(client))
+	class, client := s.classOf(c)
+	slots, reason := s.acquireSlots(client, class)
 	if reason != "" {
-		s.server.events.ConnectionRefused(s.parts.Name, client, reason)
+		s.server.events.ConnectionRefused(s.parts.Name, c.Remote().Addr(), reason)
 		return nil, s.refuse(ctx, c)
 	}
 	if s.proxied.unknown {
 		c.LimitCommands(replyUnknownClient)
 	}
 	n := &session{snapshot: s.snapshot, proxied: s.proxied, conn: c, slots: slots, begun: time.Now()}
-	n.events = s.server.events.ForSession(c.ID(), s.parts.Name, client)
+	n.events = s.server.events.ForSession(c.ID(), s.parts.Name, c.Remote().Addr())
 	if !s.server.add(n) {
 		slots.release()
 		c.Abort(smtpd.ErrClosed)
 		return nil, replyShuttingDown
+	}
+	for _, place := range slots {
+		place.canDrop(n)
 	}
 	n.events.Connected()
 	return n, nil

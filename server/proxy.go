@@ -55,7 +55,7 @@ func (c directConn) LocalAddr() net.Addr  { return c.Raw().LocalAddr() }
 // limit of their own: as the client is not known, they must not use up the limits
 // that known clients pass. A reason means that the connection is refused.
 func (l *listener) readProxyHeader(s *snapshot, raw net.Conn) (client proxiedConn, reason string) {
-	slot, _ := l.server.proxyPending.acquire(netip.Prefix{}, Limits{Unauthenticated: s.config.Limits.Unauthenticated})
+	slot, _, _ := l.server.proxyPending.acquire(netip.Prefix{}, unauthenticated, Limits{Unauthenticated: s.config.Limits.Unauthenticated}.bounds(false))
 	if slot == nil {
 		if l.config.Mode == STARTTLS { // the client can read a reply without TLS
 			_ = raw.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))

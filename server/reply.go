@@ -35,6 +35,8 @@ var (
 	replyMailMax            = closing("Too many messages in this session; reconnect to send more") // RFC 9422
 	replyTooManyFailures    = closing("Error: too many authentication failures")
 	replyTooManyConnections = closing("Error: too many connections")
+	replyTooManyOfUser      = closing("Error: too many connections of this user")
+	replyUserIdle           = closing("Error: too many connections of this user; this one was idle")
 	replyShuttingDown       = smtpd.NewReply(421, smtp.EnhancedCode{4, 3, 2}, "Service shutting down")
 )
 

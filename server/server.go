@@ -6,8 +6,10 @@
 //
 //	config    the sections [server] and [[listener]]
 //	server    the parts, reload and shutdown
-//	listener  sockets, the PROXY protocol, and what the connections of a listener share
+//	listener  sockets, and what the connections of a listener share
+//	proxy     the header of the PROXY protocol, and what it says about the client
 //	limiter   limits of connections, and which one is dropped to make room
+//	admission which limits a connection counts for, before and after the login
 //	session   AUTH, MAIL, RCPT, and the end of a session
 //	data      the message: staged, checked, its header put in order, relayed
 //	header    fix-ups of the header, and the Received field
@@ -18,7 +20,6 @@
 package server
 
 import (
-	"container/list"
 	"context"
 	"crypto/tls"
 	"net"
@@ -84,20 +85,19 @@ type Server struct {
 	accepting context.Context // ends when no more connections are accepted
 	stop      context.CancelFunc
 
-	mu              sync.Mutex
-	listeners       []*listener
-	sessions        map[*session]*list.Element // the place in unauthenticated, if it is there
-	unauthenticated list.List                  // *session, the oldest first
-	empty           chan struct{}              // closed when stopped and no session is left
-	stopped         bool
-	accepts         sync.WaitGroup
+	mu        sync.Mutex
+	listeners []*listener
+	sessions  map[*session]struct{}
+	empty     chan struct{} // closed when stopped and no session is left
+	stopped   bool
+	accepts   sync.WaitGroup
 }
 
 // New makes a server of its parts. It opens nothing yet.
 func New(p Parts) (*Server, error) {
 	s := &Server{
 		events: p.Events, linger: smtpd.NewLinger(),
-		sessions: make(map[*session]*list.Element), empty: make(chan struct{}),
+		sessions: make(map[*session]struct{}), empty: make(chan struct{}),
 	}
 	s.accepting, s.stop = context.WithCancel(context.Background())
 	for i := range p.Listeners {
@@ -240,19 +240,13 @@ func (s *Server) add(n *session) bool {
 	if s.stopped {
 		return false
 	}
-	s.sessions[n] = nil
-	if n.slots[0].unauthenticated {
-		s.sessions[n] = s.unauthenticated.PushBack(n)
-	}
+	s.sessions[n] = struct{}{}
 	return true
 }
 
 func (s *Server) remove(n *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if place := s.sessions[n]; place != nil {
-		s.unauthenticated.Remove(place)
-	}
 	delete(s.sessions, n)
 	if s.stopped && len(s.sessions) == 0 {
 		close(s.empty)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -19,7 +20,7 @@ import (
 )
 
 // A session is one client's connection: an [smtpd.Session]. Only the goroutine of the
-// connection uses it, except for conn, slots and events.
+// connection uses it, except for conn, slots, events and working.
 type session struct {
 	*snapshot
 	proxied proxied
@@ -27,6 +28,7 @@ type session struct {
 	slots   slots
 	begun   time.Time
 	events  SessionEvents
+	working atomic.Bool // the server verifies a password or relays a message; see connLimiter.oldest
 
 	helo     string               // what the client calls itself
 	extended bool                 // by EHLO, not HELO
@@ -78,7 +80,7 @@ func (s *session) Hello(_ context.Context, name string, extended bool) *smtpd.Re
 	}
 	s.tlsFacts = policy.TLS{Version: tls.VersionName(s.tls.Version), Cipher: tls.CipherSuiteName(s.tls.CipherSuite)}
 	if !s.parts.RequireAuth && !s.proxied.unknown {
-		s.admit(false) // the limits before authentication are for listeners with logins
+		s.conn.Authenticated() // the times before authentication are for listeners with logins
 	}
 	return nil
 }
@@ -143,13 +145,16 @@ type exchange struct {
 // Next implements smtpd.Exchange.
 func (e *exchange) Next(ctx context.Context, response []byte) ([]byte, *smtpd.Reply) {
 	s := e.session
+	s.working.Store(true)
+	defer s.working.Store(false)
 	challenge, done, err := e.Exchange.Next(ctx, response)
 	switch {
 	case err != nil:
 		return nil, s.authFailed(ctx, e.mechanism, err)
 	case done:
-		s.identity, s.loggedIn, s.attempts = e.Identity(), true, 0
-		s.admit(true)
+		if refused := s.logIn(e.Identity()); refused != nil {
+			return nil, refused
+		}
 		s.events.AuthOK(s.identity, s.tls)
 		return nil, replyAuthenticated
 	}

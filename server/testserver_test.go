@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -238,6 +239,20 @@ func (d *testServer) session(client net.Conn) (found *session) {
 // isEmpty reports whether no connection is counted.
 func (d *testServer) isEmpty() bool { return d.server.limiter.count() == 0 }
 
+// leftover describes what is counted, or is empty if nothing is.
+func (g *connLimiter) leftover() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	waiting := 0
+	for c := range g.waiting {
+		waiting += g.waiting[c].Len()
+	}
+	if g.open == 0 && g.counts == [classes]int{} && waiting == 0 && len(g.clients) == 0 && len(g.users) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("open %d, classes %v, waiting %d, clients %v, users %v", g.open, g.counts, waiting, g.clients, g.users)
+}
+
 func (g *connLimiter) count() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -302,6 +317,19 @@ func (d *testServer) dial() *client {
 	if err != nil {
 		d.t.Fatal(err)
 	}
+	d.t.Cleanup(func() { _ = c.raw.Close() })
+	return c
+}
+
+// dialFrom is dial from another address of this machine.
+func (d *testServer) dialFrom(address string) *client {
+	d.t.Helper()
+	from := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}, Timeout: patience}
+	conn, err := from.Dial("tcp", d.address())
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	c := newClient(conn.(*net.TCPConn), d.parts.Listeners[0].Mode)
 	d.t.Cleanup(func() { _ = c.raw.Close() })
 	return c
 }
