@@ -44,8 +44,8 @@ type SessionEvents interface {
 	Panicked(p *smtpd.PanicError)
 
 	AuthOK(id auth.Identity, state *tls.ConnectionState)
-	AuthError(mechanism string, err error)
-	AuthAbandoned(mechanism string) // by the client, or because of a shutdown
+	AuthError(mechanism string, err error, abandoned bool) // abandoned: the client had hung up
+	AuthAbandoned(mechanism, user string)                  // by the client, or because of a shutdown; user: its password was right
 
 	Refused(r Refused)
 	UnknownClient(r smtpd.Refusal)                   // of a client that a proxy does not name
@@ -168,11 +168,22 @@ func (l *eventLog) AuthOK(id auth.Identity, state *tls.ConnectionState) {
 
 // AuthError implements SessionEvents. Only "auth failed" is a guess at a password, and
 // what fail2ban reads. "auth delayed" is an attempt that was not examined.
-func (l *eventLog) AuthError(mech string, err error) {
+//
+// A known client with a wrong password that has to wait like an unknown one gets the reply of
+// "auth delayed", but it was examined.
+func (l *eventLog) AuthError(mech string, err error, abandoned bool) {
 	failure, _ := errors.AsType[*auth.Failure](err)
 	unavailable, ok := errors.AsType[*auth.Unavailable](err)
 	if !ok {
 		unavailable = &auth.Unavailable{Err: err}
+	}
+	if errors.Is(err, throttle.ErrPenalty) && unavailable.Refused != nil {
+		refused := *unavailable.Refused
+		refused.Login, failure = unavailable.Login, &refused
+	}
+	var late []any
+	if abandoned {
+		late = []any{"abandoned", true}
 	}
 	switch {
 	case failure != nil:
@@ -180,7 +191,7 @@ func (l *eventLog) AuthError(mech string, err error) {
 		if failure.Reason != "" {
 			reason += ": " + failure.Reason
 		}
-		l.Warn("auth failed", "user", failure.Login, "mech", mech, "store", failure.Store, "reason", reason)
+		l.Warn("auth failed", append([]any{"user", failure.Login, "mech", mech, "store", failure.Store, "reason", reason}, late...)...)
 	case errors.Is(err, auth.ErrMalformed):
 		l.Warn("auth malformed", "mech", mech)
 	case errors.Is(err, throttle.ErrPenalty):
@@ -188,11 +199,20 @@ func (l *eventLog) AuthError(mech string, err error) {
 			l.Warn("auth delayed", "user", unavailable.Login, "mech", mech, "reason", "too many guesses from this address", "count", count)
 		})
 	default:
-		l.Error("auth unavailable", "user", unavailable.Login, "mech", mech, "store", unavailable.Store, "err", unavailable.Err)
+		if unavailable.Unanswered {
+			late = append(late, "counted", true)
+		}
+		l.Error("auth unavailable", append([]any{"user", unavailable.Login, "mech", mech, "store", unavailable.Store, "err", unavailable.Err}, late...)...)
 	}
 }
 
-func (l *eventLog) AuthAbandoned(mech string) { l.Info("auth abandoned", "mech", mech) }
+func (l *eventLog) AuthAbandoned(mech, user string) {
+	if user == "" {
+		l.Info("auth abandoned", "mech", mech)
+		return
+	}
+	l.Info("auth abandoned", "mech", mech, "user", user)
+}
 
 // Refused implements SessionEvents. The argument of the command is logged where the
 // addresses are not known from it.

@@ -111,19 +111,29 @@ func connectionEvents(l Events, session SessionEvents, client netip.Addr) []func
 			session.AuthOK(auth.Identity{User: "alice", As: "alice", Mechanism: "PLAIN", Store: "users"}, state)
 		},
 		func() {
-			session.AuthError("PLAIN", &auth.Failure{Kind: auth.BadPassword, Store: "users", Login: "alice"})
+			session.AuthError("PLAIN", &auth.Failure{Kind: auth.BadPassword, Store: "users", Login: "alice"}, false)
 		},
 		func() {
-			session.AuthError("LOGIN", &auth.Failure{Kind: auth.NotAllowed, Store: "users", Login: "alice", Reason: "wanted to act as bob"})
+			session.AuthError("LOGIN", &auth.Failure{Kind: auth.NotAllowed, Store: "users", Login: "alice", Reason: "wanted to act as bob"}, false)
 		},
-		func() { session.AuthError("PLAIN", &auth.Failure{Kind: auth.NoSuchUser, Login: hostile}) },
-		func() { session.AuthError("PLAIN", auth.ErrMalformed) },
-		func() { session.AuthError("PLAIN", &auth.Unavailable{Login: "alice", Err: throttle.ErrPenalty}) },
+		func() { session.AuthError("PLAIN", &auth.Failure{Kind: auth.NoSuchUser, Login: hostile}, false) },
+		func() { session.AuthError("PLAIN", auth.ErrMalformed, false) },
+		func() { session.AuthError("PLAIN", &auth.Unavailable{Login: "alice", Err: throttle.ErrPenalty}, false) },
 		func() {
-			session.AuthError("PLAIN", &auth.Unavailable{Store: "ldap", Login: "alice", Err: errors.New("i/o timeout")})
+			session.AuthError("PLAIN", &auth.Unavailable{Store: "ldap", Login: "alice", Err: errors.New("i/o timeout")}, false)
 		},
-		func() { session.AuthError("PLAIN", errors.New("i/o timeout")) },
-		func() { session.AuthAbandoned("PLAIN") },
+		func() { session.AuthError("PLAIN", errors.New("i/o timeout"), false) },
+		func() { session.AuthAbandoned("PLAIN", "") },
+		func() { session.AuthAbandoned("PLAIN", "alice") },
+		func() {
+			session.AuthError("PLAIN", &auth.Failure{Kind: auth.Unknowable, Store: "pam", Login: "alice"}, true)
+		},
+		func() {
+			session.AuthError("PLAIN", &auth.Unavailable{Store: "ldap", Login: "alice", Err: errors.New("i/o timeout"), Unanswered: true}, true)
+		},
+		func() {
+			session.AuthError("PLAIN", &auth.Unavailable{Login: "alice", Err: throttle.ErrPenalty, Refused: &auth.Failure{Kind: auth.BadPassword, Store: "users"}}, false)
+		},
 	}
 }
 
@@ -228,8 +238,8 @@ func TestLogCountsRepetitions(t *testing.T) {
 		session.Dropped(tooMany[unauthenticated], "")
 		session.ForeignProtocol("HTTP", "")
 		session.HandshakeFailed(errors.New("tls: first record does not look like a TLS handshake"))
-		session.AuthError("PLAIN", &auth.Unavailable{Login: "alice", Err: throttle.ErrPenalty})
-		session.AuthError("PLAIN", &auth.Failure{Kind: auth.BadPassword, Login: "alice"})
+		session.AuthError("PLAIN", &auth.Unavailable{Login: "alice", Err: throttle.ErrPenalty}, false)
+		session.AuthError("PLAIN", &auth.Failure{Kind: auth.BadPassword, Login: "alice"}, false)
 	}
 	for msg, want := range map[string]int{
 		`"connection refused"`: 1, `"connection dropped"`: 1, `"tls handshake failed"`: 1, `"auth delayed"`: 1,

@@ -84,13 +84,16 @@ type Server struct {
 
 	accepting context.Context // ends when no more connections are accepted
 	stop      context.CancelFunc
+	verifying context.Context // ends the verifications that continue after their client has hung up
+	endVerify context.CancelFunc
 
-	mu        sync.Mutex
-	listeners []*listener
-	sessions  map[*session]struct{}
-	empty     chan struct{} // closed when stopped and no session is left
-	stopped   bool
-	accepts   sync.WaitGroup
+	mu            sync.Mutex
+	listeners     []*listener
+	sessions      map[*session]struct{}
+	verifications int           // that run; their sessions may have ended
+	empty         chan struct{} // closed when stopped, and no session and no verification is left
+	stopped       bool
+	accepts       sync.WaitGroup
 }
 
 // New makes a server of its parts. It opens nothing yet.
@@ -100,6 +103,7 @@ func New(p Parts) (*Server, error) {
 		sessions: make(map[*session]struct{}), empty: make(chan struct{}),
 	}
 	s.accepting, s.stop = context.WithCancel(context.Background())
+	s.verifying, s.endVerify = context.WithCancel(context.Background())
 	for i := range p.Listeners {
 		l := &listener{server: s, config: p.Listeners[i].Listener, sockets: p.Sockets[p.Listeners[i].Name]}
 		made, err := s.newSnapshot(&p, &p.Listeners[i], l)
@@ -191,16 +195,20 @@ func (s *Server) Reload(p Parts) error {
 }
 
 // Shutdown closes the listeners, sends 421 to every idle client, and waits for
-// transactions in flight until ctx ends; then it aborts what is left. The error is
-// ctx's if something had to be aborted.
+// transactions in flight until ctx ends; then it aborts what is left. Verifications whose
+// client has hung up end after a short time without an outcome. The error is ctx's if
+// something had to be aborted.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.stopAccepting()
 	s.forEach(func(n *session) { n.conn.CloseIdle(replyShuttingDown) })
+	defer time.AfterFunc(verifyGrace, s.endVerify).Stop()
+	defer s.endVerify()
 	select {
 	case <-s.empty:
 		return nil
 	case <-ctx.Done():
 	}
+	s.endVerify()
 	s.forEach(func(n *session) { n.conn.Abort(smtpd.ErrClosed) })
 	select {
 	case <-s.empty:
@@ -228,9 +236,33 @@ func (s *Server) stopAccepting() {
 	for _, l := range s.listeners {
 		l.close()
 	}
-	if len(s.sessions) == 0 {
+	s.closeIfEmpty()
+}
+
+// closeIfEmpty ends the wait of Shutdown. The caller holds the lock, and has ended a session
+// or a verification, or stopped the server.
+func (s *Server) closeIfEmpty() {
+	if s.stopped && len(s.sessions) == 0 && s.verifications == 0 {
 		close(s.empty)
 	}
+}
+
+// verifyGrace is how long a verification may continue after the begin of a shutdown. smtpd
+// gives an AUTH of a connected client the same time.
+const verifyGrace = 2 * time.Second
+
+// beginVerification counts a verification of a session that has not ended yet.
+func (s *Server) beginVerification() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.verifications++
+}
+
+func (s *Server) endVerification() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.verifications--
+	s.closeIfEmpty()
 }
 
 // add registers a session. It reports false when the server is stopping.
@@ -248,7 +280,5 @@ func (s *Server) remove(n *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.sessions, n)
-	if s.stopped && len(s.sessions) == 0 {
-		close(s.empty)
-	}
+	s.closeIfEmpty()
 }

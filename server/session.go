@@ -43,7 +43,7 @@ type session struct {
 	reported bool   // the current refusal has been logged already
 
 	services Services // of the current exchange or transaction
-	release  func()   // of services; nil: there are none
+	hold     *hold    // on services; nil: there are none
 }
 
 // A transaction is one message, from MAIL on.
@@ -58,17 +58,18 @@ type transaction struct {
 // until releaseServices. The two never overlap, because AUTH is not allowed in a
 // transaction.
 func (s *session) acquire() Services {
-	if s.release == nil {
-		s.services, s.release = s.parts.Services()
+	if s.hold == nil {
+		services, release := s.parts.Services()
+		s.services, s.hold = services, newHold(release)
 	}
 	return s.services
 }
 
 // releaseServices releases the services of acquire, if there are any.
 func (s *session) releaseServices() {
-	if release := s.release; release != nil {
-		s.services, s.release = Services{}, nil
-		release()
+	if h := s.hold; h != nil {
+		s.services, s.hold = Services{}, nil
+		h.release()
 	}
 }
 
@@ -121,7 +122,9 @@ func (s *session) Auth(ctx context.Context, mechanism string) (smtpd.Exchange, *
 	if s.attempts >= s.parts.AuthFailures {
 		return nil, replyTooManyFailures
 	}
-	x, err := s.acquire().Auth.Start(ctx, s.peer(), mechanism)
+	provider, peer := s.acquire().Auth, s.peer()
+	peer.Background = s.background(mechanism)
+	x, err := provider.Start(ctx, peer, mechanism)
 	if err != nil {
 		s.releaseServices()
 	}
@@ -171,10 +174,12 @@ func (e *exchange) Close(error) {
 // connection.
 func (s *session) authFailed(ctx context.Context, mechanism string, err error) *smtpd.Reply {
 	s.reported = true
-	if errors.Is(ctx.Err(), context.Canceled) {
-		s.events.AuthAbandoned(mechanism) // whatever err is
-	} else {
-		s.events.AuthError(mechanism, err)
+	switch {
+	case errors.Is(err, auth.ErrPending): // has its line later
+	case abandoned(ctx, err):
+		s.events.AuthAbandoned(mechanism, "")
+	default:
+		s.events.AuthError(mechanism, err, errors.Is(ctx.Err(), context.Canceled))
 	}
 	if s.attempts >= s.parts.AuthFailures {
 		s.conn.CloseAfterReply(replyTooManyFailures)
@@ -331,7 +336,7 @@ func (s *session) Close(reason error) {
 	case errors.As(reason, &foreign):
 		s.events.ForeignProtocol(foreign.Protocol, s.proxied.foreignHint(foreign))
 	case errors.As(reason, &panicked):
-		s.events.Panicked(panicked)
+		s.events.Panicked(panicOf(panicked))
 	case reason != nil && !errors.Is(reason, smtpd.ErrQuit) && !errors.Is(reason, smtpd.ErrClosed):
 		s.events.ConnectionError(reason)
 	}

@@ -191,8 +191,8 @@ func TestDovecotHangs(t *testing.T) {
 	kit.Must(t, login())
 	d.signal(t, syscall.SIGSTOP)
 	defer d.signal(t, syscall.SIGCONT)
-	patient := p.Timeout
-	p.Timeout = time.Second
+	patient := p.Calls
+	p.Calls = auth.NewCalls(time.Second, 200)
 	var all sync.WaitGroup
 	for i := range 50 {
 		all.Go(func() {
@@ -205,7 +205,7 @@ func TestDovecotHangs(t *testing.T) {
 		t.Error("no mechanisms")
 	}
 	d.signal(t, syscall.SIGCONT)
-	p.Timeout = patient
+	p.Calls = patient
 	kit.Eventually(t, "a login", func() bool { return login() == nil })
 }
 

@@ -160,7 +160,7 @@ func (d *dovecotd) proxy(t *testing.T, addr string) dovecot.Proxy {
 		Store:    dovecot.New(cfg, auth.NewLog(slog.New(slog.DiscardHandler))),
 		Throttle: throttle.New(throttle.Config{MaxWait: kit.Patience}),
 		Options:  auth.DefaultSecurityOptions(),
-		Timeout:  kit.Patience,
+		Calls:    auth.NewCalls(kit.Patience, 100),
 	}
 	t.Cleanup(func() { p.Close() })
 	return p

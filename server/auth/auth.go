@@ -15,8 +15,10 @@
 //	password   PLAIN and LOGIN, and what wraps the stores for them: the throttle, the
 //	           preparation of passwords
 //	scram      SCRAM-SHA-256 and SCRAM-SHA-256-PLUS, and their channel bindings
+//	question   one verification: the throttle, and what happens if the client hangs up
 //	chain      which stores are asked, in which order, with which login
-//	store      bounds on the calls of a backend, and the cache of its answers
+//	store      one backend with its settings, and the cache of its answers
+//	calls      bounds on the calls of a store, and whether it answers
 //	backend    what a backend is, and what backends share
 //
 // To add a mechanism, write its exchange in a new file and a row in the table of local.go.
@@ -65,8 +67,8 @@ type Exchange interface {
 	//
 	// ctx bounds this step: it ends when the reply is due, when the client hangs up, or
 	// when the server shuts down. Next then returns without waiting any longer. An error
-	// ends the exchange: [ErrMalformed], [ErrMechanism], a [*Failure], or a temporary
-	// error.
+	// ends the exchange: [ErrMalformed], [ErrMechanism], a [*Failure], [ErrPending], or a
+	// temporary error.
 	Next(ctx context.Context, response []byte) (challenge []byte, done bool, err error)
 
 	// Identity is valid after Next has reported done without an error.
@@ -74,7 +76,8 @@ type Exchange interface {
 
 	// Close releases the resources of the exchange. It is called exactly once, however
 	// the exchange ended: done, cancelled with "*", refused, or abandoned by the client.
-	// It does not end a running Next; the end of its ctx does.
+	// It does not end a running Next; the end of its ctx does. After [ErrPending] the
+	// resources are released when there is a verdict.
 	Close() error
 }
 
@@ -92,17 +95,25 @@ type Peer struct {
 	// Known is set if this login has succeeded from this address before. Where logins
 	// wait for each other, such a client waits in the first line.
 	Known bool
+
+	// Background is for questions that outlive the session. It is nil if the client
+	// cannot hang up.
+	Background *Background
 }
 
 // Turn returns the place of the client's login in the queues of stores, and of what they
 // use. login is as the client sent it: all spellings that may be one login count as one.
 func (p *Peer) Turn(login string) semaphore.Turn {
 	addr := p.Remote.Addr()
-	return semaphore.Turn{
+	t := semaphore.Turn{
 		Known:   p.Known,
 		Network: netprefix.Network(addr),
-		Holders: []string{"address " + netprefix.Client(addr).String(), "login " + strings.ToLower(login)},
+		Holders: []string{"address " + netprefix.Client(addr).String()},
 	}
+	if login != "" { // it is not known with every mechanism of Dovecot
+		t.Holders = append(t.Holders, "login "+strings.ToLower(login))
+	}
+	return t
 }
 
 // An Identity is the result of a successful exchange.

@@ -134,12 +134,15 @@ func (s *Store) endsSearch(err error) bool {
 // refusals collects the answers of stores that have not accepted a login.
 type refusals struct {
 	unavailable *Unavailable // of the first store that did not answer
+	unanswered  bool         // Unavailable.Unanswered of any store
 	failure     *Failure     // of the store that knew most
 }
 
 func (r *refusals) add(err error) {
 	f := asFailure(err)
-	switch u, ok := errors.AsType[*Unavailable](err); {
+	u, ok := errors.AsType[*Unavailable](err)
+	r.unanswered = r.unanswered || ok && u.Unanswered
+	switch {
 	case f != nil:
 		if r.failure == nil || certainty(f.Kind) > certainty(r.failure.Kind) {
 			r.failure = f
@@ -170,7 +173,7 @@ func (r *refusals) err() error {
 	switch {
 	case r.unavailable != nil:
 		u := *r.unavailable
-		u.Refused = r.failure
+		u.Refused, u.Unanswered = r.failure, r.unanswered
 		return &u
 	case r.failure != nil:
 		return r.failure

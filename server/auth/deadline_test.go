@@ -69,7 +69,7 @@ func deadlineTests() []deadlineTest {
 			"auth: no answer (two): the time for the reply was over before this store was asked: context deadline exceeded"},
 		{"a store that is busy", func(t *testing.T) Chain {
 			s := newTestStore("busy", slowYes(time.Hour), withTimeout(25*time.Second, 1))
-			if err := s.slots.Acquire(t.Context(), semaphore.Turn{}); err != nil {
+			if err := s.calls.slots.Acquire(t.Context(), semaphore.Turn{}); err != nil {
 				t.Fatal(err)
 			}
 			return Chain{s}

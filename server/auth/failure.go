@@ -69,9 +69,14 @@ type Unavailable struct {
 	Login string // as the client gave it, made safe for a log line by the mechanism
 	Err   error
 
-	// Refused is the answer of another store, while Store did not answer. It is for
-	// the log and the throttle; the client does not see it.
+	// Refused is the answer of another store, while Store did not answer, or of the store
+	// to a known client that has to wait as if it were unknown. It is for the log and the
+	// throttle; the client does not see it.
 	Refused *Failure
+
+	// Unanswered is set if a store has received the password and not answered, although
+	// it answers other logins: see [Asking].
+	Unanswered bool
 }
 
 func (u *Unavailable) Error() string {
@@ -85,8 +90,11 @@ func (u *Unavailable) Error() string {
 func (u *Unavailable) Unwrap() error { return u.Err }
 
 // WithLogin returns err as a *Failure or an *Unavailable that names the login, made safe
-// for a log line. It is not for [ErrMechanism] and [ErrMalformed].
+// for a log line. It is not for [ErrMechanism] and [ErrMalformed]. [ErrPending] stays as it is.
 func WithLogin(err error, login string) error {
+	if errors.Is(err, ErrPending) {
+		return ErrPending
+	}
 	return annotate(err, func(_, l *string) { *l = logName(login) })
 }
 
@@ -98,12 +106,18 @@ func annotate(err error, set func(store, login *string)) error {
 		set(&annotated.Store, &annotated.Login)
 		return &annotated
 	}
-	annotated := Unavailable{Err: err}
-	if u, ok := errors.AsType[*Unavailable](err); ok {
-		annotated = *u
-	}
+	annotated := asUnavailable(err)
 	set(&annotated.Store, &annotated.Login)
-	return &annotated
+	return annotated
+}
+
+// asUnavailable returns err as a new *Unavailable.
+func asUnavailable(err error) *Unavailable {
+	if u, ok := errors.AsType[*Unavailable](err); ok {
+		copied := *u
+		return &copied
+	}
+	return &Unavailable{Err: err}
 }
 
 // maxLogName is enough for the logins of people, and short in a log line.

@@ -3,7 +3,6 @@ package auth
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"unicode"
@@ -212,7 +211,7 @@ func (x *login) Next(ctx context.Context, response []byte) (challenge []byte, do
 }
 
 // Throttled returns a verifier that passes each login to v after the delay that t
-// gives it, with Peer.Known set. For a nil v it returns nil.
+// gives it, with Peer.Known set, as a [Question]. For a nil v it returns nil.
 func Throttled(t *throttle.Throttle, v PasswordVerifier) PasswordVerifier {
 	if v == nil {
 		return nil
@@ -227,43 +226,11 @@ type throttled struct {
 
 // VerifyPassword implements PasswordVerifier.
 func (v throttled) VerifyPassword(ctx context.Context, p *Peer, login, password string) (Identity, error) {
-	attempt, err := v.throttle.Acquire(ctx, p.Remote.Addr(), login)
-	if err != nil {
-		return Identity{}, err
+	q := Question{Throttle: v.throttle, Peer: p, Login: login, Secret: password}
+	q.Ask = func(ctx context.Context, p *Peer) (Identity, error) {
+		return v.verifier.VerifyPassword(ctx, p, login, password)
 	}
-	var outcome throttle.Outcome // undecided, if the verifier panics
-	defer func() { attempt.Done(outcome) }()
-	peer := *p // the session's own is not changed
-	peer.Known = attempt.Known
-	id, err := v.verifier.VerifyPassword(ctx, &peer, login, password)
-	outcome = OutcomeOf(err, id.User, password)
-	return id, err
-}
-
-// OutcomeOf returns what the throttle counts of an attempt that ended with err. No error
-// is a success. A *Failure of the kinds NoSuchUser, Unknowable and BadPassword is a wrong
-// guess, and so is an *Unavailable with a Refused of the kind BadPassword. Every other
-// error does not count against the client. secret may be empty; see [throttle.Outcome].
-func OutcomeOf(err error, user, secret string) throttle.Outcome {
-	switch {
-	case err == nil:
-		return throttle.Outcome{Result: throttle.Success, User: user}
-	case isGuess(err):
-		return throttle.Outcome{Result: throttle.WrongGuess, Secret: secret}
-	}
-	// One store has found the password wrong while another one did not answer.
-	// NoSuchUser does not count: the user may be one of the other store.
-	if u, ok := errors.AsType[*Unavailable](err); ok && u.Refused != nil && u.Refused.Kind == BadPassword {
-		return throttle.Outcome{Result: throttle.WrongGuess, Secret: secret}
-	}
-	return throttle.Outcome{}
-}
-
-// isGuess reports whether err means that login or password are wrong. The other kinds
-// of failure are for clients that sent the right password.
-func isGuess(err error) bool {
-	f := asFailure(err)
-	return f != nil && (f.Kind == NoSuchUser || f.Kind == Unknowable || f.Kind == BadPassword)
+	return q.Verify(ctx)
 }
 
 // WithPRECIS returns a verifier that passes the prepared form of the password to v and,

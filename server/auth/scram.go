@@ -233,18 +233,16 @@ func (x *scramExchange) clientFinal(ctx context.Context, message []byte) ([]byte
 	if !isScram(message) || !isFinal(string(message)) {
 		return nil, ErrMalformed
 	}
-	attempt, err := x.scram.throttle.Acquire(ctx, x.peer.Remote.Addr(), x.login)
+	var answer string
+	q := Question{Throttle: x.scram.throttle, Peer: x.peer, Login: x.login}
+	q.Ask = func(context.Context, *Peer) (id Identity, err error) {
+		answer, err = x.checkProof(string(message))
+		return Identity{User: x.account.User, As: x.account.User, Mechanism: string(x.mech), Store: x.account.Store}, err
+	}
+	id, err := q.Verify(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var outcome throttle.Outcome // undecided, if checkProof panics
-	defer func() { attempt.Done(outcome) }()
-	answer, err := x.checkProof(string(message))
-	outcome = OutcomeOf(err, x.account.User, "")
-	if err != nil {
-		return nil, err
-	}
-	id := Identity{User: x.account.User, As: x.account.User, Mechanism: string(x.mech), Store: x.account.Store}
 	if f := id.notAllowed(credentials{authzid: x.conversation.AuthzID(), login: x.login}); f != nil {
 		return nil, f
 	}

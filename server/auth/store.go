@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"postern/internal/lru"
-	"postern/internal/semaphore"
 	"postern/server/auth/hash"
 )
 
@@ -36,7 +35,7 @@ type Store struct {
 	name   string
 	config StoreConfig
 	realm  string
-	slots  *semaphore.Fair
+	calls  *Calls
 	cache  *cache // nil: every login is passed to the backend
 	events Events
 
@@ -57,7 +56,7 @@ type Store struct {
 func NewStore(s StoreSpec) *Store {
 	store := &Store{
 		name: cmp.Or(s.Config.Name, s.Kind), config: s.Config, realm: s.Realm,
-		slots: semaphore.NewShared(s.Config.Concurrency), cache: newCache(s.Cache), events: s.Events,
+		calls: NewCalls(s.Config.Timeout, s.Config.Concurrency), cache: newCache(s.Cache), events: s.Events,
 	}
 	store.passwords, _ = s.Backend.(PasswordVerifier)
 	store.keys, _ = s.Backend.(KeyStore)
@@ -73,6 +72,10 @@ func NewStore(s StoreSpec) *Store {
 
 // Name returns the name of the store in the log.
 func (s *Store) Name() string { return s.name }
+
+// Calls returns the bounds on the calls of the backend, for a backend that is also called by
+// other means.
+func (s *Store) Calls() *Calls { return s.calls }
 
 // Check returns what prevents logins, if the backend can check itself.
 func (s *Store) Check(ctx context.Context) error {
@@ -109,11 +112,6 @@ func (s *Store) LockedOutOfScram() (withoutKeys, tooManyIterations []string) {
 }
 
 var (
-	// ErrBusy is the cause of a temporary error: all slots of the store were in use, and
-	// none became free in time.
-	ErrBusy = errors.New("auth: too many logins are waiting for this store")
-
-	errSlow      = errors.New("no answer within its timeout")
 	errNoUser    = errors.New("the store accepted the login, but did not name the user")
 	errNoAbility = errors.New("the store does not have this ability")
 )
@@ -125,7 +123,7 @@ func (s *Store) VerifyPassword(ctx context.Context, p *Peer, login, password str
 	}
 	return ask(ctx, s, login, func(expanded string) (Identity, error) {
 		return s.cache.verify(expanded, password, func() (Identity, error) {
-			return bounded(ctx, s, p.Turn(expanded), func(ctx context.Context) (Identity, error) {
+			return bounded(ctx, s, p, expanded, func(ctx context.Context) (Identity, error) {
 				id, err := s.passwords.VerifyPassword(ctx, p, expanded, password)
 				id.Store = s.name
 				return id, err
@@ -140,7 +138,7 @@ func (s *Store) ScramKeys(ctx context.Context, p *Peer, login string) (ScramKeys
 		return ScramKeys{}, &Unavailable{Store: s.name, Err: errNoAbility}
 	}
 	return ask(ctx, s, login, func(expanded string) (ScramKeys, error) {
-		return bounded(ctx, s, p.Turn(expanded), func(ctx context.Context) (ScramKeys, error) {
+		return bounded(ctx, s, p, expanded, func(ctx context.Context) (ScramKeys, error) {
 			keys, err := s.keys.ScramKeys(ctx, p, expanded)
 			keys.Store = s.name
 			return keys, err
@@ -177,8 +175,8 @@ type StoreCall struct {
 type traceKey struct{}
 
 // WithTrace returns a context for [Exchange.Next] in which record is called for every
-// call of a store of a [Chain], as soon as it has returned, by the goroutine that runs
-// the exchange. The login in a StoreCall is the client's input and is not safe to print.
+// call of a store of a [Chain], as soon as it has returned: by one goroutine at a time, and
+// after the exchange has ended if the client has hung up. The login in a StoreCall is the client's input and is not safe to print.
 func WithTrace(ctx context.Context, record func(StoreCall)) context.Context {
 	return context.WithValue(ctx, traceKey{}, record)
 }
@@ -207,55 +205,37 @@ func ask[T answer](ctx context.Context, s *Store, login string, call func(expand
 	return accepted, c.Err
 }
 
-// bounded makes one call of the backend, whatever the ability. It waits for a slot, at most
-// for the timeout of the store; turn is the place in the queue. The call may take the same time again. The
-// deadline of ctx, that of the reply to the client, can end both waits earlier.
-//
-// A panic of the backend becomes an error: a broken backend must not end the process. The
-// value of the panic may contain a password, so only its type is kept, or the text of an
-// error of the runtime, which contains no data.
-func bounded[T answer](ctx context.Context, s *Store, turn semaphore.Turn, call func(context.Context) (T, error)) (accepted T, err error) {
-	var none T
-	waiting, cancel := context.WithTimeoutCause(ctx, s.config.Timeout, ErrBusy)
-	err = s.slots.Acquire(waiting, turn)
-	cancel()
-	if err != nil {
-		return none, outOfTime(ctx, "while the login waited for other logins at this store", err)
-	}
-	defer s.slots.Release(turn)
-	calling, cancel := context.WithTimeoutCause(ctx, s.config.Timeout, errSlow)
-	defer cancel()
-	defer func() {
-		switch value := recover().(type) {
-		case nil:
-			return
-		case runtime.Error:
-			err = fmt.Errorf("panic: %v", value)
-		default:
-			err = fmt.Errorf("panic with a %T", value)
+// bounded makes one call of the backend, whatever the ability, within the bounds of
+// [Calls.Do].
+func bounded[T answer](ctx context.Context, s *Store, p *Peer, login string, call func(context.Context) (T, error)) (T, error) {
+	var accepted, none T
+	err := s.calls.Do(ctx, p, login, func(ctx context.Context) (err error) {
+		defer s.recoverPanic(&err)
+		accepted, err = call(ctx)
+		if err == nil && accepted.user() == "" {
+			err = errNoUser
 		}
-		s.events.StorePanicked(s.name, err, debug.Stack())
-	}()
-	accepted, err = call(calling)
-	switch {
-	case err == nil && accepted.user() == "":
-		return none, errNoUser
-	case err == nil:
-		return accepted, nil
-	case asFailure(err) != nil:
+		return err
+	})
+	if err != nil {
 		return none, err
-	case errors.Is(context.Cause(calling), errSlow):
-		err = fmt.Errorf("%w of %v: %w", errSlow, s.config.Timeout, err)
 	}
-	return none, outOfTime(ctx, "before the store answered", err)
+	return accepted, nil
 }
 
-// outOfTime adds to err at which point the deadline of ctx ended the login.
-func outOfTime(ctx context.Context, where string, err error) error {
-	if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return err
+// recoverPanic turns a panic of the backend into an error: a broken backend must not end the
+// process. The value of the panic may contain a password, so only its type is kept, or the
+// text of an error of the runtime, which contains no data.
+func (s *Store) recoverPanic(err *error) {
+	switch value := recover().(type) {
+	case nil:
+		return
+	case runtime.Error:
+		*err = fmt.Errorf("panic: %v", value)
+	default:
+		*err = fmt.Errorf("panic with a %T", value)
 	}
-	return fmt.Errorf("the time for the reply was over %s: %w", where, err)
+	s.events.StorePanicked(s.name, *err, debug.Stack())
 }
 
 // CacheConfig is the table "cache" of a store that cannot show its hashes: PAM, saslauthd,

@@ -156,10 +156,10 @@ func TestStoreHasASharePerAddressAndLogin(t *testing.T) {
 			if running.Load() != 5 {
 				t.Errorf("%s: %d of 20 slots are used, want 5", name, running.Load())
 			}
-			keys, cancelKeys := context.WithTimeoutCause(ctx, time.Second, errSlow)
+			keys, cancelKeys := context.WithTimeoutCause(ctx, time.Second, ErrSlow)
 			defer cancelKeys()
 			p, login := attempt(0)
-			if _, err := s.ScramKeys(keys, p, login); !errors.Is(err, errSlow) || errors.Is(err, context.DeadlineExceeded) {
+			if _, err := s.ScramKeys(keys, p, login); !errors.Is(err, ErrSlow) || errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("%s: keys: %v", name, err)
 			}
 			go s.VerifyPassword(ctx, peerFrom(1000), "bob", "secret")

@@ -92,10 +92,12 @@ func TestOnlyGuessesCountAgainstTheClient(t *testing.T) {
 		{refused(BadPassword), throttle.WrongGuess},
 		{refused(NoSuchUser), throttle.Undecided},
 		{refused(Disabled), throttle.Undecided},
+		{&Unavailable{Err: errDown, Unanswered: true}, throttle.Unanswered},
+		{ErrAbandoned, throttle.Undecided},
 	}
 	for _, tt := range tests {
-		o := OutcomeOf(tt.err, "alice", "secret")
-		if o.Result != tt.want || (o.User != "") != (tt.err == nil) || (o.Secret != "") != (o.Result == throttle.WrongGuess) {
+		o := OutcomeOf(tt.err, Identity{User: "alice", Store: "users"}, "secret")
+		if o.Result != tt.want || (o.User != "") != (tt.err == nil) || (o.Secret != "") != (o.Result == throttle.WrongGuess || o.Result == throttle.Unanswered) {
 			t.Errorf("%v: %+v, want result %v", tt.err, o, tt.want)
 		}
 	}

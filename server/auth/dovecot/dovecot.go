@@ -169,7 +169,11 @@ func (s *Store) VerifyPassword(ctx context.Context, p *auth.Peer, login, passwor
 		return auth.Identity{}, unavailable(err)
 	}
 	defer r.cancel()
+	answered := auth.Asking(ctx)
 	a, err := r.ask(ctx, authLine(r.id, "PLAIN", p, []byte("\x00"+login+"\x00"+password)))
+	if err == nil {
+		answered()
+	}
 	switch {
 	case errors.Is(err, errTooLong):
 		return auth.Identity{}, err

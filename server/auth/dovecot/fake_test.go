@@ -142,7 +142,7 @@ func (f *fake) proxy(t testing.TB) Proxy {
 		Store:    f.store(t),
 		Throttle: newThrottle(),
 		Options:  auth.DefaultSecurityOptions(),
-		Timeout:  kit.Patience,
+		Calls:    auth.NewCalls(kit.Patience, 20),
 	}
 	// The first connection is made in the background.
 	if _, err := p.link.connection(t.Context()); err != nil {

@@ -2,7 +2,6 @@ package dovecot
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -35,15 +34,11 @@ type Proxy struct {
 	// Options exclude mechanisms that Dovecot offers.
 	Options auth.SecurityOptions
 
-	// Timeout is how long Dovecot may take for each answer; zero means DefaultTimeout.
-	// Dovecot delays a refusal by 2 seconds.
-	Timeout time.Duration
+	// Calls bounds the time and the number of the steps at Dovecot.
+	Calls *auth.Calls
 }
 
 var _ auth.Provider = Proxy{}
-
-// DefaultTimeout leaves time for slow databases.
-const DefaultTimeout = 20 * time.Second
 
 // exchangeTime bounds a whole exchange. Dovecot forgets an exchange after 150 seconds,
 // and then answers its next message as if the password were wrong.
@@ -111,7 +106,6 @@ func names(mechanisms []mechanism) []string {
 
 var (
 	errExchangeTime = errors.New("the client took too long to authenticate")
-	errNoAnswer     = errors.New("dovecot did not answer in time")
 	errOver         = errors.New("the exchange is over")
 )
 
@@ -130,13 +124,15 @@ type exchange struct {
 
 	mu       sync.Mutex
 	request  *request // nil until the first message
+	running  bool     // a step is being asked, perhaps after the client has hung up
 	released bool
 }
 
 // Identity implements auth.Exchange.
 func (x *exchange) Identity() auth.Identity { return x.id }
 
-// Close implements auth.Exchange. It cancels the request to Dovecot.
+// Close implements auth.Exchange. It cancels the request to Dovecot, unless a question is
+// running on.
 func (x *exchange) Close() error {
 	x.expiry.Stop()
 	x.release()
@@ -161,7 +157,7 @@ func (x *exchange) Next(ctx context.Context, response []byte) (challenge []byte,
 	if err != nil {
 		x.over = true
 		x.release()
-		if errors.Is(err, auth.ErrMechanism) || errors.Is(err, auth.ErrMalformed) {
+		if errors.Is(err, auth.ErrMechanism) || errors.Is(err, auth.ErrMalformed) || errors.Is(err, auth.ErrPending) {
 			return nil, false, err // these do not concern a user
 		}
 		return nil, false, auth.WithLogin(err, x.observed.login)
@@ -181,60 +177,59 @@ func (x *exchange) Next(ctx context.Context, response []byte) (challenge []byte,
 
 // step forwards the client's message when the throttle admits it. An answer without an
 // error is a challenge, or an OK after which the identity is set.
-func (x *exchange) step(ctx context.Context, response []byte) (a answer, err error) {
+func (x *exchange) step(ctx context.Context, response []byte) (answer, error) {
 	if err := x.observed.add(response); err != nil {
 		return answer{}, err
 	}
-	// A missing initial response contains no guess.
-	if response == nil {
-		return x.ask(ctx, response)
+	var a answer
+	ask := func(ctx context.Context, p *auth.Peer) (id auth.Identity, err error) {
+		defer x.asking()()
+		a, id, err = x.ask(ctx, p, response)
+		return id, err
 	}
-	attempt, err := x.proxy.Throttle.Acquire(ctx, x.peer.Remote.Addr(), x.observed.login)
-	if err != nil {
-		return answer{}, unavailable(err)
+	var err error
+	if response == nil { // a missing initial response contains no guess
+		x.id, err = ask(ctx, x.peer)
+	} else {
+		x.id, err = auth.Question{
+			Throttle: x.proxy.Throttle, Peer: x.peer, Login: x.observed.login, Secret: x.observed.password, Ask: ask,
+		}.Verify(ctx)
 	}
-	outcome := context.Canceled // undecided, if the step panics
-	defer func() { x.done(ctx, attempt, a, outcome) }()
-	a, err = x.ask(ctx, response)
-	outcome = err
-	return a, err
-}
-
-// done ends the attempt. An exchange that continues has no outcome, and neither has a
-// success whose login is unknown.
-//
-// A client that has disconnected before the answer, or that sent its last message shortly
-// before the deadline, counts as one that guesses: Dovecot refuses 2 seconds later than it
-// accepts, so such a client knows the result without an answer.
-func (x *exchange) done(ctx context.Context, attempt *throttle.Attempt, a answer, err error) {
-	if err == nil && (a.verb == verbCont || x.observed.login == "") {
-		attempt.Yield()
-		return
-	}
-	outcome := auth.OutcomeOf(err, x.id.User, x.observed.password)
-	if err != nil && ctx.Err() != nil {
-		outcome = throttle.Outcome{Result: throttle.WrongGuess, Secret: x.observed.password}
-	}
-	attempt.Done(outcome)
-}
-
-// ask forwards a message, and sets the identity if the answer is OK.
-func (x *exchange) ask(ctx context.Context, response []byte) (answer, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, cmp.Or(x.proxy.Timeout, DefaultTimeout), errNoAnswer)
-	defer cancel()
-	a, err := x.send(ctx, response)
 	switch {
-	case errors.Is(err, auth.ErrMechanism) || errors.Is(err, errTooLong):
-		return answer{}, err
-	case err != nil:
-		return answer{}, unavailable(err)
-	case a.verb == verbCont:
+	case err == nil, errors.Is(err, auth.ErrContinue):
 		return a, nil
+	case errors.Is(err, auth.ErrMechanism), errors.Is(err, auth.ErrPending), is[*auth.Failure](err):
+	case !time.Now().Before(x.deadline) && !errors.Is(err, errExchangeTime):
+		err = unavailable(fmt.Errorf("%w: %w", errExchangeTime, err))
+	case !is[*auth.Unavailable](err):
+		err = unavailable(err)
 	}
-	id, err := a.result()
-	id.Mechanism = x.mech
-	x.id = id
-	return a, err
+	return answer{}, err // not a, to which a question that runs on may write
+}
+
+func is[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
+	return ok
+}
+
+// ask forwards a message, within the bounds on the calls of Dovecot, and returns the identity
+// of an OK. A challenge is auth.ErrContinue.
+func (x *exchange) ask(ctx context.Context, p *auth.Peer, response []byte) (a answer, id auth.Identity, err error) {
+	err = x.proxy.Calls.Do(ctx, p, x.observed.login, func(ctx context.Context) error {
+		a, err = x.send(ctx, response)
+		switch {
+		case errors.Is(err, auth.ErrMechanism) || errors.Is(err, errTooLong):
+			return err
+		case err != nil:
+			return unavailable(err)
+		case a.verb == verbCont:
+			return auth.ErrContinue
+		}
+		id, err = a.result()
+		id.Mechanism = x.mech
+		return err
+	})
+	return a, id, err
 }
 
 // send begins the exchange at Dovecot, or continues it.
@@ -243,7 +238,7 @@ func (x *exchange) send(ctx context.Context, response []byte) (answer, error) {
 	r := x.request
 	x.mu.Unlock()
 	if r != nil {
-		return r.ask(ctx, newLine("CONT", number(r.id), base64.StdEncoding.EncodeToString(response)).end())
+		return x.answer(ctx, r, newLine("CONT", number(r.id), base64.StdEncoding.EncodeToString(response)).end())
 	}
 	r, err := x.proxy.link.open(ctx, x.mech)
 	if err != nil {
@@ -259,14 +254,47 @@ func (x *exchange) send(ctx context.Context, response []byte) (answer, error) {
 		r.cancel()
 		return answer{}, errOver
 	}
-	return r.ask(ctx, authLine(r.id, x.mech, x.peer, response))
+	return x.answer(ctx, r, authLine(r.id, x.mech, x.peer, response))
 }
 
-// release cancels the request at Dovecot, unless Dovecot has ended it.
+// answer sends a line and returns the answer.
+func (x *exchange) answer(ctx context.Context, r *request, line []byte) (answer, error) {
+	answered := auth.Asking(ctx)
+	a, err := r.ask(ctx, line)
+	if err == nil && a.verb != verbCont { // a challenge shows only that Dovecot runs
+		answered()
+	}
+	return a, err
+}
+
+// asking keeps the request from being cancelled until the function that it returns is called.
+func (x *exchange) asking() (over func()) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.running = true
+	return func() {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		x.running = false
+		if x.released {
+			x.cancel()
+		}
+	}
+}
+
+// release cancels the request at Dovecot, unless Dovecot has ended it. During a step it does
+// so at the end of the step.
 func (x *exchange) release() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.released = true
+	if !x.running {
+		x.cancel()
+	}
+}
+
+// cancel cancels the request. The caller holds the lock.
+func (x *exchange) cancel() {
 	if x.request != nil {
 		x.request.cancel()
 	}

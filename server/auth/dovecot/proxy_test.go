@@ -10,11 +10,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"postern/server/auth"
-	"postern/server/auth/throttle"
 	"postern/test/kit"
 )
 
@@ -51,7 +49,7 @@ func TestMechanisms(t *testing.T) {
 func TestMechanismsWhileDown(t *testing.T) {
 	f := startFake(t, goodGreeting, nil)
 	f.lis.Close()
-	p := Proxy{Store: f.store(t), Throttle: newThrottle(), Options: auth.DefaultSecurityOptions()}
+	p := Proxy{Store: f.store(t), Throttle: newThrottle(), Options: auth.DefaultSecurityOptions(), Calls: auth.NewCalls(kit.Patience, 20)}
 	if got := p.Mechanisms(peer()); !slices.Equal(got, []string{"PLAIN", "LOGIN"}) {
 		t.Errorf("never seen: %q", got)
 	}
@@ -231,7 +229,8 @@ func (f *fake) responses() []string {
 	return found
 }
 
-// A client that disconnects, at any time, leaves no request open.
+// A client that disconnects, at any time, leaves no request open: it ends at the timeout, if
+// Dovecot does not answer before.
 func TestAbandoned(t *testing.T) {
 	f := startFake(t, goodGreeting, func(w io.Writer, fields []string) {
 		if fields[0] == "AUTH" {
@@ -239,6 +238,7 @@ func TestAbandoned(t *testing.T) {
 		}
 	})
 	p := f.proxy(t)
+	p.Calls = auth.NewCalls(shortTimeout, 20)
 	var all sync.WaitGroup
 	for i := range 50 {
 		all.Go(func() {
@@ -254,7 +254,7 @@ func TestAbandoned(t *testing.T) {
 			}
 			if i%2 == 0 { // while a request to Dovecot is open
 				time.AfterFunc(10*time.Millisecond, cancel)
-				if _, _, err := x.Next(ctx, []byte("u")); !isUnavailable(err) {
+				if _, _, err := x.Next(ctx, []byte("u")); !errors.Is(err, auth.ErrPending) && !errors.Is(err, context.Canceled) {
 					t.Error(err)
 				}
 			}
@@ -322,58 +322,13 @@ func TestStepTimesOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	time.Sleep(10 * time.Millisecond)
-	p.Timeout = shortTimeout
-	if _, _, err := startAndSend(t, p, "PLAIN", []byte("\x00u\x00p")); !errors.Is(err, errNoAnswer) {
+	p.Calls = auth.NewCalls(shortTimeout, 20)
+	if _, _, err := startAndSend(t, p, "PLAIN", []byte("\x00u\x00p")); !errors.Is(err, auth.ErrSlow) {
 		t.Errorf("%v", err)
 	}
 	if _, done, err := other.Next(t.Context(), []byte("u")); !done || err != nil {
 		t.Errorf("the exchange on the old connection: %v, %v", done, err)
 	}
-}
-
-// A client that guesses has to wait, even if it disconnects instead of waiting for the
-// answer. A user who is known at that address does not.
-func TestThrottle(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		slow := newThrottle()
-		x := &exchange{proxy: Proxy{Throttle: slow}, peer: peer()}
-		enter := func(login string) (*throttle.Attempt, time.Duration) {
-			t.Helper()
-			start := time.Now()
-			a, err := slow.Acquire(t.Context(), peer().Remote.Addr(), login)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return a, time.Since(start)
-		}
-		// A challenge, and a success without a known login, are no outcome.
-		for _, a := range []answer{{verb: verbCont}, {verb: verbOK}} {
-			attempt, _ := enter("")
-			x.done(t.Context(), attempt, a, nil)
-		}
-		x.observed.login = "alice"
-		attempt, _ := enter("alice")
-		x.done(t.Context(), attempt, answer{verb: verbOK}, nil)
-
-		gone, cancel := context.WithCancel(t.Context())
-		cancel()
-		late, cancel := context.WithTimeout(t.Context(), 0)
-		defer cancel()
-		x.observed.login = "bob"
-		var waited time.Duration
-		for i, ctx := range []context.Context{gone, late, t.Context()} {
-			attempt, waited = enter("bob")
-			if want := []time.Duration{0, 2 * time.Second, 4 * time.Second}[i]; waited != want {
-				t.Errorf("after %d guesses without an answer: waited %v", i, waited)
-			}
-			x.done(ctx, attempt, answer{}, unavailable(context.Canceled))
-		}
-		attempt, waited = enter("alice")
-		if waited != 0 {
-			t.Errorf("a known user waited %v", waited)
-		}
-		attempt.Yield()
-	})
 }
 
 func TestObservedLogin(t *testing.T) {
@@ -411,7 +366,7 @@ func TestObservedLogin(t *testing.T) {
 func TestErrorsKeepSecrets(t *testing.T) {
 	f := startFake(t, goodGreeting, send("x\n"))
 	p := f.proxy(t)
-	p.Timeout = shortTimeout
+	p.Calls = auth.NewCalls(shortTimeout, 20)
 	message := []byte("\x00alice\x00geheim")
 	_, _, err := startAndSend(t, p, "PLAIN", message)
 	u, ok := errors.AsType[*auth.Unavailable](err)

@@ -134,7 +134,7 @@ func (a *client) connect(n net.Conn) bool {
 	s.link.mechanisms, s.link.seen = c.greeting.mechanisms, true
 	s.link.reason, s.link.retry = errors.New("there is no second connection"), time.Now().Add(24*time.Hour)
 	s.link.serve(c)
-	a.proxy = Proxy{Store: s, Throttle: newThrottle(), Timeout: 10 * time.Second}
+	a.proxy = Proxy{Store: s, Throttle: newThrottle(), Calls: auth.NewCalls(10*time.Second, 100)}
 	return true
 }
 

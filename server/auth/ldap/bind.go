@@ -1,6 +1,7 @@
 package ldap
 
 import (
+	"context"
 	"errors"
 	"regexp"
 	"strings"
@@ -12,13 +13,17 @@ import (
 )
 
 // bind checks the password of an entry. refused is the kind of a refusal without details.
-func bind(c *ldapclient.Conn, dn, password string, refused auth.FailureKind) error {
+func bind(ctx context.Context, c *ldapclient.Conn, dn, password string, refused auth.FailureKind) error {
 	// RFC 4513, sections 5.1.1 and 5.1.2: a bind without a name or a password
 	// succeeds without a check.
 	if dn == "" || password == "" {
 		return &auth.Failure{Kind: auth.BadPassword, Store: Kind, Reason: "empty name or password"}
 	}
+	answered := auth.Asking(ctx)
 	result, err := c.Bind(dn, password, ldap.NewControlBeheraPasswordPolicy())
+	if e, ok := errors.AsType[*ldap.Error](err); err == nil || ok && e.ResultCode < ldap.ErrorNetwork {
+		answered()
+	}
 	return newBindAnswer(result, err).classify(err, refused)
 }
 

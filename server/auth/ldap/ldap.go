@@ -115,7 +115,7 @@ func (s *Store) bindDirectly(ctx context.Context, a attempt) (user string, err e
 		return "", noSuchUser(errNoDomain)
 	}
 	err = s.do(ctx, ldapclient.ForBinds, a, func(c *ldapclient.Conn) error {
-		if err := bind(c, dn, a.password, auth.Unknowable); err != nil {
+		if err := bind(ctx, c, dn, a.password, auth.Unknowable); err != nil {
 			return err
 		}
 		if err := s.enabled(c, dn); err != nil {
@@ -143,7 +143,7 @@ func (s *Store) searchAndBind(ctx context.Context, a attempt) (string, error) {
 	}
 	began := time.Now()
 	err = s.do(ctx, ldapclient.ForBinds, a, func(c *ldapclient.Conn) error {
-		return bind(c, e.DN, a.password, auth.BadPassword)
+		return bind(ctx, c, e.DN, a.password, auth.BadPassword)
 	})
 	s.delay.add(time.Since(began))
 	if err != nil {

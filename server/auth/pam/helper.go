@@ -106,6 +106,10 @@ func (h *Helper) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
+// overdue begins the answer if the modules took too long. The store distinguishes it from an
+// error that PAM has reported.
+const overdue = "PAM did not answer within"
+
 // handle serves one client. A panic must not end the process, which only root can start
 // again.
 func (h *Helper) handle(ctx context.Context, conn net.Conn) {
@@ -116,7 +120,7 @@ func (h *Helper) handle(ctx context.Context, conn net.Conn) {
 		_ = conn.Close()
 		<-h.conns
 	}()
-	ctx, cancel := context.WithTimeoutCause(ctx, h.cfg.Timeout, fmt.Errorf("PAM did not answer within %v; %s", h.cfg.Timeout, timeoutHint))
+	ctx, cancel := context.WithTimeoutCause(ctx, h.cfg.Timeout, fmt.Errorf("%s %v; %s", overdue, h.cfg.Timeout, timeoutHint))
 	defer cancel()
 	_ = conn.SetReadDeadline(time.Now().Add(readTimeout)) // fails only on a closed connection
 	r, err := saslauthd.ReadRequest(conn)

@@ -159,9 +159,13 @@ func (s *Store) ask(ctx context.Context, login, password string, client netip.Ad
 	if err != nil {
 		return saslauthd.Answer{}, err
 	}
+	answered := auth.Asking(ctx)
 	a, err := saslauthd.Ask(ctx, conn, r)
 	switch {
 	case err == nil:
+		if !strings.HasPrefix(a.Text, overdue) { // else PAM has not answered
+			answered()
+		}
 		return a, nil
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return a, fmt.Errorf("%s: %w; %s", s.where, err, timeoutHint)

@@ -132,7 +132,12 @@ func (s *Store) ask(ctx context.Context, r Request) (Answer, error) {
 	if err != nil {
 		return Answer{}, err
 	}
-	return Ask(ctx, conn, r)
+	answered := auth.Asking(ctx)
+	a, err := Ask(ctx, conn, r)
+	if err == nil {
+		answered()
+	}
+	return a, err
 }
 
 // Refusal returns the error of a store for a request that was not answered. For a string

@@ -123,13 +123,13 @@ func (a *App) storeEnv() *auth.Env {
 // only store.
 func (a *App) provider(cfg config.Auth, stores *Stores, t *throttle.Throttle) auth.Provider {
 	if stores.dovecot != nil {
-		return proxy(cfg, stores.dovecot, t)
+		return proxy(cfg, stores, t)
 	}
 	return auth.NewLocal(stores.Chain, t, a.scram, cfg.Config)
 }
 
-func proxy(cfg config.Auth, d *dovecot.Store, t *throttle.Throttle) dovecot.Proxy {
-	return dovecot.Proxy{Store: d, Throttle: t, Options: cfg.SecurityOptions, Timeout: cfg.Stores[0].Timeout}
+func proxy(cfg config.Auth, stores *Stores, t *throttle.Throttle) dovecot.Proxy {
+	return dovecot.Proxy{Store: stores.dovecot, Throttle: t, Options: cfg.SecurityOptions, Calls: stores.Chain[0].Calls()}
 }
 
 // OpenStores opens the stores of one section for a command. The caller must close them.
@@ -164,7 +164,7 @@ func (a *App) CheckMechanisms(ctx context.Context, cfg config.Auth) ([]string, e
 	}
 	defer stores.Close()
 	if stores.dovecot != nil {
-		return proxy(cfg, stores.dovecot, a.throttle).Probe(ctx)
+		return proxy(cfg, stores, a.throttle).Probe(ctx)
 	}
 	peer := &auth.Peer{TLS: &tls.ConnectionState{Version: tls.VersionTLS13, HandshakeComplete: true}}
 	return auth.NewLocal(stores.Chain, a.throttle, a.scram, cfg.Config).Mechanisms(peer), nil
