@@ -5,9 +5,9 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
-	"sync/atomic"
 	"time"
 
+	ber "github.com/go-asn1-ber/asn1-ber"
 	"github.com/go-ldap/ldap/v3"
 )
 
@@ -35,7 +35,7 @@ type Conn struct {
 // within calls op, and aborts the connection if ctx ends before, since the library has no
 // contexts.
 func (c *Conn) within(ctx context.Context, op func(*Conn) error) error {
-	c.raw.allowResponse()
+	c.raw.allowed.renew()
 	stop := context.AfterFunc(ctx, c.raw.abort)
 	err := op(c)
 	healthy := answered(err)
@@ -116,17 +116,13 @@ func (d *dialer) dial(ctx context.Context, p Purpose) (*Conn, error) {
 		return nil, err
 	}
 	raw := &abortableConn{Conn: n}
-	raw.allowResponse()
-	var secured net.Conn = raw
-	if d.url.Scheme == schemeTLS {
-		t := tls.Client(raw, d.tls)
-		if err := t.HandshakeContext(ctx); err != nil {
-			n.Close()
-			return nil, err
-		}
-		secured = t
+	raw.allowed.renew()
+	secured, err := d.secure(ctx, raw)
+	if err != nil {
+		n.Close()
+		return nil, err
 	}
-	c := &Conn{raw: raw, purpose: p, ldap: ldap.NewConn(secured, d.url.Scheme == schemeTLS)}
+	c := &Conn{raw: raw, purpose: p, ldap: ldap.NewConn(newCheckedConn(secured, &raw.allowed), secured != raw)}
 	c.ldap.Start()
 	if err := c.within(ctx, d.prepare); err != nil {
 		c.close()
@@ -135,16 +131,61 @@ func (d *dialer) dial(ctx context.Context, p Purpose) (*Conn, error) {
 	return c, nil
 }
 
-// prepare begins TLS with StartTLS, and binds a connection for searches as the service
-// account.
-func (d *dialer) prepare(c *Conn) error {
+// secure begins TLS: from the first byte, or with StartTLS. It returns raw if there is to be
+// none.
+func (d *dialer) secure(ctx context.Context, raw *abortableConn) (net.Conn, error) {
+	if d.url.Scheme != schemeTLS && !d.startTLS {
+		return raw, nil
+	}
 	if d.startTLS {
-		// RFC 4513, section 3.1.2: if this fails, no request may follow.
-		if err := c.ldap.StartTLS(d.tls); err != nil {
-			c.broken = true
-			return fmt.Errorf("StartTLS: %w", err)
+		if err := startTLS(ctx, raw); err != nil {
+			return nil, fmt.Errorf("StartTLS: %w", err)
 		}
 	}
+	t := tls.Client(raw, d.tls)
+	if err := t.HandshakeContext(ctx); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// startTLS makes the request of RFC 4511, section 4.14.1. The library could make it, but would
+// then read from below TLS. No byte after the response is read: it belongs to TLS.
+func startTLS(ctx context.Context, raw *abortableConn) error {
+	defer context.AfterFunc(ctx, raw.abort)()
+	err := askForTLS(raw)
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("%w (%w)", context.Cause(ctx), err)
+	}
+	return err
+}
+
+func askForTLS(raw *abortableConn) error {
+	const id, oid = 1, "1.3.6.1.4.1.1466.20037"
+	request := ber.NewSequence("")
+	request.AppendChild(ber.NewInteger(ber.ClassUniversal, ber.TypePrimitive, ber.TagInteger, id, ""))
+	operation := ber.Encode(ber.ClassApplication, ber.TypeConstructed, ldap.ApplicationExtendedRequest, nil, "")
+	operation.AppendChild(ber.NewString(ber.ClassContext, ber.TypePrimitive, 0, oid, ""))
+	request.AppendChild(operation)
+	if _, err := raw.Write(request.Bytes()); err != nil {
+		return err
+	}
+	message, err := readMessage(raw, &raw.allowed)
+	if err != nil {
+		return err
+	}
+	response, err := ber.DecodePacketErr(message)
+	if err != nil {
+		return err
+	}
+	if len(response.Children) < 2 || response.Children[0].Value != int64(id) || response.Children[1].Tag != ldap.ApplicationExtendedResponse {
+		return errNotAMessage
+	}
+	return ldap.GetLDAPError(response)
+}
+
+// prepare binds a connection for searches as the service account.
+func (d *dialer) prepare(c *Conn) error {
 	if c.purpose != ForSearches || d.account.dn == "" {
 		return nil
 	}
@@ -155,32 +196,23 @@ func (d *dialer) prepare(c *Conn) error {
 	return err
 }
 
-// maxResponse bounds the bytes that a server may send for one request. The responses to
-// our requests, and chains of certificates, are much smaller.
-const maxResponse = 256 << 10
-
-var errTooMuch = fmt.Errorf("the server sent more than %d bytes for one request", maxResponse)
-
 // An abortableConn is the network connection below TLS and the library. Both read from it
 // in their own goroutines, so the size limit and the abort are implemented here.
 type abortableConn struct {
 	net.Conn
-	left atomic.Int64 // bytes
+	allowed allowance
 }
-
-// allowResponse allows the response to one more request.
-func (c *abortableConn) allowResponse() { c.left.Store(maxResponse) }
 
 // abort makes all further reads and writes fail.
 func (c *abortableConn) abort() { _ = c.SetDeadline(time.Unix(1, 0)) } // fails only if closed
 
 // Read implements net.Conn.
 func (c *abortableConn) Read(b []byte) (int, error) {
-	left := c.left.Load()
+	left := c.allowed.bytes.Load()
 	if left <= 0 {
 		return 0, errTooMuch
 	}
 	n, err := c.Conn.Read(b[:min(int64(len(b)), left)])
-	c.left.Add(-int64(n))
+	c.allowed.bytes.Add(-int64(n))
 	return n, err
 }

@@ -29,7 +29,9 @@
 //   - Every wait ends with the caller's ctx, whose time the servers share. Without a deadline
 //     each server has 10 seconds.
 //   - At most Config.Connections connections to a server are open. Further requests wait.
-//   - A server may send 256 KiB for one request, and [Query] has the number of entries.
+//   - A server may send 256 KiB for one request, in 10,000 BER elements that are nested at most 12
+//     deep, with 4 KiB of controls. The library gets a message only after that has been checked.
+//     [Query] has the number of entries.
 //
 // Left out: SASL binds, client certificates, referrals, aliases and changes of entries.
 package ldapclient
