@@ -33,12 +33,18 @@ var (
 	recipientFields = []string{"To", "Cc", "Resent-To", "Resent-Cc"}
 )
 
+// maxCompleted bounds how many addresses of one message are completed. Each gets longer by a
+// domain, so that a header of the allowed size could grow to a hundred times of it.
+const maxCompleted = 1000
+
 // fixUps holds the parameters of fixHeader.
 type fixUps struct {
 	Sender string        // of the envelope, in the form for the next hop; empty for <>
 	Origin string        // domain for addresses without one and for Message-ID
 	NewID  func() string // left side of a Message-ID, different at each call
 	Trace  trace         // its time is also that of an added Date
+
+	completed int // addresses so far
 }
 
 // fixHeader returns the view of m for the next hop: with a Received field of this server on
@@ -94,26 +100,32 @@ func (f *fixUps) each(field message.Field) (message.Field, bool) {
 	if author && slices.ContainsFunc(list, func(a message.Mailbox) bool { return a.Domain != "" }) {
 		return field, true // a word beside a complete author is a part of a name
 	}
-	// Add @origin to the incomplete addresses, and change nothing else. Local parts with "!"
-	// and "%" are routes in an old notation, not mailboxes at origin, and stay as they are.
-	var complete []byte
-	done := 0
-	for _, a := range list {
-		if !a.Incomplete || strings.ContainsAny(a.Local, "!%") {
-			continue
-		}
-		complete = append(complete, value[done:a.End]...)
-		complete = append(append(complete, '@'), f.Origin...)
-		done = a.End
-	}
-	if done == 0 {
-		return field, true
-	}
-	fixed, err := field.WithValue(append(complete, value[done:]...))
+	fixed, err := f.complete(field, value, list)
 	if err != nil {
 		return field, true
 	}
 	return fixed, true
+}
+
+// complete adds @origin to the incomplete addresses of a field, and changes nothing else.
+// Local parts with "!" and "%" are routes in an old notation, not mailboxes at origin, and
+// stay as they are. So does a field with which the message would have more than maxCompleted.
+func (f *fixUps) complete(field message.Field, value []byte, list []message.Mailbox) (message.Field, error) {
+	list = slices.DeleteFunc(list, func(a message.Mailbox) bool {
+		return !a.Incomplete || strings.ContainsAny(a.Local, "!%")
+	})
+	if len(list) == 0 || f.completed+len(list) > maxCompleted {
+		return field, nil
+	}
+	f.completed += len(list)
+	complete := make([]byte, 0, len(value)+len(list)*(len("@")+len(f.Origin)))
+	done := 0
+	for _, a := range list {
+		complete = append(complete, value[done:a.End]...)
+		complete = append(append(complete, '@'), f.Origin...)
+		done = a.End
+	}
+	return field.WithValue(append(complete, value[done:]...))
 }
 
 // author returns the value of an added From field: the sender, as in Postfix.

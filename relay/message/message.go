@@ -315,9 +315,6 @@ func split(b []byte, whole bool) (*parsed, error) {
 		if name == "" {
 			break
 		}
-		if len(h.fields) == cap(h.fields) {
-			h.fields = slices.Grow(h.fields, max(16, len(h.fields))) // append would grow large ones by a quarter
-		}
 		h.fields = append(h.fields, Field{Name: name, Raw: raw})
 		off += n
 	}
