@@ -1,12 +1,9 @@
 package ldap
 
 import (
-	"context"
 	"errors"
 	"strings"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	ber "github.com/go-asn1-ber/asn1-ber"
 	"github.com/go-ldap/ldap/v3"
@@ -89,45 +86,4 @@ func TestExpiredPassword(t *testing.T) {
 	if got := verify(t, open(t, direct(t, f.URL())), "alice", "secret"); got != "password expired" {
 		t.Error(got)
 	}
-}
-
-// Only the answer for an unknown user is delayed, by the duration of a bind.
-func TestBindDelay(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var p bindDelay
-		for _, took := range []time.Duration{80, 160, 80, 80} {
-			p.add(took * time.Millisecond)
-		}
-		ended, cancel := context.WithCancel(t.Context())
-		cancel()
-		unknown := &auth.Failure{Kind: auth.NoSuchUser}
-		tests := []struct {
-			name     string
-			ctx      context.Context
-			err      error
-			min, max time.Duration
-		}{
-			{"unknown", t.Context(), unknown, 80 * time.Millisecond, 100 * time.Millisecond},
-			{"unknown, cancelled", ended, unknown, 0, 0},
-			{"wrong password", t.Context(), &auth.Failure{Kind: auth.BadPassword}, 0, 0},
-			{"no answer", t.Context(), errors.New("no answer"), 0, 0},
-		}
-		for _, tt := range tests {
-			began := time.Now()
-			if err := p.apply(tt.ctx, tt.err); err != tt.err {
-				t.Errorf("%s: %v", tt.name, err)
-			}
-			if took := time.Since(began); took < tt.min || took > tt.max {
-				t.Errorf("%s: %v", tt.name, took)
-			}
-		}
-		for range 100 {
-			p.add(time.Minute)
-		}
-		began := time.Now()
-		_ = p.apply(t.Context(), unknown)
-		if took := time.Since(began); took != maxDelay {
-			t.Errorf("a slow server: %v", took)
-		}
-	})
 }

@@ -26,6 +26,9 @@
 // user_attribute the canonical user is therefore the login in lower case, and non-ASCII
 // logins are refused.
 //
+// If the search finds no entry, the answer takes as long as one for a wrong password: delay.go.
+// With user_dn it is the server that must take the same time for every name.
+//
 // Every wait ends with the caller's ctx. Left out are SASL binds and what ldapclient leaves out.
 package ldap
 
@@ -34,7 +37,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"postern/internal/ldapclient"
@@ -52,7 +54,7 @@ const Kind = "ldap"
 type Store struct {
 	cfg    Config
 	client *ldapclient.Client
-	delay  bindDelay
+	binds  bindTimes
 }
 
 var _ auth.PasswordVerifier = (*Store)(nil)
@@ -137,15 +139,22 @@ func (s *Store) bindDirectly(ctx context.Context, a attempt) (user string, err e
 
 // searchAndBind verifies a password with query_filter.
 func (s *Store) searchAndBind(ctx context.Context, a attempt) (string, error) {
-	e, err := s.find(ctx, a)
-	if err != nil {
-		return "", s.delay.apply(ctx, err)
-	}
 	began := time.Now()
+	e, err := s.find(ctx, a)
+	if _, ok := errors.AsType[*auth.Failure](err); ok {
+		if err := s.imitateBind(ctx, a, time.Since(began)); err != nil {
+			return "", err
+		}
+	}
+	if err != nil {
+		return "", err
+	}
 	err = s.do(ctx, ldapclient.ForBinds, a, func(c *ldapclient.Conn) error {
-		return bind(ctx, c, e.DN, a.password, auth.BadPassword)
+		began := time.Now()
+		err := bind(ctx, c, e.DN, a.password, auth.BadPassword)
+		s.binds.add(e.DN, time.Since(began), err)
+		return err
 	})
-	s.delay.add(time.Since(began))
 	if err != nil {
 		return "", err
 	}
@@ -276,38 +285,4 @@ func notPlain(r rune) bool { return r <= ' ' || r >= 0x7f }
 // noSuchUser returns the failure of a login that cannot be the name of a user.
 func noSuchUser(err error) error {
 	return &auth.Failure{Kind: auth.NoSuchUser, Store: Kind, Reason: err.Error(), Err: err}
-}
-
-// maxDelay bounds the delay for unknown users if a server is slow.
-const maxDelay = time.Second
-
-// A bindDelay is the average duration of recent binds of users. If a search finds no
-// entry there is no bind, and the answer is delayed by this time instead, so that the
-// response time does not reveal which users exist.
-type bindDelay struct{ average atomic.Int64 } // time.Duration
-
-// add adds a bind to the moving average. Of two concurrent calls one may be lost, which is
-// harmless.
-func (p *bindDelay) add(took time.Duration) {
-	average := p.average.Load()
-	if average == 0 {
-		p.average.Store(int64(took))
-		return
-	}
-	p.average.Store(average + (int64(took)-average)/8)
-}
-
-// apply returns err, after the delay if it is NoSuchUser.
-func (p *bindDelay) apply(ctx context.Context, err error) error {
-	f, ok := errors.AsType[*auth.Failure](err)
-	if !ok || f.Kind != auth.NoSuchUser {
-		return err
-	}
-	timer := time.NewTimer(min(time.Duration(p.average.Load()), maxDelay))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-	return err
 }
