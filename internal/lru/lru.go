@@ -1,7 +1,10 @@
 // Package lru is a map of bounded size, for state that clients can make grow.
 package lru
 
-import "container/list"
+import (
+	"container/list"
+	"iter"
+)
 
 // A Map holds at most a fixed number of entries. When it is full, Put removes the entry
 // that was put least recently. A Get does not change the order: an entry is kept for its
@@ -50,5 +53,17 @@ func (m *Map[K, V]) Remove(key K) {
 	if e, ok := m.items[key]; ok {
 		m.order.Remove(e)
 		delete(m.items, key)
+	}
+}
+
+// All returns the entries, the one that was put least recently first. The map must not be
+// changed meanwhile.
+func (m *Map[K, V]) All() iter.Seq2[K, V] {
+	return func(yield func(K, V) bool) {
+		for e := m.order.Back(); e != nil; e = e.Prev() {
+			if at := e.Value.(entry[K, V]); !yield(at.key, at.value) {
+				return
+			}
+		}
 	}
 }

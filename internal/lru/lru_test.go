@@ -28,3 +28,19 @@ func TestTheOldestPutIsReplaced(t *testing.T) {
 		t.Errorf("%d entries and %d in order after Remove, want 2", m.Len(), m.order.Len())
 	}
 }
+
+func TestAllBeginsWithTheOldestPut(t *testing.T) {
+	m := New[string, int](3)
+	for i, key := range []string{"a", "b", "c", "a"} {
+		m.Put(key, i)
+	}
+	var got []string
+	for key, value := range m.All() {
+		if got = append(got, fmt.Sprint(key, value)); len(got) == 2 {
+			break
+		}
+	}
+	if fmt.Sprint(got) != "[b1 c2]" {
+		t.Errorf("%v, want [b1 c2]", got)
+	}
+}

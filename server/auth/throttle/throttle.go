@@ -1,23 +1,28 @@
 // Package throttle delays logins from clients that guess passwords.
 //
-// Failed logins count against the client's address, for IPv6 against its /64. From an
-// address without failures, as many logins at a time are verified as there are processors;
-// from an address with failures one at a time, 2 seconds after the last failure, then 4, 8
-// and 15. The delay comes before the next verification and not after the failed one, so a
-// client cannot avoid it by closing the connection early or by opening many. A waiting
-// login occupies only its goroutine. A login that would have to wait too long is refused
-// with [ErrPenalty].
+// An attempt to log in passes up to three delays before the password is verified, so a
+// client cannot avoid them by closing the connection early or by opening many. A waiting
+// attempt occupies only its goroutine.
 //
-// A success does not end the penalty of the address, otherwise an attacker with one account
-// could end it. But it makes the login and the address a known pair: for 30 days, the login
-// is verified from that address without delay, and its failures do not count against the
-// address. Ten different wrong passwords end that privilege. A repeated wrong password does
-// not increase a penalty.
+//	logins     wrong guesses for one login, from all addresses together, are examined at a
+//	           bounded rate; above it, attempts wait, and networks without failures go first
+//	networks   after failures in an IPv6 /56 or /48, an attempt from it waits up to 4 seconds
+//	penalty    failures count against the client's address: the next attempts are verified
+//	           one at a time, 2, 4, 8, then 15 seconds after the last one
 //
-// Memory is bounded: 65,536 addresses and 32,768 logins, at most 8 of one user, with 16
-// addresses each. A new entry replaces the least recently changed one. To displace one
-// penalty, an attacker needs a failed login, with its TLS handshake and password hash, from
-// each of 65,536 addresses; to displace a known pair, thousands of accounts.
+// Only the delay of the address ends in a refusal, [ErrPenalty], if it would be too long.
+//
+// A success makes the login and the address a known pair (file pairs): for 30 days, this
+// login is verified from this address without delay. Its wrong passwords count against the
+// pair, ten of which end the privilege for a time. The wrong password is refused only after
+// the delay that any other login would have had ([Attempt.AwaitAnswer]).
+//
+// Privileges compare logins exactly, since some stores distinguish "bob" and "Bob". The
+// count for each login compares them as widely as possible (file fold), since other stores
+// do not distinguish them. A repeated wrong password from an address is no new guess.
+//
+// Memory is bounded; each file states how. An entry with an attempt in progress is never
+// displaced.
 //
 // The package knows neither stores nor mechanisms: package auth and the Dovecot proxy
 // call [Throttle.Acquire] before a password is verified, and [Attempt.Done] after it.
@@ -31,54 +36,66 @@ import (
 	"net/netip"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
-	"postern/internal/lru"
 	"postern/internal/netprefix"
 	"postern/server/auth/hash"
 )
 
-// ErrPenalty means that so many logins from the client's address have failed that this
-// one would have to wait too long. It is a temporary error (454 4.7.0).
-var ErrPenalty = errors.New("auth: too many failed logins from this address")
+var (
+	// ErrPenalty means that so many logins from the client's address have failed that this
+	// one would have to wait too long. It is a temporary error (454 4.7.0).
+	ErrPenalty = errors.New("auth: too many failed logins from this address")
+
+	// ErrLoginBusy means that the time for the reply ended while the attempt waited, since
+	// so many wrong passwords have been tried for its login, from any address. It is a
+	// temporary error (454 4.7.0), and does not count against the client.
+	ErrLoginBusy = errors.New("auth: too many wrong passwords for this login from unknown networks")
+)
 
 // Config has the settings of the administrator.
 type Config struct {
-	MaxWait time.Duration  // how long a login waits; beyond that it gets ErrPenalty
+	MaxWait time.Duration  // how long a login waits for its address; beyond that it gets ErrPenalty
 	Exempt  []netip.Prefix // failed logins from these networks delay no login
 }
 
-// A Throttle holds the penalties and the known pairs of the process. A restart discards
-// them, a reload must not: keep one Throttle for the life of the process, and call
-// [Throttle.Configure] when the configuration is read again. Its methods may be called
-// by many sessions at once.
+// A Throttle holds the penalties and the known pairs of the process. A reload must not
+// discard them: keep one Throttle for the life of the process, and call
+// [Throttle.Configure] when the configuration is read again. [Throttle.Load] and
+// [Throttle.Save] carry the known pairs and the counts of logins over a restart. Its
+// methods may be called by many sessions at once.
 type Throttle struct {
 	*state
-	users string // see For
+	users   string                    // see For
+	account func(login string) string // see Accounts; nil: the login itself
 }
 
 type state struct {
 	key   hash.Key // of the MACs of wrong passwords
 	slots int      // logins verified at once for an address without failures
 
-	mu     sync.Mutex
-	config Config
-	active map[netip.Prefix]*penalty        // with logins in the queue: never displaced
-	idle   *lru.Map[netip.Prefix, *penalty] // without
-	known  knownPairs
+	mu        sync.Mutex
+	config    Config
+	ids       hash.Key // of the MACs that stand for logins and networks; see Load
+	changed   bool     // since the last Save
+	penalties penalties
+	networks  networks
+	logins    *loginCounts
+	known     knownPairs
 }
 
 // New returns a Throttle without penalties and known pairs.
 func New(cfg Config) *Throttle {
 	return &Throttle{state: &state{
-		key:    hash.NewKey(),
-		slots:  runtime.GOMAXPROCS(0),
-		config: cfg,
-		active: make(map[netip.Prefix]*penalty),
-		idle:   lru.New[netip.Prefix, *penalty](penaltyAddresses),
-		known:  newKnownPairs(),
+		key:       hash.NewKey(),
+		ids:       hash.NewKey(),
+		slots:     runtime.GOMAXPROCS(0),
+		config:    cfg,
+		penalties: newPenalties(),
+		networks:  newNetworks(),
+		logins:    newLoginCounts(),
+		known:     newKnownPairs(),
 	}}
 }
 
@@ -91,9 +108,17 @@ func (t *Throttle) Configure(cfg Config) {
 
 // For returns a Throttle for the users of other stores. users names these stores, for
 // example by the listener that has them. Penalties belong to addresses, so both Throttles
-// share them. Known pairs are separate: a login of alice in the other stores must not make
-// her address known for the alice of t, whose password could then be guessed without delay.
-func (t *Throttle) For(users string) *Throttle { return &Throttle{t.state, users} }
+// share them. Known pairs and counts of logins are separate: a login of alice in the other
+// stores must not make her address known for the alice of t, whose password could then be
+// guessed without delay.
+func (t *Throttle) For(users string) *Throttle { return &Throttle{t.state, users, t.account} }
+
+// Accounts returns a Throttle that counts the guesses for each account(login), which is the
+// same for all logins that may be one account: alice at any domain for a store that uses
+// only the local part. Without it, an attacker could guess once for each domain.
+func (t *Throttle) Accounts(account func(login string) string) *Throttle {
+	return &Throttle{t.state, t.users, account}
+}
 
 // name returns a login or a user as it is remembered.
 func (t *Throttle) name(of string) string {
@@ -103,6 +128,13 @@ func (t *Throttle) name(of string) string {
 	return t.users + "\x00" + of
 }
 
+// An id stands for a login or a network: its size does not depend on what a client sends,
+// and in the file of known pairs it does not show who has an account.
+type id [16]byte
+
+// id returns the id of a name, or of a name at an address. kind separates the uses.
+func (t *Throttle) id(kind, name, at string) id { return t.ids.MAC(kind+"\x00"+name, at) }
+
 // An Attempt is a login that may be verified now. Done or Yield must be called exactly
 // once.
 type Attempt struct {
@@ -111,97 +143,60 @@ type Attempt struct {
 	Known bool
 
 	throttle *Throttle
-	addr     netip.Addr
-	from     netip.Prefix // the address or /64 that addr counts as
+	from     netip.Prefix // the address or /64 that the client counts as
+	network  netip.Prefix // the /24 or /48 of the address
 	login    string
 	exempt   bool
-	penalty  *penalty      // of from; nil for a login without delay
-	turn     chan struct{} // in penalty.waiting; closed when the attempt may be verified
-	refused  bool          // Done has reported a wrong guess
+	nearby   bool // not Known, but the login has succeeded from the network
+	refused  bool // Done has reported a wrong guess
+
+	// What the attempt has reserved and not used up; nil for nothing.
+	mistake *mistake      // of a known pair
+	guess   *loginTurn    // of the login
+	penalty *penalty      // of from: a place in the queue of the address
+	turn    chan struct{} // in penalty.waiting; closed when the attempt may be verified
 }
 
-// Acquire waits until the login from addr may be verified. It returns [ErrPenalty] if that
-// would take longer than Config.MaxWait, and the cause of ctx if ctx ends before. After the
-// deadline of ctx, the error wraps both.
+// Acquire waits until the login from addr may be verified. It returns [ErrPenalty] if the
+// delay of the address is longer than Config.MaxWait, and the cause of ctx if ctx ends
+// before. After the deadline of ctx, the error wraps both, or [ErrLoginBusy] and the cause.
 func (t *Throttle) Acquire(ctx context.Context, addr netip.Addr, login string) (*Attempt, error) {
-	a := &Attempt{throttle: t, addr: addr, from: netprefix.Client(addr), login: t.name(login)}
-	if t.privileged(a) {
+	a := &Attempt{throttle: t, from: netprefix.Client(addr), network: netprefix.Network(addr), login: login}
+	if t.privileged(a, addr) {
 		return a, nil
 	}
-	if err := a.await(ctx); err != nil {
+	if err := a.admit(ctx); err != nil {
 		return nil, err
 	}
 	return a, nil
 }
 
-// privileged reports whether the attempt is verified without delay.
-func (t *Throttle) privileged(a *Attempt) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	a.Known = t.known.has(a.login, a.from, time.Now())
-	plain := a.addr.Unmap().WithZone("")
-	a.exempt = slices.ContainsFunc(t.config.Exempt, func(n netip.Prefix) bool { return n.Contains(plain) })
-	return a.Known || a.exempt
-}
-
-// await waits in the queue of the address. After an error, the attempt has left the queue.
-func (a *Attempt) await(ctx context.Context) error {
-	maxWait, err := a.throttle.enqueue(a)
-	if err != nil {
-		return err
-	}
-	waiting, cancel := context.WithTimeoutCause(ctx, maxWait, ErrPenalty)
-	defer cancel()
-	if err := a.wait(waiting); err != nil {
-		a.Yield()
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			err = fmt.Errorf("%w, and the time for the reply is over: %w", ErrPenalty, err)
-		}
-		return err
-	}
-	return nil
-}
-
-// enqueue adds the attempt to the queue of its address, and returns how long it may wait
-// there.
-func (t *Throttle) enqueue(a *Attempt) (maxWait time.Duration, err error) {
+// privileged reports whether the attempt is verified without delay. A known pair reserves
+// one of its mistakes, so that no number of attempts at once can make more. If none is
+// left, the attempt is an ordinary one of its address.
+func (t *Throttle) privileged(a *Attempt, addr netip.Addr) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
-	p := t.activate(a.from, now)
-	if max(p.notBefore.Sub(now), 0)+time.Duration(p.queued)*penaltyDelays[p.level] > t.config.MaxWait {
-		t.deactivate(a.from, p, now)
-		return 0, ErrPenalty
+	plain := addr.Unmap().WithZone("")
+	a.exempt = slices.ContainsFunc(t.config.Exempt, func(n netip.Prefix) bool { return n.Contains(plain) })
+	if a.login == "" {
+		return a.exempt
 	}
-	a.penalty, a.turn = p, make(chan struct{})
-	p.queued++
-	p.waiting = append(p.waiting, a.turn)
-	p.start(t.slots)
-	return t.config.MaxWait, nil
+	a.mistake, a.Known = t.known.reserve(t.pairIDs(a), now)
+	a.nearby = a.mistake != nil && !a.Known
+	return a.Known || a.exempt
 }
 
-// wait waits until it is the attempt's turn and the delay of its address is over. If ctx
-// ends before, it returns the cause.
-func (a *Attempt) wait(ctx context.Context) error {
-	select {
-	case <-a.turn:
-	case <-ctx.Done():
-		return context.Cause(ctx)
+// admit passes the delays. After an error, the attempt has nothing reserved.
+func (a *Attempt) admit(ctx context.Context) error {
+	for _, delay := range []func(context.Context) error{a.precheck, a.awaitLogin, a.awaitNetwork, a.awaitAddress} {
+		if err := delay(ctx); err != nil {
+			a.Yield()
+			return err
+		}
 	}
-	a.throttle.mu.Lock()
-	delay := time.Until(a.penalty.notBefore)
-	a.throttle.mu.Unlock()
-	if delay <= 0 {
-		return nil
-	}
-	timer := time.NewTimer(delay)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return nil
 }
 
 // A Result is the result of the verification of a password.
@@ -237,13 +232,13 @@ func (a *Attempt) Done(o Outcome) {
 	now := time.Now()
 	switch {
 	case o.Result == Success:
-		t.known.succeeded(cmp.Or(t.name(o.User), a.login), a.login, a.from, now)
-	case (o.Result == WrongGuess || o.Result == Unanswered) && !a.exempt:
+		t.countSuccess(a, o.User, now)
+	case o.Result != Undecided && !a.exempt:
 		a.refused = o.Result == WrongGuess
 		t.countGuess(a, o, now)
 	}
 	if a.penalty != nil && o.Result != Success {
-		a.penalty.notBefore = now.Add(penaltyDelays[a.penalty.level])
+		a.penalty.delay(now)
 	}
 	t.leave(a, now)
 }
@@ -258,214 +253,103 @@ func (a *Attempt) Yield() {
 }
 
 // AwaitAnswer is called after Done, before a refusal is returned to the client. If the
-// attempt was a wrong guess of a known pair, which was verified without delay, it waits for
-// as long as a login that is not known would have waited, so that the time of the answer
-// does not reveal which logins are known at the address. It returns [ErrPenalty] if that
-// login would have been refused, and the cause of ctx if ctx ends before. For every other
-// attempt it returns nil at once.
+// attempt was a wrong guess that has been spared a delay, since the login is known at the
+// address or in its network, it waits for as long as any other login would have waited: the
+// time of the answer does not reveal which logins are known. It returns [ErrPenalty] if that
+// login would have been refused, and otherwise what [Throttle.Acquire] returns if ctx ends
+// before. For every other attempt it returns nil at once.
 func (a *Attempt) AwaitAnswer(ctx context.Context) error {
-	if !a.Known || !a.refused {
+	if !a.refused || !a.Known && !a.nearby {
 		return nil
 	}
-	like := &Attempt{throttle: a.throttle, addr: a.addr, from: a.from, login: a.login}
-	if err := like.await(ctx); err != nil {
+	other := &Attempt{throttle: a.throttle, from: a.from, network: a.network, login: a.login}
+	delays := other.admit
+	if a.nearby { // it has had the other delays
+		delays = other.awaitLogin
+	}
+	if err := delays(ctx); err != nil {
 		return err
 	}
-	like.Done(Outcome{})
+	other.Done(Outcome{})
 	return nil
 }
 
-// leave removes the attempt from the queue of its address, if it is in one.
+// leave gives back what the attempt has reserved and not used up.
 func (t *Throttle) leave(a *Attempt, now time.Time) {
-	p := a.penalty
-	if p == nil {
-		return
+	if a.mistake != nil {
+		a.mistake.giveBack(now)
+		a.mistake = nil
 	}
-	p.queued--
-	if i := slices.Index(p.waiting, a.turn); i >= 0 {
-		p.waiting = slices.Delete(p.waiting, i, i+1)
-	} else {
-		p.running--
-		p.start(t.slots)
+	if a.guess != nil {
+		t.leaveLogin(a.guess, now)
+		a.guess = nil
 	}
-	t.deactivate(a.from, p, now)
+	if a.penalty != nil {
+		t.leaveAddress(a, now)
+		a.penalty = nil
+	}
 }
 
-// countGuess counts a wrong guess: against the pair if it is a known one, otherwise
-// against the address.
+// countSuccess makes the login and the address a known pair. It does not end the penalties
+// of the address and of the login, otherwise an attacker with one account could end them.
+func (t *Throttle) countSuccess(a *Attempt, user string, now time.Time) {
+	identity := t.id("user", t.name(cmp.Or(user, a.login)), "")
+	t.networks.forgive(identity, a.from, now)
+	if a.login != "" {
+		t.known.succeeded(identity, t.pairIDs(a), now)
+	}
+	t.changed = true
+}
+
+// countGuess counts a guess that was not the right one: against the pair if it is still a
+// known one, otherwise against the address, its networks and the login. A question without
+// a verdict costs the address one guess, never more, and the login none: the client has
+// learned nothing.
 func (t *Throttle) countGuess(a *Attempt, o Outcome, now time.Time) {
-	p := t.activate(a.from, now)
-	defer t.deactivate(a.from, p, now)
+	p := t.penalties.activate(a.from, now)
+	defer t.penalties.deactivate(a.from, p, now)
+	if o.Secret != "" && p.repeated(t.key.MAC(t.name(a.login), o.Secret), now) {
+		return
+	}
+	t.changed = true
+	held := a.mistake != nil && t.known.holds(t.pairIDs(a), a.mistake)
+	if held {
+		a.mistake = nil // it stays used up
+	}
 	switch {
-	case o.Secret != "" && p.repeated(t.key.MAC(a.login, o.Secret), now):
-	case a.Known:
-		t.known.mistaken(a.login, a.from)
-	case o.Result == Unanswered && p.level > 0: // one guess, never more
+	case held && a.Known:
+		return
+	case o.Result == Unanswered:
+		p.increase(1, now)
 	default:
-		p.level, p.increased = min(p.level+1, len(penaltyDelays)-1), now
-	}
-}
-
-const (
-	penaltyKept      = time.Hour // after the last new wrong password
-	penaltyAddresses = 1 << 16   // remembered at once; at the worst 50 MiB
-	wrongKept        = 10        // wrong passwords remembered for each address
-)
-
-// penaltyDelays are the times between two verifications from one address, by the number of
-// failures. The values are those of Dovecot.
-var penaltyDelays = [...]time.Duration{0, 2 * time.Second, 4 * time.Second, 8 * time.Second, 15 * time.Second}
-
-// penalty is the state of one address: its failed logins, and the queue of its logins.
-// The fields are guarded by the throttle's lock.
-type penalty struct {
-	queued  int             // logins that are being verified or wait for that
-	running int             // those that are being verified
-	waiting []chan struct{} // the others in order; closed when it is their turn
-
-	level     int       // index into penaltyDelays
-	increased time.Time // when level last increased
-	notBefore time.Time // of the next verification
-	wrong     []wrongPassword
-}
-
-// wrongPassword identifies a wrong password without containing it.
-type wrongPassword struct {
-	mac  [16]byte
-	seen time.Time
-}
-
-// start starts the logins that may be verified now: as many at once as there are slots, or
-// one at a time from an address with failures. So an attacker gains at most one burst of
-// that many guesses, because the first failure delays the other logins in the queue.
-func (p *penalty) start(slots int) {
-	if p.level > 0 {
-		slots = 1
-	}
-	for len(p.waiting) > 0 && p.running < slots {
-		p.running++
-		close(p.waiting[0])
-		p.waiting = slices.Delete(p.waiting, 0, 1)
-	}
-}
-
-// repeated reports whether the same wrong password has been seen within the last hour,
-// and remembers it: a phone that still has the old password is not an attacker.
-func (p *penalty) repeated(mac [16]byte, now time.Time) bool {
-	i := slices.IndexFunc(p.wrong, func(w wrongPassword) bool { return w.mac == mac })
-	seen := i >= 0
-	if !seen && len(p.wrong) == wrongKept {
-		i = 0
-	}
-	if i >= 0 {
-		p.wrong = slices.Delete(p.wrong, i, i+1)
-	}
-	p.wrong = append(p.wrong, wrongPassword{mac, now})
-	return seen
-}
-
-// activate returns the penalty of an address, without failures that have expired. The caller
-// passes it to deactivate afterwards.
-func (t *Throttle) activate(from netip.Prefix, now time.Time) *penalty {
-	p, ok := t.active[from]
-	if !ok {
-		if p, ok = t.idle.Get(from); !ok {
-			p = new(penalty)
+		p.increase(len(penaltyDelays)-1, now)
+		t.networks.count(a.from, now)
+		if !held && a.login != "" {
+			t.useGuess(a, now)
 		}
-		t.idle.Remove(from)
-		t.active[from] = p
 	}
-	if now.Sub(p.increased) >= penaltyKept {
-		p.level = 0
-	}
-	p.wrong = slices.DeleteFunc(p.wrong, func(w wrongPassword) bool { return now.Sub(w.seen) >= penaltyKept })
-	return p
+	p.delay(now)
 }
 
-// deactivate moves a penalty without logins in its queue to the idle ones, or forgets it
-// if it has no effect any more.
-func (t *Throttle) deactivate(from netip.Prefix, p *penalty, now time.Time) {
-	if p.queued > 0 {
-		return
+// sleep waits for d, or for the end of ctx, and returns its cause.
+func sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return nil
 	}
-	delete(t.active, from)
-	if p.level > 0 || len(p.wrong) > 0 || p.notBefore.After(now) {
-		t.idle.Put(from, p)
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
-const (
-	knownFor      = 30 * 24 * time.Hour
-	knownLogins   = 1 << 15 // logins remembered; at the worst 50 MiB
-	knownPerLogin = 16      // addresses remembered for each
-	knownPerUser  = 8       // logins remembered of one user
-	knownMistakes = 10      // different wrong passwords that a pair may try
-)
-
-// knownPairs remembers which login has succeeded from which address. Logins are
-// compared in lower case, since several spellings are one login to most stores.
-//
-// Only a correct password adds a pair. The addresses of a login are limited, and so are the
-// logins of a user, because many logins may be one user: alice at any domain in a store
-// that uses only the local part, or any spelling in a store that ignores case or accents.
-// So a user with one account cannot displace the pairs of other users.
-type knownPairs struct {
-	logins *lru.Map[string, []knownPair]
-	users  *lru.Map[string, []string] // the logins of each, the oldest first
-}
-
-type knownPair struct {
-	from     netip.Prefix
-	last     time.Time
-	mistakes int // different wrong passwords since last
-}
-
-func newKnownPairs() knownPairs {
-	return knownPairs{lru.New[string, []knownPair](knownLogins), lru.New[string, []string](knownLogins)}
-}
-
-func (k knownPairs) has(login string, from netip.Prefix, now time.Time) bool {
-	pairs, _ := k.logins.Get(strings.ToLower(login))
-	i := indexPair(pairs, from)
-	return i >= 0 && now.Sub(pairs[i].last) < knownFor
-}
-
-// succeeded remembers the pair, and the login as one of the user's. Each replaces the
-// oldest one if there is no room.
-func (k knownPairs) succeeded(user, login string, from netip.Prefix, now time.Time) {
-	login = strings.ToLower(login)
-	logins, _ := k.users.Get(user)
-	logins = slices.DeleteFunc(logins, func(l string) bool { return l == login })
-	if len(logins) == knownPerUser {
-		k.logins.Remove(logins[0])
-		logins = slices.Delete(logins, 0, 1)
+// late adds to the cause of ctx what the attempt has waited for until the deadline.
+func late(ctx context.Context, reason, cause error) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return fmt.Errorf("%w, and the time for the reply is over: %w", reason, cause)
 	}
-	k.users.Put(user, append(logins, login))
-
-	pairs, _ := k.logins.Get(login)
-	if i := indexPair(pairs, from); i >= 0 {
-		pairs = slices.Delete(pairs, i, i+1)
-	}
-	if len(pairs) == knownPerLogin {
-		pairs = slices.Delete(pairs, 0, 1)
-	}
-	k.logins.Put(login, append(pairs, knownPair{from: from, last: now}))
-}
-
-// mistaken counts a wrong password. A pair with too many of them is removed, otherwise
-// another client at a user's address could guess without any delay.
-func (k knownPairs) mistaken(login string, from netip.Prefix) {
-	login = strings.ToLower(login)
-	pairs, _ := k.logins.Get(login)
-	i := indexPair(pairs, from)
-	if i < 0 {
-		return
-	}
-	if pairs[i].mistakes++; pairs[i].mistakes >= knownMistakes {
-		k.logins.Put(login, slices.Delete(pairs, i, i+1))
-	}
-}
-
-func indexPair(pairs []knownPair, from netip.Prefix) int {
-	return slices.IndexFunc(pairs, func(p knownPair) bool { return p.from == from })
+	return cause
 }
