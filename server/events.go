@@ -177,7 +177,8 @@ func (l *eventLog) AuthError(mech string, err error, abandoned bool) {
 	if !ok {
 		unavailable = &auth.Unavailable{Err: err}
 	}
-	if errors.Is(err, throttle.ErrPenalty) && unavailable.Refused != nil {
+	delayed := delayReason(err)
+	if delayed != "" && unavailable.Refused != nil {
 		refused := *unavailable.Refused
 		refused.Login, failure = unavailable.Login, &refused
 	}
@@ -194,9 +195,9 @@ func (l *eventLog) AuthError(mech string, err error, abandoned bool) {
 		l.Warn("auth failed", append([]any{"user", failure.Login, "mech", mech, "store", failure.Store, "reason", reason}, late...)...)
 	case errors.Is(err, auth.ErrMalformed):
 		l.Warn("auth malformed", "mech", mech)
-	case errors.Is(err, throttle.ErrPenalty):
+	case delayed != "":
 		l.limit.log("auth delayed", l.client, func(count int) {
-			l.Warn("auth delayed", "user", unavailable.Login, "mech", mech, "reason", "too many guesses from this address", "count", count)
+			l.Warn("auth delayed", "user", unavailable.Login, "mech", mech, "reason", delayed, "count", count)
 		})
 	default:
 		if unavailable.Unanswered {
@@ -204,6 +205,17 @@ func (l *eventLog) AuthError(mech string, err error, abandoned bool) {
 		}
 		l.Error("auth unavailable", append([]any{"user", unavailable.Login, "mech", mech, "store", unavailable.Store, "err", unavailable.Err}, late...)...)
 	}
+}
+
+// delayReason returns why the throttle has not let a login be verified in time, or "".
+func delayReason(err error) string {
+	switch {
+	case errors.Is(err, throttle.ErrPenalty):
+		return "too many guesses from this address"
+	case errors.Is(err, throttle.ErrLoginBusy):
+		return "too many guesses for this user"
+	}
+	return ""
 }
 
 func (l *eventLog) AuthAbandoned(mech, user string) {

@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"errors"
 	"flag"
@@ -386,5 +387,23 @@ func TestLogLimitOfServer(t *testing.T) {
 	})
 	if n := d.log.Count(`msg="connection refused"*client=192.0.2.1*count=3`); n != 1 {
 		t.Errorf("%d lines for the counted events", n)
+	}
+}
+
+// TestDelaysNameTheirReason: an attempt that waited for its login is no guess, unless it was
+// verified before it waited.
+func TestDelaysNameTheirReason(t *testing.T) {
+	busy := fmt.Errorf("%w: %w", throttle.ErrLoginBusy, context.DeadlineExceeded)
+	for want, err := range map[string]error{
+		`msg="auth delayed" session=3xk7q2m5ab1c client=192.0.2.1 user=alice mech=PLAIN reason="too many guesses for this user" count=1`: &auth.Unavailable{Login: "alice", Err: busy},
+		`msg="auth failed" session=3xk7q2m5ab1c client=192.0.2.1 user=alice mech=PLAIN store=users reason="wrong password"`: &auth.Unavailable{
+			Login: "alice", Err: busy, Refused: &auth.Failure{Kind: auth.BadPassword, Store: "users"}},
+	} {
+		var out strings.Builder
+		l := NewLog(slog.New(slog.NewTextHandler(&out, nil)))
+		l.ForSession("3xk7q2m5ab1c", "submission", netip.MustParseAddr("192.0.2.1")).AuthError("PLAIN", err, false)
+		if !strings.Contains(out.String(), want[:20]) || !strings.Contains(out.String(), want[strings.Index(want, "user="):]) {
+			t.Errorf("%s, want %s", out.String(), want)
+		}
 	}
 }

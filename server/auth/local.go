@@ -26,6 +26,7 @@ type Local struct {
 // NewLocal returns a Local that uses the abilities of stores. t is that of the process, or
 // t.For if the users are others than those of another Local, and scram that of the process.
 func NewLocal(stores Chain, t *throttle.Throttle, scram *Scram, cfg Config) Local {
+	t = t.Accounts(stores.account)
 	if scram != nil {
 		scram = &Scram{t, scram.secret}
 	}

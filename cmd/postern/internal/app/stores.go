@@ -128,8 +128,9 @@ func (a *App) provider(cfg config.Auth, stores *Stores, t *throttle.Throttle) au
 	return auth.NewLocal(stores.Chain, t, a.scram, cfg.Config)
 }
 
+// proxy counts guesses without the domain, since Dovecot may drop it (auth_username_format).
 func proxy(cfg config.Auth, stores *Stores, t *throttle.Throttle) dovecot.Proxy {
-	return dovecot.Proxy{Store: stores.dovecot, Throttle: t, Options: cfg.SecurityOptions, Calls: stores.Chain[0].Calls()}
+	return dovecot.Proxy{Store: stores.dovecot, Throttle: t.Accounts(auth.LocalPart), Options: cfg.SecurityOptions, Calls: stores.Chain[0].Calls()}
 }
 
 // OpenStores opens the stores of one section for a command. The caller must close them.
