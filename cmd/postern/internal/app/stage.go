@@ -1,7 +1,6 @@
 package app
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,16 +14,16 @@ import (
 // openStage keeps the stage of the generation before, and so the account of memory and disk
 // in use, unless the folder has changed. Activate sets the limits.
 func (a *App) openStage(g *Generation) error {
-	cfg := &g.cfg.Server
-	if a.newest != nil && a.newest.cfg.Server.StageDir == cfg.StageDir {
+	folder := g.cfg.StageFolder()
+	if a.newest != nil && a.newest.cfg.StageFolder() == folder {
 		g.stage, g.stageAuto = a.newest.stage, a.newest.stageAuto
 		return nil
 	}
-	if err := CheckStageDir(cfg.StageDir); err != nil {
+	if err := CheckStageDir(folder); err != nil {
 		return err
 	}
-	g.stage = message.NewStage(cfg.StageDir, int64(cfg.StageMemory))
-	g.stageAuto = autoStageDisk(cfg.StageDir)
+	g.stage = message.NewStage(folder, int64(g.cfg.Server.StageMemory))
+	g.stageAuto = autoStageDisk(folder)
 	return nil
 }
 
@@ -48,7 +47,7 @@ const maxAutoStageDisk = 4 << 30
 // autoStageDisk returns half of the free space of the folder, in whole MiB, and at most
 // maxAutoStageDisk. It returns that, too, where the system does not show the space.
 func autoStageDisk(dir string) int64 {
-	space, err := process.DiskSpace(cmp.Or(dir, os.TempDir()))
+	space, err := process.DiskSpace(dir)
 	if err != nil {
 		return maxAutoStageDisk
 	}
@@ -69,11 +68,10 @@ func stageLimits(cfg *server.Config, auto int64) message.Limits {
 // one message that every user may stage is no more than a quarter.
 const sharedMessages = 4
 
-// CheckStageSpace compares server.stage_disk with the folder. It returns a description of
+// CheckStageSpace compares server.stage_disk with the folder dir. It returns a description of
 // the limit, or a warning with the next step.
-func CheckStageSpace(cfg *server.Config) (text, warning string) {
+func CheckStageSpace(dir string, cfg *server.Config) (text, warning string) {
 	const written = "large messages can be written"
-	dir := cmp.Or(cfg.StageDir, os.TempDir())
 	limit := server.Size(stageLimits(cfg, autoStageDisk(dir)).Disk)
 	space, err := process.DiskSpace(dir)
 	if err != nil {

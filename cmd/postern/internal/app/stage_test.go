@@ -91,11 +91,11 @@ func TestCheckStageSpace(t *testing.T) {
 	cfg := server.Defaults()
 	cfg.StageDir = t.TempDir()
 	cfg.MessageSizeLimit = 1 << 20
-	if text, warning := CheckStageSpace(&cfg); warning != "" || !strings.Contains(text, "together") {
+	if text, warning := CheckStageSpace(cfg.StageDir, &cfg); warning != "" || !strings.Contains(text, "together") {
 		t.Errorf("%q, %q", text, warning)
 	}
 	cfg.StageDisk = 1 << 50
-	if _, warning := CheckStageSpace(&cfg); !strings.Contains(warning, "free, and server.stage_disk is 1048576GiB; name a folder with more space in server.stage_dir") {
+	if _, warning := CheckStageSpace(cfg.StageDir, &cfg); !strings.Contains(warning, "free, and server.stage_disk is 1048576GiB; name a folder with more space in server.stage_dir") {
 		t.Errorf("more than there is: %q", warning)
 	}
 }
@@ -110,13 +110,13 @@ func TestCheckStageSpaceInMemory(t *testing.T) {
 		0:         "has 64MiB free, and the limit for large messages is 50MiB",
 	} {
 		cfg.StageDisk = disk
-		if _, warning := CheckStageSpace(&cfg); !strings.Contains(warning, want) {
+		if _, warning := CheckStageSpace(cfg.StageDir, &cfg); !strings.Contains(warning, want) {
 			t.Errorf("%s: %q, want %q", disk, warning, want)
 		}
 	}
 	kit.Must(t, os.WriteFile(cfg.StageDir+"/file", make([]byte, 10<<20), 0o600))
 	cfg.StageDisk, cfg.MessageSizeLimit = 60<<20, 1<<20
-	if _, warning := CheckStageSpace(&cfg); !strings.Contains(warning, "has 54MiB free") {
+	if _, warning := CheckStageSpace(cfg.StageDir, &cfg); !strings.Contains(warning, "has 54MiB free") {
 		t.Errorf("%q", warning)
 	}
 }

@@ -107,8 +107,13 @@ func TestLimitsOfTheUnit(t *testing.T) {
 	if tasks, err := strconv.Atoi(setting("TasksMax")); err != nil || tasks < 1000 {
 		t.Errorf("TasksMax is %d, %v", tasks, err)
 	}
-	if dir := setting("CacheDirectory"); setting("Environment") != "TMPDIR=/var/cache/"+dir {
-		t.Errorf("staging is not in CacheDirectory=%s", dir)
+	t.Setenv("CACHE_DIRECTORY", "/var/cache/"+setting("CacheDirectory"))
+	cfg := config.Default()
+	if got := cfg.StageFolder(); got != "/var/cache/postern" {
+		t.Errorf("large messages are in %s", got)
+	}
+	if cfg.Server.StageDir = "/srv/stage"; cfg.StageFolder() != "/srv/stage" {
+		t.Errorf("server.stage_dir is not used")
 	}
 }
 

@@ -84,12 +84,12 @@ func (c *checker) all(ctx context.Context) {
 
 // stage checks the folder for large messages, and its space.
 func (c *checker) stage() {
-	err := app.CheckStageDir(c.cfg.Server.StageDir)
+	err := app.CheckStageDir(c.cfg.StageFolder())
 	if err != nil {
 		c.result("stage", "", err)
 		return
 	}
-	text, warning := app.CheckStageSpace(&c.cfg.Server)
+	text, warning := app.CheckStageSpace(c.cfg.StageFolder(), &c.cfg.Server)
 	c.result("stage", text, nil)
 	if warning != "" {
 		c.warn("stage", warning)

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"postern/internal/access"
 )
@@ -18,7 +21,7 @@ const dnsPort = 53
 func (c *Config) Access(file string) *access.List {
 	list := &access.List{Ports: []access.Port{{Key: "DNS", Port: dnsPort}}}
 	list.Read("--config", file)
-	list.Write("server.stage_dir", cmp.Or(c.Server.StageDir, os.TempDir()))
+	list.Write("server.stage_dir", c.StageFolder())
 	for path, s := range c.TLSSections() {
 		s.Access(below(path), list)
 	}
@@ -35,6 +38,20 @@ func (c *Config) Access(file string) *access.List {
 		s.Access(below(path), list)
 	}
 	return list
+}
+
+// cacheFolder is that of CacheDirectory= in the systemd unit.
+const cacheFolder = "/var/cache/postern"
+
+// StageFolder returns the folder for large messages in transit: that of server.stage_dir, or the
+// one that systemd has made for the service, or the system's temporary folder. "postern check"
+// finds the second one without systemd's variable, as the user of the service.
+func (c *Config) StageFolder() string {
+	cache, _, _ := strings.Cut(os.Getenv("CACHE_DIRECTORY"), ":") // systemd.exec(5): a list
+	if cache == "" && unix.Access(cacheFolder, unix.W_OK|unix.X_OK) == nil {
+		cache = cacheFolder
+	}
+	return cmp.Or(c.Server.StageDir, cache, os.TempDir())
 }
 
 // below returns a function that makes the full name of a key of the section path.
