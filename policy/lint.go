@@ -11,6 +11,8 @@ import (
 // A Context is what a policy does not know about the listener that uses it.
 type Context struct {
 	RequireAuth bool           // the listener accepts no mail without a login
+	Signs       bool           // the listener has DKIM keys
+	InTable     string         // the lookup table that has permit_mynetworks: see Set.TableWithNetworks
 	Proxies     []netip.Prefix // whose PROXY header is trusted
 	Gateways    []netip.Prefix // container networks that hide their clients' addresses
 }
@@ -34,8 +36,10 @@ func (c Config) Lint(in Context) []Warning {
 		l.noDestinations(at, words)
 	}
 	l.noFinalReject()
-	l.sharedAddress("a trusted proxy", in.Proxies)
-	l.sharedAddress("a container gateway", in.Gateways)
+	if use := l.networksUse(); use != "" {
+		l.sharedAddress("a trusted proxy", in.Proxies, use)
+		l.sharedAddress("a container gateway", in.Gateways, use)
+	}
 	return l.found
 }
 
@@ -142,17 +146,6 @@ func (l *linter) noFinalReject() {
 func refusesAlways(w Word) bool {
 	always := w.row().always
 	return (always == Reject || always == Defer) && !w.Warn
-}
-
-// sharedAddress finds addresses in mynetworks that many clients share.
-func (l *linter) sharedAddress(what string, shared []netip.Prefix) {
-	for _, n := range l.cfg.MyNetworks {
-		for _, p := range shared {
-			if n.Overlaps(p) {
-				l.warn("mynetworks", "%s covers %s, %s, whose address many clients share; all of them would be trusted, so remove it", n, what, p)
-			}
-		}
-	}
 }
 
 // OpenRelay is for a listener that does not require authentication. It returns nil if it is

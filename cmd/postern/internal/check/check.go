@@ -30,7 +30,11 @@ import (
 //
 // As root, with server.user set, the process becomes that user for good.
 func Run(ctx context.Context, file string, out io.Writer) bool {
-	c := &checker{file: file, out: out, log: slog.New(slog.DiscardHandler)}
+	return runOn(ctx, thisMachine(), file, out)
+}
+
+func runOn(ctx context.Context, m machine, file string, out io.Writer) bool {
+	c := &checker{machine: m, file: file, out: out, log: slog.New(slog.DiscardHandler)}
 	cfg, err := config.LoadOnce(file)
 	c.result("configuration", file, err)
 	if err == nil {
@@ -43,12 +47,13 @@ func Run(ctx context.Context, file string, out io.Writer) bool {
 
 // A checker prints the results for one configuration.
 type checker struct {
-	file   string
-	out    io.Writer
-	log    *slog.Logger // discards everything: check prints the errors itself
-	cfg    *config.Config
-	app    *app.App
-	failed bool
+	machine machine
+	file    string
+	out     io.Writer
+	log     *slog.Logger // discards everything: check prints the errors itself
+	cfg     *config.Config
+	app     *app.App
+	failed  bool
 }
 
 func (c *checker) all(ctx context.Context) {

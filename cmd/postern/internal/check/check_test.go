@@ -231,13 +231,3 @@ func TestPortHolder(t *testing.T) {
 		t.Error("isPostern is true for Postfix")
 	}
 }
-
-func TestDefaultGateways(t *testing.T) {
-	const routes = "Iface\tDestination\tGateway \tFlags\n" +
-		"eth0\t00000000\t010011AC\t0003\n" +
-		"eth0\t000011AC\t00000000\t0001\n"
-	got := defaultGateways(routes)
-	if len(got) != 1 || got[0].String() != "172.17.0.1/32" {
-		t.Errorf("got %v, want 172.17.0.1/32", got)
-	}
-}

@@ -66,17 +66,21 @@ func (c *checker) warnOfScram(users app.ScramUsers) {
 func (c *checker) policies(ctx context.Context) {
 	policies, err := app.OpenPolicies(c.cfg)
 	c.result("policy", "all restrictions are valid, and no listener is an open relay", err)
+	inTable := func(*config.Listener) string { return "" }
 	if err == nil {
 		c.tables(ctx, policies)
 		defer policies.Close()
+		inTable = func(l *config.Listener) string { return policies.Set(l).TableWithNetworks() }
 	}
 	seen := make(map[policy.Warning]bool)
 	for i := range c.cfg.Listeners {
 		l := &c.cfg.Listeners[i]
 		for _, w := range l.Policy.Lint(policy.Context{
 			RequireAuth: l.RequireAuth,
+			Signs:       len(l.Relay.DKIM) > 0,
+			InTable:     inTable(l),
 			Proxies:     c.cfg.Server.ProxyTrusted,
-			Gateways:    containerNetworks(),
+			Gateways:    c.machine.sharedNetworks(),
 		}) {
 			if !seen[w] {
 				c.warn("policy", fmt.Sprintf("%s (listener %s): %s", w.Key, l.Name, w.Text))
