@@ -46,6 +46,7 @@ type SessionEvents interface {
 	AuthOK(id auth.Identity, state *tls.ConnectionState)
 	AuthError(mechanism string, err error, abandoned bool) // abandoned: the client had hung up
 	AuthAbandoned(mechanism, user string)                  // by the client, or because of a shutdown; user: its password was right
+	AuthUnfinished(mechanism, login string)                // SCRAM, after the client has got the salt
 
 	Refused(r Refused)
 	UnknownClient(r smtpd.Refusal)                   // of a client that a proxy does not name
@@ -224,6 +225,14 @@ func (l *eventLog) AuthAbandoned(mech, user string) {
 		return
 	}
 	l.Info("auth abandoned", "mech", mech, "user", user)
+}
+
+// AuthUnfinished implements SessionEvents. A client that asks for the salts of many logins tries
+// to find out which of them exist.
+func (l *eventLog) AuthUnfinished(mech, login string) {
+	l.limit.log("auth unfinished", l.client, func(count int) {
+		l.Warn("auth unfinished", "user", login, "mech", mech, "count", count)
+	})
 }
 
 // Refused implements SessionEvents. The argument of the command is logged where the

@@ -126,6 +126,7 @@ func connectionEvents(l Events, session SessionEvents, client netip.Addr) []func
 		func() { session.AuthError("PLAIN", errors.New("i/o timeout"), false) },
 		func() { session.AuthAbandoned("PLAIN", "") },
 		func() { session.AuthAbandoned("PLAIN", "alice") },
+		func() { session.AuthUnfinished("SCRAM-SHA-256", "alice") },
 		func() {
 			session.AuthError("PLAIN", &auth.Failure{Kind: auth.Unknowable, Store: "pam", Login: "alice"}, true)
 		},

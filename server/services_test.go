@@ -215,6 +215,14 @@ type faultyExchange struct {
 	d *testServer
 }
 
+// Unfinished makes the method of the exchange visible, which is optional.
+func (x faultyExchange) Unfinished() *string {
+	if u, ok := x.Exchange.(interface{ Unfinished() *string }); ok {
+		return u.Unfinished()
+	}
+	return nil
+}
+
 func (x faultyExchange) Next(ctx context.Context, response []byte) ([]byte, bool, error) {
 	x.d.at("Next")
 	return x.Exchange.Next(ctx, response)

@@ -168,6 +168,9 @@ func (e *exchange) Next(ctx context.Context, response []byte) ([]byte, *smtpd.Re
 func (e *exchange) Close(error) {
 	defer e.session.releaseServices()
 	_ = e.Exchange.Close()
+	if login, ok := auth.Unfinished(e.Exchange); ok {
+		e.session.events.AuthUnfinished(e.mechanism, login)
+	}
 }
 
 // authFailed logs the failure and returns the reply. After too many failures it closes the

@@ -147,6 +147,10 @@ type KeyStore interface {
 	// ScramKeys returns the keys of a user. A refusal is a *Failure: NoSuchUser, or
 	// BadPassword for a user without such keys (locked, or with a hash of another
 	// scheme). Any other error is temporary. The login has no control characters.
+	//
+	// A user's keys are given to logins with one ScramDecoy.Login only, and to all of
+	// these. Otherwise the salts of two spellings would be alike, or differ, only if there
+	// is such a user.
 	ScramKeys(ctx context.Context, p *Peer, login string) (ScramKeys, error)
 
 	// ScramDecoy describes the keys that the login would have if there were such a user.

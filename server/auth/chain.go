@@ -94,8 +94,16 @@ func (c keyChain) ScramKeys(ctx context.Context, p *Peer, login string) (ScramKe
 	return search(ctx, c, func(s *Store) (ScramKeys, error) { return s.ScramKeys(ctx, p, login) })
 }
 
-// ScramDecoy implements KeyStore. Unknown users look like those of the first store.
-func (c keyChain) ScramDecoy(login string) ScramDecoy { return c[0].ScramDecoy(login) }
+// ScramDecoy implements KeyStore. Unknown users look like those of the first store. Two logins
+// have the same decoy only if no store distinguishes them: otherwise one of them could have
+// real keys, and two salts would show that.
+func (c keyChain) ScramDecoy(login string) ScramDecoy {
+	decoy := c[0].ScramDecoy(login)
+	for _, s := range c[1:] {
+		decoy.Login += "\x00" + s.ScramDecoy(login).Login
+	}
+	return decoy
+}
 
 // search asks one store after the other for an answer of any kind.
 func search[T any](ctx context.Context, stores []*Store, call func(*Store) (T, error)) (none T, _ error) {

@@ -343,6 +343,13 @@ func TestChainKeys(t *testing.T) {
 			t.Errorf("%s: got %s, want %s", tt.name, got, tt.want)
 		}
 	}
+	// Logins that the second store distinguishes have different decoys, although they are the same
+	// for the first.
+	local := func(s *StoreSpec) { s.Config.Login = "{local}" }
+	both := Chain{keeper("file", users(), local), keeper("sql", users())}.Keys()
+	if one, other := both.ScramDecoy("eve@example.org"), both.ScramDecoy("eve@example.net"); one.Login == other.Login || one.ScramShape != other.ScramShape {
+		t.Errorf("decoys %v and %v", one, other)
+	}
 	// The decoy of an unknown user depends on the login that the store gets.
 	c := Chain{keeper("file", users(), realm)}.Keys()
 	if c.ScramDecoy("Eve") != c.ScramDecoy("eve@example.org") {

@@ -13,6 +13,7 @@ import (
 	"errors"
 	stdhash "hash"
 	"strings"
+	"sync/atomic"
 	"unicode"
 	"unicode/utf8"
 
@@ -89,6 +90,7 @@ type scramExchange struct {
 	failed       error    // why there are no keys
 	proved       Identity
 	id           Identity
+	unfinished   atomic.Pointer[string] // see unfinishedExchange
 }
 
 func startScram(l Local, p *Peer, name MechanismName) Exchange {
@@ -104,6 +106,9 @@ func (x *scramExchange) Identity() Identity { return x.id }
 
 // Close implements Exchange. There is nothing to release.
 func (x *scramExchange) Close() error { return nil }
+
+// Unfinished implements unfinishedExchange.
+func (x *scramExchange) Unfinished() *string { return x.unfinished.Load() }
 
 // Next implements Exchange. Each step sets the one that follows; after an error there is
 // none.
@@ -160,6 +165,7 @@ func (x *scramExchange) clientFirst(ctx context.Context, message []byte) ([]byte
 		return nil, f
 	}
 	x.next = (*scramExchange).clientFinal
+	x.unfinished.Store(&x.login)
 	return []byte(answer), nil
 }
 
@@ -233,6 +239,7 @@ func (x *scramExchange) clientFinal(ctx context.Context, message []byte) ([]byte
 	if !isScram(message) || !isFinal(string(message)) {
 		return nil, ErrMalformed
 	}
+	x.unfinished.Store(nil)
 	var answer string
 	q := Question{Throttle: x.scram.throttle, Peer: x.peer, Login: x.login}
 	q.Ask = func(context.Context, *Peer) (id Identity, err error) {
@@ -281,6 +288,22 @@ func (x *scramExchange) confirm(_ context.Context, message []byte) ([]byte, erro
 	}
 	x.id = x.proved
 	return nil, nil
+}
+
+// An unfinishedExchange is an exchange of SCRAM. Unfinished returns the login if the client has
+// got the salt, and has not sent a proof of the form that SCRAM demands. It may be called
+// while Next is running.
+type unfinishedExchange interface{ Unfinished() *string }
+
+// Unfinished reports whether the client has asked for the salt of a login, and has then tried no
+// password, as one does that collects salts. It returns the login, made safe for a log line. x
+// has ended.
+func Unfinished(x Exchange) (login string, ok bool) {
+	u, ok := x.(unfinishedExchange)
+	if !ok || u.Unfinished() == nil {
+		return "", false
+	}
+	return logName(*u.Unfinished()), true
 }
 
 func isScram(message []byte) bool {

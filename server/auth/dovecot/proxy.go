@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode"
 
@@ -122,6 +123,8 @@ type exchange struct {
 	last bool // the client has to acknowledge the last message; id is valid
 	over bool // the exchange has ended
 
+	unfinished atomic.Pointer[string] // see Unfinished
+
 	mu       sync.Mutex
 	request  *request // nil until the first message
 	running  bool     // a step is being asked, perhaps after the client has hung up
@@ -139,6 +142,10 @@ func (x *exchange) Close() error {
 	return nil
 }
 
+// Unfinished returns the login if the client has got the salt of SCRAM, and has not answered; see
+// [auth.Unfinished].
+func (x *exchange) Unfinished() *string { return x.unfinished.Load() }
+
 // Next implements auth.Exchange.
 func (x *exchange) Next(ctx context.Context, response []byte) (challenge []byte, done bool, err error) {
 	switch {
@@ -153,6 +160,7 @@ func (x *exchange) Next(ctx context.Context, response []byte) (challenge []byte,
 	}
 	ctx, cancel := context.WithDeadlineCause(ctx, x.deadline, errExchangeTime)
 	defer cancel()
+	x.unfinished.Store(nil)
 	a, err := x.step(ctx, response)
 	if err != nil {
 		x.over = true
@@ -163,6 +171,9 @@ func (x *exchange) Next(ctx context.Context, response []byte) (challenge []byte,
 		return nil, false, auth.WithLogin(err, x.observed.login)
 	}
 	if a.verb == verbCont {
+		if strings.HasPrefix(x.mech, "SCRAM-") && x.observed.messages == 1 {
+			x.unfinished.Store(&x.observed.login)
+		}
 		return a.data, false, nil
 	}
 	x.over = true
