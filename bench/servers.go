@@ -77,7 +77,9 @@ const posternConfig = `
 hostname = "mx.example.org"
 user = "nobody"
 [server.limits]
+connections = 40000
 connections_per_client = 10000
+connections_per_user = 10000
 unauthenticated = 10000
 [[listener]]
 name = "submission"

@@ -37,7 +37,7 @@ func TestAccessTables(t *testing.T) {
 		"smtpd_reject_unlisted_recipient = no", "mydestination = example.net")
 	ours := startPostern(t, posternOptions{NextHop: "smtp://" + s.Addr, Sections: map[string]string{
 		"server":        `origin = "example.org"`,
-		"server.limits": "refused_commands = 1000\nmessages = 1000\nconnections_per_client = 1000",
+		"server.limits": "refused_commands = 1000\nmessages = 1000\nconnections_per_client = 1000\nconnections_per_user = 1000",
 		"policy": fmt.Sprintf("sender = \"check_sender_access texthash:%s\"\nrecipient = \"check_recipient_access texthash:%[1]s, warn_if_reject reject\"\n"+
 			"local_domains = \"example.net\"", table),
 	}})

@@ -150,7 +150,10 @@ func (p *postern) getRefused(i, recipients int) error {
 func TestIdleClients(t *testing.T) {
 	const clients, atOnce = 2000, 16
 	const limit = 40 // KiB
-	p := startPostern(t, posternOptions{NextHop: "smtp://" + startSink(t).Addr, Plain: true})
+	p := startPostern(t, posternOptions{
+		NextHop: "smtp://" + startSink(t).Addr, Plain: true,
+		Sections: map[string]string{"server.limits": fmt.Sprintf("connections_per_user = %d", clients)},
+	})
 	before := p.pss(t)
 	held := make([]*submitter, clients)
 	next := make(chan int)

@@ -18,7 +18,7 @@ type attack struct {
 }
 
 // With these limits no connection is refused.
-const wideLimits = "connections = 15000\nconnections_per_client = 15000\nunauthenticated = 15000"
+const wideLimits = "connections = 60000\nconnections_per_client = 15000\nunauthenticated = 15000"
 
 // Limits and penalties count by address, so each attack comes from one address and from
 // many. The guesses come first, since their effects last longest.

@@ -34,7 +34,7 @@ var (
 	}
 	posternAsPostfix = map[string]string{
 		"server":        "origin = \"origin.example\"\nmessage_size_limit = 10240000",
-		"server.limits": "recipients = 1000\nrefused_commands = 20\nconnections_per_client = 1000",
+		"server.limits": "recipients = 1000\nrefused_commands = 20\nconnections_per_client = 1000\nconnections_per_user = 1000",
 		"auth":          "penalty_exempt = [\"127.0.0.0/8\"]",
 	}
 )
