@@ -92,7 +92,9 @@ func (r *reporter) wait(t *testing.T, want ...string) {
 }
 
 // impatient is a throttle that refuses every login that would have to wait.
-func impatient() *throttle.Throttle { return throttle.New(throttle.Config{MaxWait: 200 * time.Millisecond}) }
+func impatient() *throttle.Throttle {
+	return throttle.New(throttle.Config{MaxWait: 200 * time.Millisecond})
+}
 
 // hasPenalty reports whether a new login from the client would have to wait.
 func hasPenalty(t *testing.T, p Proxy, peer *auth.Peer) bool {
