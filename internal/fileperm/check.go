@@ -41,7 +41,7 @@ func Check(path string, k Kind) error {
 	if t.file != nil && !t.file.IsDir() && !t.file.Mode().IsRegular() {
 		return Refused(path + " is not a regular file")
 	}
-	return refusal(thisHost().judge(t, k))
+	return refusal(path, thisHost().judge(t, k))
 }
 
 // Warnings returns what should be corrected in the permissions of a file and does not prevent
@@ -66,8 +66,8 @@ func absolute(path string) string {
 	return path
 }
 
-// refusal returns the serious findings as one error, or nil.
-func refusal(all []finding) error {
+// refusal returns the serious findings about path as one error, or nil.
+func refusal(path string, all []finding) error {
 	var texts []string
 	for _, f := range all {
 		if f.serious {
@@ -77,15 +77,19 @@ func refusal(all []finding) error {
 	if len(texts) == 0 {
 		return nil
 	}
-	return Refused(strings.Join(texts, "; "))
+	text := strings.Join(texts, "; ")
+	if !strings.Contains(text, path) { // only a folder or the target of a link
+		text = path + ": " + text
+	}
+	return Refused(text)
 }
 
 // judge applies the rules to a file and everything that its path passes.
 func (h *host) judge(t trail, k Kind) (all []finding) {
 	for _, e := range t.entries {
 		if !h.trustsUser(e.uid) {
-			all = append(all, finding{text: fmt.Sprintf("%s, who is neither root nor %s, can %s; if that is not intended, run chown -h root %s",
-				UserName(e.uid), UserName(h.uid), what(e, t.at), ShellQuote(e.path))})
+			all = append(all, finding{text: fmt.Sprintf("user %s can %s; if that is not intended, run chown -h root %s",
+				UserName(e.uid), what(e), ShellQuote(e.path))})
 		}
 		if f, ok := h.writable(e, t); ok {
 			all = append(all, f)
@@ -97,15 +101,16 @@ func (h *host) judge(t trail, k Kind) (all []finding) {
 	return all
 }
 
-// what describes what a user can do with write access to an entry on the path of file.
-func what(e entry, file string) string {
+// what describes what a user can do with write access to an entry. It is the same for all files
+// below a folder.
+func what(e entry) string {
 	switch {
-	case e.path == file:
-		return fmt.Sprintf("change %s, which has mode %04o", e.path, e.mode.Perm())
+	case e.mode.IsDir():
+		return fmt.Sprintf("replace the files in the folder %s, which has mode %04o", e.path, e.mode.Perm())
 	case e.mode&fs.ModeSymlink != 0:
-		return fmt.Sprintf("replace %s by another file with the link %s", file, e.path)
+		return "change the link " + e.path
 	}
-	return fmt.Sprintf("replace %s in the folder %s, which has mode %04o", file, e.path, e.mode.Perm())
+	return fmt.Sprintf("change %s, which has mode %04o", e.path, e.mode.Perm())
 }
 
 // The permissions of a mode for the group and for others.
@@ -124,14 +129,14 @@ func (h *host) writable(e entry, t trail) (finding, bool) {
 		return finding{}, false
 	}
 	switch {
-	case mode&othersWrite != 0 && h.modeless(e, t.entries):
+	case mode&othersWrite != 0 && h.modeless(e, t):
 		return finding{text: fmt.Sprintf("every user of this machine can %s, on a file system without modes; "+
-			"move the file to another file system, or mount this one with umask=022 (CIFS: file_mode=0644,dir_mode=0755)", what(e, t.at))}, true
+			"move the file to another file system, or mount this one with umask=022 (CIFS: file_mode=0644,dir_mode=0755)", what(e))}, true
 	case mode&othersWrite != 0:
-		return finding{serious: true, text: fmt.Sprintf("every user of this machine can %s; run chmod o-w %s", what(e, t.at), ShellQuote(e.path))}, true
+		return finding{serious: true, text: fmt.Sprintf("every user of this machine can %s; run chmod o-w %s", what(e), ShellQuote(e.path))}, true
 	case mode&groupWrite != 0 && !h.trustsGroup(e):
 		return finding{text: fmt.Sprintf("the members of group %s can %s; if that is not intended, run chmod g-w %s",
-			GroupName(e.gid), what(e, t.at), ShellQuote(e.path))}, true
+			GroupName(e.gid), what(e), ShellQuote(e.path))}, true
 	}
 	return finding{}, false
 }
@@ -159,7 +164,7 @@ func (h *host) readable(t trail, k Kind) (finding, bool) {
 		return finding{text: fmt.Sprintf("every user of this machine can read the users and hashes in %s, which has mode %04o; run chmod o= %s", file.path, mode, path)}, true
 	}
 	// A file with mode 0777 of a file system without modes is reported as writable.
-	tolerated := h.container || mode&othersWrite != 0 && h.modeless(file, t.entries)
+	tolerated := h.container || mode&othersWrite != 0 && h.modeless(file, t)
 	return finding{
 		serious: !tolerated,
 		text:    fmt.Sprintf("%s has mode %04o, which gives every user of this machine access to the secret; run chmod o= %s", file.path, mode, path),

@@ -106,7 +106,7 @@ func TestRules(t *testing.T) {
 		{"group of a sticky folder", root + "d /etc 1775 0 2000000003, - /etc/table 0644 0 0", nil, Public, ""},
 		{"root's group", root + "- /table 0664 2000000001 0", nil, Public, ""},
 		{"the server's own group", root + "- /table 0664 0 2000000001", nil, Public, ""},
-		{"the owner's own group", root + "- /table 0664 2000000002 2000000002", nil, Public, "W 2000000002,"},
+		{"the owner's own group", root + "- /table 0664 2000000002 2000000002", nil, Public, "W user 2000000002 can change"},
 
 		{"owner", root + "- /key 0600 2000000002 2000000002", nil, Secret, "W chown"},
 		{"owner of a folder", root + "d /home 0755 2000000002 2000000002, - /home/key 0600 0 0", nil, Secret, "W chown"},
@@ -117,10 +117,13 @@ func TestRules(t *testing.T) {
 		{"vfat", root + "d /boot 0777 0 0, - /boot/key 0777 0 0", fixed(invented), Secret, "W without modes, W without modes, W access"},
 		{"vfat with a mask", root + "d /boot 0700 0 0, - /boot/key 0666 0 0", fixed(invented), Secret, "W without modes"},
 		{"WSL", root + "d /mnt 0777 0 0, - /mnt/key 0777 0 0", fixed(sometimes), Secret, "W without modes, W without modes, W access"},
+		{"a file of Docker Desktop that is mounted alone", root + "- /key 0777 0 0", fixed(sometimes), Public, "W without modes"},
 		{"FUSE with modes", root + "d /mnt 0755 0 0, - /mnt/key 0666 0 0", fixed(sometimes), Secret, "E o-w, E access"},
 		{"unknown file system", root + "d /mnt 0777 0 0, - /mnt/key 0777 0 0", fixed(unknown), Public, "W without modes, W without modes"},
 		{"unknown file system with two owners", root + "d /mnt 0777 0 0, - /mnt/key 0777 2000000001 0", fixed(unknown), Public, "E /mnt, E o-w"},
 		{"chmod -R 777", root + "d /etc 0777 0 0, - /etc/key 0777 0 0", nil, Public, "E /etc, E o-w"},
+		{"writable folder in a container", root + "d /tmp 1777 0 0, d /tmp/etc 0777 0 0, - /tmp/etc/key 0644 0 0", container, Public, "E /etc"},
+		{"writable folder above in a container", root + "d /a 0777 0 0, d /a/b 0777 0 0, d /a/b/c 0755 0 0, - /a/b/c/key 0777 0 0", container, Public, "E /a, E /b, E key"},
 		{"Docker Desktop", root + "d /etc 0777 0 0, - /etc/key 0777 0 0", container, Public, "W without modes, W without modes"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

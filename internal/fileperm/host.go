@@ -53,8 +53,8 @@ func InContainer() bool {
 // (systemd.exec(5)). Their files have mode 0444 or an access control list.
 func secretFolders() []string {
 	folders := []string{"/run/secrets"}
-	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); filepath.IsAbs(dir) {
-		if real, err := filepath.EvalSymlinks(dir); err == nil {
+	for _, dir := range []string{"/run/secrets", os.Getenv("CREDENTIALS_DIRECTORY")} {
+		if real, err := filepath.EvalSymlinks(dir); err == nil && filepath.IsAbs(dir) {
 			folders = append(folders, real)
 		}
 	}
@@ -102,29 +102,33 @@ func (h *host) secretFolder(path string) bool {
 }
 
 // modeless reports whether the mode of e, which everybody can write to, comes from a file
-// system without modes, so that chmod cannot change it. all are the entries on the path of the
-// file.
-func (h *host) modeless(e entry, all []entry) bool {
+// system without modes, so that chmod cannot change it. e is an entry of t.
+func (h *host) modeless(e entry, t trail) bool {
 	switch h.modes(e.path) {
 	case invented:
 		return true
-	case sometimes:
-		return uniform(e, all)
+	case sometimes: // the folder of a file that is mounted alone may be another file system
+		return e.open()
 	case unknown:
-		return uniform(e, all)
+		return uniform(e, t)
 	}
 	// A folder of a NAS or of Docker Desktop in a container may look like any file system.
-	return h.container && uniform(e, all)
+	return h.container && uniform(e, t)
 }
 
-// uniform reports whether the file and its folder have mode 0777 and the owner of e: nobody sets
-// that for a file that is not a program.
-func uniform(e entry, all []entry) bool {
+// uniform reports whether the file and its folder have the mode 0777 and the owner of e: nobody
+// sets that for a file that is not a program.
+func uniform(e entry, t trail) bool {
 	alike := 0
-	for _, other := range all {
-		if other.mode.Perm() == fs.ModePerm && other.mode&fs.ModeSymlink == 0 && other.uid == e.uid && other.gid == e.gid {
+	for _, other := range t.entries {
+		if (other.path == t.at || other.path == filepath.Dir(t.at)) && other.open() && other.uid == e.uid && other.gid == e.gid {
 			alike++
 		}
 	}
-	return alike >= 2 && e.mode.Perm() == fs.ModePerm
+	return alike == 2 && e.open()
+}
+
+// open reports whether an entry has the mode 0777 and no other bits.
+func (e entry) open() bool {
+	return e.mode&(fs.ModePerm|fs.ModeSticky|fs.ModeSetgid|fs.ModeSetuid) == fs.ModePerm
 }

@@ -53,7 +53,7 @@ func (h *host) accepts(path string, info fs.FileInfo, k Kind) (same bool, err er
 	if e, ok := entryOf(t.at, info); ok {
 		t.entries[len(t.entries)-1] = e // the mode of the open file
 	}
-	return true, refusal(h.judge(t, k))
+	return true, refusal(path, h.judge(t, k))
 }
 
 // OpenRegular is [Open] without the rules about permissions.

@@ -92,6 +92,9 @@ func explain(path string, err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("user file %s cannot be read by uid %d; give its group read access (chgrp, chmod 640): %w", path, os.Geteuid(), err)
 	}
+	if _, refused := errors.AsType[fileperm.Refused](err); refused {
+		return fmt.Errorf("user file: %w", err) // which names it
+	}
 	return fmt.Errorf("user file %s: %w", path, err)
 }
 

@@ -173,6 +173,22 @@ func TestFilesThatOthersCanRead(t *testing.T) {
 	}
 }
 
+// What all files of a folder have in common is one warning.
+func TestFolderOfManyFiles(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it gives a folder to a group")
+	}
+	const editors = 2_000_000_003 // without a name
+	dir := kit.OpenDir(t)
+	s := withAllFiles(t, dir)
+	kit.Must(t, errors.Join(os.Chown(dir, 0, editors), os.Chmod(dir, 0o775)))
+	s.Start(t)
+	want := "the members of group 2000000003 can replace the files in the folder " + dir
+	if n := strings.Count(s.Log.String(), want); n != 1 || strings.Count(s.Log.String(), "file permissions") != 1 {
+		t.Errorf("%d warnings, want 1:\n%s", n, s.Log.String())
+	}
+}
+
 // The operand of --config may be a pipe for a command that reads it once, and only for those.
 func TestConfigurationFromAPipe(t *testing.T) {
 	s := apptest.New(t)
