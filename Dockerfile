@@ -19,7 +19,8 @@
 #
 # Both run as any UID, with a read-only root file system. /etc/postern has the
 # configuration, the certificate and the users; large messages are in /tmp while
-# they arrive, so mount a tmpfs there (see compose.yaml).
+# they arrive, so mount a tmpfs there (see compose.yaml). /var/lib/postern has what
+# survives a restart (server.state_dir): mount a volume there.
 
 FROM golang:1.26-bookworm AS source
 WORKDIR /src
@@ -34,6 +35,7 @@ ARG VERSION=
 RUN CGO_ENABLED=1 go build -tags pam -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /out/usr/bin/postern-pam ./cmd/postern \
  && ln -s postern-pam /out/usr/bin/postern \
  && install -d -m 0755 /out/etc/postern \
+ && install -d -m 1777 /out/var/lib/postern \
  && install -D -m 0644 docs/pam/smtp /out/etc/pam.d/smtp \
  && install -D -m 0644 /etc/ssl/certs/ca-certificates.crt /out/etc/ssl/certs/ca-certificates.crt
 
@@ -53,7 +55,7 @@ CMD ["serve"]
 FROM source AS build
 ARG VERSION=
 RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /out/usr/bin/postern ./cmd/postern \
- && install -d -m 1777 /out/tmp \
+ && install -d -m 1777 /out/tmp /out/var/lib/postern \
  && install -d -m 0755 /out/etc/postern \
  && install -D -m 0644 /etc/ssl/certs/ca-certificates.crt /out/etc/ssl/certs/ca-certificates.crt
 

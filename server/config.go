@@ -25,6 +25,7 @@ type Config struct {
 	MessageSizeLimit   Size                 `toml:"message_size_limit"`  // bytes of a message as the client sends it
 	BareNewline        message.BareNewlines `toml:"bare_newline"`        // what to do with bare CR and LF in the content
 	StageDir           string               `toml:"stage_dir"`           // folder for large messages in transit; empty: the system's
+	StateDir           string               `toml:"state_dir"`           // folder for what survives a restart; empty: the default of the command
 	StageMemory        Size                 `toml:"stage_memory"`        // bytes of messages held in memory, all together
 	StageDisk          Size                 `toml:"stage_disk"`          // bytes of messages in StageDir, all together; 0: half of what is free, at most 4 GiB
 	SuppressDuplicates bool                 `toml:"suppress_duplicates"` // do not send a message again that a client repeats because its 250 was lost
@@ -154,6 +155,9 @@ func (c *Config) Validate(bad func(key, why string)) {
 	}
 	if c.ShutdownTimeout <= 0 {
 		bad("shutdown_timeout", "must be longer than zero, such as \"30s\"")
+	}
+	if c.StateDir != "" && !strings.HasPrefix(c.StateDir, "/") {
+		bad("state_dir", "must be an absolute path")
 	}
 	if c.StageDir != "" && !strings.HasPrefix(c.StageDir, "/") {
 		bad("stage_dir", "must be an absolute path")

@@ -111,6 +111,7 @@ func TestConfigValidate(t *testing.T) {
 		{"stage_disk", func(c *Config) { c.StageDisk = c.MessageSizeLimit - 1 }},
 		{"shutdown_timeout", func(c *Config) { c.ShutdownTimeout = 0 }},
 		{"stage_dir", func(c *Config) { c.StageDir = "tmp" }},
+		{"state_dir", func(c *Config) { c.StateDir = "state" }},
 		{"limits.connections", func(c *Config) { c.Limits.Connections = 0 }},
 		{"limits.recipients", func(c *Config) { c.Limits.Recipients = 99 }},
 		{"limits.refused_commands", func(c *Config) { c.Limits.RefusedCommands = -1 }},

@@ -5,6 +5,7 @@
 //	app         what outlives a reload
 //	generation  what one reading of the configuration opens; the order of the parts
 //	stores      user stores, and the mechanisms over them
+//	state       what outlives a restart
 //	files       the permissions of files
 //
 // A [Generation] is immutable. Certificates, limits and policy belong to a connection:
@@ -56,6 +57,7 @@ type App struct {
 	receipts *dedup.Receipts
 	tls      map[string]*certs.Shared // "" is the shared section; else by listener name
 	spool    *spool.Spool             // nil: there is none
+	state    *state                   // nil: nothing is kept over a restart
 
 	current refCounted[*Generation]
 	newest  *Generation // the one in current; nil before the first
@@ -153,6 +155,7 @@ func (a *App) Close() {
 		a.newest.unwatch()
 		a.current.Retire()
 	}
+	a.state.close()
 	if a.pamHelper != nil {
 		if err := a.pamHelper.Close(); err != nil {
 			a.log.Warn("cannot end the PAM helper", "err", err)

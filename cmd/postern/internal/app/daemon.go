@@ -240,6 +240,7 @@ func (d *Daemon) warnRestartNeeded(cfg *config.Config) {
 		changed bool
 	}{
 		{"server.user", cfg.Server.User != d.cfg.Server.User},
+		{"server.state_dir", cfg.StateDir() != d.cfg.StateDir()},
 		{"server.sandbox", cfg.Server.Sandbox != d.cfg.Server.Sandbox},
 		{"relay.spool", cfg.Relay.Dir != d.cfg.Relay.Dir},
 		{"log.format", cfg.Log.Format != d.cfg.Log.Format},

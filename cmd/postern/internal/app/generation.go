@@ -106,6 +106,9 @@ func (a *App) Build(cfg *config.Config) (_ *Generation, err error) {
 	if err := a.openCertificates(g); err != nil { // STARTTLS
 		return nil, err
 	}
+	if err := a.openState(cfg); err != nil {
+		return nil, err
+	}
 	if err := a.openStores(g); err != nil { // AUTH
 		return nil, err
 	}

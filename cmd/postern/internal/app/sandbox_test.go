@@ -52,6 +52,7 @@ func startConfined(t *testing.T, sections ...string) *confined {
 	}
 	apptest.Certify(t, filepath.Join(archive, "cert1.pem"), filepath.Join(archive, "key1.pem"))
 	kit.Must(t, os.Mkdir(c.File("stage"), 0o700))
+	kit.Must(t, os.Mkdir(c.File("state"), 0o700))
 	c.configureStaged(t, strings.Join(sections, ""))
 	give(t, c.Dir, archive)
 
@@ -90,13 +91,13 @@ func startConfined(t *testing.T, sections ...string) *confined {
 	return c
 }
 
-// configureStaged sets a folder for staged messages, so that the process may not write
-// to /tmp.
+// configureStaged sets the folders for staged messages and for the state, so that the
+// process may not write to /tmp.
 func (c *confined) configureStaged(t *testing.T, more string) {
 	t.Helper()
 	c.Configure(t, more)
 	text := apptest.ReadFile(t, c.Config())
-	apptest.WriteFile(t, c.Config(), strings.Replace(text, "[server]\n", fmt.Sprintf("[server]\nstage_dir = %q\n", c.File("stage")), 1))
+	apptest.WriteFile(t, c.Config(), strings.Replace(text, "[server]\n", fmt.Sprintf("[server]\nstage_dir = %q\nstate_dir = %q\n", c.File("stage"), c.File("state")), 1))
 }
 
 // give makes the user that the server becomes the owner of folders.
@@ -391,5 +392,20 @@ func TestReloadBeyondTheSandboxIsRefused(t *testing.T) {
 			}
 			kit.Must(t, c.Submit(t, "alice", "right"))
 		})
+	}
+}
+
+// The files of the state folder can be replaced in the sandbox.
+func TestStateIsSavedInTheSandbox(t *testing.T) {
+	c := startConfined(t)
+	kit.Must(t, c.Submit(t, "alice", "right"))
+	c.Stop(t)
+	for _, name := range []string{"secret", "known-pairs"} {
+		if len(apptest.ReadFile(t, c.File("state/"+name))) == 0 {
+			t.Errorf("%s is empty", name)
+		}
+	}
+	if log := c.Log.String(); strings.Contains(log, "state f") {
+		t.Errorf("the log has\n%s", log)
 	}
 }

@@ -72,6 +72,7 @@ func (c *checker) all(ctx context.Context) {
 	}
 	c.policies(ctx)
 	c.stage()
+	c.state()
 	for path, s := range c.cfg.RelaySections() {
 		c.nextHops(ctx, s, c.listener(path))
 	}
@@ -85,6 +86,16 @@ func (c *checker) all(ctx context.Context) {
 		c.warn("file", w.Key+": "+w.Text)
 	}
 	c.sandbox()
+}
+
+// state checks the folder for what survives a restart.
+func (c *checker) state() {
+	if dir := c.cfg.StateDir(); dir != "" {
+		c.result("state", dir, app.CheckStateDir(dir))
+		return
+	}
+	c.line("note", "state", "nothing survives a restart, so that after it every client is unknown; set server.state_dir, or create\n"+
+		"/var/lib/postern for the user of the server")
 }
 
 // stage checks the folder for large messages, and its space.

@@ -22,6 +22,7 @@ func (c *Config) Access(file string) *access.List {
 	list := &access.List{Ports: []access.Port{{Key: "DNS", Port: dnsPort}}}
 	list.Read("--config", file)
 	list.Write("server.stage_dir", c.StageFolder())
+	list.Write("server.state_dir", c.StateDir())
 	for path, s := range c.TLSSections() {
 		s.Access(below(path), list)
 	}
@@ -52,6 +53,25 @@ func (c *Config) StageFolder() string {
 		cache = cacheFolder
 	}
 	return cmp.Or(c.Server.StageDir, cache, os.TempDir())
+}
+
+// defaultStateDir is what packages and the image create. The systemd unit has the same folder
+// as StateDirectory.
+const defaultStateDir = "/var/lib/postern"
+
+// StateDir returns the folder for what survives a restart: that of the configuration, or that
+// of systemd, or the default if the process can write there; "" if there is none.
+func (c *Config) StateDir() string {
+	systemd, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":")
+	switch {
+	case c.Server.StateDir != "":
+		return c.Server.StateDir
+	case systemd != "":
+		return systemd
+	case unix.Access(defaultStateDir, unix.W_OK|unix.X_OK) == nil:
+		return defaultStateDir
+	}
+	return ""
 }
 
 // below returns a function that makes the full name of a key of the section path.

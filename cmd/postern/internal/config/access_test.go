@@ -123,7 +123,7 @@ func TestAccessOfStores(t *testing.T) {
 // Every key that names a file or a host must be in Config.Access.
 func TestAccessHasEveryKey(t *testing.T) {
 	known := []string{
-		"server.stage_dir", "tls.certificates[].cert", "tls.certificates[].key",
+		"server.stage_dir", "server.state_dir", "tls.certificates[].cert", "tls.certificates[].key",
 		"relay.next_hops", "relay.credentials", "relay.ca_file", "relay.dkim[].key", "relay.spool",
 		"auth.stores[].path", "auth.stores[].server_host", "auth.stores[].ca_file", "auth.stores[].bind_password_file",
 		"auth.stores[].dsn", "auth.stores[].dsn_file",

@@ -109,6 +109,7 @@ func (f folder) configText(p ports) string {
 
 [server]
 hostname = "localhost"
+state_dir = %s
 
 [[listener]]
 name = "submission"
@@ -133,7 +134,7 @@ recipient = "permit_sasl_authenticated, reject"
 
 [relay]
 next_hops = ["smtp://localhost:25"]
-`, process.ShellQuote(f.config()),
+`, process.ShellQuote(f.config()), tomlValue(f.Dir),
 		tomlValue(p.submissionAddresses()), tomlValue(p.submissionsAddresses()),
 		tomlValue(f.cert()), tomlValue(f.key()), tomlValue(f.users()))
 }
