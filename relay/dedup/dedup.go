@@ -181,7 +181,7 @@ func keyOf(e *relay.Envelope, recipients []string) key {
 	if o.UTF8 {
 		utf8 = "utf8"
 	}
-	all := appendFields(nil, user, e.Sender, string(o.Body), utf8, string(o.Return), o.EnvelopeID, string(e.Digest[:]))
+	all := appendFields(nil, user, e.Users, e.Sender, string(o.Body), utf8, string(o.Return), o.EnvelopeID, string(e.Digest[:]))
 	all = binary.AppendVarint(all, o.Size)
 	recipients = slices.Clone(recipients)
 	slices.Sort(recipients)

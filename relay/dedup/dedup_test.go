@@ -75,6 +75,7 @@ func TestOtherKeys(t *testing.T) {
 	seen := map[key]string{usual().key(): "the usual one"}
 	for name, change := range map[string]func(*printed){
 		"user":                  func(p *printed) { p.envelope.Login = "bob" },
+		"users of a listener":   func(p *printed) { p.envelope.Users = "printers" },
 		"no user":               func(p *printed) { p.envelope.Login = "" },
 		"no user, elsewhere":    func(p *printed) { p.envelope.Login, p.envelope.Remote = "", netip.MustParseAddrPort("192.0.2.1:4000") },
 		"sender":                func(p *printed) { p.envelope.Sender = "alice@example.com" },

@@ -36,7 +36,7 @@ func crashingChild() int {
 	}
 	cfg := Defaults()
 	cfg.Dir = os.Getenv(crashDir)
-	s, err := Open(cfg, Options{Bytes: 1 << 30, Hostname: "mail.example.org", Events: NewLog(slog.New(slog.DiscardHandler))})
+	s, err := Open(cfg, Options{Sizes: Sizes{Total: 1 << 30}, Hostname: "mail.example.org", Events: NewLog(slog.New(slog.DiscardHandler))})
 	if err != nil {
 		return 3
 	}

@@ -60,6 +60,7 @@ type envelope struct {
 	Remote     string `json:"remote,omitempty"`
 	Helo       string `json:"helo,omitempty"`
 	Login      string `json:"login,omitempty"`
+	Users      string `json:"users,omitempty"`
 	Mechanism  string `json:"mechanism,omitempty"`
 	MaySign    bool   `json:"may_sign,omitempty"`
 	Sender     string `json:"sender"`
@@ -81,17 +82,17 @@ func newEnvelope(e *relay.Envelope) envelope {
 	o := e.Options
 	return envelope{
 		Session: e.Session, Listener: e.Listener, Remote: e.Remote.String(), Helo: e.Helo,
-		Login: e.Login, Mechanism: e.Mechanism, MaySign: e.MaySign, Sender: e.Sender,
+		Login: e.Login, Users: e.Users, Mechanism: e.Mechanism, MaySign: e.MaySign, Sender: e.Sender,
 		Body: string(o.Body), UTF8: o.UTF8, Return: string(o.Return), EnvelopeID: o.EnvelopeID,
 	}
 }
 
 // relay returns the envelope for the next hop.
 func (e *envelope) relay(size int64) *relay.Envelope {
-	remote, _ := netip.ParseAddrPort(e.Remote) // for the log only
+	remote, _ := netip.ParseAddrPort(e.Remote) // for the log and the owner only
 	return &relay.Envelope{
 		Session: e.Session, Listener: e.Listener, Remote: remote, Helo: e.Helo,
-		Login: e.Login, Mechanism: e.Mechanism, MaySign: e.MaySign, Sender: e.Sender,
+		Login: e.Login, Users: e.Users, Mechanism: e.Mechanism, MaySign: e.MaySign, Sender: e.Sender,
 		Options: smtp.MailOptions{
 			Body: smtp.BodyType(e.Body), Size: size, UTF8: e.UTF8,
 			Return: smtp.DSNReturn(e.Return), EnvelopeID: e.EnvelopeID,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -61,7 +62,7 @@ func rigFor(t testing.TB, dir string, change func(*Config), hop *relaytest.Hop) 
 		change(&cfg)
 	}
 	var err error
-	r.spool, err = Open(cfg, Options{Bytes: 1 << 30, Hostname: "mail.example.org", Events: NewLog(r.log.Logger())})
+	r.spool, err = Open(cfg, Options{Sizes: Sizes{Total: 1 << 30}, Hostname: "mail.example.org", Events: NewLog(r.log.Logger())})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,6 +112,8 @@ type mail struct {
 	to                  []string
 	rcpt                smtp.RcptOptions
 	login, listener     string
+	users               string
+	remote              netip.AddrPort
 }
 
 func (m mail) text() string {
@@ -132,7 +135,7 @@ func newMessage(text string) (*message.Message, error) {
 
 // submit makes one transaction, as a session does.
 func submit(ctx context.Context, hop relay.NextHop, m mail) (relay.Receipt, error) {
-	tx, err := hop.Begin(ctx, &relay.Envelope{Session: "s1", Listener: m.listener, Login: m.login, Sender: m.from, Options: m.options})
+	tx, err := hop.Begin(ctx, &relay.Envelope{Session: "s1", Listener: m.listener, Login: m.login, Users: m.users, Remote: m.remote, Sender: m.from, Options: m.options})
 	if err != nil {
 		return relay.Receipt{}, err
 	}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/emersion/go-smtp"
+
+	"postern/internal/share"
 )
 
 // An entry is what the index contains about a queued message, so that its file need not
@@ -15,7 +17,8 @@ type entry struct {
 	id       string
 	listener string
 	user     string // whose messages are sent one after the other, in the order of arrival
-	size     int64  // of the file
+	owner    share.Owner
+	size     int64 // of the file
 	arrived  time.Time
 	mtime    time.Time // of the file, as last seen: if it is another one, a command has set it
 	due      time.Time
@@ -28,9 +31,12 @@ type entry struct {
 }
 
 func newEntry(id string, size int64, mtime time.Time, c *content) *entry {
-	e := &entry{id: id, size: size, mtime: mtime, due: plausible(mtime), arrived: c.Arrived, listener: c.Envelope.Listener, user: c.Envelope.Login}
-	if e.user == "" {
-		e.user = "\x00" + c.Envelope.Remote
+	e := &entry{
+		id: id, size: size, mtime: mtime, due: plausible(mtime), arrived: c.Arrived, listener: c.Envelope.Listener,
+		user: c.Envelope.Users + "\x00" + c.Envelope.Login, owner: c.Envelope.relay(c.Size).Owner(),
+	}
+	if c.Envelope.Login == "" {
+		e.user = "\x00\x00" + c.Envelope.Remote
 	}
 	e.delayWarning = !c.delayed && slices.ContainsFunc(c.To, func(r recipient) bool { return r.wants(smtp.DSNNotifyDelayed) })
 	return e
@@ -45,56 +51,18 @@ func plausible(t time.Time) time.Time {
 	return t
 }
 
-// An index has an entry for each queued message, and counts messages and bytes. It may be
-// used by many goroutines at once; entries are changed by run, and by the delivery that
-// has made them busy.
+// An index has an entry for each queued message, and counts the messages and bytes that each
+// owner has in the spool. It may be used by many goroutines at once; entries are changed by
+// run, and by the delivery that has made them busy.
 type index struct {
-	mu       sync.Mutex
-	order    []*entry // by id, which is by arrival
-	byID     map[string]*entry
-	users    map[string]bool // those with a busy entry
-	bytes    int64           // of order
-	files    int             // reserved for messages that are being written
-	reserved int64           // likewise, bytes
+	mu    sync.Mutex
+	order []*entry // by id, which is by arrival
+	byID  map[string]*entry
+	users map[string]bool // those with a busy entry
 
-	maxFiles int
-	maxBytes int64
-}
-
-func (x *index) limit(files int, bytes int64) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.maxFiles, x.maxBytes = files, bytes
-}
-
-// reserve reserves room for one more message until unreserve.
-func (x *index) reserve(size int64) bool {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if !x.fits(size) {
-		return false
-	}
-	x.files++
-	x.reserved += size
-	return true
-}
-
-func (x *index) unreserve(size int64) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.files--
-	x.reserved -= size
-}
-
-// hasRoom reports whether a message of this size would be accepted now.
-func (x *index) hasRoom(size int64) bool {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.fits(size)
-}
-
-func (x *index) fits(size int64) bool {
-	return len(x.order)+x.files < x.maxFiles && x.bytes+x.reserved+size <= x.maxBytes
+	// What the entries and the messages that are being written hold.
+	messages share.Pool
+	bytes    share.Pool
 }
 
 // add adds an entry, unless there is one with the same id.
@@ -107,7 +75,8 @@ func (x *index) add(e *entry) {
 	i, _ := slices.BinarySearchFunc(x.order, e.id, compareID)
 	x.order = slices.Insert(x.order, i, e)
 	x.byID[e.id] = e
-	x.bytes += e.size
+	x.messages.Add(e.owner, 1)
+	x.bytes.Add(e.owner, e.size)
 }
 
 func compareID(e *entry, id string) int { return strings.Compare(e.id, id) }
@@ -125,7 +94,8 @@ func (x *index) remove(e *entry) {
 	i, _ := slices.BinarySearchFunc(x.order, e.id, compareID)
 	x.order = slices.Delete(x.order, i, i+1)
 	delete(x.byID, e.id)
-	x.bytes -= e.size
+	x.messages.Give(e.owner, 1)
+	x.bytes.Give(e.owner, e.size)
 }
 
 // idle returns all entries that are not busy.

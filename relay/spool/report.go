@@ -80,7 +80,7 @@ func (j *job) report(k kind, about []failure) bool {
 	id, err := s.keep(&header{
 		Arrived: time.Now(), Reason: k.action + ": report on " + j.entry.id, Report: true,
 		// RFC 3464, section 2: the null sender, so that a report is never answered.
-		Envelope: envelope{Session: e.Session, Listener: e.Listener, Remote: e.Remote, Login: e.Login, MaySign: true, UTF8: e.UTF8},
+		Envelope: envelope{Session: e.Session, Listener: e.Listener, Remote: e.Remote, Login: e.Login, Users: e.Users, MaySign: true, UTF8: e.UTF8},
 		To:       []recipient{{Address: e.Sender}},
 	}, m)
 	if err != nil {

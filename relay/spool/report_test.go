@@ -280,7 +280,7 @@ func TestLifetime(t *testing.T) {
 			if down {
 				kit.Eventually(t, "reports are written", func() bool { return strings.Count(r.log.String(), "report spooled") == 3 })
 				cfg := Defaults()
-				r.spool.Configure(cfg, 1<<30) // so that the reports do not expire
+				r.spool.Configure(cfg, Sizes{Total: 1 << 30}) // so that the reports do not expire
 				r.hop.Start()
 			}
 			r.empty()

@@ -55,6 +55,12 @@
 // read, too. Another version is another number in the first line and a case in
 // readHeader.
 //
+// # Shares
+//
+// A user has at most a quarter of the messages and of the bytes in queue/, or as many as the
+// configuration says, and so have all clients without a login together (room.go, and package
+// share). Reports count for the user of the message, and are not refused.
+//
 // The package leaves out: delivery by MX, a queue for each destination, editing, and the
 // "relayed" reports of RFC 3461, section 5.2.2.
 package spool
@@ -80,9 +86,6 @@ import (
 var (
 	errClosed  = errors.New("spool: closed")
 	errTooMany = &smtp.SMTPError{Code: 452, EnhancedCode: smtp.EnhancedCode{4, 5, 3}, Message: "Too many recipients"}
-
-	// RFC 5321 4.2.2, RFC 3463 3.4.
-	errFull = &smtp.SMTPError{Code: 452, EnhancedCode: smtp.EnhancedCode{4, 3, 1}, Message: "Insufficient system storage"}
 )
 
 // Config is the part of the section [relay] that is about the spool. Names in parentheses
@@ -98,6 +101,10 @@ type Config struct {
 
 	// Messages is the maximum number of messages; further ones are refused with 452.
 	Messages int `toml:"spool_messages"`
+
+	// MessagesPerUser is the maximum of one user, and of all clients without a login
+	// together; 0 is a quarter of Messages. It shrinks as the spool fills.
+	MessagesPerUser int `toml:"spool_messages_per_user"`
 }
 
 // Defaults returns the configuration for an empty file: no spool.
@@ -116,11 +123,14 @@ func (c *Config) Validate(bad func(key, why string)) {
 	if c.Messages < 1 {
 		bad("spool_messages", `write 1 or more; to have no spool, leave out the key "spool"`)
 	}
+	if c.MessagesPerUser < 0 {
+		bad("spool_messages_per_user", "must not be negative; write 1 or more, or 0 for a quarter of spool_messages")
+	}
 }
 
 // Options are the properties of a spool that are not in its Config.
 type Options struct {
-	Bytes    int64  // maximum size of all messages together
+	Sizes    Sizes
 	Hostname string // the host that reports come from
 	Origin   string // the domain of the author of reports; empty means Hostname
 	Events   Events
@@ -171,7 +181,7 @@ func Open(cfg Config, o Options) (*Spool, error) {
 		host: o.Hostname, origin: cmp.Or(o.Origin, o.Hostname),
 		pace: defaultPace(), wake: make(chan struct{}, 1),
 	}
-	s.Configure(cfg, o.Bytes)
+	s.Configure(cfg, o.Sizes)
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("relay.spool: %w", err)
 	}
@@ -194,8 +204,8 @@ func Open(cfg Config, o Options) (*Spool, error) {
 const stageMemory = 16 << 20
 
 // Configure sets new limits. The folder stays the same.
-func (s *Spool) Configure(cfg Config, bytes int64) {
-	s.index.limit(cfg.Messages, bytes)
+func (s *Spool) Configure(cfg Config, sizes Sizes) {
+	s.index.limit(&cfg, sizes)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lifetime = cfg.Lifetime
@@ -251,14 +261,15 @@ func (s *Spool) Before(next relay.NextHop) relay.NextHop {
 }
 
 // keep writes a message into the spool, durably, and returns its id. A report replaces
-// the message that it reports on, so it does not count for the limits.
+// the message that it reports on, so no limit and no share refuses it.
 func (s *Spool) keep(h *header, m *message.Message) (id string, err error) {
 	h.Size, h.EightBit = m.Size(), m.EightBit()
 	if !h.Report {
-		if !s.index.reserve(h.Size) {
-			return "", fmt.Errorf("spool: %w: the limit of messages or bytes is reached", errFull)
+		owner := h.Envelope.relay(h.Size).Owner()
+		if err := s.index.reserve(owner, h.Size); err != nil {
+			return "", err
 		}
-		defer s.index.unreserve(h.Size)
+		defer s.index.unreserve(owner, h.Size)
 	}
 	if id, err = s.newID(); err != nil {
 		return "", err

@@ -123,7 +123,7 @@ func TestLimits(t *testing.T) {
 			if c.change != nil {
 				c.change(&cfg)
 			}
-			r.spool.Configure(cfg, c.bytes)
+			r.spool.Configure(cfg, Sizes{Total: c.bytes})
 			r.hop.Stop()
 			m := toBob("second")
 			m.body = strings.Repeat("x", 500)
@@ -302,6 +302,8 @@ func TestValidate(t *testing.T) {
 		"spool":          {Dir: "spool", Lifetime: time.Hour, Messages: 1},
 		"spool_lifetime": {Dir: "/spool", Lifetime: time.Second, Messages: 1},
 		"spool_messages": {Dir: "/spool", Lifetime: time.Hour},
+
+		"spool_messages_per_user": {Dir: "/spool", Lifetime: time.Hour, Messages: 1, MessagesPerUser: -1},
 	} {
 		var got []string
 		c.Validate(func(key, _ string) { got = append(got, key) })

@@ -77,8 +77,8 @@ func (t *transaction) useSpool(reason error) {
 
 // accept accepts a recipient in place of the hop, if the spool has room.
 func (t *transaction) accept(to string, opts *smtp.RcptOptions) error {
-	if !t.spool.index.hasRoom(max(0, t.env.Options.Size)) {
-		return fmt.Errorf("spool: %w: %w", errFull, t.hopDown)
+	if err := t.spool.index.check(t.env.Owner(), max(0, t.env.Options.Size)); err != nil {
+		return fmt.Errorf("%w (the spool is used because of: %w)", err, t.hopDown)
 	}
 	if t.length+jsonLength(to, opts) > maxEnvelope/4*3 {
 		return errTooMany

@@ -180,7 +180,7 @@ func (a *App) openSpool(cfg *config.Config) (err error) {
 	}
 	name, _ := os.Hostname() // without one, reports come from localhost
 	a.spool, err = spool.Open(cfg.Relay.Spool.Config, spool.Options{
-		Bytes:    int64(cfg.Relay.SpoolSize),
+		Sizes:    spoolSizes(cfg),
 		Hostname: cmp.Or(cfg.Server.Hostname, name, "localhost"),
 		Origin:   cfg.Server.Origin,
 		Events:   a.events.spool,
@@ -200,6 +200,12 @@ func (a *App) openSpool(cfg *config.Config) (err error) {
 	return err
 }
 
+func spoolSizes(cfg *config.Config) spool.Sizes {
+	return spool.Sizes{
+		Total: int64(cfg.Relay.SpoolSize), PerUser: int64(cfg.Relay.SpoolSizePerUser), Message: int64(cfg.Server.MessageSizeLimit),
+	}
+}
+
 // configureSpool starts the deliveries with the first generation, and applies the limits
 // of each further one. Each delivery acquires the newest generation.
 func (a *App) configureSpool(g *Generation) {
@@ -216,7 +222,7 @@ func (a *App) configureSpool(g *Generation) {
 			hop(func(l *listenerParts) relay.NextHop { return l.route }),
 			hop(func(l *listenerParts) relay.NextHop { return l.reports }))
 	default:
-		a.spool.Configure(g.cfg.Relay.Spool.Config, int64(g.cfg.Relay.SpoolSize))
+		a.spool.Configure(g.cfg.Relay.Spool.Config, spoolSizes(g.cfg))
 	}
 }
 

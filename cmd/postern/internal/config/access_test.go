@@ -132,6 +132,7 @@ func TestAccessHasEveryKey(t *testing.T) {
 		"server.hostname", "listener[].address", // bound before
 		"server.hide_client", "auth.stores[].socket", // a Unix socket
 		"relay.spool_lifetime", "relay.spool_messages", "relay.spool_size",
+		"relay.spool_messages_per_user", "relay.spool_size_per_user",
 		"listener[].discard_ehlo_keywords",
 	}
 	suspect := regexp.MustCompile(`dir|path|file|cert|key|dsn|host|hop|socket|address|url|credentials|spool|milter|delegate|table|map`)

@@ -71,7 +71,8 @@ type Relay struct {
 // Spool is the keys of [relay] that belong to the spool.
 type Spool struct {
 	spool.Config
-	SpoolSize server.Size `toml:"spool_size"` // bytes of all spooled messages
+	SpoolSize        server.Size `toml:"spool_size"`          // bytes of all spooled messages
+	SpoolSizePerUser server.Size `toml:"spool_size_per_user"` // ... of one user; 0: a quarter
 }
 
 // Default returns the configuration of an empty file.
@@ -197,6 +198,10 @@ func (c *Config) validate(bad func(path, why string)) {
 	c.Policy.Validate(in("policy"))
 	c.Relay.Validate(in("relay"))
 	c.Log.Validate(in("log"))
+	if size, message := c.Relay.SpoolSizePerUser, c.Server.MessageSizeLimit; size != 0 && size < message {
+		bad("relay.spool_size_per_user", fmt.Sprintf("is %s, so a message of server.message_size_limit, which is %s, could not be spooled; "+
+			"raise spool_size_per_user, or lower message_size_limit", size, message))
+	}
 	c.validateListeners(bad, func(path, why string) bool { return seen[mistake{path, why}] })
 }
 

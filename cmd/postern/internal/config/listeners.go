@@ -35,6 +35,9 @@ func processWide() map[string]bool {
 		"listener.relay.spool_lifetime": true,
 		"listener.relay.spool_messages": true,
 		"listener.relay.spool_size":     true,
+
+		"listener.relay.spool_messages_per_user": true,
+		"listener.relay.spool_size_per_user":     true,
 	}
 }
 
