@@ -101,7 +101,7 @@ func (h *host) secretFolder(path string) bool {
 	return false
 }
 
-// modeless reports whether the mode of e, which everybody can write to, comes from a file
+// modeless reports whether the mode of e, which every user can write to, comes from a file
 // system without modes, so that chmod cannot change it. e is an entry of t.
 func (h *host) modeless(e entry, t trail) bool {
 	switch h.modes(e.path) {
@@ -116,8 +116,8 @@ func (h *host) modeless(e entry, t trail) bool {
 	return h.container && uniform(e, t)
 }
 
-// uniform reports whether the file and its folder have the mode 0777 and the owner of e: nobody
-// sets that for a file that is not a program.
+// uniform reports whether the file and its folder have the mode 0777 and the owner of e. On
+// purpose that is only set for programs.
 func uniform(e entry, t trail) bool {
 	alike := 0
 	for _, other := range t.entries {

@@ -36,7 +36,7 @@ func TestReadSecret(t *testing.T) {
 	}
 }
 
-// A file that everybody can write to, or whose folder is, is refused with its path and the
+// A file that every user can write to, or whose folder is writable for all, is refused with its path and the
 // command that corrects it. The modes of links have no meaning.
 func TestReadSecretRefusesWritableFiles(t *testing.T) {
 	for _, tt := range []struct {
