@@ -111,6 +111,10 @@ var dkimLetters = []struct{ name, text string }{
 	{"8-bit body", letter("8-bit") + "Gr\xc3\xbc\xc3\x9fe \xff\r\n.\r\n"},
 	{"folded header", "To: bob@example.net,\r\n\t carol@example.com \r\nSubject:  a  b\r\n \t c\r\n" + letter("folded")},
 	{"repeated header", "Cc: bob@example.net\r\nCc: carol@example.com\r\n" + letter("repeated")},
+	{"many lines", "To: a@example.net" + strings.Repeat(",\r\n a@example.net", 4000) + "\r\n" + letter("lines")},
+	{"lines without text", "References: <1@x>\r\n \t" + strings.Repeat("\r\n \t", 5000) + "\r\n\t<2@x>\r\n" + letter("blank lines")},
+	{"blanks around values", "Cc: \t \r\n\t bob@example.net \t\r\nReply-To: \r\n \r\n" + letter("blanks")},
+	{"other fields of many lines", "X-Other:" + strings.Repeat(" x\r\n", 50000) + letter("other")},
 	{"in a file", letter("file") + strings.Repeat("0123456789 \t abcdef \r\n", 20<<10)},
 }
 
@@ -172,6 +176,33 @@ func TestDKIMThroughPostfix(t *testing.T) {
 	opendkim.Stdin = bytes.NewReader(arrived)
 	if out, err := opendkim.CombinedOutput(); err != nil {
 		t.Errorf("opendkim-testmsg: %v: %s\n%s", err, out, arrived)
+	}
+}
+
+// The largest field that postern signs passes Postfix whole (header_size_limit), and its
+// signature verifies. A message with a larger one arrives without a signature.
+func TestDKIMLargestField(t *testing.T) {
+	t.Parallel()
+	k := newDKIMKeys(t)
+	s := startSink(t)
+	hop := startPostfix(t, s, "local_header_rewrite_clients=")
+	p := startPostern(t, posternOptions{NextHop: hop.URL, Sections: map[string]string{"relay": k.tables()}})
+	const limit = 102400
+	for _, c := range []struct {
+		size int
+		want string
+	}{{limit, bothAlgorithms}, {limit + 1, "there is no signature"}} {
+		cc := "Cc: a@example.net" + strings.Repeat(",\r\n dave@example.net", (limit-100)/20) + ",\r\n "
+		cc += strings.Repeat("x", c.size-len(cc)-len("@example.net\r\n")) + "@example.net\r\n"
+		mark := fmt.Sprintf("field-of-%d", len(cc))
+		r, err := p.mustLogin(t, "alice").submit(cc+letter(mark), "alice@example.org", "bob@example.net")
+		if err != nil || r.Code != 250 {
+			t.Fatalf("%v, %v", r, err)
+		}
+		arrived := s.wait(t, mark).Data
+		if out, _ := k.verify(t, arrived); sorted(out) != c.want || !bytes.Contains(arrived, []byte(cc)) {
+			t.Errorf("a field of %d bytes: %s\n%.2000s", len(cc), out, arrived)
+		}
 	}
 }
 

@@ -27,8 +27,8 @@ const (
 	// bytes).
 	maxNames = 900
 
-	// maxField bounds a field, in bytes. Postfix cuts longer ones off (header_size_limit),
-	// and a signature over what it cuts off would not verify.
+	// maxField bounds a field, in bytes. Postfix cuts longer ones off after a line
+	// (header_size_limit), and a signature over what it cuts off would not verify.
 	maxField = 102400
 
 	// maxLines bounds a field, in lines. An address list of maxField bytes with one address
