@@ -118,13 +118,13 @@ func LinearGrowth(t *testing.T, shapes []Shape, size int, prepare func(text stri
 // A memory is what was allocated.
 type memory struct{ bytes, pieces uint64 }
 
-// cost returns what do allocates: the least of three runs, since the runtime allocates, too.
+// cost returns what do allocates: the least of two runs, since the runtime allocates, too.
 func cost(do func()) memory {
 	if do == nil {
 		return memory{}
 	}
 	least := memory{1 << 63, 1 << 63}
-	for range 3 {
+	for range 2 {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		do()
