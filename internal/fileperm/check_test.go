@@ -111,6 +111,7 @@ func TestRules(t *testing.T) {
 		{"owner", root + "- /key 0600 2000000002 2000000002", nil, Secret, "W chown"},
 		{"owner of a folder", root + "d /home 0755 2000000002 2000000002, - /home/key 0600 0 0", nil, Secret, "W chown"},
 		{"owner of a link", root + "d /tmp 1777 0 0, l /tmp/key 0777 2000000002 2000000002, - /key 0600 0 0", nil, Secret, "W link"},
+		{"owner for root", root + "- /key 0600 2000000002 2000000002", in(func(h *host) { h.uid = 0 }), Secret, ""},
 		{"owner in a container", root + "- /key 0600 2000000002 2000000002", container, Secret, ""},
 		{"owner outside the namespace", root + "- /key 0600 65534 65534", in(func(h *host) { h.known = func(uid int) bool { return uid != 65534 } }), Secret, ""},
 

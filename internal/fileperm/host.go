@@ -75,9 +75,9 @@ func knownUser(uid int) bool {
 
 // trustsUser reports whether the check accepts that a user can change a file: root and the user
 // of this process can in any case. A container gets files from a host whose users it does not
-// know.
+// know, and a command that runs as root does not know the user of the server.
 func (h *host) trustsUser(uid int) bool {
-	return uid == 0 || uid == h.uid || h.container || !h.known(uid)
+	return uid == 0 || uid == h.uid || h.uid == 0 || h.container || !h.known(uid)
 }
 
 // trustsGroup reports whether the check accepts that a group can change a file: root's, or the
