@@ -266,7 +266,7 @@ var verbs = map[string]bool{
 }
 
 // foreign are lines of other protocols.
-var foreign = regexp.MustCompile(`^(?:SSH-|(?i:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI) |[!-9;-~]+[ \t]*:)`)
+var foreign = regexp.MustCompile(`^(?:SSH-|PROXY |\x00\r\n$|(?i:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI) |[!-9;-~]+[ \t]*:)`)
 
 // command takes a line and what belongs to it, and reports whether the conversation goes
 // on.
