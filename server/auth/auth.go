@@ -38,11 +38,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"net/netip"
-	"strings"
 
 	"postern/internal/netprefix"
 	"postern/internal/semaphore"
 	"postern/server/auth/hash"
+	"postern/server/auth/throttle"
 )
 
 // A Provider offers mechanisms to sessions. Its methods are called by many sessions at
@@ -111,7 +111,7 @@ func (p *Peer) Turn(login string) semaphore.Turn {
 		Holders: []string{"address " + netprefix.Client(addr).String()},
 	}
 	if login != "" { // it is not known with every mechanism of Dovecot
-		t.Holders = append(t.Holders, "login "+strings.ToLower(login))
+		t.Holders = append(t.Holders, "login "+throttle.Fold(login))
 	}
 	return t
 }

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"postern/internal/semaphore"
+	"postern/server/auth/throttle"
 )
 
 var (
@@ -147,7 +147,7 @@ type answers struct {
 
 // add notes a verdict.
 func (a *answers) add(login string) {
-	login = strings.ToLower(login)
+	login = throttle.Fold(login)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.last.login != login || login == "" {
@@ -162,7 +162,7 @@ func (a *answers) others(login string, begun time.Time, timeout time.Duration) b
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	answer := a.last
-	if answer.login == strings.ToLower(login) && login != "" {
+	if answer.login == throttle.Fold(login) && login != "" {
 		answer = a.other
 	}
 	return !answer.when.IsZero() && (!answer.when.Before(begun) || time.Since(answer.when) <= timeout)

@@ -134,7 +134,7 @@ func peerFrom(i int) *Peer {
 // Logins from one address, or with one login in any spelling, have a quarter of the slots.
 // Calls for keys count, too.
 func TestStoreHasASharePerAddressAndLogin(t *testing.T) {
-	logins := [2]string{"Alice", "alice"}
+	logins := [2]string{"Alice", " a\u0301lice "}
 	for name, attempt := range map[string]func(i int) (*Peer, string){
 		"address": func(i int) (*Peer, string) { return peerFrom(7), fmt.Sprint("user", i) },
 		"login":   func(i int) (*Peer, string) { return peerFrom(i), logins[i%2] },

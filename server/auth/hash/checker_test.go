@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"sync"
 	"testing"
@@ -205,4 +206,40 @@ func BenchmarkHash(b *testing.B) {
 			}
 		})
 	}
+}
+
+// Clients that wait for a processor are served as the semaphore says: by network in turn, and
+// one in four is a client without an earlier login.
+func TestWaitingClientsTakeTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := NewChecker(time.Minute)
+		c.slots = semaphore.New(0)
+		var order []string
+		wait := func(name string, known bool, network string) {
+			go func() {
+				turn := semaphore.Turn{Known: known, Network: netip.MustParsePrefix(network)}
+				_, err := c.compute(t.Context(), bcrypt05, turn, func(Hash) (bool, error) {
+					order = append(order, name)
+					return false, nil
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			}()
+			synctest.Wait()
+		}
+		for i := range 4 {
+			wait(fmt.Sprint("guess", i), false, "192.0.2.0/24")
+		}
+		wait("owner", false, "198.51.100.0/24")
+		for i := range 7 {
+			wait(fmt.Sprint("known", i), true, "203.0.113.0/24")
+		}
+		c.slots.Release(semaphore.Turn{})
+		synctest.Wait()
+		want := "[known0 known1 known2 guess0 known3 known4 known5 owner known6 guess1 guess2 guess3]"
+		if got := fmt.Sprint(order); got != want {
+			t.Errorf("order %s, want %s", got, want)
+		}
+	})
 }

@@ -11,10 +11,10 @@ import (
 // foldMax is enough for every login that a store gets; a longer one is cut.
 const foldMax = 1024 // bytes
 
-// fold returns the same text for all logins that a store might compare as equal: databases
+// Fold returns the same text for all logins that a store might compare as equal: databases
 // and directories ignore case, width, blanks, or even accents. It compares wider than any
 // one of them, which is right for penalties and wrong for privileges.
-func fold(login string) string {
+func Fold(login string) string {
 	login = login[:min(len(login), foldMax)]
 	decomposed := norm.NFKD.String(login)
 	return norm.NFKD.String(cases.Fold().String(strings.Map(significant, decomposed)))

@@ -54,7 +54,7 @@ func (t *Throttle) countOf(login string) uint16 {
 	if t.account != nil {
 		login = t.account(login)
 	}
-	n := t.id("count", t.users, fold(login))
+	n := t.id("count", t.users, Fold(login))
 	return binary.BigEndian.Uint16(n[:])
 }
 

@@ -137,7 +137,7 @@ func TestGuessesCompareLoginsWidely(t *testing.T) {
 	v := newVerifier()
 	for _, login := range []string{"BOB", " bob", "b o b", "Ｂｏｂ", "bób", "bo\u0301b", "b\u00adob", "bob\u200b", "ⓑob"} {
 		if v.countOf(login) != v.countOf("bob") {
-			t.Errorf("%q has a count of its own: %q", login, fold(login))
+			t.Errorf("%q has a count of its own: %q", login, Fold(login))
 		}
 	}
 	if v.countOf("straße") != v.countOf("STRASSE") {
@@ -156,9 +156,9 @@ func TestGuessesCompareLoginsWidely(t *testing.T) {
 func FuzzFold(f *testing.F) {
 	f.Add("Bób @Example.ORG")
 	f.Fuzz(func(t *testing.T, login string) {
-		once := fold(login)
-		if len(once) <= foldMax && fold(once) != once {
-			t.Errorf("fold(%q) = %q, folded again %q", login, once, fold(once))
+		once := Fold(login)
+		if len(once) <= foldMax && Fold(once) != once {
+			t.Errorf("Fold(%q) = %q, folded again %q", login, once, Fold(once))
 		}
 	})
 }
