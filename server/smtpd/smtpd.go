@@ -14,7 +14,8 @@
 //
 // One goroutine serves a connection, and it alone calls the session:
 //
-//	conn       the life of a connection, and the ways to end it
+//	conn       the life of a connection
+//	close      the ways to end it
 //	command    the table of commands, and those without a message
 //	mail       MAIL and RCPT, and their ESMTP parameters
 //	data       DATA and BDAT: both push the message into one Body
