@@ -196,3 +196,23 @@ func TestLongLabels(t *testing.T) {
 		}
 	}
 }
+
+// The signature verifies over the fields as they are in the message, however they are folded.
+func FuzzFoldedFields(f *testing.F) {
+	for _, s := range []string{" a\r\n b", "\t\r\n\t a \t", " \r\n \r\n ", "", "a:b\r\n :", "\v\f\r\n \u00a0", "\xff\r\n\t\xc3\xbc", " x\r\n " + strings.Repeat("\t ", 5000)} {
+		f.Add("Subject", s)
+		f.Add("tO \t", s)
+	}
+	fix := newFixture(f, Ed25519)
+	f.Fuzz(func(t *testing.T, name, value string) {
+		field, err := message.ParseField([]byte(name + ":" + value + "\r\n"))
+		if err != nil || field.Is("From") || field.Is("DKIM-Signature") {
+			t.Skip()
+		}
+		fix.log.Take()
+		out := fix.send(t, "From: a@example.org\r\n"+string(field.Raw)+"\r\nx\r\n")
+		if errs := fix.verify(t, out); fix.log.String() == "" && (len(errs) != 1 || errs[0] != nil) {
+			t.Errorf("%q: %v", field.Raw, errs)
+		}
+	})
+}
