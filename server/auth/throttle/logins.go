@@ -9,10 +9,12 @@ import (
 )
 
 // guessRate bounds the wrong guesses for one login from unknown networks: at most 160 in
-// any hour, however many addresses guess. With the 40 of userMistakes, that is 200. The values of guessReserve are what an attempt
-// has to leave to others, by the failures of its network within the last hour: the more, the
-// earlier its attempts wait. So networks that guess get the rest that a login with
-// few guesses has, and an owner at a new network finds the reserve that they have left.
+// any hour, however many addresses guess. With the 40 of userMistakes, that is 200.
+//
+// guessReserve is how many guesses an attempt leaves to others, by the number of failures of
+// its network within the last hour. So an owner at a new network finds at least 65, although
+// networks with failures use up all that they may. 2,000 addresses that guess for 50 users,
+// each once in an hour, use up 40.
 var (
 	guessRate    = rate{most: 100, perHour: 60}
 	guessReserve = [...]float64{0, 65, 80, 90}
