@@ -158,7 +158,7 @@ func TestVerdictAfterTheClientHasGone(t *testing.T) {
 		{"LOGIN", []string{"<nil>", "u", "secret"}, "OK\t%ID\tuser=u\n", "yes: u", false},
 		{"SCRAM-SHA-256", []string{"n,,n=alice,r=1"}, "CONT\t%ID\tcg==\n", auth.ErrContinue.Error(), false},
 		{"SCRAM-SHA-256", []string{"n,,n=alice,r=1"}, "FAIL\t%ID\tuser=alice\n", "no: alice", true},
-		{"CRAM-MD5", []string{"<nil>", "alice 0123"}, "FAIL\t%ID\n", "no: ", true},
+		{"CRAM-MD5", []string{"<nil>", "alice 0123"}, "FAIL\t%ID\n", "no: alice", true},
 	}
 	for i, tt := range tests {
 		t.Run(fmt.Sprint(tt.mech, " ", tt.want), func(t *testing.T) {

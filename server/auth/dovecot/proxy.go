@@ -340,6 +340,11 @@ func (o *observed) add(response []byte) error {
 		o.login = string(response)
 	case o.mech == "LOGIN" && o.messages == 2:
 		o.password = string(response)
+	case o.mech == "CRAM-MD5":
+		// RFC 2195, section 2: name SP digest. Dovecot looks for the last space.
+		if at := bytes.LastIndexByte(response, ' '); at >= 0 {
+			o.login = string(response[:at])
+		}
 	case strings.HasPrefix(o.mech, "SCRAM-") && o.messages == 1:
 		// RFC 5802, section 7: gs2-cbind-flag "," [authzid] "," "n=" name "," "r=" nonce.
 		if parts := strings.SplitN(string(response), ",", 4); len(parts) == 4 {

@@ -347,7 +347,10 @@ func TestObservedLogin(t *testing.T) {
 		{"SCRAM-SHA-1", []string{"y,a=bob,n=alice,r=1"}, "alice", ""},
 		{"SCRAM-SHA-256", []string{"n,,m=x,n=alice,r=1"}, "", ""},
 		{"SCRAM-SHA-256", []string{"n,,n=alice"}, "", ""},
-		{"CRAM-MD5", []string{"alice 0123"}, "", ""},
+		{"CRAM-MD5", []string{"alice 0123"}, "alice", ""},
+		{"CRAM-MD5", []string{"ignored 0", "alice b 0123"}, "alice b", ""},
+		{"CRAM-MD5", []string{"alice"}, "", ""},
+		{"DIGEST-MD5", []string{`username="alice"`}, "", ""},
 	}
 	for _, tt := range tests {
 		o := observed{mech: tt.mech}

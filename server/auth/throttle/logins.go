@@ -101,6 +101,10 @@ func (t *Throttle) admitLogins(index uint16, now time.Time) {
 	}
 	count := &t.logins.counts[index]
 	for len(q.waiting) > 0 {
+		if left := count.left(now, guessRate); left < 1 { // for whoever is the first
+			t.admitLater(index, q, 1-left)
+			return
+		}
 		i := first(q.waiting, now)
 		turn := q.waiting[i]
 		missing := guessReserve[turn.network.class()] + 1 - count.left(now, guessRate)
@@ -113,10 +117,15 @@ func (t *Throttle) admitLogins(index uint16, now time.Time) {
 		close(turn.admitted)
 		q.waiting = slices.Delete(q.waiting, i, i+1)
 	}
+	t.logins.forget(index, q)
+}
+
+// forget removes a queue without attempts.
+func (l *loginCounts) forget(index uint16, q *loginQueue) {
 	if q.timer != nil {
 		q.timer.Stop()
 	}
-	delete(t.logins.queues, index)
+	delete(l.queues, index)
 }
 
 // admitLater calls admitLogins when so many guesses have come back.
@@ -159,7 +168,9 @@ func (t *Throttle) leaveLogin(turn *loginTurn, now time.Time) {
 			q.waiting = slices.Delete(q.waiting, i, i+1)
 			turn.network.users--
 			t.networks.deactivate(turn.prefix, turn.network)
-			t.admitLogins(turn.index, now)
+			if len(q.waiting) == 0 {
+				t.logins.forget(turn.index, q)
+			}
 			return
 		}
 	}

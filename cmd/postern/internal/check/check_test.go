@@ -231,3 +231,19 @@ func TestPortHolder(t *testing.T) {
 		t.Error("isPostern is true for Postfix")
 	}
 }
+
+// check prints the folder for what survives a restart, or a note that there is none.
+func TestStateFolder(t *testing.T) {
+	s := apptest.New(t)
+	folder := s.File("state")
+	kit.Must(t, os.Mkdir(folder, 0o700))
+	s.Replace(t, "[server]\n", fmt.Sprintf("[server]\nstate_dir = %q\n", folder))
+	_, out := run(t, s)
+	apptest.WantLines(t, out, "ok    state          "+folder)
+	kit.Must(t, os.Remove(folder))
+	ok, out := run(t, s)
+	apptest.WantLines(t, out, "FAIL  state          server.state_dir: ", "install -d -m 0700 -o ", folder)
+	if ok {
+		t.Error("check has passed")
+	}
+}
