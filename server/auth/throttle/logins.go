@@ -101,7 +101,7 @@ func (t *Throttle) admitLogins(index uint16, now time.Time) {
 	}
 	count := &t.logins.counts[index]
 	for len(q.waiting) > 0 {
-		if left := count.left(now, guessRate); left < 1 { // for whoever is the first
+		if left := count.left(now, guessRate); left < 1 { // not enough for any network
 			t.admitLater(index, q, 1-left)
 			return
 		}

@@ -19,7 +19,7 @@ import (
 const MaxSaved = 32 << 20 // bytes
 
 // savedFormat is the first line of what Save returns. Another version has another number, and
-// Load refuses what it does not know.
+// Load refuses an unknown one.
 const savedFormat = "postern throttle 1\n"
 
 var errDamaged = errors.New("it is damaged or was written with another secret")

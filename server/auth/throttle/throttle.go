@@ -77,7 +77,7 @@ type state struct {
 
 	mu        sync.Mutex
 	config    Config
-	ids       hash.Key // of the MACs that stand for logins and networks; see Load
+	ids       hash.Key // of the MACs of logins and addresses; see Load
 	changed   bool     // since the last Save
 	penalties penalties
 	networks  networks
@@ -128,8 +128,8 @@ func (t *Throttle) name(of string) string {
 	return t.users + "\x00" + of
 }
 
-// An id stands for a login or a network: its size does not depend on what a client sends,
-// and in the file of known pairs it does not show who has an account.
+// An id identifies a login or a network by a MAC: its size does not depend on what a client
+// sends, and in the file of known pairs it does not show which accounts exist.
 type id [16]byte
 
 // id returns the id of a name, or of a name at an address. kind separates the uses.

@@ -91,6 +91,23 @@ func TestDamagedStateIsIgnored(t *testing.T) {
 	}
 }
 
+// What a crash or another user has left in the folder is replaced, and not followed.
+func TestStateFilesAreReplaced(t *testing.T) {
+	dir, elsewhere := t.TempDir(), filepath.Join(t.TempDir(), "elsewhere")
+	kit.Must(t, os.WriteFile(elsewhere, []byte("kept"), 0o600))
+	kit.Must(t, os.Symlink(elsewhere, filepath.Join(dir, pairsFile+".new")))
+	kit.Must(t, os.WriteFile(filepath.Join(dir, secretFile+".new"), []byte("half"), 0o600))
+	a, log := withState(t, dir)
+	known(t, a)
+	a.Close()
+	if content, err := os.ReadFile(elsewhere); err != nil || string(content) != "kept" {
+		t.Errorf("%q, %v", content, err)
+	}
+	if files, _ := os.ReadDir(dir); len(files) != 2 || log.String() != "" {
+		t.Errorf("%v; the log has\n%s", files, log.String())
+	}
+}
+
 // A folder of the configuration has to exist; the default one need not be usable.
 func TestStateFolderThatCannotBeUsed(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "missing")
