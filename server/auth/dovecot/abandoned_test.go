@@ -194,7 +194,7 @@ func TestDovecotGivesNoVerdict(t *testing.T) {
 	for _, answersOthers := range []bool{true, false} {
 		d := startSlow(t)
 		p := d.proxy(t)
-		p.Throttle, p.Calls = impatient(), auth.NewCalls(shortTimeout, 20)
+		p.Throttle, p.Calls = impatient(), auth.NewCalls(4*shortTimeout, 20)
 		s := new(reporter)
 		d.guess(t, p, s.peer(1), "PLAIN", "\x00carol\x00hangs")
 		if answersOthers {
