@@ -41,11 +41,11 @@ func TestDataRate(t *testing.T) {
 	data, bdat := []string{"DATA", "354"}, []string{"BDAT 1000000", ""}
 	kilobyte := strings.Repeat("x", 998) + "\r\n"
 	for _, test := range []pacedClient{
-		{"an octet a second", data, pace("x", time.Second, 1<<30, ""), true, "abort " + ErrTooSlow.Error()},
-		{"an octet every two minutes", data, pace("x", 2*time.Minute, 1<<30, ""), true, "abort " + ErrTooSlow.Error()},
-		{"less than the rate", data, pace(kilobyte, 3*time.Second, 1<<30, ""), true, "abort " + ErrTooSlow.Error()},
+		{"an octet a second", data, pace("x", time.Second, 1<<12, ""), true, "abort " + ErrTooSlow.Error()},
+		{"an octet every two minutes", data, pace("x", 2*time.Minute, 1<<12, ""), true, "abort " + ErrTooSlow.Error()},
+		{"less than the rate", data, pace(kilobyte, 3*time.Second, 1<<12, ""), true, "abort " + ErrTooSlow.Error()},
 		{"after a burst, an octet a second", data, func() func(p *peer) bool {
-			burst, dribble := false, pace("x", time.Second, 1<<30, "")
+			burst, dribble := false, pace("x", time.Second, 1<<12, "")
 			return func(p *peer) bool {
 				if !burst {
 					_, _ = io.WriteString(p.Conn, strings.Repeat(kilobyte, 1000)) // no credit for half an hour
@@ -54,8 +54,8 @@ func TestDataRate(t *testing.T) {
 				return dribble(p)
 			}
 		}(), true, "abort " + ErrTooSlow.Error()},
-		{"a chunk, an octet a second", bdat, pace("x", time.Second, 1<<30, ""), true, "abort " + ErrTooSlow.Error()},
-		{"a refused chunk, an octet a second", []string{"RSET", "250", "BDAT 10000", ""}, pace("x", time.Second, 1<<30, ""), true, "refused BDAT"},
+		{"a chunk, an octet a second", bdat, pace("x", time.Second, 1<<12, ""), true, "abort " + ErrTooSlow.Error()},
+		{"a refused chunk, an octet a second", []string{"RSET", "250", "BDAT 10000", ""}, pace("x", time.Second, 1<<12, ""), true, "refused BDAT"},
 		{"silence", data, pace("", 10*time.Minute, 1, ""), true, "abort " + ErrTimeout.Error()},
 
 		{"at the rate, for hours", data, pace(kilobyte, 2*time.Second, 5000, "\r\n.\r\n"), false, ""},
@@ -172,7 +172,7 @@ func TestCommandsDribble(t *testing.T) {
 			p.say(before, "250")
 			begun := time.Now()
 			go func() {
-				for dribble := pace("x", time.Minute, 1<<30, ""); dribble(p); { //nolint:revive // each step sends
+				for dribble := pace("x", time.Minute, 1<<12, ""); dribble(p); { //nolint:revive // each step sends
 				}
 			}()
 			p.expect("421")
