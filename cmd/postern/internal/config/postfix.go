@@ -21,6 +21,7 @@ var postfixOptions = []postfixOption{
 	{"myhostname", keys{"server.hostname"}, ""},
 	{"myorigin", keys{"server.origin"}, ""},
 	{"mail_owner", keys{"server.user"}, ""},
+	{"data_directory", keys{"server.state_dir"}, ""},
 	{"message_size_limit", keys{"server.message_size_limit"}, ""},
 	{"smtpd_hide_client_session", keys{"server.hide_client"}, ""},
 	{"smtpd_forbid_bare_newline", keys{"server.bare_newline"}, ""},
