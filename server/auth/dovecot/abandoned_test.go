@@ -99,7 +99,7 @@ func impatient() *throttle.Throttle {
 // hasPenalty reports whether a new login from the client would have to wait.
 func hasPenalty(t *testing.T, p Proxy, peer *auth.Peer) bool {
 	t.Helper()
-	a, err := p.Throttle.Acquire(t.Context(), peer.Remote.Addr(), "somebody else")
+	a, err := p.Throttle.Acquire(t.Context(), peer.Remote.Addr(), "another login")
 	if err != nil {
 		return true
 	}
