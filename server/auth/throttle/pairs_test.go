@@ -1,6 +1,8 @@
 package throttle
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -203,6 +205,37 @@ func TestAnswerOfAKnownPairTakesAsLongAsAnyOther(t *testing.T) {
 			v.checkQueuesEmpty(t)
 		})
 	}
+}
+
+// The same holds in the network of a known pair, for the delay that is spared there.
+func TestAnswerInAKnownNetworkTakesAsLongAsAnyOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVerifier()
+		v.wait(t, "192.0.2.1", "alice", "right")
+		for i := range int(guessRate.most) {
+			v.wait(t, bot(i), "alice", "wrong")
+		}
+		guess := func(ctx context.Context, addr, password string) error {
+			a, err := v.Acquire(ctx, netip.MustParseAddr(addr), "alice")
+			if err != nil {
+				return err
+			}
+			a.Done(v.verify("alice", password))
+			return a.AwaitAnswer(ctx)
+		}
+		if waited := v.wait(t, "192.0.2.2", "alice", "right"); waited != 0 {
+			t.Errorf("the right password waited %v", waited)
+		}
+		for addr, want := range map[string]error{"192.0.2.1": ErrLoginBusy, "192.0.2.3": ErrLoginBusy, "203.0.113.1": ErrLoginBusy} {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			start := time.Now()
+			if err := guess(ctx, addr, "x"+addr); !errors.Is(err, want) || time.Since(start) != 20*time.Second {
+				t.Errorf("%s: %v after %v, want %v", addr, err, time.Since(start), want)
+			}
+			cancel()
+		}
+		v.checkQueuesEmpty(t)
+	})
 }
 
 // Where another login would be refused, the wrong password of a known pair is, too.

@@ -268,9 +268,10 @@ func (a *Attempt) AwaitAnswer(ctx context.Context) error {
 		delays = other.awaitLogin
 	}
 	if err := delays(ctx); err != nil {
+		other.Yield()
 		return err
 	}
-	other.Done(Outcome{})
+	other.Done(Outcome{}) // which starts the delay of the address again, as that of any other login
 	return nil
 }
 
