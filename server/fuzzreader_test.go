@@ -25,7 +25,10 @@ type reader struct {
 }
 
 // counts are the budgets of a connection. They survive STARTTLS.
-type counts struct{ errors, junk int }
+type counts struct {
+	errors, junk int
+	proxyLines   int // of the signature of a PROXY header; more than 3: there is none
+}
 
 // addJunk counts what does nothing for a message.
 func (c *counts) addJunk() {
@@ -266,7 +269,7 @@ var verbs = map[string]bool{
 }
 
 // foreign are lines of other protocols.
-var foreign = regexp.MustCompile(`^(?:SSH-|PROXY |\x00\r\n$|(?i:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI) |[!-9;-~]+[ \t]*:)`)
+var foreign = regexp.MustCompile(`^(?:SSH-|PROXY |(?i:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI) |[!-9;-~]+[ \t]*:)`)
 
 // command takes a line and what belongs to it, and reports whether the conversation goes
 // on.
@@ -279,7 +282,14 @@ func (r *reader) command(line string) bool {
 	verb = strings.Map(asciiCapital, verb)
 	junk, known := verbs[verb]
 	goesOn := true
+	if n := r.counts.proxyLines; n < 3 && line == [...]string{"\r\n", "\r\n", "\x00\r\n"}[n] {
+		r.counts.proxyLines++
+	} else {
+		r.counts.proxyLines = 4
+	}
 	switch {
+	case r.counts.proxyLines == 3: // the signature of a PROXY header
+		r.expectClose(line)
 	case verb == "":
 		r.expect(line, replyToEmptyLine)
 		junk = true

@@ -160,7 +160,7 @@ func (r *reader) end(reply, text string) {
 			r.t.Errorf("%q to a message of %d octets", reply, len(text))
 		}
 		r.found = append(r.found, acceptance{queuedAs(reply), r.c.listener, r.user, r.from, r.to, text})
-		*r.counts = counts{}
+		*r.counts = counts{proxyLines: r.counts.proxyLines}
 	}
 	if strings.HasPrefix(reply, "451 4.4.2 ") && !r.c.isShort() {
 		r.t.Errorf("%q to a message that is whole: %.500q", reply, text)

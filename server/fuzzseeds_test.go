@@ -27,7 +27,7 @@ var fuzzLines = []string{
 	"RCPT TO:carol", "RCPT TO:<carol>", "RCPT TO:<postmaster>", "RCPT TO:Carol <carol@example.com>", "RCPT TO: carol@example.com", "RCPT TO:<carol@example.com>, <dave@example.com>", "RCPT TO:<>",
 	"RCPT TO:<carol@example.com> NOTIFY=SUCCESS NOTIFY=FAILURE", "RCPT TO:<carol@example.com> NOTIFY=SUCCESS,NEVER", "RCPT TO:<carol@example.com> ORCPT=rfc822;a+2B ORCPT=rfc822;b", "RCPT TO:<carol@example.com> ORCPT=x", "RCPT TO:<-rf@example.com>",
 	"BDAT\t5\tLAST", "BDAT 000000000000000000000005 LAST", "BDAT 5\vLAST", "BDAT 99999999999999999999999", "BDAT 99999999999999999999999 LAST", "BDAT 70000", "BDAT 131073 LAST", "BDAT 16385", "BDAT +5", "BDAT 5 LAST LAST", "DATA\t",
-	"GET / HTTP/1.1", "get / HTTP/1.1", "PRI * HTTP/2.0", " GET / HTTP/1.1", "GET", "Host: x", "Content-Type : text/plain", "MAIL: x", "RCPT : x", "X\u00e4: y", "SSH-2.0-x", "ssh-2.0-x", "PROXY TCP4 192.0.2.1 192.0.2.2 1 2", "PROXY", "proxy x", "\x00", "\x00x", "\x16\x03\x01\x02\x00", " \x16\x03", "AUTH PLAIN = =", "AUTH\tPLAIN", "EHLO " + strings.Repeat("x", 17<<10),
+	"GET / HTTP/1.1", "get / HTTP/1.1", "PRI * HTTP/2.0", " GET / HTTP/1.1", "GET", "Host: x", "Content-Type : text/plain", "MAIL: x", "RCPT : x", "X\u00e4: y", "SSH-2.0-x", "ssh-2.0-x", "PROXY TCP4 192.0.2.1 192.0.2.2 1 2", "PROXY", "proxy x", "\x00x", "\x00", "\x16\x03\x01\x02\x00", " \x16\x03", "AUTH PLAIN = =", "AUTH\tPLAIN", "EHLO " + strings.Repeat("x", 17<<10),
 }
 
 // pieceOf is the index of a text in fuzzPieces.

@@ -84,10 +84,10 @@ func (c *Conn) command(line []byte) error {
 	if verb == "AUTH" {
 		clear(line) // it may hold a password, and the buffer serves others
 	}
+	if c.beginsProxyV2(line) {
+		return c.closeForeign(protocolPROXY)
+	}
 	if verb == "" {
-		if isProxySignature(line, c.in.unread()) {
-			return c.closeForeign(protocolPROXY)
-		}
 		c.refuse("unknown", "", replyEmptyLine)
 		c.countJunk()
 		return nil

@@ -35,14 +35,15 @@ type Conn struct {
 	out       output
 	lastIO    time.Time // of the last send or receive
 
-	hello    string // what the client called itself; empty before EHLO and HELO
-	extended bool   // it was EHLO, not HELO
-	offer    Offer  // at the last EHLO or HELO
-	loggedIn bool   // AUTH has succeeded
-	mail     transaction
-	limited  *Reply // the reply to all commands that LimitCommands does not leave; nil: all are allowed
-	errors   int    // refused commands, for Config.MaxErrors
-	junk     int    // for Config.MaxJunk
+	hello      string // what the client called itself; empty before EHLO and HELO
+	extended   bool   // it was EHLO, not HELO
+	offer      Offer  // at the last EHLO or HELO
+	loggedIn   bool   // AUTH has succeeded
+	mail       transaction
+	proxyLines int    // lines of a PROXY header of version 2 that have been read
+	limited    *Reply // the reply to all commands that LimitCommands does not leave; nil: all are allowed
+	errors     int    // refused commands, for Config.MaxErrors
+	junk       int    // for Config.MaxJunk
 
 	preAuthOver atomic.Bool
 	closing     closing

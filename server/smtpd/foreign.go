@@ -74,19 +74,27 @@ func isHeaderLine(line []byte) bool {
 // the client is a proxy that it trusts.
 const protocolPROXY = "PROXY"
 
-// proxySignature begins a PROXY header of version 2 (the PROXY protocol, section 2.2). As
-// lines it is two empty ones, one with a NUL, and "QUIT".
+// proxySignature begins a PROXY header of version 2 (the PROXY protocol, section 2.2).
 const proxySignature = "\r\n\r\n\x00\r\nQUIT\n"
 
+// proxyLines are the lines of proxySignature that no client sends at the beginning of a
+// connection; "QUIT" is the fourth.
+var proxyLines = [...]string{"\r\n", "\r\n", "\x00\r\n"}
+
 // isProxyHeader reports whether line, or the first five octets on a connection with TLS, is
-// a PROXY header of version 1, or the NUL in that of version 2.
+// a PROXY header of version 1.
 func isProxyHeader(line []byte) bool {
-	return bytes.HasPrefix(line, []byte("PROXY ")) || string(line) == "PROXY" || string(line) == "\x00\r\n" ||
-		string(line) == proxySignature[:5]
+	return bytes.HasPrefix(line, []byte("PROXY ")) || string(line) == "PROXY"
 }
 
-// isProxySignature reports whether an empty line and the input after it are the signature of
-// version 2. If it arrives in pieces, isProxyHeader finds its NUL.
-func isProxySignature(line, rest []byte) bool {
-	return string(line) == "\r\n" && bytes.HasPrefix(rest, []byte(proxySignature[2:]))
+// beginsProxyV2 reports whether the first lines of the connection, of which line is the
+// next, are the signature of version 2. It recognizes a signature that has come as a whole by
+// its first line, so that no line of it is refused as a command.
+func (c *Conn) beginsProxyV2(line []byte) bool {
+	if c.proxyLines == len(proxyLines) || string(line) != proxyLines[c.proxyLines] {
+		c.proxyLines = len(proxyLines)
+		return false
+	}
+	c.proxyLines++
+	return c.proxyLines == len(proxyLines) || c.proxyLines == 1 && bytes.HasPrefix(c.in.unread(), []byte(proxySignature[len("\r\n"):]))
 }

@@ -67,7 +67,7 @@ func TestProxyHeader(t *testing.T) {
 func TestNoProxyHeader(t *testing.T) {
 	s := &testSession{}
 	p := begin(t, testConfig(), s)
-	for _, line := range []string{"PROXYX", "proxy tcp4", "", "\x00x"} {
+	for _, line := range []string{"PROXYX", "proxy tcp4", "PROXY", "", "\x00", "\x00x"} {
 		p.say(line, "500")
 	}
 	p.say("\r\n\r\nQUITX", "500", "500", "500")

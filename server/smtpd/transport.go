@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -89,7 +90,7 @@ func (t *transport) ready() error {
 // handshakeError is a failed handshake, or a *ForeignError if there was a PROXY header in its
 // place.
 func handshakeError(err error) error {
-	if first, ok := errors.AsType[tls.RecordHeaderError](err); ok && isProxyHeader(first.RecordHeader[:]) {
+	if first, ok := errors.AsType[tls.RecordHeaderError](err); ok && (isProxyHeader(first.RecordHeader[:]) || strings.HasPrefix(proxySignature, string(first.RecordHeader[:]))) {
 		return &ForeignError{Protocol: protocolPROXY}
 	}
 	return &HandshakeError{err}
