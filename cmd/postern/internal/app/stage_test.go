@@ -120,3 +120,37 @@ func TestCheckStageSpaceInMemory(t *testing.T) {
 		t.Errorf("%q", warning)
 	}
 }
+
+// A user who has the share of the spool already gets 452 while no next hop answers, and the
+// log has the next step. Others are served.
+func TestShareOfSpool(t *testing.T) {
+	s := newSite(t)
+	s.certify(t, "cert", 1)
+	s.users(t, "users", "alice", "bob")
+	hop := relaytest.New(t, relaytest.Options{})
+	address := kit.Addr(t)
+	s.write(t, fmt.Sprintf("[[listener]]\nname = \"a\"\naddress = [%q]\n", address)+s.shared("users", hop)+
+		fmt.Sprintf("patience = \"20ms\"\nspool = %q\nspool_messages = 8\n", s.file("spool")))
+	s.start(t)
+	hop.Stop()
+	alice, bob := connect(t, address, false), connect(t, address, false)
+	alice.login(t, 235, "alice")
+	bob.login(t, 235, "bob")
+	alice.send(t, "one")
+	alice.send(t, "two")
+	alice.want(t, 250, "MAIL FROM:<me@example.org>")
+	if text := alice.want(t, 452, "RCPT TO:<you@example.com>"); !strings.Contains(text, "4.3.1") {
+		t.Errorf("the reply is %q", text)
+	}
+	line := s.log.First("msg=refused")
+	for _, want := range []string{"user=alice", "share of user", "postern queue", "relay.spool_messages_per_user"} {
+		if !strings.Contains(line, want) {
+			t.Errorf("%q is not in %s", want, line)
+		}
+	}
+	bob.send(t, "three")
+	hop.Start()
+	kit.Eventually(t, "all are delivered", func() bool { return len(hop.Delivered()) == 3 })
+	alice.want(t, 250, "RSET")
+	alice.send(t, "four")
+}

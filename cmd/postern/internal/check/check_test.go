@@ -212,6 +212,17 @@ func TestCheckOfTheSpool(t *testing.T) {
 	apptest.WantLines(t, out, "ok    spool")
 }
 
+func TestCheckOfTheStage(t *testing.T) {
+	s := apptest.New(t)
+	text := apptest.ReadFile(t, s.Config())
+	apptest.WriteFile(t, s.Config(), strings.Replace(text, "[server]\n", "[server]\nstage_disk = \"900000GiB\"\n", 1))
+	ok, out := run(t, s)
+	if !ok {
+		t.Error("the check failed")
+	}
+	apptest.WantLines(t, out, "ok    stage", "warn  stage", "server.stage_disk is 900000GiB; name a folder")
+}
+
 func TestFew(t *testing.T) {
 	for most, want := range map[int]string{1: "x", 3: "x, x, x", 12: "x, x, x, x, x, x, x, x, x, x and 2 more"} {
 		if got := few(strings.Split(strings.Repeat("x", most), "")); got != want {
