@@ -56,7 +56,10 @@ func TestSlowUserDelaysNoOtherUser(t *testing.T) {
 	t.Parallel()
 	const bodies, refusals, letters, patience = 200, 200, 30, time.Minute
 	s := startSink(t)
-	p := startPostern(t, posternOptions{NextHop: startPostfix(t, s, refuseRecipients).URL})
+	p := startPostern(t, posternOptions{
+		NextHop:  startPostfix(t, s, refuseRecipients).URL,
+		Sections: map[string]string{"server.limits": "connections_per_user = 1000"},
+	})
 
 	var started sync.WaitGroup
 	started.Add(bodies)
