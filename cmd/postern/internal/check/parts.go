@@ -14,6 +14,7 @@ import (
 	"postern/relay"
 	"postern/relay/sign"
 	"postern/server/auth/hash"
+	"postern/server/auth/sql"
 )
 
 // hopTime bounds the check of one next hop.
@@ -45,6 +46,10 @@ func (c *checker) stores(ctx context.Context, cfg config.Auth, suffix string) {
 		users, err := c.app.CheckStore(ctx, cfg, s)
 		c.result("store", s.String()+suffix, err)
 		c.warnOfScram(users)
+		if backend, ok := s.Backend.(*sql.Config); ok && backend.UnknownUserHash == "" {
+			c.line("note", "store", s.LogName()+": unknown_user_hash is not set: until users have logged in after a start, the time of a reply\n"+
+				"can show which users exist; set it to the kind of most hashes in the table, such as \""+string(hash.DefaultKind)+"\"")
+		}
 	}
 	names, err := c.app.CheckMechanisms(ctx, cfg)
 	c.result("mechanisms", strings.Join(names, " ")+suffix, err)
