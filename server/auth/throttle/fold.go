@@ -16,6 +16,9 @@ const foldMax = 1024 // bytes
 // one of them, which is right for penalties and wrong for privileges.
 func Fold(login string) string {
 	login = login[:min(len(login), foldMax)]
+	if !strings.ContainsFunc(login, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return strings.ToLower(login) // the same result for ASCII, and each login needs it
+	}
 	decomposed := norm.NFKD.String(login)
 	return norm.NFKD.String(cases.Fold().String(strings.Map(significant, decomposed)))
 }

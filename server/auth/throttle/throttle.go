@@ -146,6 +146,7 @@ type Attempt struct {
 	from     netip.Prefix // the address or /64 that the client counts as
 	network  netip.Prefix // the /24 or /48 of the address
 	login    string
+	ids      pairIDs // of login; zero if that is not known
 	exempt   bool
 	nearby   bool // not Known, but the login has succeeded from the network
 	refused  bool // Done has reported a wrong guess
@@ -183,7 +184,8 @@ func (t *Throttle) privileged(a *Attempt, addr netip.Addr) bool {
 	if a.login == "" {
 		return a.exempt
 	}
-	a.mistake, a.Known = t.known.reserve(t.pairIDs(a), now)
+	a.ids = t.pairIDs(a)
+	a.mistake, a.Known = t.known.reserve(a.ids, now)
 	a.nearby = a.mistake != nil && !a.Known
 	return a.Known || a.exempt
 }
@@ -297,7 +299,7 @@ func (t *Throttle) countSuccess(a *Attempt, user string, now time.Time) {
 	identity := t.id("user", t.name(cmp.Or(user, a.login)), "")
 	t.networks.forgive(identity, a.from, now)
 	if a.login != "" {
-		t.known.succeeded(identity, t.pairIDs(a), now)
+		t.known.succeeded(identity, a.ids, now)
 	}
 	t.changed = true
 }
@@ -313,7 +315,7 @@ func (t *Throttle) countGuess(a *Attempt, o Outcome, now time.Time) {
 		return
 	}
 	t.changed = true
-	held := a.mistake != nil && t.known.holds(t.pairIDs(a), a.mistake)
+	held := a.mistake != nil && t.known.holds(a.ids, a.mistake)
 	if held {
 		a.mistake = nil // it stays used up
 	}
