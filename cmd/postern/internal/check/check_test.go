@@ -258,3 +258,22 @@ func TestStateFolder(t *testing.T) {
 		t.Error("check has passed")
 	}
 }
+
+// An SQL store does not know its users at the start, so check names the key that says how their
+// passwords are hashed.
+func TestCheckOfUnknownUserHash(t *testing.T) {
+	for key, noted := range map[string]bool{"": true, `, unknown_user_hash = "bcrypt 12"`: false} {
+		s := apptest.New(t)
+		text, stores := apptest.ReadFile(t, s.Config()), "stores = ["
+		if !strings.Contains(text, stores) {
+			t.Fatal(text)
+		}
+		sql := `{ kind = "sql", driver = "sqlite", path = "` + s.File("users.sqlite") + `", ` +
+			`query = "select hash, name as username from users where name = {user}"` + key + ` }, `
+		apptest.WriteFile(t, s.Config(), strings.Replace(text, stores, stores+sql, 1))
+		_, out := run(t, s) // the file does not exist
+		if strings.Contains(out, "note  store") != noted || strings.Contains(out, "sql: unknown_user_hash is not set") != noted {
+			t.Errorf("%q: want a note %v:\n%s", key, noted, out)
+		}
+	}
+}
