@@ -59,9 +59,11 @@ func Warnings(path string, k Kind) (texts []string) {
 	return texts
 }
 
+// absolute returns path from the root folder on. It keeps "..", which after a link is not the
+// folder that contains the link.
 func absolute(path string) string {
-	if abs, err := filepath.Abs(path); err == nil {
-		return abs
+	if dir, err := os.Getwd(); err == nil && !filepath.IsAbs(path) {
+		return dir + "/" + path
 	}
 	return path
 }

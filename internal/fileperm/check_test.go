@@ -172,6 +172,18 @@ func TestFollow(t *testing.T) {
 	}
 }
 
+// The kernel resolves ".." after it has followed a link.
+func TestParentOfLinkedFolder(t *testing.T) {
+	dir := kit.OpenDir(t)
+	in := func(name string) string { return filepath.Join(dir, name) }
+	kit.Must(t, errors.Join(os.MkdirAll(in("disk/keys"), 0o700), os.WriteFile(in("disk/users"), []byte("right"), 0o600),
+		os.WriteFile(in("users"), []byte("wrong"), 0o600), os.Symlink("disk/keys", in("link"))))
+	text, err := ReadFile(dir+"/link/../users", Private, "a text file", 100)
+	if err != nil || string(text) != "right" {
+		t.Errorf("%q, %v", text, err)
+	}
+}
+
 // Warnings has what Open accepts. Neither concerns files that are missing.
 func TestWarnings(t *testing.T) {
 	dir := kit.OpenDir(t)
