@@ -68,6 +68,7 @@ func (q *queue) list() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			defer b.Close()
 			items, err := b.List()
 			if err != nil {
 				return process.ExplainUnreadable(err)
@@ -120,6 +121,7 @@ control characters of the message are escaped; in a pipe or a file it is unchang
 			if err != nil {
 				return err
 			}
+			defer b.Close()
 			if text {
 				return printSafely(cmd.OutOrStdout(), func(out io.Writer) error {
 					_, err := b.Show(args[0], out)
@@ -170,6 +172,7 @@ func (q *queue) each(use, short string, in spool.State, do func(*spool.Browser, 
 			if err != nil {
 				return err
 			}
+			defer b.Close()
 			all := len(ids) == 0 || len(ids) == 1 && ids[0] == allMessages
 			if all {
 				items, err := b.List()

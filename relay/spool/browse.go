@@ -1,14 +1,18 @@
 package spool
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ErrGone means that there is no such message in the spool, or that it has been delivered
@@ -27,16 +31,25 @@ func gone(id string, err error) error {
 // server is running or not. It only renames and removes files and sets their times; the
 // server detects that within seconds. A message that is being delivered at that moment is
 // delivered.
-type Browser struct{ folder folder }
+//
+// It may run as root in a folder that belongs to the server's user, so it trusts nothing
+// in there: it follows no link that leads out of the folder, and opens no pipe or device.
+type Browser struct{ root *os.Root }
 
-// Browse returns a Browser for the spool in dir, which must exist.
+// Browse returns a Browser for the spool in dir, which must exist. The caller closes it.
 func Browse(dir string) (*Browser, error) {
-	b := &Browser{folder{dir: dir}}
-	if _, err := os.Stat(b.folder.path(queued)); err != nil {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
 		return nil, fmt.Errorf("%s is not the folder of a spool: %w", dir, err)
 	}
-	return b, nil
+	if _, err := root.Stat(queued); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s is not the folder of a spool: %w", dir, err), root.Close())
+	}
+	return &Browser{root}, nil
 }
+
+// Close closes the folder.
+func (b *Browser) Close() error { return b.root.Close() }
 
 // A State is where a message of the spool is.
 type State string
@@ -67,7 +80,7 @@ type Item struct {
 func (b *Browser) List() ([]Item, error) {
 	var all []Item
 	for _, state := range []State{Queued, Held, Bad} {
-		files, err := os.ReadDir(b.folder.path(string(state)))
+		files, err := fs.ReadDir(b.root.FS(), string(state))
 		if err != nil {
 			return nil, err
 		}
@@ -90,21 +103,12 @@ func (b *Browser) List() ([]Item, error) {
 }
 
 func (b *Browser) item(id string, state State) (Item, error) {
-	info, err := os.Lstat(b.folder.path(string(state), id))
+	info, err := b.root.Lstat(place(state, id))
 	if err != nil {
 		return Item{}, err
 	}
 	i := Item{ID: id, State: state, Size: info.Size(), Next: info.ModTime()}
-	if !info.Mode().IsRegular() {
-		i.State, i.Reason = Bad, "it is not a regular file"
-		return i, nil
-	}
-	file, err := os.Open(b.folder.path(string(state), id))
-	if err != nil {
-		return Item{}, err
-	}
-	defer file.Close()
-	c, err := parseFile(file)
+	file, c, err := b.open(state, id)
 	if errors.Is(err, errDamaged) {
 		i.State, i.Reason = Bad, err.Error()
 		return i, nil
@@ -112,6 +116,7 @@ func (b *Browser) item(id string, state State) (Item, error) {
 	if err != nil {
 		return Item{}, err
 	}
+	defer file.Close()
 	i.Arrived, i.Login, i.Sender, i.Tries = c.Arrived, c.Envelope.Login, c.Envelope.Sender, c.tries
 	for _, place := range c.pending() {
 		i.Pending = append(i.Pending, c.To[place].Address)
@@ -121,6 +126,26 @@ func (b *Browser) item(id string, state State) (Item, error) {
 		i.Reason = oneLine(c.header.Reason)
 	}
 	return i, nil
+}
+
+// place returns the path of a message in the folder of the spool.
+func place(state State, id string) string { return path.Join(string(state), id) }
+
+// open opens and parses a message.
+func (b *Browser) open(state State, id string) (*os.File, *content, error) {
+	if info, err := b.root.Lstat(place(state, id)); err == nil && !info.Mode().IsRegular() {
+		return nil, nil, damaged("it is not a regular file")
+	}
+	// Without O_NONBLOCK, a pipe that replaces the file now would wait for a writer.
+	file, err := b.root.OpenFile(place(state, id), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := parseFile(file)
+	if err != nil {
+		return nil, nil, errors.Join(err, file.Close())
+	}
+	return file, c, nil
 }
 
 // Show returns one message, and writes it to out if out is not nil.
@@ -133,15 +158,11 @@ func (b *Browser) Show(id string, out io.Writer) (Item, error) {
 	if err != nil || out == nil || item.State == Bad {
 		return item, err
 	}
-	file, err := os.Open(b.folder.path(string(state), id))
+	file, c, err := b.open(state, id)
 	if err != nil {
 		return Item{}, err
 	}
 	defer file.Close()
-	c, err := parseFile(file)
-	if err != nil {
-		return Item{}, err
-	}
 	_, err = io.Copy(out, io.NewSectionReader(file, c.start, c.Size))
 	return item, err
 }
@@ -151,7 +172,7 @@ func (b *Browser) find(id string) (State, error) {
 		return "", fmt.Errorf("%q is not the id of a spooled message; run \"postern queue list\"", id)
 	}
 	for _, state := range []State{Queued, Held, Bad} {
-		if _, err := os.Lstat(b.folder.path(string(state), id)); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := b.root.Lstat(place(state, id)); !errors.Is(err, fs.ErrNotExist) {
 			return state, err
 		}
 	}
@@ -167,7 +188,7 @@ func (b *Browser) Flush(id string) error {
 	if state != Queued {
 		return fmt.Errorf("%s is in %s, not in %s", id, state, Queued)
 	}
-	return gone(id, os.Chtimes(b.folder.path(queued, id), time.Time{}, time.Now()))
+	return gone(id, b.root.Chtimes(place(Queued, id), time.Time{}, time.Now()))
 }
 
 // Hold keeps a message from being tried.
@@ -192,7 +213,10 @@ func (b *Browser) move(id string, from, to State) error {
 	if state != from {
 		return fmt.Errorf("%s is in %s, not in %s", id, state, from)
 	}
-	return gone(id, b.folder.move(id, string(from), string(to)))
+	if err := b.root.Rename(place(from, id), place(to, id)); err != nil {
+		return gone(id, err)
+	}
+	return errors.Join(b.sync(to), b.sync(from))
 }
 
 // Remove deletes a message without a report to its sender.
@@ -201,21 +225,24 @@ func (b *Browser) Remove(id string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Remove(b.folder.path(string(state), id)); err != nil {
+	if err := b.root.Remove(place(state, id)); err != nil {
 		return gone(id, err)
 	}
-	return b.folder.syncDir(string(state))
+	return b.sync(state)
+}
+
+func (b *Browser) sync(state State) error {
+	d, err := b.root.Open(string(state))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // Check tests whether the server can use the folder dir. It may be running. The error
 // contains the next step.
 func Check(dir string) error {
-	f := folder{dir: dir}
-	place := dir
-	if _, err := os.Stat(f.path(incoming)); err == nil {
-		place = f.path(incoming)
-	}
-	file, err := os.CreateTemp(place, "check-*")
+	err := tryWriting(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("relay.spool: %w: run install -d -m 0700 -o USER %s, with the user that postern runs as", err, dir)
@@ -224,5 +251,24 @@ func Check(dir string) error {
 	case err != nil:
 		return fmt.Errorf("relay.spool: %w", err)
 	}
-	return errors.Join(file.Sync(), file.Close(), os.Remove(file.Name()))
+	return nil
+}
+
+// tryWriting writes a file in the folder and removes it. Like a Browser, it does not leave
+// the folder.
+func tryWriting(dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	name := "check-" + rand.Text()
+	if _, err := root.Stat(incoming); !errors.Is(err, fs.ErrNotExist) {
+		name = path.Join(incoming, name)
+	}
+	file, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(file.Sync(), file.Close(), root.Remove(name))
 }

@@ -3,8 +3,12 @@ package spool
 import (
 	"bytes"
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"postern/relay/relaytest"
 	"postern/test/kit"
@@ -27,9 +31,8 @@ func TestBrowse(t *testing.T) {
 	id, gone := r.spooled(toBob("x")), r.spooled(toBob("gone"))
 	r.deliver()
 	b, err := Browse(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
+	defer b.Close()
 	var items []Item
 	kit.Eventually(t, "both have been tried", func() bool {
 		items, err = b.List()
@@ -77,9 +80,8 @@ func TestBrowseWantsIDs(t *testing.T) {
 	dir := t.TempDir()
 	newRig(t, dir, nil)
 	b, err := Browse(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit.Must(t, err)
+	defer b.Close()
 	for _, id := range []string{"", ".", "../lock", "00000000000000AAAAAA", "00000000000000aaaaaa"} {
 		for _, do := range []func(string) error{b.Hold, b.Release, b.Flush, b.Remove} {
 			if err := do(id); err == nil || validID(id) != errors.Is(err, ErrGone) {
@@ -103,5 +105,47 @@ func TestCheck(t *testing.T) {
 	}
 	if err := Check(dir + "/missing"); err == nil {
 		t.Error("a missing folder is accepted")
+	}
+}
+
+// A Browser may run as root in a folder that belongs to the server's user. Nothing outside of
+// the folder is read or changed, and nothing is waited for.
+func TestBrowseHostileFolder(t *testing.T) {
+	const link, pipe, message = "00000000000000aaaaaa", "00000000000000aaaaab", "00000000000000aaaaac"
+	dir, outside := t.TempDir(), t.TempDir()
+	for _, sub := range []string{queued, held, broken} {
+		kit.Must(t, os.Mkdir(filepath.Join(dir, sub), 0o700))
+	}
+	in := func(name string) string { return filepath.Join(dir, queued, name) }
+	secret := filepath.Join(outside, "secret")
+	long := time.Unix(1, 0)
+	kit.Must(t, errors.Join(os.WriteFile(secret, []byte("secret"), 0o600), os.Chtimes(secret, long, long),
+		os.Symlink(secret, in(link)), unix.Mkfifo(in(pipe), 0o600), os.WriteFile(in(message), nil, 0o600)))
+	b, err := Browse(dir)
+	kit.Must(t, err)
+	defer b.Close()
+	items, err := b.List()
+	if err != nil || len(items) != 3 || items[0].State != Bad || items[1].State != Bad || items[2].State != Bad {
+		t.Errorf("%+v, %v", items, err)
+	}
+	if err := b.Flush(link); err == nil {
+		t.Error("the target of a link was flushed")
+	}
+	kit.Must(t, errors.Join(os.Remove(filepath.Join(dir, held)), os.Symlink(outside, filepath.Join(dir, held))))
+	if err := b.Hold(message); err == nil {
+		t.Error("a message was moved out of the folder")
+	}
+	if err := b.Remove(link); err != nil {
+		t.Error(err)
+	}
+	if info, err := os.Stat(secret); err != nil || !info.ModTime().Equal(long) {
+		t.Errorf("the file outside was changed: %v", err)
+	}
+	if left, err := os.ReadDir(outside); err != nil || len(left) != 1 {
+		t.Errorf("outside: %v, %v", left, err)
+	}
+	kit.Must(t, os.Symlink(outside, filepath.Join(dir, incoming)))
+	if err := Check(dir); err == nil {
+		t.Error("Check wrote outside")
 	}
 }

@@ -225,6 +225,9 @@ func parseFile(file *os.File) (*content, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !info.Mode().IsRegular() {
+		return nil, damaged("it is not a regular file")
+	}
 	return parse(file, info.Size())
 }
 
