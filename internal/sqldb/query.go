@@ -71,6 +71,11 @@ func (k Key) whole() string { return "{" + k.Variable + "}" }
 // String returns the query as it was parsed.
 func (q Query) String() string { return q.text }
 
+// IgnoresDomain reports whether alice@example.org and alice@example.net may find the same row.
+func (q Query) IgnoresDomain() bool {
+	return strings.Contains(q.text, variableLocal) && !strings.Contains(q.text, variableDomain)
+}
+
 // A statement is a query in the syntax of one driver, with the variable of each parameter.
 type statement struct {
 	text       string

@@ -2,10 +2,18 @@ package auth
 
 import "testing"
 
+// A localStore finds its users by the local part of the login.
+type localStore struct{ fakeStore }
+
+func (*localStore) IgnoresDomain() bool { return true }
+
 // All logins that the stores take for one account have one count of guesses.
 func TestAccountMergesWhatTheStoresMerge(t *testing.T) {
 	store := func(template LoginTemplate, realm string) *Store {
 		return NewStore(StoreSpec{Kind: "fake", Config: StoreConfig{Login: template, Concurrency: 1}, Realm: realm, Backend: &fakeStore{}})
+	}
+	anyDomain := func(realm string) *Store {
+		return NewStore(StoreSpec{Kind: "fake", Config: StoreConfig{Concurrency: 1}, Realm: realm, Backend: &localStore{}})
 	}
 	for _, tt := range []struct {
 		chain  Chain
@@ -20,6 +28,8 @@ func TestAccountMergesWhatTheStoresMerge(t *testing.T) {
 		{Chain{store("{local}", "example.org")}, []string{"bob", "bob@example.net"}, false},
 		{Chain{store("{local}+{domain}", "")}, []string{"bob@example.org", "bob@example.net"}, false},
 		{Chain{store("{user}", ""), store("{local}", "")}, []string{"bob@example.org", "bob@example.net"}, true},
+		{Chain{anyDomain("")}, []string{"bob", "bob@example.org", "bob@example.net"}, true},
+		{Chain{store("", ""), anyDomain("example.org")}, []string{"bob@example.org", "bob@example.net"}, true},
 		{nil, []string{"bob", "rob"}, false},
 	} {
 		for _, login := range tt.logins[1:] {

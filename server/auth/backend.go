@@ -15,6 +15,7 @@ import (
 //	Check(ctx context.Context) error  // reports what prevents logins, for "postern check"
 //	Reload(ctx context.Context) error // reads the files again
 //	Close() error                     // releases connections and goroutines
+//	IgnoresDomain() bool              // a user may log in with any domain
 type Backend any
 
 // A BackendConfig is the configuration of one kind of backend: the keys of

@@ -39,6 +39,8 @@ type Store struct {
 	cache  *cache // nil: every login is passed to the backend
 	events Events
 
+	ignoresDomain bool // the backend may: see Backend
+
 	// The abilities of the backend; nil if it does not have one.
 	passwords PasswordVerifier
 	keys      KeyStore
@@ -57,6 +59,9 @@ func NewStore(s StoreSpec) *Store {
 	store := &Store{
 		name: cmp.Or(s.Config.Name, s.Kind), config: s.Config, realm: s.Realm,
 		calls: NewCalls(s.Config.Timeout, s.Config.Concurrency), cache: newCache(s.Cache), events: s.Events,
+	}
+	if b, ok := s.Backend.(interface{ IgnoresDomain() bool }); ok {
+		store.ignoresDomain = b.IgnoresDomain()
 	}
 	store.passwords, _ = s.Backend.(PasswordVerifier)
 	store.keys, _ = s.Backend.(KeyStore)

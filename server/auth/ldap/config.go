@@ -63,13 +63,19 @@ func (c *Config) Validate(bad func(key, why string)) {
 		client.BindDN, client.BindPasswordFile = ldapclient.DN{}, "" // no errors about these
 	}
 	client.Validate(bad)
-	if template := cmp.Or(c.UserDN.text, c.QueryFilter.text); c.UserAttribute == "" && loginVariables.IgnoresDomain(template) {
-		bad("user_attribute", fmt.Sprintf(`is missing: %q ignores the domain of the login, so that a user could log in with a name of another domain; set it to the attribute with the canonical name, such as "mail"`, template))
+	if c.UserAttribute == "" && c.ignoresDomain() {
+		bad("user_attribute", fmt.Sprintf(`is missing: %q ignores the domain of the login, so that a user could log in with a name of another domain; set it to the attribute with the canonical name, such as "mail"`, c.template()))
 	}
 	if c.UserAttribute != "" && !attributeName.MatchString(c.UserAttribute) {
 		bad("user_attribute", `must be the name of one attribute, such as "uid" or "mail"`)
 	}
 }
+
+// template is what names or finds the entry of a login.
+func (c *Config) template() string { return cmp.Or(c.UserDN.text, c.QueryFilter.text) }
+
+// ignoresDomain reports whether one entry belongs to logins of many domains.
+func (c *Config) ignoresDomain() bool { return loginVariables.IgnoresDomain(c.template()) }
 
 // RFC 4512, section 1.4: descr.
 var attributeName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]*$`)

@@ -81,6 +81,9 @@ func (s *Store) Close() error {
 	return nil
 }
 
+// IgnoresDomain reports whether a user may log in with any domain; see [auth.Backend].
+func (s *Store) IgnoresDomain() bool { return s.cfg.ignoresDomain() }
+
 // Check opens a new connection to every server, binds as the service account, and reads
 // the entry of search_base. The error has a line for each server that fails.
 func (s *Store) Check(ctx context.Context) error { return s.client.Check(ctx, s.cfg.SearchBase) }

@@ -64,6 +64,8 @@ type Store struct {
 	checker *hash.Checker
 	seen    *hash.Census
 	decoys  hash.Kind // of the configuration; empty: the most common one of seen
+
+	ignoresDomain bool // the query finds one user for many domains
 }
 
 var (
@@ -79,8 +81,13 @@ func New(cfg Config, checker *hash.Checker) (*Store, error) {
 		return nil, err
 	}
 	table := fmt.Sprintf("%s %s %s", cfg.Driver, cfg.Location(), cfg.Query)
-	return &Store{db: db, checker: checker, seen: checker.Census(table), decoys: cfg.UnknownUserHash}, nil
+	return &Store{
+		db: db, checker: checker, seen: checker.Census(table), decoys: cfg.UnknownUserHash, ignoresDomain: cfg.Query.IgnoresDomain(),
+	}, nil
 }
+
+// IgnoresDomain reports whether a user may log in with any domain; see [auth.Backend].
+func (s *Store) IgnoresDomain() bool { return s.ignoresDomain }
 
 // Close closes all connections. All logins fail afterwards.
 func (s *Store) Close() error { return s.db.Close() }
