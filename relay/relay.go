@@ -217,12 +217,15 @@ type Envelope struct {
 }
 
 // Owner returns whose share of memory, disk and spool the message counts for: that of the
-// user, or, without a login, that of the client's network.
+// user, or, without a login, that of the client's network, apart for clients in mynetworks.
 func (e *Envelope) Owner() share.Owner {
-	if e.Login == "" {
-		return share.Client(e.Remote.Addr())
+	switch {
+	case e.Login != "":
+		return share.User(e.Users, e.Login)
+	case e.MaySign:
+		return share.TrustedClient(e.Remote.Addr())
 	}
-	return share.User(e.Users, e.Login)
+	return share.Client(e.Remote.Addr())
 }
 
 // Events receives everything that the log and the metrics need to know of the next hops.

@@ -216,11 +216,11 @@ func (s *session) Mail(_ context.Context, from smtpd.Path, p *smtp.MailOptions) 
 			Options:   *p,
 		},
 	}
+	s.mail.envelope.MaySign = s.loggedIn || s.parts.Policy.InMyNetworks(s.request("", 0))
 	if err := s.checkRoom(s.mail.envelope); err != nil {
 		s.mail = nil
 		return withCause(replyNoStorage, err)
 	}
-	s.mail.envelope.MaySign = s.loggedIn || s.parts.Policy.InMyNetworks(s.request("", 0))
 	return nil
 }
 

@@ -6,8 +6,9 @@
 //     the free amount that leaves it Each of an otherwise empty pool. With a quarter, one
 //     user alone holds a quarter, and two users hold a fifth each. So users who take all
 //     that they can leave room for the next one.
-//   - All clients without a login hold together at most as much as one user. Of that, one
-//     network holds at most half, by the same rule.
+//   - All clients without a login hold together at most as much as one user, and all that
+//     are trusted without one (mynetworks) as much again. Of that, one network holds at most
+//     half, by the same rule.
 //   - Each owner may hold the amount Least, whatever the others hold, until the pool is full.
 package share
 
@@ -24,7 +25,24 @@ import (
 type Owner struct {
 	users, name string
 	network     netip.Prefix
-	client      bool // without a login
+	group       group
+}
+
+// A group is the owners that have one share together.
+type group uint8
+
+const (
+	alone   group = iota // a user has a share of its own
+	clients              // without a login
+	trusted              // without a login, in mynetworks
+	groups
+)
+
+func (g group) String() string {
+	if g == trusted {
+		return "clients in mynetworks without a login"
+	}
+	return "clients without a login"
 }
 
 // User returns the owner for a user: name is the identity that the store returned, and
@@ -33,27 +51,35 @@ func User(users, name string) Owner { return Owner{users: users, name: name} }
 
 // Client returns the owner for a client that has not logged in: its network (IPv4 /24,
 // IPv6 /48). All clients whose address is not known have one owner.
-func Client(addr netip.Addr) Owner { return Owner{network: netprefix.Network(addr), client: true} }
+func Client(addr netip.Addr) Owner {
+	return Owner{network: netprefix.Network(addr), group: clients}
+}
+
+// TrustedClient is Client for an address in mynetworks. It is another owner, so that strangers
+// cannot use up what printers and other machines need.
+func TrustedClient(addr netip.Addr) Owner {
+	return Owner{network: netprefix.Network(addr), group: trusted}
+}
 
 // String returns the owner for an error or the log.
 func (o Owner) String() string {
 	switch {
 	case o == Owner{}:
 		return "the server"
-	case !o.client && o.users != "":
+	case o.group == alone && o.users != "":
 		return fmt.Sprintf("user %q of listener %q", o.name, o.users)
-	case !o.client:
+	case o.group == alone:
 		return fmt.Sprintf("user %q", o.name)
 	case o.network.IsValid():
-		return fmt.Sprintf("clients without a login in %s", o.network)
+		return fmt.Sprintf("%s in %s", o.group, o.network)
 	}
-	return "clients without a login whose address is not known"
+	return o.group.String() + " whose address is not known"
 }
 
 // Limits are those of a Pool, in its unit.
 type Limits struct {
 	Total int64 // of all owners together
-	Each  int64 // of one user, and of all clients without a login together; Total or more: no limit
+	Each  int64 // of one user, and of each group of clients without a login; Total or more: no limit
 	Least int64 // that every owner may hold until Total is reached
 }
 
@@ -81,7 +107,7 @@ type Pool struct {
 	limits  Limits
 	limited bool
 	used    int64
-	clients int64 // the part of used that clients without a login hold
+	groups  [groups]int64 // the parts of used that the groups hold
 	held    map[Owner]int64
 }
 
@@ -153,9 +179,7 @@ func (p *Pool) Owners() int {
 
 func (p *Pool) add(o Owner, n int64) {
 	p.used += n
-	if o.client {
-		p.clients += n
-	}
+	p.groups[o.group] += n
 	if o == (Owner{}) || n == 0 {
 		return
 	}
@@ -178,14 +202,14 @@ func (p *Pool) check(o Owner, n, least int64) *Refusal {
 		return nil
 	}
 	limit := max(least, fair(l.Each, l.Total, used))
-	if !o.client {
+	if o.group == alone {
 		return refuse(o, o.String(), p.held[o], n, limit)
 	}
-	clients := p.clients + n
-	if r := refuse(o, "clients without a login", p.clients, n, limit); r != nil {
+	together := p.groups[o.group]
+	if r := refuse(o, o.group.String(), together, n, limit); r != nil {
 		return r
 	}
-	return refuse(o, o.String(), p.held[o], n, max(least, fair(l.Each/2, l.Each, clients)))
+	return refuse(o, o.String(), p.held[o], n, max(least, fair(l.Each/2, l.Each, together+n)))
 }
 
 func refuse(o Owner, who string, held, n, limit int64) *Refusal {

@@ -11,6 +11,8 @@ import (
 var (
 	alice = User("", "alice")
 	bob   = User("", "bob")
+
+	printer = TrustedClient(netip.MustParseAddr("192.0.2.1"))
 )
 
 func client(addr string) Owner { return Client(netip.MustParseAddr(addr)) }
@@ -78,13 +80,34 @@ func TestClientsTogether(t *testing.T) {
 	for i := range 100 {
 		fill(p, client(fmt.Sprintf("2001:db8:%x::1", i)))
 	}
-	if p.clients > 250 {
-		t.Errorf("all networks hold %d", p.clients)
+	if p.groups[clients] > 250 {
+		t.Errorf("all networks hold %d", p.groups[clients])
 	}
 	if r := p.Check(client("198.51.100.1"), 251); r == nil || r.Who != "clients without a login" {
 		t.Errorf("%+v", r)
 	}
 	if n := fill(p, alice); n < 185 {
+		t.Errorf("a user gets %d", n)
+	}
+}
+
+// Strangers cannot use up the share of clients in mynetworks, which hold no more together than
+// one user, and never refuse a user.
+func TestTrustedClientsHaveAShare(t *testing.T) {
+	p := NewPool(Quarter(1000, 1))
+	for i := range 100 {
+		fill(p, client(fmt.Sprintf("2001:db8:%x::1", i)))
+	}
+	if n := fill(p, printer); n < 90 || n > 125 {
+		t.Errorf("a network in mynetworks gets %d", n)
+	}
+	for i := range 100 {
+		fill(p, TrustedClient(netip.MustParseAddr(fmt.Sprintf("10.0.%d.1", i))))
+	}
+	if n := p.groups[trusted]; n > 200 {
+		t.Errorf("all networks in mynetworks hold %d", n)
+	}
+	if n := fill(p, alice); n < 130 {
 		t.Errorf("a user gets %d", n)
 	}
 }
@@ -102,6 +125,7 @@ func TestOwners(t *testing.T) {
 		{client("192.0.2.1"), client("192.0.3.1"), false},
 		{client("2001:db8:1:2::1"), client("2001:db8:1:ffff::9"), true},
 		{client("2001:db8:1::1"), client("2001:db8:2::1"), false},
+		{client("192.0.2.1"), printer, false},
 		{Client(netip.Addr{}), Owner{}, false},
 		{User("", ""), Owner{}, true}, // no user has an empty name
 	} {
@@ -135,8 +159,8 @@ func TestEntriesVanish(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if p.Used() != 0 || p.clients != 0 || p.Owners() != 0 {
-		t.Errorf("%d used, %d by clients, %d owners", p.Used(), p.clients, p.Owners())
+	if p.Used() != 0 || p.groups != [groups]int64{} || p.Owners() != 0 {
+		t.Errorf("%d used, %d by groups, %d owners", p.Used(), p.groups, p.Owners())
 	}
 }
 

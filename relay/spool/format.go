@@ -17,6 +17,7 @@ import (
 	"github.com/emersion/go-smtp"
 
 	"postern/internal/dsn"
+	"postern/internal/share"
 	"postern/relay"
 )
 
@@ -98,6 +99,14 @@ func (e *envelope) relay(size int64) *relay.Envelope {
 			Return: smtp.DSNReturn(e.Return), EnvelopeID: e.EnvelopeID,
 		},
 	}
+}
+
+// owner returns whose share the message counts for. A report without a user counts for the
+// strangers in the client's network: that it may be signed says nothing about the client.
+func (h *header) owner() share.Owner {
+	e := h.Envelope.relay(h.Size)
+	e.MaySign = e.MaySign && !h.Report
+	return e.Owner()
 }
 
 func newRecipient(to string, o *smtp.RcptOptions) recipient {

@@ -113,6 +113,7 @@ type mail struct {
 	rcpt                smtp.RcptOptions
 	login, listener     string
 	users               string
+	maySign             bool
 	remote              netip.AddrPort
 }
 
@@ -135,7 +136,7 @@ func newMessage(text string) (*message.Message, error) {
 
 // submit makes one transaction, as a session does.
 func submit(ctx context.Context, hop relay.NextHop, m mail) (relay.Receipt, error) {
-	tx, err := hop.Begin(ctx, &relay.Envelope{Session: "s1", Listener: m.listener, Login: m.login, Users: m.users, Remote: m.remote, Sender: m.from, Options: m.options})
+	tx, err := hop.Begin(ctx, &relay.Envelope{Session: "s1", Listener: m.listener, Login: m.login, Users: m.users, MaySign: m.maySign, Remote: m.remote, Sender: m.from, Options: m.options})
 	if err != nil {
 		return relay.Receipt{}, err
 	}

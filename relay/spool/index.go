@@ -33,7 +33,7 @@ type entry struct {
 func newEntry(id string, size int64, mtime time.Time, c *content) *entry {
 	e := &entry{
 		id: id, size: size, mtime: mtime, due: plausible(mtime), arrived: c.Arrived, listener: c.Envelope.Listener,
-		user: c.Envelope.Users + "\x00" + c.Envelope.Login, owner: c.Envelope.relay(c.Size).Owner(),
+		user: c.Envelope.Users + "\x00" + c.Envelope.Login, owner: c.owner(),
 	}
 	if c.Envelope.Login == "" {
 		e.user = "\x00\x00" + c.Envelope.Remote

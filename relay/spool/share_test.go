@@ -118,6 +118,11 @@ func TestShareOfNetworks(t *testing.T) {
 	if all != 20 {
 		t.Errorf("%d messages of clients without a login", all)
 	}
+	printer := fromAddress("192.0.2.1")
+	printer.maySign = true
+	if n, _ := r.sent(printer, 80); n == 0 {
+		t.Error("strangers keep out a client in mynetworks")
+	}
 	if n, err := r.sent(from("alice"), 10); n != 10 {
 		t.Errorf("a user: %d, %v", n, err)
 	}

@@ -265,7 +265,7 @@ func (s *Spool) Before(next relay.NextHop) relay.NextHop {
 func (s *Spool) keep(h *header, m *message.Message) (id string, err error) {
 	h.Size, h.EightBit = m.Size(), m.EightBit()
 	if !h.Report {
-		owner := h.Envelope.relay(h.Size).Owner()
+		owner := h.owner()
 		if err := s.index.reserve(owner, h.Size); err != nil {
 			return "", err
 		}
