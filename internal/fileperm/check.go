@@ -35,7 +35,7 @@ type finding struct {
 // reached is left to what opens it. A folder can be checked, too.
 func Check(path string, k Kind) error {
 	t := follow(absolute(path))
-	if t.err != nil || t.descriptor {
+	if t.err != nil {
 		return nil
 	}
 	if t.file != nil && !t.file.IsDir() && !t.file.Mode().IsRegular() {
@@ -48,7 +48,7 @@ func Check(path string, k Kind) error {
 // its use.
 func Warnings(path string, k Kind) (texts []string) {
 	t := follow(absolute(path))
-	if t.err != nil || t.descriptor {
+	if t.err != nil {
 		return nil
 	}
 	for _, f := range thisHost().judge(t, k) {

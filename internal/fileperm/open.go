@@ -45,7 +45,7 @@ func (h *host) open(path string, k Kind, instead string) (*os.File, fs.FileInfo,
 func (h *host) accepts(path string, info fs.FileInfo, k Kind) (same bool, err error) {
 	t := follow(absolute(path))
 	if t.descriptor {
-		return true, nil
+		return true, refusal(path, h.judge(t, k))
 	}
 	if !t.matches(info) {
 		return false, nil

@@ -2,9 +2,11 @@ package fileperm
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -149,5 +151,33 @@ func TestReadSecretLine(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 		})
+	}
+}
+
+// Whoever can replace a file cannot avoid the check by a link through /proc.
+func TestLinkThroughProc(t *testing.T) {
+	dir := kit.OpenDir(t)
+	in := func(name string) string { return filepath.Join(dir, name) }
+	file := in("file")
+	kit.Must(t, errors.Join(os.WriteFile(file, nil, 0o600), os.Mkdir(in("open"), 0o700), os.Chmod(in("open"), 0o777),
+		os.Symlink("/proc/self/root"+file, in("root")), os.Symlink("/proc/self/root"+file, in("open/root"))))
+	f, err := os.Open(file)
+	kit.Must(t, err)
+	defer f.Close()
+	kit.Must(t, os.Symlink("/proc/self/fd/"+strconv.Itoa(int(f.Fd())), in("open/descriptor")))
+	h := plainHost()
+	h.uid = os.Geteuid()
+	for name, want := range map[string]string{"root": "", "open/root": "o-w", "open/descriptor": "o-w"} {
+		opened, _, err := h.open(in(name), Public, "a file")
+		if err == nil {
+			opened.Close()
+		}
+		if got := fmt.Sprint(err); (want == "") != (err == nil) || !strings.Contains(got, want) {
+			t.Errorf("%s: %v, want %q", name, err, want)
+		}
+	}
+	kit.Must(t, os.Chmod(file, 0o606))
+	if _, _, err := h.open(in("root"), Public, "a file"); err == nil {
+		t.Error("the mode of the target is not checked")
 	}
 }

@@ -41,7 +41,7 @@ type trail struct {
 	file    fs.FileInfo // of the file; nil after an error
 
 	// descriptor is set if the path leads to a descriptor of a process (/dev/stdin,
-	// /proc/self/fd/3), which need not have a name. Its entries are incomplete.
+	// /proc/self/fd/3), which need not have a name. Its entries end at the folder of the descriptors.
 	descriptor bool
 
 	err error // why the path cannot be followed to its end
@@ -64,7 +64,7 @@ func follow(path string) (t trail) {
 			t.at, t.file = next, info
 			continue
 		}
-		if strings.HasPrefix(t.at, "/proc/") {
+		if strings.HasPrefix(t.at, "/proc/") && filepath.Base(t.at) == "fd" {
 			t.descriptor = true
 			return t
 		}
