@@ -80,8 +80,12 @@ type Item struct {
 func (b *Browser) List() ([]Item, error) {
 	var all []Item
 	for _, state := range []State{Queued, Held, Bad} {
-		files, err := fs.ReadDir(b.root.FS(), string(state))
+		d, err := b.openFolder(state)
 		if err != nil {
+			return nil, err
+		}
+		files, err := d.ReadDir(-1)
+		if err = errors.Join(err, d.Close()); err != nil {
 			return nil, err
 		}
 		for _, f := range files {
@@ -231,8 +235,13 @@ func (b *Browser) Remove(id string) error {
 	return b.sync(state)
 }
 
+// openFolder opens a folder, and nothing else: opening a pipe would wait for a writer.
+func (b *Browser) openFolder(state State) (*os.File, error) {
+	return b.root.OpenFile(string(state), os.O_RDONLY|unix.O_DIRECTORY, 0)
+}
+
 func (b *Browser) sync(state State) error {
-	d, err := b.root.Open(string(state))
+	d, err := b.openFolder(state)
 	if err != nil {
 		return err
 	}

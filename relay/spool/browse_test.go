@@ -144,6 +144,10 @@ func TestBrowseHostileFolder(t *testing.T) {
 	if left, err := os.ReadDir(outside); err != nil || len(left) != 1 {
 		t.Errorf("outside: %v, %v", left, err)
 	}
+	kit.Must(t, errors.Join(os.Remove(filepath.Join(dir, held)), unix.Mkfifo(filepath.Join(dir, held), 0o600)))
+	if _, err := b.List(); !errors.Is(err, unix.ENOTDIR) {
+		t.Errorf("a pipe in place of a folder: %v", err)
+	}
 	kit.Must(t, os.Symlink(outside, filepath.Join(dir, incoming)))
 	if err := Check(dir); err == nil {
 		t.Error("Check wrote outside")
