@@ -71,6 +71,12 @@ func (c Certificate) SelfSignedPEM(t testing.TB) (certPEM, keyPEM []byte) {
 	return c.signedBy(t, nil).pem(t)
 }
 
+// SignedBy makes a certificate that ca signs, and returns it and its key in PEM.
+func (c Certificate) SignedBy(t testing.TB, ca *CA) (certPEM, keyPEM []byte) {
+	t.Helper()
+	return c.signedBy(t, ca).pem(t)
+}
+
 type issued tls.Certificate
 
 func (c Certificate) signedBy(t testing.TB, ca *CA) issued {
