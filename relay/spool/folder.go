@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"postern/internal/durable"
 )
 
 // The folders of a spool.
@@ -231,10 +233,4 @@ func parseFile(file *os.File) (*content, error) {
 	return parse(file, info.Size())
 }
 
-func (f *folder) syncDir(sub string) error {
-	d, err := os.Open(f.path(sub))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
+func (f *folder) syncDir(sub string) error { return durable.SyncFolder(f.path(sub)) }

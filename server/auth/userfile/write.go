@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"postern/internal/durable"
 	"postern/server/auth/hash"
 )
 
@@ -114,33 +115,15 @@ func withHash(text []byte, user, stored string) []byte {
 }
 
 // replace replaces target by a new file.
-func replace(target string, text []byte) (err error) {
+func replace(target string, text []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(target), ".postern-users-*")
 	if err != nil {
 		return fmt.Errorf("cannot create a file in the folder of %s: %w", target, err)
 	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-		}
-	}()
 	if err := copyMode(f, target); err != nil {
-		return err
+		return errors.Join(err, f.Close(), os.Remove(f.Name()))
 	}
-	if _, err := f.Write(text); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), target); err != nil {
-		return err
-	}
-	return syncFolder(filepath.Dir(target))
+	return durable.Replace(f, target, text)
 }
 
 // copyMode gives the new file, while it is empty, the mode and owner of the old one, if there
@@ -163,14 +146,4 @@ func copyMode(f *os.File, target string) error {
 		}
 	}
 	return f.Chmod(fs.FileMode(before.Mode).Perm())
-}
-
-// syncFolder writes the rename to the disk.
-func syncFolder(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
 }

@@ -16,6 +16,7 @@ import (
 
 	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/process"
+	"postern/internal/durable"
 	"postern/internal/fileperm"
 	"postern/server/auth"
 	"postern/server/auth/hash"
@@ -139,22 +140,7 @@ func (s *state) write(name string, content []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(content)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return syncFolder(s.dir)
-}
-
-func syncFolder(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return durable.Replace(f, path, content)
 }
 
 // run saves the known pairs when they have changed, until close.
