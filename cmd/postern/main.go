@@ -65,6 +65,7 @@ func newRoot() *cobra.Command {
 		queueCommand(),
 		demoCommand(),
 		versionCommand(),
+		manualCommand(),
 	)
 	return root
 }
