@@ -3,7 +3,6 @@ package app_test
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -79,9 +78,8 @@ func TestFilesThatOthersCanChangeEndTheStart(t *testing.T) {
 		if err := start(t, s); err == nil || process.Status(err) != process.ExitConfig || !strings.Contains(err.Error(), step) {
 			t.Errorf("%s: start: status %d, %v", name, process.Status(err), err)
 		}
-		var out strings.Builder
-		if check.Run(t.Context(), s.Config(), &out) || !strings.Contains(out.String(), step) {
-			t.Errorf("%s: check:\n%s", name, out.String())
+		if ok, out := checked(t, s.Config()); ok || !strings.Contains(out, step) {
+			t.Errorf("%s: check:\n%s", name, out)
 		}
 		kit.Must(t, os.Chmod(path, before.Mode()))
 	}
@@ -148,18 +146,17 @@ func TestFilesThatOthersCanRead(t *testing.T) {
 		kit.Must(t, os.Chmod(path, 0o644))
 		again := s.Again()
 		err := start(t, again)
-		var out strings.Builder
-		check.Run(t.Context(), s.Config(), &out)
+		_, out := checked(t, s.Config())
 		if tt.private || container {
 			if err != nil || !strings.Contains(again.Log.String(), `msg="file permissions" key=`+tt.key) || !strings.Contains(again.Log.String(), step) {
 				t.Errorf("%s: %v\n%s", tt.name, err, again.Log.String())
 			}
-			apptest.WantLines(t, out.String(), "warn  file           "+tt.key+": ", step)
+			apptest.WantLines(t, out, "warn  file           "+tt.key+": ", step)
 		} else {
 			if process.Status(err) != process.ExitConfig || !strings.Contains(err.Error(), step) {
 				t.Errorf("%s: status %d, %v", tt.name, process.Status(err), err)
 			}
-			apptest.WantLines(t, out.String(), "FAIL", step)
+			apptest.WantLines(t, out, "FAIL", step)
 		}
 		kit.Must(t, os.Chmod(path, 0o600))
 	}
@@ -200,11 +197,19 @@ func TestConfigurationFromAPipe(t *testing.T) {
 			w.Close()
 		}
 	}()
-	var out strings.Builder
-	if !check.Run(t.Context(), pipe, io.Writer(&out)) {
-		t.Errorf("check:\n%s", out.String())
+	if ok, out := checked(t, pipe); !ok {
+		t.Errorf("check:\n%s", out)
 	}
 	if _, err := config.Load(pipe); err == nil || !strings.Contains(err.Error(), "named pipe") {
 		t.Errorf("serve: %v", err)
 	}
+}
+
+// checked runs "postern check".
+func checked(t *testing.T, file string) (ok bool, out string) {
+	t.Helper()
+	var text strings.Builder
+	report := check.NewReport(&text, false)
+	check.Run(t.Context(), file, check.Options{}, report)
+	return !report.Has(check.Fail), text.String()
 }

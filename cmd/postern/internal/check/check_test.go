@@ -2,6 +2,7 @@ package check
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -25,8 +26,9 @@ func TestMain(m *testing.M) {
 func run(t *testing.T, s *apptest.Server) (ok bool, out string) {
 	t.Helper()
 	var text strings.Builder
-	ok = Run(t.Context(), s.Config(), &text)
-	return ok, text.String()
+	report := NewReport(&text, false)
+	Run(t.Context(), s.Config(), Options{}, report)
+	return !report.Has(Fail), text.String()
 }
 
 func TestCheckOfAGoodConfiguration(t *testing.T) {
@@ -175,7 +177,8 @@ func TestCheckOfAStoreThatHangs(t *testing.T) {
 }
 
 func checkInSubprocess() int {
-	if !Run(context.Background(), os.Getenv("POSTERN_TEST_FILE"), os.Stdout) {
+	report := NewReport(os.Stdout, false)
+	if Run(context.Background(), os.Getenv("POSTERN_TEST_FILE"), Options{}, report); report.Has(Fail) {
 		return process.ExitFailure
 	}
 	return process.ExitOK
@@ -275,5 +278,44 @@ func TestCheckOfUnknownUserHash(t *testing.T) {
 		if strings.Contains(out, "note  store") != noted || strings.Contains(out, "sql: unknown_user_hash is not set") != noted {
 			t.Errorf("%q: want a note %v:\n%s", key, noted, out)
 		}
+	}
+}
+
+func TestReportAsJSON(t *testing.T) {
+	s := apptest.New(t)
+	var text strings.Builder
+	report := NewReport(&text, true)
+	Run(t.Context(), s.Config(), Options{}, report)
+	kit.Must(t, report.Close())
+	var got struct {
+		OK      bool
+		Entries []Entry
+	}
+	kit.Must(t, json.Unmarshal([]byte(text.String()), &got))
+	if want := (Entry{OK, "configuration", s.Config()}); !got.OK || len(got.Entries) == 0 || got.Entries[0] != want {
+		t.Errorf("%+v", got)
+	}
+}
+
+// Without the network, next hops are not tried.
+func TestCheckOffline(t *testing.T) {
+	s := apptest.New(t)
+	s.Mailbox.Close()
+	var text strings.Builder
+	report := NewReport(&text, false)
+	if Run(t.Context(), s.Config(), Options{Offline: true}, report); report.Has(Fail) || strings.Contains(text.String(), "next hop") {
+		t.Error(text.String())
+	}
+	apptest.WantLines(t, text.String(), "ok    certificate", "ok    store", "ok    policy")
+}
+
+// An entry that several listeners have is printed once.
+func TestReportRepeatsNothing(t *testing.T) {
+	var text strings.Builder
+	r := NewReport(&text, false)
+	r.Warn("part", "one\ntwo")
+	r.Warn("part", "one\ntwo")
+	if got, want := text.String(), "warn  part           one\n                     two\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

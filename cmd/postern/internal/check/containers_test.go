@@ -78,7 +78,7 @@ func TestGatewayInMyNetworks(t *testing.T) {
 				s.Replace(t, "[server]\n", c.more)
 			}
 			var out strings.Builder
-			runOn(t.Context(), c.machine, s.Config(), &out)
+			runOn(t.Context(), c.machine, s.Config(), Options{}, NewReport(&out, false))
 			got := strings.Contains(out.String(), "whose address many clients share")
 			if got != (c.want != "") || !strings.Contains(out.String(), c.want) {
 				t.Errorf("want %q in\n%s", c.want, out.String())
