@@ -5,34 +5,13 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"syscall"
 )
-
-// Check connects to the hop once and does everything that precedes MAIL. The error
-// contains the cause and what to do about it.
-func (h *Hop) Check(ctx context.Context) error {
-	c, err := h.pool.peer.open(ctx)
-	if err != nil {
-		return fmt.Errorf("next hop %s: %w: %s", h, err, h.pool.peer.advice(err))
-	}
-	h.answered(c.caps)
-	c.quit()
-	return nil
-}
-
-// Check checks every hop; the error joins those of the hops that do not work.
-func (r *Router) Check(ctx context.Context) error {
-	var all []error
-	for _, h := range r.hops {
-		all = append(all, h.Check(ctx))
-	}
-	return errors.Join(all...)
-}
 
 // OnThisMachine reports whether the hop is a Unix socket or has an address of this
 // machine. It resolves host names; a name that does not resolve before ctx ends counts as
@@ -63,6 +42,7 @@ func (p *peer) advice(err error) string {
 	var dns *net.DNSError
 	var record tls.RecordHeaderError
 	var timeout net.Error
+	var greeting *greetingError
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "nothing listens there: check that the mail server is running and that this is its port (for Postfix: postfix status; postconf -M)"
@@ -78,8 +58,18 @@ func (p *peer) advice(err error) string {
 		return "correct the user and the password in the file relay.credentials"
 	case errors.Is(err, errMechanism):
 		return "postern supports PLAIN and LOGIN: enable one of them at the hop, over TLS"
-	case errors.Is(err, errGreeting):
+	case errors.As(err, &greeting):
+		r := Refused{Command: "EHLO " + p.helo, Reply: greeting.reply}
+		if p.explain(&r, netip.Addr{}); r.Reach == All {
+			return r.Step
+		}
 		return "allow the address of this machine at the hop (for Postfix: mynetworks, smtpd_client_restrictions)"
+	case errors.Is(err, errRequired) && strings.Contains(err.Error(), "STARTTLS"):
+		return "write smtp+starttls:// in relay.next_hops"
+	case errors.Is(err, errRequired):
+		return "name a file with user and password in relay.credentials, or a port of the hop that trusts the address of this machine"
+	case errors.Is(err, errClosing):
+		return "look for the reason in the log of the hop (for Postfix: smtpd_client_connection_count_limit)"
 	case errors.As(err, &record):
 		return "the hop does not speak TLS on this port: write smtp:// or smtp+starttls:// in relay.next_hops"
 	case isCertificate(err) && p.url.IsLocal():

@@ -21,7 +21,7 @@ type Config struct {
 	// before the client is asked to try again later.
 	Patience time.Duration `toml:"patience"`
 
-	// HeloName is the name in EHLO; empty means the name of the host. (smtp_helo_name)
+	// HeloName is the name in EHLO; empty means the name of the machine. (smtp_helo_name)
 	HeloName string `toml:"helo_name"`
 
 	// Credentials is a file with the user and the password for hops that offer AUTH:

@@ -66,8 +66,10 @@ func (c *conn) result(r reply, err error, success bool) error {
 	if err != nil || success {
 		return err
 	}
-	if err = classify(r.smtpError()); isRefusal(err) {
+	err = classify(r.smtpError())
+	if e, ok := errors.AsType[*smtp.SMTPError](err); ok {
 		c.refusals++
+		return &RefusedError{c.peer.url.String(), e}
 	}
 	return err
 }
@@ -171,7 +173,7 @@ func (c *conn) endData() (string, error) {
 		c.refusals = maxRefusals
 		refused := r.smtpError()
 		refused.Code = 451
-		return "", refusal(refused)
+		return "", &RefusedError{c.peer.url.String(), refusal(refused)}
 	}
 	// If the final dot was not sent completely, the data has no end, and the hop
 	// discards it (RFC 5321, section 4.1.1.4). This holds over TLS, too: an incomplete

@@ -18,13 +18,19 @@ import (
 	"postern/internal/fileperm"
 )
 
-// Why a hop that can be reached cannot be used. Check adds what to do about it.
+// Why a hop that can be reached cannot be used. Probe adds what to do about it.
 var (
+	errClosing    = errors.New("the hop is closing the connection")
+	errRequired   = errors.New("the hop requires authentication or TLS from postern")
 	errAuth       = errors.New("the hop rejects the user or the password")
 	errMechanism  = errors.New("the hop offers no supported AUTH mechanism")
 	errNoSTARTTLS = errors.New("the hop does not offer STARTTLS")
-	errGreeting   = errors.New("the hop refuses the connection")
 )
+
+// A greetingError is a refusal instead of the greeting, or of EHLO.
+type greetingError struct{ reply string }
+
+func (e *greetingError) Error() string { return "the hop refuses the connection: " + e.reply }
 
 // A peer is one SMTP server and what is needed to connect to it.
 type peer struct {
@@ -73,10 +79,13 @@ func newPeer(u HopURL, cfg *Config) (*peer, error) {
 }
 
 // open connects and prepares the connection for MAIL.
-func (p *peer) open(ctx context.Context) (*conn, error) {
+func (p *peer) open(ctx context.Context) (*conn, error) { return p.openAt(ctx, p.url.Address) }
+
+// openAt is open for one of the addresses of the hop's name.
+func (p *peer) openAt(ctx context.Context, address string) (*conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.ConnectTimeout)
 	defer cancel()
-	raw, err := new(net.Dialer).DialContext(ctx, p.url.Network(), p.url.Address)
+	raw, err := new(net.Dialer).DialContext(ctx, p.url.Network(), address)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +117,7 @@ func (p *peer) greet(ctx context.Context, r *replyReader) (*conn, error) {
 	client := smtp.NewClient(r)
 	err = client.Hello(p.helo)
 	if e, ok := errors.AsType[*smtp.SMTPError](err); ok {
-		return nil, fmt.Errorf("%w: %s", errGreeting, quote(e))
+		return nil, &greetingError{quote(e)}
 	}
 	if err != nil {
 		return nil, err
@@ -141,7 +150,7 @@ func (p *peer) startTLS(ctx context.Context, r *replyReader) error {
 		return err
 	}
 	if greeting.code != 220 {
-		return fmt.Errorf("%w: %s", errGreeting, cleanLine(string(greeting.raw)))
+		return &greetingError{cleanLine(string(greeting.raw))}
 	}
 	first := bytes.Clone(greeting.raw)
 	hello, err := r.command("EHLO "+p.helo, 250)

@@ -29,7 +29,7 @@ func TestKindsOfHop(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			hop := relaytest.New(t, o)
 			r := newRouter(t, func(c *Config) { c.CAFile, c.Credentials = ca, password }, hop)
-			if err := r.Check(t.Context()); err != nil {
+			if err := probe(t, r); err != nil {
 				t.Fatal(err)
 			}
 			deliver(t, r, relaytest.Stage(t, testMail))
@@ -40,6 +40,17 @@ func TestKindsOfHop(t *testing.T) {
 			}
 		})
 	}
+}
+
+// probe asks the first hop, and returns its error with the next step.
+func probe(t *testing.T, r *Router) error {
+	t.Helper()
+	hop := r.Hops()[0]
+	a := hop.Probe(t.Context(), "alice@example.org", "bob@example.com")[0]
+	if a.Err != nil {
+		return fmt.Errorf("%s: %w: %s", hop, a.Err, a.Step)
+	}
+	return nil
 }
 
 // The error for each fault of a hop contains the next step, and is temporary for the client.
@@ -81,7 +92,7 @@ func TestCheck(t *testing.T) {
 					tt.change(c)
 				}
 			}, hop)
-			err := r.Check(t.Context())
+			err := probe(t, r)
 			if err == nil || !strings.Contains(err.Error(), tt.hint) || !strings.Contains(err.Error(), r.Hops()[0].String()) {
 				t.Errorf("got %v, want %q in it", err, tt.hint)
 			}
@@ -101,7 +112,7 @@ func TestCheckUnreachable(t *testing.T) {
 		"smtp+unix://" + lockedSocket(t): "give write access",
 	} {
 		r := newRouter(t, func(c *Config) { c.NextHops, c.Patience = []HopURL{mustURL(t, address)}, 0 })
-		err := r.Check(t.Context())
+		err := probe(t, r)
 		if os.Getuid() == 0 && strings.Contains(hint, "give write access") {
 			continue // root may open every socket
 		}

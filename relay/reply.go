@@ -339,6 +339,16 @@ func fits(code smtp.EnhancedCode, replyCode int) bool {
 	return code[0] == replyCode/100 && min(code[1], code[2]) >= 0 && max(code[1], code[2]) <= 999
 }
 
+// A RefusedError is a refusal by a hop, as opposed to one that the relay decides itself.
+// errors.As also finds its reply.
+type RefusedError struct {
+	Hop   string // the URL
+	Reply *smtp.SMTPError
+}
+
+func (e *RefusedError) Error() string { return e.Reply.Error() }
+func (e *RefusedError) Unwrap() error { return e.Reply }
+
 // classify returns nil, or a *smtp.SMTPError for a refusal by the hop, which may be shown
 // to the client, or any other error, after which the connection cannot be used any more.
 func classify(err error) error {
@@ -351,12 +361,12 @@ func classify(err error) error {
 		return fmt.Errorf("%w: %s", errReplyLevel, text)
 	// RFC 5321, section 3.8: 421 announces that the hop closes the connection.
 	case e.Code == 421:
-		return fmt.Errorf("the hop is closing the connection: %s", text)
+		return fmt.Errorf("%w: %s", errClosing, text)
 	// RFC 4954, section 6, and RFC 3207, section 4: these ask the relay to
 	// authenticate or to encrypt, which the client cannot do for it; a mail client
 	// would ask its user for a password.
 	case e.Code == 530 || e.Code == 534 || e.Code == 535 || e.Code == 538:
-		return fmt.Errorf("the hop requires authentication or TLS from postern: %s", text)
+		return fmt.Errorf("%w: %s", errRequired, text)
 	}
 	return refusal(e)
 }

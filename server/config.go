@@ -103,9 +103,9 @@ func DefaultListeners() []Listener {
 // NewListener returns the defaults of a [[listener]].
 func NewListener() Listener { return Listener{Mode: STARTTLS, RequireAuth: true} }
 
-// names returns the name of the server, by default the machine's own, and the domain for
+// Names returns the name of the server, by default the machine's own, and the domain for
 // addresses without one, by default that name.
-func (c *Config) names() (hostname, origin string) {
+func (c *Config) Names() (hostname, origin string) {
 	hostname = c.Hostname
 	if hostname == "" {
 		hostname, _ = os.Hostname()

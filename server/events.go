@@ -249,7 +249,11 @@ func (l *eventLog) Refused(r Refused) {
 	if r.To != "" {
 		attrs = append(attrs, slog.String("to", r.To))
 	}
-	if r.Reply.Cause != nil {
+	hop, byHop := errors.AsType[*relay.RefusedError](r.Reply.Cause)
+	if byHop {
+		attrs = append(attrs, slog.String("hop", hop.Hop))
+	}
+	if r.Reply.Cause != nil && r.Reply.Cause != error(hop) {
 		attrs = append(attrs, slog.Any("err", r.Reply.Cause))
 	}
 	if r.Argument != "" && r.To == "" {

@@ -159,7 +159,7 @@ func (s *Server) newSnapshot(p *Parts, parts *ListenerParts, l *listener) (*snap
 	for _, keyword := range parts.DiscardEHLOKeywords {
 		hidden = append(hidden, strings.ToUpper(keyword))
 	}
-	hostname, origin := p.Config.names()
+	hostname, origin := p.Config.Names()
 	return &snapshot{
 		server: s, listener: l, parts: parts, stage: p.Stage,
 		config: &p.Config, hostname: hostname, origin: origin, limits: limits,

@@ -209,7 +209,7 @@ func TestComplete(t *testing.T) {
 		{Config{Origin: "example.org"}, smtpd.Path{Local: "alice", Domain: "[192.0.2.1]"}, "alice@[192.0.2.1]"},
 		{Config{Origin: "example.org"}, smtpd.Path{}, ""},
 	} {
-		_, origin := test.config.names()
+		_, origin := test.config.Names()
 		s := &session{snapshot: &snapshot{origin: origin}}
 		if got := s.complete(test.path); got != test.want {
 			t.Errorf("%+v with the origin %q: %q, want %q", test.path, origin, got, test.want)

@@ -27,6 +27,7 @@ func fixtures() map[string]fixture {
 	all := make(map[string]fixture)
 	for _, some := range []map[string]fixture{
 		fileFixtures,
+		hopFixtures,
 	} {
 		maps.Copy(all, some)
 	}

@@ -16,8 +16,8 @@ func checkCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Test everything that the configuration names",
-		Long: `Reads the configuration, opens every certificate, store and key, connects to every
-next hop, checks whether the ports are free, and prints the results, with the next
+		Long: `Reads the configuration, opens every certificate, store and key, asks every next hop
+how it would answer a message, without sending one, checks whether the ports are free, and prints the results, with the next
 step for each failure. If it is started as root and server.user is set, it becomes
 that user before it opens anything.
 
@@ -42,6 +42,7 @@ that clients or messages would be refused, and 0 otherwise.`,
 	configFlag(cmd, &file)
 	cmd.Flags().BoolVar(&strict, "strict", false, "exit with status 1 for a warning, too")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object instead of text")
+	cmd.Flags().StringVar(&opts.To, "to", "", "outside `address` that next hops are asked about; nothing is sent (default postmaster@example.net)")
 	cmd.Flags().BoolVar(&opts.Offline, "offline", false, "use no network and no other server, as in a build pipeline")
 	return cmd
 }

@@ -20,7 +20,6 @@
 package app
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -178,10 +177,10 @@ func (a *App) openSpool(cfg *config.Config) (err error) {
 	if err := fileperm.Check(cfg.Relay.Dir, fileperm.Public); err != nil {
 		return fmt.Errorf("relay.spool: %w", err)
 	}
-	name, _ := os.Hostname() // without one, reports come from localhost
+	hostname, _ := cfg.Server.Names()
 	a.spool, err = spool.Open(cfg.Relay.Spool.Config, spool.Options{
 		Sizes:    spoolSizes(cfg),
-		Hostname: cmp.Or(cfg.Server.Hostname, name, "localhost"),
+		Hostname: hostname,
 		Origin:   cfg.Server.Origin,
 		Events:   a.events.spool,
 		HopsOf: func(listener string) string {

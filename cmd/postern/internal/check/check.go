@@ -12,6 +12,7 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,7 +31,13 @@ type Options struct {
 	// Offline leaves out everything that needs the network: next hops, and stores that
 	// are servers.
 	Offline bool
+
+	// To is the address outside the own domains that next hops are asked about, without
+	// a message being sent. Empty means one of a domain that accepts no mail (RFC 7505).
+	To string
 }
+
+func (o Options) outside() string { return cmp.Or(o.To, "postmaster@example.net") }
 
 // Run checks a configuration file and adds one entry for each part to the report, in the
 // order in which a message passes them. It returns the configuration, or nil if it is

@@ -2,6 +2,10 @@ package check
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"postern/cmd/postern/internal/config"
@@ -12,11 +16,12 @@ import (
 // hopTime bounds the check of one next hop.
 const hopTime = 20 * time.Second
 
-// nextHops connects to each next hop, unless the network must not be used.
+// nextHops asks each next hop how it would answer a message, unless the network must not
+// be used. What the hop refuses is refused to the clients of serve, too.
 func (c *checker) nextHops(ctx context.Context, cfg config.Relay, suffix string) {
 	router, err := relay.New(cfg.Config, relay.NewLog(c.log))
 	if err != nil {
-		c.report.Result("relay", "", process.ExplainUnreadable(err))
+		c.report.Fail("relay", process.ExplainUnreadable(err))
 		return
 	}
 	defer router.Close()
@@ -26,7 +31,7 @@ func (c *checker) nextHops(ctx context.Context, cfg config.Relay, suffix string)
 	var local []string
 	for _, h := range router.Hops() {
 		ctx, cancel := context.WithTimeout(ctx, hopTime)
-		c.report.Result("relay", "next hop "+h.String()+suffix, h.Check(ctx))
+		c.nextHop(ctx, h, suffix)
 		if h.OnThisMachine(ctx) {
 			local = append(local, h.String())
 		}
@@ -34,6 +39,56 @@ func (c *checker) nextHops(ctx context.Context, cfg config.Relay, suffix string)
 	}
 	if len(local) > 0 {
 		c.headerRewriting(local, len(cfg.DKIM) > 0)
+	}
+}
+
+// nextHop adds one entry for each cause of refusals, or an OK entry.
+func (c *checker) nextHop(ctx context.Context, h *relay.Hop, suffix string) {
+	_, origin := c.cfg.Server.Names()
+	postmaster := "postmaster@" + origin
+	works := true
+	for _, a := range h.Probe(ctx, postmaster, postmaster, c.opts.outside()) {
+		name := "next hop " + h.String() + suffix
+		if a.Err != nil {
+			works = false
+			c.report.Fail("relay", fmt.Errorf("%s: %w\n%s", name, a.Err, a.Step))
+			continue
+		}
+		if a.Own.IsValid() && !strings.HasSuffix(h.String(), "//"+a.Address) {
+			name += " at " + a.Address
+		}
+		for _, r := range byCause(a.Refused) {
+			c.refused(name, r)
+			works = works && r.Reach == relay.None
+		}
+	}
+	if works {
+		c.report.OK("relay", "next hop "+h.String()+suffix)
+	}
+}
+
+// byCause joins the refusals that have the same next step, with the reply of the last.
+func byCause(all []relay.Refused) (joined []relay.Refused) {
+	for _, r := range all {
+		i := slices.IndexFunc(joined, func(j relay.Refused) bool { return j.Step == r.Step })
+		if i < 0 {
+			joined = append(joined, r)
+			continue
+		}
+		joined[i].Command, joined[i].Reply = joined[i].Command+" and "+r.Command, r.Reply
+	}
+	return joined
+}
+
+func (c *checker) refused(name string, r relay.Refused) {
+	text := fmt.Sprintf("%s refuses %s: %s\n%s", name, r.Command, r.Reply, r.Step)
+	switch r.Reach {
+	case relay.All:
+		c.report.Fail("relay", errors.New(text))
+	case relay.Some:
+		c.report.Warn("relay", text)
+	case relay.None:
+		c.report.Note("relay", text)
 	}
 }
 

@@ -18,6 +18,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -178,7 +179,19 @@ func Parse(path, text string) (*Config, error) {
 	if len(d.problems) > 0 {
 		return nil, newError(path, text, d.problems)
 	}
+	cfg.setHeloNames()
 	return cfg, nil
+}
+
+// setHeloNames makes server.hostname the name that next hops see, which for Postfix is
+// myhostname, too. The name of the machine is often not fully qualified, and a hop with
+// reject_non_fqdn_helo_hostname would refuse every message.
+func (c *Config) setHeloNames() {
+	set := func(r *Relay) { r.HeloName = cmp.Or(r.HeloName, c.Server.Hostname) }
+	set(&c.Relay)
+	for i := range c.Listeners {
+		set(&c.Listeners[i].Relay)
+	}
 }
 
 // validate checks what depends on more than one value.
