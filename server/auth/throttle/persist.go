@@ -148,19 +148,19 @@ func (w *encoder) network(prefix netip.Prefix, n *network) {
 	w.time(n.last)
 }
 
+// counts writes the counts of which something is used up. A remainder that is lost in rounding,
+// as it comes from adding and subtracting for hours, is nothing.
 func (w *encoder) counts(all *loginCounts, now time.Time) {
-	used := 0
+	var used []int
 	for i := range all.counts {
 		if all.counts[i].left(now, guessRate) < guessRate.most {
-			used++
+			used = append(used, i)
 		}
 	}
-	w.uint32(used)
-	for i := range all.counts {
-		if b := &all.counts[i]; b.used > 0 {
-			w.Write(binary.BigEndian.AppendUint16(nil, uint16(i)))
-			w.budget(b, guessRate, now)
-		}
+	w.uint32(len(used))
+	for _, i := range used {
+		w.Write(binary.BigEndian.AppendUint16(nil, uint16(i)))
+		w.budget(&all.counts[i], guessRate, now)
 	}
 }
 

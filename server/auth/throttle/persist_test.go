@@ -62,6 +62,28 @@ func TestPairsAndCountsSurviveARestart(t *testing.T) {
 	})
 }
 
+// A count that is full but for a rounding remainder is saved and loaded like any other. The
+// smallest remainder is lost in most - used, the next ones are not.
+func TestCountsWithARoundingRemainderSurviveARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, used := range []float64{1e-300, 1e-16, 1e-14, 1e-9, 0.5, guessRate.most - 1e-9, guessRate.most} {
+			v := newVerifier()
+			full := v.countOf("alice")
+			partly := full + 1
+			v.logins.counts[full] = budget{used: used, at: time.Now()}
+			v.logins.counts[partly] = budget{used: 7, at: time.Now()}
+			again := v.restart(t)
+			if left := again.logins.counts[partly].left(time.Now(), guessRate); left != guessRate.most-7 {
+				t.Errorf("used %g: %v guesses of another login are left, want %v", used, left, guessRate.most-7)
+			}
+			left := again.logins.counts[full].left(time.Now(), guessRate)
+			if want := guessRate.most - used; left < want-1e-4 || left > want+1e-4 {
+				t.Errorf("used %g: %v guesses are left, want %v", used, left, want)
+			}
+		}
+	})
+}
+
 // The file shows neither logins nor addresses of users.
 func TestSavedPairsAreHashed(t *testing.T) {
 	v := newVerifier()
