@@ -13,17 +13,24 @@
 //	$5$ $6$                         SHA-crypt         {SHA256-CRYPT} {SHA512-CRYPT} {CRYPT}
 //	$argon2id$ $argon2i$ $argon2d$  Argon2 (RFC 9106) {ARGON2ID} {ARGON2I} {CRYPT}
 //	$y$                             yescrypt          {CRYPT}
-//	$apr1$ $1$                      MD5-crypt         {MD5-CRYPT} {CRYPT}
-//	{SHA} {SSHA}                    one round of SHA-1, as Apache and LDAP write it
+//	$apr1$ $1$                      MD5-crypt         {MD5-CRYPT} {MD5} {CRYPT}
+//	{PBKDF2}                        PBKDF2 with SHA-1, as Dovecot writes it
 //	{SCRAM-SHA-256}                 the keys of RFC 7677, as Dovecot writes them
+//	{SSHA} {SSHA256} {SSHA512}      one round of SHA-1 or SHA-2 with a salt
+//	{SHA} {SHA256} {SHA512}         one round without a salt
+//	{SMD5}                          one round of MD5 with a salt
+//	{PLAIN-MD5} {LDAP-MD5} {MD5}    one round of MD5
+//	{PLAIN} {CLEAR} {CLEARTEXT}     clear text
 //
-// Not known are traditional DES crypt, $gy$, $7$ (scrypt), PBKDF2, SSHA-256 and above,
-// hexadecimal encodings, and clear text. The hash functions are those of go-htpasswd,
-// go-crypt, x/crypto and crypto. To add a scheme that one of them knows, write its row in
-// the table of schemes.
+// Every {SCHEME} may end in .HEX, .B64 or .BASE64, as in Dovecot. Not known are traditional
+// DES crypt, $gy$, $7$ (scrypt), {CRAM-MD5}, {DIGEST-MD5}, and anything without a scheme, so
+// that a digest in hexadecimal is never compared with its own text. The hash functions are those
+// of go-htpasswd, go-crypt, x/crypto and crypto. To add a scheme that one of them knows, write
+// its row in the table of schemes and, if it has a name in braces, in that of dovecot.go.
 //
 // Stored hashes are not trusted: Parse refuses a hash that would take gigabytes or minutes
-// to compare. No error of this package repeats any part of a hash or a password.
+// to compare. No error of this package repeats any part of a hash or a password, but for the
+// name of an unknown scheme.
 package hash
 
 import (
@@ -44,10 +51,8 @@ import (
 	"github.com/tg123/go-htpasswd"
 )
 
-// ErrUnknown is returned by Parse for text of no known scheme.
-var ErrUnknown = errors.New("unknown password scheme; set a new password, or see the documentation for the known schemes")
-
-// maxStored is longer than the hash of any known scheme, in bytes.
+// maxStored is longer than the hash of any known scheme, in bytes. It bounds passwords in clear
+// text, too.
 const maxStored = 512
 
 // A Hash is a parsed password hash. The zero Hash is locked: no password matches it. It may
@@ -62,32 +67,28 @@ type Hash struct {
 	longest int // octets of a password
 }
 
-// Parse parses a stored hash. An empty hash, "x", and text that begins with "!" or "*" is a
-// locked account and no error.
+// Parse parses a stored hash. An empty hash, "x", "NP", and text that begins with "!" or "*" is a
+// locked account and no error, with and without the name of a scheme before it. The error for
+// an unknown scheme wraps [ErrUnknown].
 func Parse(stored string) (Hash, error) {
 	if len(stored) > maxStored {
 		return Hash{}, errors.New("longer than the hash of any known scheme")
 	}
-	text, allowed, err := withoutDovecotName(stored)
-	if err != nil {
+	n, err := withoutDovecotName(stored)
+	if err != nil || n.locked {
 		return Hash{}, err
 	}
-	// How accounts are locked in shadow(5), on the BSDs and on Solaris.
-	if text == "" || text == "x" || text == "NP" || text[0] == '!' || text[0] == '*' {
-		return Hash{}, nil
+	if !strings.HasPrefix(n.text, n.prefix) {
+		return Hash{}, errors.New("the {SCHEME} before the hash does not match it; correct it, or set a new password")
 	}
 	for _, s := range schemes {
-		if !slices.ContainsFunc(s.prefixes, func(p string) bool { return strings.HasPrefix(text, p) }) {
-			continue
+		if slices.ContainsFunc(s.prefixes, func(p string) bool { return strings.HasPrefix(n.text, p) }) {
+			h, err := s.parse(s.name, n.text)
+			h.longest = s.longest
+			return h, err
 		}
-		if allowed != "" && !strings.HasPrefix(text, allowed) {
-			return Hash{}, errors.New("the {SCHEME} before the hash does not match it; correct it, or set a new password")
-		}
-		h, err := s.parse(s.name, text)
-		h.longest = s.longest
-		return h, err
 	}
-	return Hash{}, ErrUnknown
+	return Hash{}, unknownScheme(n.text)
 }
 
 // Locked reports whether no password matches the hash.
@@ -158,7 +159,11 @@ const (
 	bcryptSum  = "9xFqvN0bZyTtWm3kHcRjLsEaUi2oGd6"
 	cryptSum   = "PosternDecoyPosternDecoyPosternDecoyPostern" // 43 digits of crypt(3)
 	argon2Rest = "$v=19$m=%s,t=%s,p=%s$cG9zdGVybiBkZWNveSBzYQ$YSBwb3N0ZXJuIGRlY295OiBubyBzdWNoIHBhc3N3ZCE"
-	md5Sum     = "postern$PosternDecoyPosternDec"
+	md5Rest    = "postern$PosternDecoyPosternDec"
+
+	// 64 bytes, in hexadecimal
+	decoySHA512 = "706f737465726e206465636f793a206e6f20737563682070617373776f726420" +
+		"706f737465726e206465636f793a206e6f20737563682070617373776f726421"
 )
 
 // The name of the scheme whose cost has two digits.
@@ -182,48 +187,31 @@ var schemes = []scheme{
 	{"yescrypt", maxCrypt, []string{"$y$"},
 		"$y$%s$......................$" + cryptSum, parseYescrypt},
 	{"apr1", maxCrypt, []string{"$apr1$"},
-		"$apr1$" + md5Sum, parseMD5Crypt},
+		"$apr1$" + md5Rest, parseMD5Crypt},
 	{"md5-crypt", maxCrypt, []string{"$1$"},
-		"$1$" + md5Sum, parseMD5Crypt},
+		"$1$" + md5Rest, parseMD5Crypt},
+	{"pbkdf2", MaxPassword, []string{pbkdf2Name},
+		"{PBKDF2}$1$PosternDecoyPost$%s$706f737465726e206465636f793a206e6f207077", parsePBKDF2},
 	{"sha", MaxPassword, []string{"{SHA}"},
-		"{SHA}cG9zdGVybiBkZWNveTogbm8gcHc=", parseWith(htpasswd.AcceptSha)},
+		"{SHA}cG9zdGVybiBkZWNveTogbm8gcHc=", parseDigest(sha1Sum)},
+	{"sha256", MaxPassword, []string{"{SHA256}"},
+		"{SHA256}YSBwb3N0ZXJuIGRlY295OiBubyBzdWNoIHBhc3N3ZCE=", parseDigest(sha256Sum)},
+	{"sha512", MaxPassword, []string{"{SHA512}"},
+		"{SHA512.HEX}" + decoySHA512, parseDigest(sha512Sum)},
+	{"md5", MaxPassword, []string{"{MD5}"},
+		"{LDAP-MD5}cG9zdGVybjogbm8gcHdkIQ==", parseDigest(md5Sum)},
 	{"ssha", MaxPassword, []string{"{SSHA}"},
-		"{SSHA}cG9zdGVybiBkZWNveTogbm8gcHdzYWx0", parseWith(htpasswd.AcceptSsha)},
+		"{SSHA}cG9zdGVybiBkZWNveTogbm8gcHdzYWx0", parseSalted(sha1Sum)},
+	{"ssha256", MaxPassword, []string{"{SSHA256}"},
+		"{SSHA256}YSBwb3N0ZXJuIGRlY295OiBubyBzdWNoIHBhc3N3ZCFzYWx0", parseSalted(sha256Sum)},
+	{"ssha512", MaxPassword, []string{"{SSHA512}"},
+		"{SSHA512.HEX}" + decoySHA512 + "73616c74", parseSalted(sha512Sum)},
+	{"smd5", MaxPassword, []string{"{SMD5}"},
+		"{SMD5}cG9zdGVybjogbm8gcHdkIXNhbHQ=", parseSalted(md5Sum)},
+	{"clear", MaxPassword, []string{clearName},
+		clearName + "\x00postern decoy", parseClear},
 	{"scram-sha-256", MaxPassword, []string{scramName},
 		scramName + "%s,cG9zdGVybiBkZWNveTogbg==,YSBwb3N0ZXJuIGRlY295OiBubyBzdWNoIHBhc3N3ZCE=,YSBwb3N0ZXJuIGRlY295OiBubyBzdWNoIHBhc3N3ZCE=", parseScram},
-}
-
-// withoutDovecotName removes the {SCHEME} that Dovecot puts before a hash, and returns the
-// prefix that the rest must have.
-func withoutDovecotName(stored string) (text, allowed string, err error) {
-	name, rest, ok := strings.Cut(stored, "}")
-	if !ok || !strings.HasPrefix(name, "{") {
-		return stored, "", nil
-	}
-	// Dovecot ignores case here.
-	switch strings.ToUpper(name[1:]) {
-	case "BLF-CRYPT":
-		return rest, "$2", nil
-	case "SHA256-CRYPT":
-		return rest, "$5$", nil
-	case "SHA512-CRYPT":
-		return rest, "$6$", nil
-	case "ARGON2ID":
-		return rest, "$argon2id$", nil
-	case "ARGON2I":
-		return rest, "$argon2i$", nil
-	case "MD5-CRYPT":
-		return rest, "$1$", nil
-	case "CRYPT":
-		return rest, "$", nil
-	case "SHA", "SHA1":
-		return "{SHA}" + rest, "{SHA}", nil
-	case "SSHA":
-		return "{SSHA}" + rest, "{SSHA}", nil
-	case "SCRAM-SHA-256":
-		return scramName + rest, scramName, nil
-	}
-	return "", "", ErrUnknown
 }
 
 // malformed returns the error for a hash that has the prefix of a scheme, but not its form.

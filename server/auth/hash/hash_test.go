@@ -89,7 +89,8 @@ func TestBcryptComparesSeventyTwoBytes(t *testing.T) {
 
 func TestNoPasswordMatchesALockedHash(t *testing.T) {
 	locked := []string{
-		"", "x", "NP", "!", "!!", "*", "*LK*", "{CRYPT}!", "{CRYPT}*", "{BLF-CRYPT}",
+		"", "x", "NP", "!", "!!", "*", "*LK*", "{CRYPT}!", "{CRYPT}*", "{BLF-CRYPT}", "{SSHA512}", "{SSHA512}!", "{PBKDF2}*",
+		"{PLAIN}", "{CLEAR.B64}", "{MD5}!", "{sha256.hex}*LK*", "!{SSHA512}AAAA", "*{PLAIN}correct horse", "!{ROT13}pbeerpg ubefr",
 		"!$2y$05$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2",
 	}
 	for _, stored := range locked {
@@ -139,17 +140,16 @@ func TestParseRefuses(t *testing.T) {
 		{"yescrypt with unknown flags", "$y$.9T" + yesTail, "yescrypt"},
 		{"yescrypt with a bad salt", "$y$j9T$a$mgJuY4gMXijl7wcJZVq47c5gOPi/i3xTgQt/6zXaLs/", "yescrypt"},
 		{"apr1 cut short", "$apr1$abcdefgh$sIQm", "malformed apr1"},
-		{"SHA in bad base64", "{SHA}****", "malformed sha"},
+		{"SHA in bad base64", "{SHA}?***", "malformed SHA hash: it is not base64"},
 		{"SHA of another length", "{SHA}AAAA", "malformed sha"},
 		{"SSHA of another length", "{SSHA}AAAA", "malformed ssha"},
 		{"Dovecot's name for another scheme", "{SHA512-CRYPT}$5" + shaTail, "{SCHEME}"},
 		{"name in a name", "{CRYPT}{SHA}L55TUjtiq8FBorTWAZ0jy6g129A=", "{SCHEME}"},
 		{"clear text", "secret", "unknown"},
-		{"clear text by name", "{PLAIN}secret", "unknown"},
 		{"DES", "abhfCpXqd4GrI", "unknown"},
 		{"DES by name", "{CRYPT}abhfCpXqd4GrI", "unknown"},
 		{"gost-yescrypt", "$gy$j9T" + yesTail, "unknown"},
-		{"hexadecimal", "{SHA.HEX}2f9e53523b62abc141a2b4d6019d23cba835dbd0", "unknown"},
+		{"hexadecimal without a scheme", "2f9e53523b62abc141a2b4d6019d23cba835dbd0", "neither"},
 		{"long", "$6$" + strings.Repeat("x", maxStored), "longer than"},
 	})
 }
@@ -292,7 +292,7 @@ func FuzzParse(f *testing.F) {
 	for stored := range vectors(f) {
 		f.Add(stored)
 	}
-	for _, seed := range []string{"", "!", "{}", "{CRYPT}", "{SCRAM-SHA-256}4096,,,", "$", "$y$j..$$", "$5$rounds=1000$$", "$argon2id$v=19$m=8,t=1,p=1$$"} {
+	for _, seed := range []string{"", "!", "{}", "{CRYPT}", "{PLAIN}x", "{PLAIN-MD5.B64}AAAA", "{SSHA512.HEX}00", "{PBKDF2}$1$a$1$", "{CLEAR.HEX}ff00", "{ROT13}x", "{.HEX}", "{SCRAM-SHA-256}4096,,,", "$", "$y$j..$$", "$5$rounds=1000$$", "$argon2id$v=19$m=8,t=1,p=1$$"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, stored string) {
@@ -317,12 +317,123 @@ func FuzzParse(f *testing.F) {
 // cheap reports whether a fuzzer may compute the hash.
 func cheap(h Hash) bool {
 	switch h.scheme {
-	case "sha", "ssha", "apr1", "md5-crypt":
+	case "sha", "ssha", "sha256", "ssha256", "sha512", "ssha512", "md5", "smd5", "clear", "apr1", "md5-crypt":
 		return true
+	case "pbkdf2":
+		return len(h.cost) < 5
 	case "scram-sha-256":
 		return h.cost == "4096"
 	case "bcrypt":
 		return (h.cost == "4" || h.cost == "5")
 	}
 	return false
+}
+
+// What is not known is named, and nothing else of it is repeated.
+func TestUnknownSchemesAreNamed(t *testing.T) {
+	for stored, want := range map[string]string{
+		"{ROT13}pbeerpg":                      "scheme {ROT13};",
+		"{DES-CRYPT}EsZpsPhiT5R7Y":            "scheme {DES-CRYPT};",
+		"{CRYPT}EsZpsPhiT5R7Y":                "DES crypt;",
+		"{CRAM-MD5}21290a0124e7f7c3":          "scheme {CRAM-MD5};",
+		"{cram-md5.hex}21290a0124e7":          "scheme {CRAM-MD5.HEX};",
+		"{SSHA512.ROT}c2VjcmV0":               "scheme {SSHA512.ROT};",
+		"{SCRAM-SHA-1}4096,c2FsdA==":          "scheme {SCRAM-SHA-1};",
+		"{CRYPT}$gy$j9T$secret":               "scheme $gy$;",
+		"$7$C6..../....secret":                "scheme $7$;",
+		"$pbkdf2-sha512$25000$secret":         "scheme $pbkdf2-sha512$;",
+		"{Sommer}secret":                      "in braces before the hash;",
+		"{SHA-THAT-IS-LONGER-THAN-THE-NAMES}": "in braces before the hash;",
+		"{}secret":                            "in braces before the hash;",
+		"secret":                              "put the scheme before it",
+		"$ecret$":                             "put the scheme before it",
+		"5ebe2294ecd0e0f08eab7690d2a6ee69":    "put the scheme before it",
+	} {
+		_, err := Parse(stored)
+		if !errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want ...%s...", stored, err, want)
+		}
+		for _, part := range []string{"secret", "ommer", "pbeerpg", "EsZps", "2129", "ecret"} {
+			if err != nil && strings.Contains(err.Error(), part) {
+				t.Errorf("%q repeats %q", err, part)
+			}
+		}
+	}
+}
+
+// Dovecot refuses the same.
+func TestParseRefusesDigests(t *testing.T) {
+	checkRefusals(t, []refusal{
+		{"no salt", "{SSHA}6UJOfiqIYKDTGYp5TpQiLXoQg9I=", "malformed ssha"},
+		{"no salt in hexadecimal", "{SSHA256.HEX}3de9273e88d1153033fccc7574cc168a51022a55738bff6727ae581e8c19380f", "malformed ssha256"},
+		{"a salt of 65 bytes", "{SMD5.HEX}" + strings.Repeat("00", 16+65), "malformed smd5"},
+		{"a digest of another length", "{SHA512}PeknPojRFTAz/Mx1dMwWilECKlVzi/9nJ65YHowZOA8=", "malformed sha512"},
+		{"base64 without its end", "{SHA256}PeknPojRFTAz/Mx1dMwWilECKlVzi/9nJ65YHowZOA8", "not base64"},
+		{"bits beyond the end", "{PLAIN-MD5.B64}iy/uSM0lX93ummYrVdpP1B==", "not base64"},
+		{"hexadecimal with a letter", "{PLAIN-MD5}8b2fee48cd255fddee9a662b55da4fdg", "not hexadecimal"},
+		{"an odd digit", "{SHA.HEX}8b2", "not hexadecimal"},
+		{"PBKDF2 of another version", "{PBKDF2}$2$salt$5000$527e497260dc6df3f253990587826455dbf03371", "malformed pbkdf2"},
+		{"PBKDF2 without iterations", "{PBKDF2}$1$salt$0$527e497260dc6df3f253990587826455dbf03371", "malformed pbkdf2"},
+		{"PBKDF2 with a billion iterations", "{PBKDF2}$1$salt$1000000000$527e497260dc6df3f253990587826455dbf03371", "1000000000 iterations"},
+		{"PBKDF2 cut short", "{PBKDF2}$1$salt$5000$527e49", "malformed pbkdf2"},
+		{"a digest by the name of crypt", "{CRYPT}{SSHA}AAAA", "{SCHEME}"},
+	})
+}
+
+// Passwords in clear text are compared as they are: with marks of locked accounts, blanks and
+// braces.
+func TestClearText(t *testing.T) {
+	for stored, password := range map[string]string{
+		"{PLAIN}!": "!", "{PLAIN}*LK*": "*LK*", "{CLEAR}x": "x", "{cleartext} a b ": " a b ", "{PLAIN}{SHA}x": "{SHA}x",
+		"{CLEAR.B64}IQ==": "!", "{PLAIN.HEX}20": " ", "{PLAIN}$2y$05$": "$2y$05$",
+	} {
+		h, err := Parse(stored)
+		if err != nil || h.Locked() {
+			t.Fatalf("%q: locked %v, %v", stored, h.Locked(), err)
+		}
+		for _, p := range []string{password, password + " ", "y", ""} {
+			if ok, err := h.Matches(p); ok != (p == password) || err != nil {
+				t.Errorf("%q, %q: %v, %v", stored, p, ok, err)
+			}
+		}
+	}
+	for _, never := range []string{"{PLAIN}a\x00b", "{PLAIN.HEX}00"} {
+		h, err := Parse(never)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ok, _ := h.Matches("a\x00b"); ok {
+			t.Errorf("%q matches", never)
+		}
+	}
+}
+
+func TestTrim(t *testing.T) {
+	for stored, want := range map[string]string{
+		"":                  "",
+		"   ":               "",
+		" $2y$05$x \r\n":    "$2y$05$x",
+		"{SSHA}eA==     ":   "{SSHA}eA==",
+		"\t{SHA} eA== ":     "{SHA} eA==",
+		"{PLAIN} a ":        "{PLAIN} a ",
+		" {clear}a  ":       "{clear}a  ",
+		"{CLEARTEXT}a ":     "{CLEARTEXT}a ",
+		"{PLAIN.B64}eA==  ": "{PLAIN.B64}eA==",
+		"!  ":               "!",
+	} {
+		if got := Trim(stored); got != want {
+			t.Errorf("%q: %q, want %q", stored, got, want)
+		}
+	}
+}
+
+func TestWeakness(t *testing.T) {
+	for kind, weak := range map[Kind]bool{
+		"bcrypt 10": false, "sha512-crypt 5000": false, "argon2id 19456,2,1": false, "yescrypt j9T": false, "pbkdf2 5000": false,
+		"scram-sha-256 4096": false, "clear": true, "md5": true, "sha512": true, "ssha": true, "ssha512": true, "smd5": true, "md5-crypt": true, "apr1": true,
+	} {
+		if got := mustParse(t, kind).Weakness(); (got != "") != weak {
+			t.Errorf("%s: %q", kind, got)
+		}
+	}
 }
