@@ -139,8 +139,8 @@ func (l Limits) over(base Limits) Limits {
 // Validate reports every value that cannot work. key is relative to [server].
 func (c *Config) Validate(bad func(key, why string)) {
 	for key, name := range map[string]string{"hostname": c.Hostname, "origin": c.Origin} {
-		if strings.ContainsAny(name, " \t\r\n<>()@") {
-			bad(key, "is not a domain name; write it like mail.example.org")
+		if why := badDomain(key, name); name != "" && why != "" {
+			bad(key, why)
 		}
 	}
 	if c.MessageSizeLimit < 64<<10 {
@@ -216,10 +216,16 @@ func (l *Listener) Validate(bad func(key, why string)) {
 
 func badAddress(a string) string {
 	host, port, err := net.SplitHostPort(a)
+	if _, noColon := strconv.ParseUint(a, 10, 16); noColon == nil {
+		return fmt.Sprintf("is a port without an address; write \":%s\" for all addresses", a)
+	}
 	if err != nil {
 		return "is not an address with a port; write \":587\", \"192.0.2.1:587\" or \"[2001:db8::1]:587\""
 	}
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		if n := map[string]int{"submission": 587, "submissions": 465, "smtps": 465, "smtp": 25}[port]; n != 0 {
+			return fmt.Sprintf("has a port with a name; write %q", net.JoinHostPort(host, strconv.Itoa(n)))
+		}
 		return "has no port between 0 and 65535"
 	}
 	if host != "" {

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/BurntSushi/toml"
+
+	"postern/internal/text"
 )
 
 // A decoder fills a Config from the parsed file.
@@ -39,6 +41,22 @@ func (d *decoder) bad(path, why, hint string) {
 	d.problems = append(d.problems, problem{path: path, why: why, hint: hint})
 }
 
+// badValue is bad for a value that is not of type t.
+func (d *decoder) badValue(path string, t reflect.Type, p toml.Primitive, why, hint string) {
+	d.bad(path, why, hint)
+	d.correctTo(len(d.problems)-1, path, t, p)
+}
+
+// correctTo adds the correct line to the problems from number first on, if it is known.
+func (d *decoder) correctTo(first int, path string, t reflect.Type, p toml.Primitive) {
+	_, key := cutLast(plain(path))
+	if value := correct(t, key, d.raw(p)); value != "" {
+		for i := range d.problems[first:] {
+			d.problems[first+i].correct = key + " = " + value
+		}
+	}
+}
+
 // table decodes t into fields, which are named by their keys.
 func (d *decoder) table(path string, t table, fields map[string]reflect.Value) {
 	for _, key := range slices.Sorted(maps.Keys(t)) {
@@ -58,11 +76,15 @@ func (d *decoder) table(path string, t table, fields map[string]reflect.Value) {
 		if path == "" {
 			why = fmt.Sprintf("there is no key %q outside the sections", key)
 		}
-		if describe(d.raw(t[key])) == "a section" {
+		isSection := describe(d.raw(t[key])) == "a section"
+		if isSection {
 			why = fmt.Sprintf("there is no section [%s]", plain(at))
 		}
 		known := slices.DeleteFunc(slices.Sorted(maps.Keys(fields)), func(key string) bool { return processWide()[plain(join(path, key))] })
 		hint := hintForKey(path, key, known)
+		if near := text.Nearest(key, known); isSection && near != "" {
+			hint = "write " + header(join(path, near))
+		}
 		d.problems = append(d.problems, problem{path: at, atKey: true, why: why, hint: hint})
 	}
 }
@@ -100,7 +122,12 @@ func (d *decoder) tables(path string, p toml.Primitive, v reflect.Value) {
 }
 
 func (d *decoder) asTable(path string, p toml.Primitive) (t table, ok bool) {
-	if _, ok := d.raw(p).(map[string]any); !ok {
+	switch d.raw(p).(type) {
+	case map[string]any:
+	case []map[string]any:
+		d.bad(path, "is one section, not a list of sections", fmt.Sprintf("write [%s] with one bracket on each side, once", plain(path)))
+		return nil, false
+	default:
 		d.bad(path, "is a section, not a value", fmt.Sprintf("write [%s] on a line by itself and its keys below", plain(path)))
 		return nil, false
 	}
@@ -140,15 +167,22 @@ func (d *decoder) leaf(path string, p toml.Primitive, v reflect.Value) {
 		if !d.into(path, p, &elements) {
 			return
 		}
+		before := len(d.problems)
 		v.SetZero() // never write into the array of the default value
 		for i, e := range elements {
 			v.Set(reflect.Append(v, reflect.Zero(v.Type().Elem())))
 			d.leaf(fmt.Sprintf("%s[%d]", path, i), e, v.Index(i))
 		}
+		d.correctTo(before, path, v.Type(), p)
+		return
+	}
+	if describe(raw) == "a section" && !takesTables(v.Type()) {
+		above, key := cutLast(plain(path))
+		d.bad(path, "is a key, not a section", fmt.Sprintf("write %s = and its value below %s, without a header", key, header(above)))
 		return
 	}
 	if want, hint := expected(v.Type(), raw); want != "" {
-		d.bad(path, fmt.Sprintf("must be %s, not %s", want, describe(raw)), hint)
+		d.badValue(path, v.Type(), p, fmt.Sprintf("must be %s, not %s", want, describe(raw)), hint)
 		return
 	}
 	d.into(path, p, v.Addr().Interface())
@@ -165,7 +199,7 @@ func (d *decoder) into(path string, p toml.Primitive, v any) bool {
 	if pe := (toml.ParseError{}); errors.As(err, &pe) {
 		why = pe.Message
 	}
-	d.bad(path, why, "")
+	d.badValue(path, reflect.TypeOf(v).Elem(), p, why, "")
 	return false
 }
 
@@ -217,6 +251,15 @@ func section(path string) string {
 		return "[[" + plain(path) + "]]"
 	}
 	return "[" + plain(path) + "]"
+}
+
+// header returns the header of the section at a plain path, which has two brackets on each
+// side if the section can occur repeatedly.
+func header(path string) string {
+	if t := typeOf(path); t != nil && t.Kind() == reflect.Slice && !isLeaf(t) {
+		return "[[" + path + "]]"
+	}
+	return "[" + path + "]"
 }
 
 // plain removes the numbers of elements from a path.

@@ -2,7 +2,6 @@ package config
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -10,8 +9,6 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
-
-	"github.com/BurntSushi/toml"
 
 	"postern/internal/text"
 )
@@ -23,6 +20,8 @@ type problem struct {
 	atKey bool // the key is wrong, not its value
 	why   string
 	hint  string // the next step; may be empty
+
+	correct string // the line as it has to be written; may be empty
 }
 
 // An Error is the list of all mistakes of a file, each with its line, a caret under
@@ -49,6 +48,7 @@ func newError(file, text string, problems []problem) *Error {
 // word that the reason quotes from it, with its quotes.
 func (p *problem) find(text string, places placeMap) {
 	e := places.find(p.path)
+	p.adviseCorrect(e, text)
 	if p.atKey || e.value.none() {
 		p.at = e.key
 		return
@@ -66,6 +66,17 @@ func (p *problem) find(text string, places placeMap) {
 		}
 		p.at = s
 		return
+	}
+}
+
+// adviseCorrect makes the correct line the next step. A secret could be in it in a form in
+// which show does not recognise it.
+func (p *problem) adviseCorrect(e entry, text string) {
+	if p.correct == "" || len(p.correct) > maxCorrect || e.value.none() {
+		return
+	}
+	if secret := slices.ContainsFunc(strings.Split(text[e.key.start:e.value.end], "\n"), hasSecrets); !secret {
+		p.hint = "write " + p.correct
 	}
 }
 
@@ -172,6 +183,16 @@ var (
 // secretsIn returns a replacer that writes stars for each secret in line.
 func secretsIn(line string) *strings.Replacer {
 	var pairs []string
+	for _, m := range findSecrets(line) {
+		pairs = append(pairs, m[1], strings.Repeat("*", len(m[1])))
+	}
+	return strings.NewReplacer(pairs...)
+}
+
+func hasSecrets(line string) bool { return len(findSecrets(line)) > 0 }
+
+// findSecrets returns matches of which the first group is a secret.
+func findSecrets(line string) [][]string {
 	var found [][]string
 	if containsSecret(line) { // first, since it is longer than the others that begin with it
 		found = append(found, secretValue.FindStringSubmatch(line))
@@ -179,34 +200,9 @@ func secretsIn(line string) *strings.Replacer {
 	for _, secret := range []*regexp.Regexp{secretInURL, secretInDSN, secretMySQL, secretInPEM} {
 		found = append(found, secret.FindAllStringSubmatch(line, -1)...)
 	}
-	for _, m := range found {
-		pairs = append(pairs, m[1], strings.Repeat("*", len(m[1])))
-	}
-	return strings.NewReplacer(pairs...)
+	return found
 }
 
 func containsSecret(line string) bool {
 	return secretValue.MatchString(line) && !secretFile.MatchString(line)
-}
-
-// syntaxProblem makes a problem of an error of the parser, which stops at the first.
-func syntaxProblem(text string, err error) problem {
-	pe := toml.ParseError{}
-	if !errors.As(err, &pe) {
-		return problem{why: err.Error()}
-	}
-	// The line number of the parser is sometimes that of the next line.
-	start := min(max(pe.Position.Start, 0), len(text))
-	at := span{start, min(start+max(pe.Position.Len, 1), len(text))}
-	_, line, within := lineAt(text, at)
-	p := problem{at: at, why: "this is not TOML: " + pe.Message, hint: hintForSyntax(line)}
-	switch {
-	case strings.Contains(pe.Message, "already been defined"):
-		p.at.start -= within.start
-		p.at.end = p.at.start + len(line)
-		p.hint = "keep one of the two and remove the other"
-	case containsSecret(line): // the message may quote it
-		p.why = "this is not TOML"
-	}
-	return p
 }

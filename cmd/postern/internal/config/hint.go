@@ -3,7 +3,6 @@ package config
 import (
 	"fmt"
 	"reflect"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -15,6 +14,12 @@ import (
 func hintForKey(path, key string, known []string) string {
 	if hint := postfixHint(key); hint != "" {
 		return hint
+	}
+	if i := slices.IndexFunc(known, func(k string) bool { return slices.Contains(otherNames()[k], key) }); i >= 0 {
+		if known[i] == "address" {
+			return `write the port into address, as in address = [":587"]`
+		}
+		return fmt.Sprintf("write %s instead", known[i])
 	}
 	if near := text.Nearest(key, known); near != "" {
 		return fmt.Sprintf("did you mean %q?", near)
@@ -32,6 +37,11 @@ func hintForKey(path, key string, known []string) string {
 			homes = append(homes, section(at))
 		}
 	}
+	if near := slices.DeleteFunc(slices.Clone(homes), func(home string) bool {
+		return path == "" || !strings.HasPrefix(strings.Trim(home, "["), plain(path)+".")
+	}); len(near) > 0 {
+		homes = near
+	}
 	if len(homes) > 0 {
 		return fmt.Sprintf("%q belongs in %s", key, strings.Join(homes, " or "))
 	}
@@ -40,6 +50,21 @@ func hintForKey(path, key string, known []string) string {
 		where = section(path)
 	}
 	return fmt.Sprintf("%s takes %s", where, strings.Join(known, ", "))
+}
+
+// otherNames are names that keys have in other servers and libraries.
+func otherNames() map[string][]string {
+	return map[string][]string{
+		"address":            {"port", "ports", "listen", "bind", "addresses"},
+		"cert":               {"certificate", "cert_file", "certificate_file", "cert_path", "fullchain"},
+		"key":                {"key_file", "private_key", "key_path", "privkey"},
+		"path":               {"file", "socket", "filename"},
+		"server_host":        {"url", "urls", "uri", "uris", "host", "hosts", "server"},
+		"search_base":        {"base", "base_dn"},
+		"query_filter":       {"filter", "user_filter", "pass_filter"},
+		"bind_password_file": {"bind_pw", "bind_password", "bindpw", "dnpass"},
+		"bind_dn":            {"binddn", "dn"},
+	}
 }
 
 // allKeys returns the path of every key that a file can have. Arrays of tables have
@@ -71,34 +96,4 @@ func keysOf(path string, t reflect.Type) (keys []string) {
 func cutLast(path string) (before, last string) {
 	i := strings.LastIndexByte(path, '.')
 	return path[:max(i, 0)], path[i+1:]
-}
-
-var (
-	bareText   = regexp.MustCompile(`^\s*[\w."-]+\s*=\s*([A-Za-z/][^"#]*)`)
-	bareBool   = regexp.MustCompile(`(?i)=\s*(yes|no|on|off|true|false)\s*(#|$)`)
-	colonPair  = regexp.MustCompile(`^\s*[\w.-]+\s*:`)
-	openTable  = regexp.MustCompile(`^\s*\[[^\]]*$`)
-	iniComment = regexp.MustCompile(`^\s*;`)
-	noEquals   = regexp.MustCompile(`^[^=#]*$`)
-)
-
-// hintForSyntax recognises common mistakes in a line that is not TOML.
-func hintForSyntax(line string) string {
-	switch {
-	case iniComment.MatchString(line):
-		return "begin a comment with #"
-	case colonPair.MatchString(line):
-		return "separate a key from its value with =, not with a colon"
-	case openTable.MatchString(line):
-		return "end the name of a section with ]"
-	case bareBool.MatchString(line):
-		return "write true or false"
-	case bareText.MatchString(line):
-		return `write text in quotes, as in key = "value"`
-	case strings.Count(line, `"`)%2 == 1:
-		return `a quote (") is missing, or there is one too many`
-	case noEquals.MatchString(line):
-		return `write key = value, or [section]`
-	}
-	return ""
 }
