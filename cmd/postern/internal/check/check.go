@@ -3,6 +3,7 @@
 //
 //	check         the order
 //	report        entries, as text or JSON
+//	names         the name of the server, and what ports are registered for
 //	process       ports, user, folders, sandbox
 //	certificates  certificates and DKIM keys
 //	stores        stores and mechanisms
@@ -76,6 +77,8 @@ func (c *checker) all(ctx context.Context) {
 	if err := c.app.StartPAM(c.cfg); err != nil { // before root is dropped, as in serve
 		c.report.Fail("PAM", err)
 	}
+	c.names()
+	c.modes()
 	c.ports()
 	if !c.user() {
 		return

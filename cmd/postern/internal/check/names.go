@@ -17,13 +17,13 @@ func (c *checker) names() {
 	const remedy = `set server.hostname to the name that clients connect to, such as "mail.example.org"`
 	switch {
 	case name == "localhost" || strings.HasPrefix(name, "localhost."):
-		c.report.Warn("hostname", fmt.Sprintf("the name of the server is %q, which every machine has, so next hops can refuse its mail\n%s", name, remedy))
+		c.report.Warn("hostname", fmt.Sprintf("the name of the server is %q, which every machine has, so other servers can refuse its mail\n%s", name, remedy))
 	case strings.Contains(name, "."):
 		c.report.OK("hostname", name)
 	case c.cfg.Server.Hostname == "":
-		c.report.Warn("hostname", fmt.Sprintf("server.hostname is not set, and the name of this machine, %q, is not fully qualified, so next hops can refuse its mail\n%s", name, remedy))
+		c.report.Warn("hostname", fmt.Sprintf("server.hostname is not set, and the name of this machine, %q, is not fully qualified, so other servers can refuse its mail\n%s", name, remedy))
 	default:
-		c.report.Warn("hostname", fmt.Sprintf("server.hostname is %q, which is not fully qualified, so next hops can refuse its mail\n%s", name, remedy))
+		c.report.Warn("hostname", fmt.Sprintf("server.hostname is %q, which is not fully qualified, so other servers can refuse its mail\n%s", name, remedy))
 	}
 }
 
