@@ -48,10 +48,11 @@ var mayImport = map[string][]string{
 	"internal/*":                   {}, // leaf packages
 	"internal/access":              {"internal/fileperm"},
 	"internal/dsn":                 {"internal/text"},
-	"internal/ldapclient":          {"internal/access", "internal/fileperm", "internal/hosturl", "internal/semaphore", "internal/text"},
+	"internal/ldapclient":          {"internal/access", "internal/fileperm", "internal/hosturl", "internal/neterr", "internal/semaphore", "internal/text"},
 	"internal/ldapclient/ldaptest": {},
+	"internal/neterr":              {"internal/fileperm", "internal/text"},
 	"internal/share":               {"internal/netprefix"},
-	"internal/sqldb":               {"internal/access", "internal/fileperm", "internal/text"},
+	"internal/sqldb":               {"internal/access", "internal/fileperm", "internal/neterr", "internal/text"},
 
 	"test":         {},
 	"test/fault":   {},
