@@ -57,6 +57,7 @@ func New(cfg Config, events Events) (*Client, error) {
 		client.servers = append(client.servers, &server{
 			dialer: dialer{
 				url:      u,
+				peer:     newPeer(u, cfg.CAFile),
 				startTLS: u.Scheme == schemePlain && (cfg.StartTLS || !u.IsLocal()),
 				tls: &tls.Config{
 					ServerName:         u.Host,
@@ -81,7 +82,7 @@ func readAccount(cfg Config) (account, error) {
 	if err != nil {
 		return account{}, fmt.Errorf("bind_password_file: %w", err)
 	}
-	return account{cfg.BindDN.text, secret{password}}, nil
+	return account{cfg.BindDN.text, secret{password}, cfg.BindPasswordFile}, nil
 }
 
 // maxAuthorities is the largest file of certificate authorities that is read, in bytes. That
@@ -216,7 +217,7 @@ func (s *server) try(ctx context.Context, left int, p Purpose, turn semaphore.Tu
 	if answered(err) {
 		return err
 	}
-	return fmt.Errorf("%s: %w", s.dialer.url, fileperm.ExplainDial(err))
+	return fmt.Errorf("%s: %w", s.dialer.url, err)
 }
 
 // share returns the time for the next of the servers that are left.
@@ -278,11 +279,11 @@ func (s *server) check(ctx context.Context, base DN) error {
 				return nil
 			}
 			_, err := c.Entry(base.text)
-			return err
+			return c.explainBase(base.text, err)
 		})
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", s.dialer.url, fileperm.ExplainDial(err))
+		return fmt.Errorf("%s: %w", s.dialer.url, err)
 	}
 	return nil
 }

@@ -3,12 +3,15 @@ package ldapclient
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"time"
 
 	ber "github.com/go-asn1-ber/asn1-ber"
 	"github.com/go-ldap/ldap/v3"
+
+	"postern/internal/neterr"
 )
 
 // A Purpose is the use of a connection. A connection never changes its purpose.
@@ -24,7 +27,9 @@ const (
 // A Conn is one connection. It is used by one goroutine at a time.
 type Conn struct {
 	raw     *abortableConn
+	checked *checkedConn // over raw, or over TLS
 	ldap    *ldap.Conn
+	dialer  *dialer
 	purpose Purpose
 	reused  bool        // was in the pool
 	bound   bool        // by Bind
@@ -45,10 +50,27 @@ func (c *Conn) within(ctx context.Context, op func(*Conn) error) error {
 	if !stop() {
 		c.broken = true
 		if !healthy {
-			return fmt.Errorf("%w (%w)", context.Cause(ctx), err)
+			err = fmt.Errorf("%w (%w)", context.Cause(ctx), err)
 		}
 	}
-	return err
+	return c.explain(err)
+}
+
+// explain adds the cause to the error of a connection on which the server has not answered yet.
+// Later errors do not come from the configuration.
+func (c *Conn) explain(err error) error {
+	if answered(err) || c.checked.answers.Load() || errors.Is(err, context.Canceled) {
+		return err
+	}
+	if read := c.checked.failure.Load(); read != nil && !errors.Is(err, context.DeadlineExceeded) {
+		if foreign, ok := errors.AsType[*foreignError](*read); ok {
+			return c.dialer.peer.Foreign(foreign.first, err)
+		}
+		if explained := c.dialer.peer.Explain(neterr.Reply, *read); explained != *read {
+			return explained
+		}
+	}
+	return c.dialer.peer.Explain(neterr.Reply, err)
 }
 
 // Bind binds a connection that is [ForBinds] as an entry, until it is released. dn and password
@@ -91,8 +113,9 @@ func (c *Conn) close() {
 
 // An account is the service account.
 type account struct {
-	dn       string
+	dn       string // or another name; see [Account]
 	password secret
+	file     string // with the password
 }
 
 // A secret is not shown when it is printed or logged.
@@ -104,6 +127,7 @@ func (secret) GoString() string { return "(hidden)" }
 // A dialer opens connections to one server.
 type dialer struct {
 	url      URL
+	peer     neterr.Server // the same server, for errors
 	startTLS bool
 	tls      *tls.Config
 	account  account
@@ -113,7 +137,7 @@ type dialer struct {
 func (d *dialer) dial(ctx context.Context, p Purpose) (*Conn, error) {
 	n, err := new(net.Dialer).DialContext(ctx, d.url.Network(), d.url.Address)
 	if err != nil {
-		return nil, err
+		return nil, d.peer.Explain(neterr.Dial, err)
 	}
 	raw := &abortableConn{Conn: n}
 	raw.allowed.renew()
@@ -122,7 +146,8 @@ func (d *dialer) dial(ctx context.Context, p Purpose) (*Conn, error) {
 		n.Close()
 		return nil, err
 	}
-	c := &Conn{raw: raw, purpose: p, ldap: ldap.NewConn(newCheckedConn(secured, &raw.allowed), secured != raw)}
+	checked := newCheckedConn(secured, &raw.allowed)
+	c := &Conn{raw: raw, checked: checked, dialer: d, purpose: p, ldap: ldap.NewConn(checked, secured != raw)}
 	c.ldap.Start()
 	if err := c.within(ctx, d.prepare); err != nil {
 		c.close()
@@ -139,12 +164,12 @@ func (d *dialer) secure(ctx context.Context, raw *abortableConn) (net.Conn, erro
 	}
 	if d.startTLS {
 		if err := startTLS(ctx, raw); err != nil {
-			return nil, fmt.Errorf("StartTLS: %w", err)
+			return nil, d.explainStartTLS(err)
 		}
 	}
 	t := tls.Client(raw, d.tls)
 	if err := t.HandshakeContext(ctx); err != nil {
-		return nil, err
+		return nil, d.peer.Explain(neterr.Handshake, err)
 	}
 	return t, nil
 }
@@ -190,10 +215,7 @@ func (d *dialer) prepare(c *Conn) error {
 		return nil
 	}
 	err := c.ldap.Bind(d.account.dn, d.account.password.text)
-	if ldap.IsErrorWithCode(err, ldap.LDAPResultInvalidCredentials) {
-		return &ConfigError{"the server refuses bind_dn with the password in bind_password_file", err}
-	}
-	return err
+	return d.explainBind(err)
 }
 
 // An abortableConn is the network connection below TLS and the library. Both read from it

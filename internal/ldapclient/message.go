@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync/atomic"
 )
 
@@ -31,6 +32,20 @@ var (
 	errNotAMessage = errors.New("the server sent what is not an LDAP message (RFC 4511, section 5.1)")
 )
 
+// A foreignError is an answer that does not begin as an LDAP message.
+type foreignError struct{ first []byte }
+
+func (e *foreignError) Error() string { return errNotAMessage.Error() }
+func (e *foreignError) Unwrap() error { return errNotAMessage }
+
+// newForeignError reads a few more bytes of an answer, by which its protocol can be recognised.
+func newForeignError(first []byte, in io.Reader) error {
+	const enough = 5
+	more := make([]byte, enough)
+	n, _ := io.ReadAtLeast(in, more, enough-len(first)) // what there is
+	return &foreignError{append(slices.Clone(first), more[:n]...)}
+}
+
 // An allowance is what a server may still send for the request in progress. It is safe for
 // concurrent use: each value is counted down by one reader.
 type allowance struct {
@@ -53,6 +68,9 @@ type checkedConn struct {
 	in      *bufio.Reader // of Conn
 	allowed *allowance
 	message []byte // checked, and not yet read by the library
+
+	answers atomic.Bool           // a message has been received
+	failure atomic.Pointer[error] // why Read has failed; the library keeps only its text
 }
 
 func newCheckedConn(c net.Conn, allowed *allowance) *checkedConn {
@@ -65,8 +83,10 @@ func (c *checkedConn) Read(b []byte) (int, error) {
 	if len(c.message) == 0 {
 		var err error
 		if c.message, err = readMessage(c.in, c.allowed); err != nil {
+			c.failure.Store(&err)
 			return 0, err
 		}
+		c.answers.Store(true)
 	}
 	n := copy(b, c.message)
 	c.message = c.message[n:]
@@ -81,6 +101,8 @@ func readMessage(in io.Reader, allowed *allowance) ([]byte, error) {
 	}
 	more := lengthBytes(message[1])
 	switch {
+	case message[0] != sequence:
+		return nil, newForeignError(message, in)
 	case more > maxLengthBytes:
 		return nil, errNotAMessage
 	case more > 0:

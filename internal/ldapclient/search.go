@@ -47,29 +47,13 @@ func (c *Conn) Search(q Query) ([]Entry, error) {
 		q.Base, int(q.Scope), ldap.NeverDerefAliases, q.Limit, 0, false, q.Filter, attributes, nil))
 	cut := ldap.IsErrorWithCode(err, ldap.LDAPResultSizeLimitExceeded) && result != nil && len(result.Entries) >= q.Limit
 	if err != nil && !cut {
-		return nil, explainSearch(q, err)
+		return nil, c.explainSearch(q, err)
 	}
 	found := make([]Entry, len(result.Entries))
 	for i, e := range result.Entries {
 		found[i] = Entry{e.DN, e}
 	}
 	return found, nil
-}
-
-// explainSearch adds the likely cause and the remedy to the error of a search.
-func explainSearch(q Query, err error) error {
-	hints := map[uint16]string{
-		ldap.LDAPResultNoSuchObject:             "the server has no entry %q, or hides it from the account that searches; check search_base and bind_dn",
-		ldap.LDAPResultInsufficientAccessRights: "the account that searches has no right to search %q; set bind_dn to another one",
-		ldap.LDAPResultOperationsError:          "the server may not allow an anonymous search of %q; set bind_dn to an account",
-		ldap.LDAPResultReferral:                 "the server refers to another one for %q; name that one in server_host, since referrals are not followed",
-		ldap.LDAPResultSizeLimitExceeded:        "the server finds more entries below %q than it returns; make query_filter narrower",
-	}
-	e, ok := errors.AsType[*ldap.Error](err)
-	if !ok || hints[e.ResultCode] == "" {
-		return err
-	}
-	return &ConfigError{fmt.Sprintf(hints[e.ResultCode], Clean(q.Base)), err}
 }
 
 // Entry reads attributes of one entry, which must exist.
@@ -89,22 +73,6 @@ func (c *Conn) Matches(dn, filter string) (bool, error) {
 	found, err := c.Search(Query{Base: dn, Scope: ScopeBase, Filter: filter, Limit: 2})
 	return len(found) > 0, err
 }
-
-// A ConfigError is a mistake in the configuration of postern or of the directory. Other servers
-// would give the same answer, so they are not asked.
-type ConfigError struct {
-	What string
-	Err  error // or nil
-}
-
-func (e *ConfigError) Error() string {
-	if e.Err == nil {
-		return e.What
-	}
-	return e.What + ": " + e.Err.Error()
-}
-
-func (e *ConfigError) Unwrap() error { return e.Err }
 
 // answered reports whether err, or nil, is an answer that other servers would give as well.
 // Otherwise another server may be asked.

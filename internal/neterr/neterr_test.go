@@ -181,7 +181,9 @@ func TestProtocols(t *testing.T) {
 var errNone = errors.New("something else")
 
 func TestConnecting(t *testing.T) {
-	dial := func(err error) error { return &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", err)} }
+	dial := func(err error) error {
+		return &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", err)}
+	}
 	for _, test := range []struct {
 		err  error
 		want string
