@@ -20,7 +20,9 @@ func Fold(login string) string {
 		return strings.ToLower(login) // the same result for ASCII, and each login needs it
 	}
 	decomposed := norm.NFKD.String(login)
-	return norm.NFKD.String(cases.Fold().String(strings.Map(significant, decomposed)))
+	// Folding alone exchanges the cases of some letters of Cherokee.
+	lower := strings.ToLower(strings.Map(significant, decomposed))
+	return norm.NFKD.String(cases.Fold().String(lower))
 }
 
 // significant drops accents and what is not visible: blanks, controls, soft hyphens,
