@@ -15,8 +15,15 @@ import (
 //	Check(ctx context.Context) error  // reports what prevents logins, for "postern check"
 //	Reload(ctx context.Context) error // reads the files again
 //	Close() error                     // releases connections and goroutines
+//	Remarks() []Remark                // what is worth knowing of the users, for "postern check"
 //	IgnoresDomain() bool              // a user may log in with any domain
 type Backend any
+
+// A Remark is about users or their passwords, and prevents no login.
+type Remark struct {
+	Warning bool // the administrator should change something
+	Text    string
+}
 
 // A BackendConfig is the configuration of one kind of backend: the keys of
 // [[auth.stores]] that only this kind has. Its package implements it by a pointer,
@@ -40,8 +47,13 @@ type BackendConfig interface {
 	Access(key func(string) string, list *access.List)
 }
 
-// An Env is what backends share. It outlives them.
+// An Env is what backends share, with the key fold of the store that is opened. What it points
+// to outlives them.
 type Env struct {
+	// Fold has been applied to every login that the backend gets. A backend that compares
+	// logins itself applies it to the other side.
+	Fold Fold
+
 	Checker *hash.Checker
 	Events  Events
 

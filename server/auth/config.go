@@ -108,6 +108,10 @@ type StoreConfig struct {
 	// Login makes the login for this store from the login of the client.
 	Login LoginTemplate `toml:"login"`
 
+	// Fold is whether spellings of a login that differ in case are one login
+	// (auth_username_format = %Lu of Dovecot).
+	Fold Fold `toml:"fold"`
+
 	// Timeout is how long the store has to answer; where it hashes the password
 	// itself, Config.HashWait included. Before that, a login waits at most as long for
 	// other logins at the store.

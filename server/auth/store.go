@@ -46,6 +46,7 @@ type Store struct {
 	keys      KeyStore
 	checks    interface{ Check(context.Context) error }
 	reloads   interface{ Reload(context.Context) error }
+	remarks   interface{ Remarks() []Remark }
 	closes    io.Closer
 	lists     interface {
 		WithoutScramKeys() []string
@@ -67,6 +68,7 @@ func NewStore(s StoreSpec) *Store {
 	store.keys, _ = s.Backend.(KeyStore)
 	store.checks, _ = s.Backend.(interface{ Check(context.Context) error })
 	store.reloads, _ = s.Backend.(interface{ Reload(context.Context) error })
+	store.remarks, _ = s.Backend.(interface{ Remarks() []Remark })
 	store.closes, _ = s.Backend.(io.Closer)
 	store.lists, _ = s.Backend.(interface {
 		WithoutScramKeys() []string
@@ -88,6 +90,14 @@ func (s *Store) Check(ctx context.Context) error {
 		return nil
 	}
 	return s.checks.Check(ctx)
+}
+
+// Remarks returns what is worth knowing of the users, if the backend knows them.
+func (s *Store) Remarks() []Remark {
+	if s.remarks == nil {
+		return nil
+	}
+	return s.remarks.Remarks()
 }
 
 // Reload makes the backend read its files again, if it has any.
@@ -153,10 +163,16 @@ func (s *Store) ScramKeys(ctx context.Context, p *Peer, login string) (ScramKeys
 
 // ScramDecoy implements KeyStore. The backend must keep keys.
 func (s *Store) ScramDecoy(login string) ScramDecoy {
-	if expanded, why := s.config.Login.expand(login, s.realm); why == "" {
+	if expanded, why := s.expand(login); why == "" {
 		login = expanded
 	}
 	return s.keys.ScramDecoy(login)
+}
+
+// expand returns the login that the backend is asked for, or the reason why it is not asked.
+func (s *Store) expand(login string) (expanded, why string) {
+	expanded, why = s.config.Login.expand(login, s.realm)
+	return s.config.Fold.Login(expanded), why
 }
 
 // An answer is what one ability of a backend returns for a login that it accepts.
@@ -191,7 +207,7 @@ func WithTrace(ctx context.Context, record func(StoreCall)) context.Context {
 // store.
 func ask[T answer](ctx context.Context, s *Store, login string, call func(expanded string) (T, error)) (accepted T, err error) {
 	c := StoreCall{Store: s.name}
-	if expanded, why := s.config.Login.expand(login, s.realm); why != "" {
+	if expanded, why := s.expand(login); why != "" {
 		c.Err = &Failure{Kind: NoSuchUser, Store: s.name, Reason: why, Err: errNotAsked}
 	} else {
 		begun := time.Now()

@@ -2,7 +2,6 @@ package userfile
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -101,124 +100,66 @@ func explain(path string, err error) error {
 // byteOrderMark is written by some editors at the beginning of a file.
 var byteOrderMark = []byte("\ufeff")
 
-// A table is the content of a file.
-type table struct {
-	hashes  map[string]string // by name; empty: locked
-	kind    hash.Kind         // of most hashes
-	shape   hash.ScramShape   // of most SCRAM keys
-	noScram []string          // users without SCRAM keys that are not locked
-	tooMany []string          // users whose keys have more iterations than Cyrus SASL computes
-}
-
-// A problem is a line that was skipped. Its reason contains nothing of the line.
-type problem struct {
-	line int
-	why  string
-}
-
-type problems []problem
-
-// summary returns one text for all problems.
-func (p problems) summary() string {
-	const limit = 10
-	var lines []string
-	for _, one := range p[:min(len(p), limit)] {
-		lines = append(lines, fmt.Sprintf("line %d: %s", one.line, one.why))
-	}
-	if len(p) > limit {
-		lines = append(lines, fmt.Sprintf("and %d more lines", len(p)-limit))
-	}
-	return strings.Join(lines, "; ")
-}
-
-// parse parses a whole file. It returns an error only if there are too many users.
-func parse(text []byte) (*table, problems, error) {
-	t := &table{hashes: make(map[string]string)}
-	var tally hash.Tally
-	var skipped problems
-	number := 0
-	for line := range bytes.Lines(bytes.TrimPrefix(text, byteOrderMark)) {
-		number++
-		user, stored, why := parseLine(line)
-		if why == "" && user == "" {
-			continue
-		}
-		if _, twice := t.hashes[user]; twice {
-			why = "the name occurs twice, and its first line is used; delete one of them"
-		}
-		if why == "" {
-			why = cmp.Or(t.add(user, stored, &tally), unsupported(line))
-		}
-		if why != "" {
-			skipped = append(skipped, problem{number, why})
-		}
-		if len(t.hashes) > maxUsers || len(skipped) > maxUsers {
-			return nil, nil, fmt.Errorf("more than %d users", maxUsers)
-		}
-	}
-	t.kind, t.shape = tally.Kind(), tally.Shape()
-	return t, skipped, nil
-}
-
-// add adds a user. It returns a reason if the hash is not valid.
-func (t *table) add(user, stored string, tally *hash.Tally) (why string) {
-	h, err := hash.Parse(stored)
-	switch {
-	case err != nil:
-		return err.Error()
-	case h.Locked():
-		stored = ""
-	default:
-		tally.Add(h)
-		t.list(user, h)
-	}
-	t.hashes[user] = stored
-	return ""
-}
-
-// list adds a user that SCRAM locks out to the lists of these.
-func (t *table) list(user string, h hash.Hash) {
-	if keys, ok := h.ScramKeys(); !ok {
-		t.noScram = append(t.noScram, user)
-	} else if keys.Iterations > hash.CyrusMaxIterations {
-		t.tooMany = append(t.tooMany, user)
-	}
+// A line is one line with a user.
+type line struct {
+	user, stored string
+	separator    string   // ":", or "|" as docker-mailserver writes it
+	extra        []string // fields of Dovecot after the hash
 }
 
 // parseLine parses one line. Without a user and a reason, the line is to be ignored.
-func parseLine(line []byte) (user, stored, why string) {
-	if len(line) > maxLine {
-		return "", "", fmt.Sprintf("longer than %d bytes", maxLine)
+func parseLine(text []byte) (l line, why string) {
+	if len(text) > maxLine {
+		return line{}, fmt.Sprintf("longer than %d bytes", maxLine)
 	}
-	s := strings.TrimRight(string(line), "\r\n \t")
-	if s == "" || s[0] == '#' {
-		return "", "", ""
+	s := strings.TrimRight(string(text), "\r\n")
+	if strings.TrimSpace(s) == "" || s[0] == '#' {
+		return line{}, ""
 	}
-	user, rest, ok := strings.Cut(s, ":")
+	l.separator = separatorOf(s)
+	user, rest, ok := strings.Cut(s, l.separator)
 	if !ok {
-		return "", "", "no colon; write it as user:hash"
+		return line{}, "no colon; write it as user:hash"
 	}
 	if err := checkName(user); err != nil {
-		return "", "", err.Error()
+		return line{}, err.Error()
 	}
-	stored, rest, _ = strings.Cut(rest, ":")
-	if closed(rest) {
-		stored = ""
-	}
-	return user, stored, ""
+	stored, rest, _ := strings.Cut(rest, l.separator)
+	l.user, l.stored, l.extra = user, hash.Trim(stored), extraFields(rest, l.separator)
+	return l, ""
 }
 
+// separatorOf returns what separates the fields of a line. docker-mailserver writes "|", and
+// the scheme after it (postfix-accounts.cf); names may have that character, too.
+func separatorOf(s string) string {
+	bar, colon := strings.IndexByte(s, '|'), strings.IndexByte(s, ':')
+	switch {
+	case bar >= 0 && colon < 0:
+		return "|"
+	case bar >= 0 && bar < colon && strings.ContainsRune(hashStarts, rune(s[bar+1])):
+		return "|"
+	}
+	return ":"
+}
+
+// hashStarts are the characters with which a hash or the mark of a locked account begins.
+const hashStarts = "{$!*"
+
 // extraFields returns the extra fields of a Dovecot passwd-file. After the hash a line has uid,
-// gid, gecos, home, shell, and then extra fields with blanks between them.
-func extraFields(rest string) []string {
+// gid, gecos, home, shell, and then extra fields with blanks between them; in the form of
+// docker-mailserver, the extra fields only.
+func extraFields(rest, separator string) []string {
+	if separator == "|" {
+		return strings.Fields(rest)
+	}
 	fields := strings.SplitN(rest, ":", 6)
 	return strings.Fields(fields[len(fields)-1])
 }
 
 // closed reports whether an extra field locks the account, as in Dovecot. Networks are not
 // compared here, so a user that is limited to some networks is locked.
-func closed(rest string) bool {
-	return slices.ContainsFunc(extraFields(rest), func(f string) bool {
+func (l line) closed() bool {
+	return slices.ContainsFunc(l.extra, func(f string) bool {
 		name, _, _ := strings.Cut(f, "=")
 		return name == "nologin" || limitsNetworks(name)
 	})
@@ -227,10 +168,8 @@ func closed(rest string) bool {
 func limitsNetworks(name string) bool { return name == "allow_nets" || name == "allow_real_nets" }
 
 // unsupported returns a reason if the user is locked by a field that is not supported.
-func unsupported(line []byte) string {
-	_, rest, _ := strings.Cut(string(line), ":")
-	_, rest, _ = strings.Cut(rest, ":")
-	for _, f := range extraFields(rest) {
+func (l line) unsupported() string {
+	for _, f := range l.extra {
 		if name, _, _ := strings.Cut(f, "="); limitsNetworks(name) {
 			return "Dovecot's " + name + " is not supported, so this user is locked; remove it to allow logins from all networks"
 		}
@@ -253,8 +192,14 @@ func checkName(user string) error {
 		return errors.New(`the name begins with "#", which makes its line a comment`)
 	case strings.ContainsRune(user, ':'):
 		return errors.New("the name contains a colon")
+	case endsBefore(user):
+		return errors.New("the name contains \"|\" before what begins a hash, so that its line would have another meaning")
 	case strings.ContainsFunc(user, unicode.IsControl):
 		return errors.New("the name contains a control character")
 	}
 	return nil
 }
+
+// endsBefore reports whether a line with the name is read as one of docker-mailserver with
+// another name.
+func endsBefore(user string) bool { return separatorOf(user+":") == "|" }

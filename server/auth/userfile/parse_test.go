@@ -31,7 +31,8 @@ func TestBadLinesAreSkippedAndLogged(t *testing.T) {
 	}, "\n"))
 	f.expect("alice", "secret", "accepted")
 	f.expect("bob", "other", "accepted")
-	f.expect("bad", "plainpassword", "no such user")
+	f.expect("bad", "plainpassword", "temporary")
+	f.expect("costly", "secret", "temporary")
 	log := f.log.String()
 	for line, why := range map[int]string{
 		2: "no colon", 3: "the name is empty", 4: "unknown password scheme", 5: "occurs twice", 6: "longer than",
@@ -52,7 +53,7 @@ func TestBadLinesAreSkippedAndLogged(t *testing.T) {
 			t.Errorf("the log repeats %q:\n%s", content, log)
 		}
 	}
-	if err := f.Check(t.Context()); err == nil || !strings.Contains(err.Error(), "line 4: unknown password scheme") {
+	if err := f.Check(t.Context()); err == nil || !strings.Contains(err.Error(), "1 user gets 454 (line 4): unknown password scheme") {
 		t.Errorf("Check: %v", err)
 	}
 }
@@ -97,33 +98,41 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("# users\n\nalice:" + secret + "\r\nbob:" + slow + ":1000:1000::/home/bob\n"))
 	f.Add([]byte("alice:!\nalice:*\n:\n::\nx"))
 	f.Add([]byte("\ufeffa:{CRYPT}$6$saltstring$\x00\nb:{}\n"))
+	f.Add([]byte("a|" + secret + "\r\nb|{PLAIN}x |nologin\nc|d:" + secret + "\ne|"))
+	f.Add([]byte("A:" + secret + "\na:" + other + "\n\u00c4:!\na\u0308:{ROT13}x\nA:\n"))
 	f.Add([]byte("a:" + strings.Repeat("x", maxLine)))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		users, skipped, err := parse(text)
+		users, skipped, err := parse(text, auth.FoldLower)
 		if err != nil {
 			return
 		}
 		lines := bytes.Count(text, []byte("\n")) + 1
-		if len(users.hashes)+len(skipped) > lines {
-			t.Errorf("%d users and %d problems in %d lines", len(users.hashes), len(skipped), lines)
+		if len(users.accounts) > lines || len(skipped) > lines {
+			t.Errorf("%d users and %d problems in %d lines", len(users.accounts), len(skipped), lines)
 		}
-		for name, stored := range users.hashes {
-			if err := checkName(name); err != nil {
-				t.Errorf("user %q: %v", name, err)
+		for key, a := range users.accounts {
+			if err := checkName(a.name); err != nil {
+				t.Errorf("user %q: %v", a.name, err)
 			}
-			if _, err := hash.Parse(stored); err != nil {
-				t.Errorf("user %q: %v", name, err)
+			if _, err := hash.Parse(a.stored); err != nil || a.stored != "" && a.broken != nil {
+				t.Errorf("user %q: %v, %v", a.name, err, a.broken)
+			}
+			if auth.FoldLower.Login(a.name) != key {
+				t.Errorf("user %q is found as %q", a.name, key)
 			}
 		}
 		// The written line can be parsed, and other users are not changed.
-		written := withHash(text, "new user", other)
-		again, _, err := parse(written)
-		if err != nil || again.hashes["new user"] != other {
+		written, err := withHash(text, "new user", other)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, _, err := parse(written, auth.FoldLower)
+		if err != nil || again.accounts["new user"] == nil || again.accounts["new user"].stored != other {
 			t.Fatalf("%q became %q: %v", text, written, err)
 		}
-		for name, stored := range users.hashes {
-			if name != "new user" && again.hashes[name] != stored {
-				t.Errorf("user %q changed in %q", name, written)
+		for key, a := range users.accounts {
+			if key != "new user" && again.accounts[key].stored != a.stored {
+				t.Errorf("user %q changed in %q", a.name, written)
 			}
 		}
 	})
@@ -137,8 +146,8 @@ func BenchmarkParse100kUsers(b *testing.B) {
 	b.SetBytes(int64(text.Len()))
 	b.ReportAllocs()
 	for b.Loop() {
-		if users, skipped, err := parse(text.Bytes()); err != nil || len(users.hashes) != 100_000 || len(skipped) != 0 {
-			b.Fatal(len(users.hashes), skipped, err)
+		if users, skipped, err := parse(text.Bytes(), auth.FoldLower); err != nil || len(users.accounts) != 100_000 || len(skipped) != 0 {
+			b.Fatal(len(users.accounts), skipped, err)
 		}
 	}
 }
@@ -160,13 +169,13 @@ func TestDovecotExtraFields(t *testing.T) {
 		{"::::::allow_nets=192.0.2.0/24", true, "allow_nets"},
 		{"::::::nodelay=y allow_real_nets=2001:db8::/32", true, "allow_real_nets"},
 	} {
-		users, skipped, err := parse([]byte("alice:" + hash + tt.rest + "\n"))
+		users, skipped, err := parse([]byte("alice:"+hash+tt.rest+"\n"), auth.FoldLower)
 		if err != nil {
 			t.Fatal(err)
 		}
-		stored, found := users.hashes["alice"]
-		if !found || (stored == "") != tt.locked {
-			t.Errorf("%q: found %v, locked %v", tt.rest, found, stored == "")
+		a := users.accounts["alice"]
+		if a == nil || a.broken != nil || (a.stored == "") != tt.locked {
+			t.Errorf("%q: %+v", tt.rest, a)
 		}
 		if !strings.Contains(skipped.summary(), tt.why) {
 			t.Errorf("%q: %q", tt.rest, skipped.summary())

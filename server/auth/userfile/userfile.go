@@ -3,13 +3,19 @@
 // [auth.PasswordVerifier] and [auth.KeyStore].
 //
 //	user:hash[:anything]
+//	user|hash[|anything]   as docker-mailserver writes it
 //
 // Empty lines and lines that begin with "#" are ignored. Package hash lists the schemes of
 // hashes. An invalid line is logged with its number and skipped; the others are used. If a
-// name occurs twice, its first line is used. No password matches an empty or locked hash.
+// name occurs twice, its first line is used. No password matches an empty or locked hash. If
+// the hash of a user cannot be checked, as it is of an unknown scheme or too costly, every login
+// of the user is a temporary error.
 //
-// Names are compared exactly, with case and domain: the name in the file is the canonical
-// name that sender restrictions use, and two users must never have the same one.
+// Names are compared with their domain, and as the fold of the configuration says, which is
+// applied to both sides. The name in the file, as it is spelled there, is the canonical name that
+// sender restrictions use. If two different names in the file are one login after folding,
+// that login is a temporary error: it never has two passwords, nor one that depends on the order
+// of lines.
 //
 // The file is read again when it changes, see [Store.Reload]. If it cannot be read, every
 // login is a temporary error. The old content is not used then, since the file may have been
@@ -75,7 +81,9 @@ func (c *Config) Validate(bad func(key, why string)) {
 }
 
 // Open implements auth.BackendConfig. It reads the file.
-func (c *Config) Open(env *auth.Env) (auth.Backend, error) { return New(*c, env.Checker, env.Events) }
+func (c *Config) Open(env *auth.Env) (auth.Backend, error) {
+	return New(*c, env.Fold, env.Checker, env.Events)
+}
 
 // Location implements auth.BackendConfig.
 func (c *Config) Location() string { return c.Path }
@@ -89,6 +97,7 @@ func (c *Config) Access(key func(string) string, list *access.List) {
 // has no goroutines and no open file between calls, so it has no Close.
 type Store struct {
 	path    string
+	fold    auth.Fold
 	checker *hash.Checker
 	events  auth.Events
 	decoys  hash.Kind // of the configuration; empty: the most common one of the file
@@ -112,9 +121,9 @@ var (
 )
 
 // New reads a user file. It returns an error if the file cannot be read, but not for an
-// invalid line, which concerns one user only.
-func New(cfg Config, checker *hash.Checker, events auth.Events) (*Store, error) {
-	s := &Store{path: cfg.Path, checker: checker, events: events, decoys: cfg.UnknownUserHash, now: time.Now}
+// invalid line, which concerns one user only. Logins have been folded with fold.
+func New(cfg Config, fold auth.Fold, checker *hash.Checker, events auth.Events) (*Store, error) {
+	s := &Store{path: cfg.Path, fold: fold, checker: checker, events: events, decoys: cfg.UnknownUserHash, now: time.Now}
 	s.content.Store(&content{})
 	if err := s.Reload(context.Background()); err != nil {
 		return nil, err
@@ -128,27 +137,30 @@ func (s *Store) VerifyPassword(ctx context.Context, p *auth.Peer, login, passwor
 	if err != nil {
 		return auth.Identity{}, unavailable(err)
 	}
-	stored, found := users.hashes[login]
-	if stored == "" {
-		if err := s.checker.Decoy(ctx, s.decoy(users).Sample(), password, p.Turn(login)); err != nil {
+	found, err := users.find(login)
+	switch {
+	case err != nil:
+		return auth.Identity{}, s.unusable(err)
+	case found.stored == "":
+		if err := s.checker.Decoy(ctx, users.decoy(s.decoys).Sample(), password, p.Turn(login)); err != nil {
 			return auth.Identity{}, unavailable(err)
 		}
 		return auth.Identity{}, refusal(found)
 	}
-	ok, err := s.checker.Check(ctx, stored, password, p.Turn(login))
+	ok, err := s.checker.Check(ctx, found.stored, password, p.Turn(login))
 	if err != nil {
 		return auth.Identity{}, unavailable(err)
 	}
 	if !ok {
 		return auth.Identity{}, &auth.Failure{Kind: auth.BadPassword, Store: Kind}
 	}
-	return auth.Identity{User: login, Store: Kind}, nil
+	return auth.Identity{User: found.name, Store: Kind}, nil
 }
 
 // refusal returns the failure for an unknown user or one without a password. A locked account
 // is BadPassword, so that other stores are not asked for the same name.
-func refusal(found bool) *auth.Failure {
-	if found {
+func refusal(found account) *auth.Failure {
+	if found.name != "" {
 		return &auth.Failure{Kind: auth.BadPassword, Store: Kind, Reason: "the account has no password"}
 	}
 	return &auth.Failure{Kind: auth.NoSuchUser, Store: Kind}
@@ -160,23 +172,27 @@ func (s *Store) ScramKeys(_ context.Context, _ *auth.Peer, login string) (auth.S
 	if err != nil {
 		return auth.ScramKeys{}, unavailable(err)
 	}
-	stored, found := users.hashes[login]
-	h, err := hash.Parse(cmp.Or(stored, s.decoy(users).Sample())) // the same work for unknown users
+	found, err := users.find(login)
+	if err != nil {
+		return auth.ScramKeys{}, s.unusable(err)
+	}
+	h, err := hash.Parse(cmp.Or(found.stored, users.decoy(s.decoys).Sample())) // the same work for unknown users
 	if err != nil {
 		return auth.ScramKeys{}, unavailable(err)
 	}
 	keys, ok := h.ScramKeys()
 	switch {
-	case stored == "":
+	case found.stored == "":
 		return auth.ScramKeys{}, refusal(found)
 	case !ok:
 		return auth.ScramKeys{}, &auth.Failure{Kind: auth.BadPassword, Store: Kind,
 			Reason: "the hash is of another scheme, without SCRAM keys; set the password again with --scheme scram-sha-256"}
 	}
-	return auth.ScramKeys{ScramKeys: keys, User: login, Store: Kind}, nil
+	return auth.ScramKeys{ScramKeys: keys, User: found.name, Store: Kind}, nil
 }
 
-// ScramDecoy implements auth.KeyStore.
+// ScramDecoy implements auth.KeyStore. The login has been folded, so all spellings have one
+// decoy, as they have the keys of one user.
 func (s *Store) ScramDecoy(login string) auth.ScramDecoy {
 	shape := hash.DefaultScramShape()
 	if users := s.content.Load().table; users != nil {
@@ -184,9 +200,6 @@ func (s *Store) ScramDecoy(login string) auth.ScramDecoy {
 	}
 	return auth.ScramDecoy{Login: login, ScramShape: s.decoys.Shape(shape)}
 }
-
-// decoy returns the kind of the hash that is computed for a login without one.
-func (s *Store) decoy(users *table) hash.Kind { return cmp.Or(s.decoys, users.kind) }
 
 // WithoutScramKeys returns the users that can log in by PLAIN and LOGIN, but not by SCRAM, in
 // the order of the file. SCRAM should not be offered while there are any. The caller must not
@@ -210,26 +223,12 @@ func (s *Store) WithTooManyIterations() []string {
 	return users.tooMany
 }
 
-func unavailable(err error) error { return &auth.Unavailable{Store: Kind, Err: err} }
-
-// Check reads the file, without changing the users of the store, and returns its errors and
-// its invalid lines.
-func (s *Store) Check(context.Context) error {
-	text, _, err := readFile(s.path, openChecked)
-	if err != nil {
-		return err
-	}
-	users, problems, err := parse(text)
-	switch {
-	case err != nil:
-		return fmt.Errorf("user file %s: %w", s.path, err)
-	case len(problems) > 0:
-		return fmt.Errorf("user file %s: %s", s.path, problems.summary())
-	case len(users.hashes) == 0:
-		return fmt.Errorf("user file %s: has no user; add one with: postern passwd %s NAME", s.path, s.path)
-	}
-	return nil
+// unusable returns the error for a user whose password cannot be checked.
+func (s *Store) unusable(err error) error {
+	return unavailable(fmt.Errorf("user file %s: %w", s.path, err))
 }
+
+func unavailable(err error) error { return &auth.Unavailable{Store: Kind, Err: err} }
 
 // The file is checked at a login, at most once a second. Notifications of the kernel would be
 // faster and less reliable: network file systems have none, and a symbolic link of the path
@@ -327,14 +326,14 @@ func (s *Store) read(now time.Time) error {
 	if same {
 		return nil
 	}
-	users, skipped, err := parse(text)
+	users, found, err := parse(text, s.fold)
 	if err != nil {
 		err = fmt.Errorf("user file %s: %w", s.path, err)
 		s.fail(err)
 		return err
 	}
 	s.content.Store(&content{table: users})
-	s.report(users, skipped)
+	s.report(users, found)
 	return nil
 }
 
@@ -365,12 +364,12 @@ func (s *Store) fail(err error) {
 // maxReported is how many invalid lines are reported one by one.
 const maxReported = 20
 
-func (s *Store) report(users *table, skipped problems) {
-	for _, p := range skipped[:min(len(skipped), maxReported)] {
+func (s *Store) report(users *table, found problems) {
+	for _, p := range found[:min(len(found), maxReported)] {
 		s.events.UserFileLineSkipped(s.path, p.line, p.why)
 	}
-	if more := len(skipped) - maxReported; more > 0 {
+	if more := len(found) - maxReported; more > 0 {
 		s.events.UserFileMoreLinesSkipped(s.path, more)
 	}
-	s.events.UserFileRead(s.path, len(users.hashes))
+	s.events.UserFileRead(s.path, len(users.accounts))
 }

@@ -39,7 +39,7 @@ type fixture struct {
 
 func open(t *testing.T, path string) (*fixture, error) {
 	f := &fixture{t: t, clock: time.Now()}
-	s, err := New(Config{Path: path}, hash.NewChecker(time.Minute), auth.NewLog(f.log.Logger()))
+	s, err := New(Config{Path: path}, auth.FoldLower, hash.NewChecker(time.Minute), auth.NewLog(f.log.Logger()))
 	if err != nil {
 		return nil, err
 	}
@@ -248,7 +248,7 @@ func BenchmarkVerifyRemembered(b *testing.B) {
 	if err := os.WriteFile(path, []byte("alice:"+secret+"\n"), 0o600); err != nil {
 		b.Fatal(err)
 	}
-	s, err := New(Config{Path: path}, hash.NewChecker(time.Minute), auth.NewLog(slog.New(slog.DiscardHandler)))
+	s, err := New(Config{Path: path}, auth.FoldLower, hash.NewChecker(time.Minute), auth.NewLog(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		b.Fatal(err)
 	}

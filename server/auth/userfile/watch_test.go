@@ -143,7 +143,7 @@ func TestReloadReadsAtOnce(t *testing.T) {
 func TestManyLoginsWhileTheFileChanges(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "users")
 	write(t, path, "alice:"+secret+"\n")
-	s, err := New(Config{Path: path}, hash.NewChecker(time.Minute), auth.NewLog(slog.New(slog.DiscardHandler)))
+	s, err := New(Config{Path: path}, auth.FoldLower, hash.NewChecker(time.Minute), auth.NewLog(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package userfile
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,12 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"postern/internal/durable"
+	"postern/server/auth"
 	"postern/server/auth/hash"
 )
 
 // SetPassword writes the hash of a user into a user file: into the user's line, whose further
 // fields are kept, or into a new line at the end. Other lines are not changed. A missing file
-// is created with mode 0600.
+// is created with mode 0600. A user that the file has in another spelling is an error. A new
+// line is of the form of the first one.
 //
 // The file is replaced atomically, so that a crash leaves the old or the new one. Its mode and
 // owner are kept, access control lists are not. If path is a symbolic link, its target is
@@ -42,13 +45,17 @@ func SetPassword(path, user, stored string) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return replace(target, withHash(old, user, stored))
+	changed, err := withHash(old, user, stored)
+	if err != nil {
+		return fmt.Errorf("user file %s: %w", target, err)
+	}
+	return replace(target, changed)
 }
 
 // checkStored returns an error if the line could not be parsed.
 func checkStored(stored string) error {
-	if strings.ContainsAny(stored, ":\r\n") {
-		return errors.New("the hash contains a colon or a line break")
+	if strings.ContainsAny(stored, ":|\r\n") {
+		return errors.New("the hash contains a colon, a vertical bar or a line break")
 	}
 	_, err := hash.Parse(stored)
 	return err
@@ -87,31 +94,43 @@ func lock(dir string) (unlock func() error, err error) {
 	return f.Close, nil
 }
 
-// withHash returns the text with the hash in the first line of the user.
-func withHash(text []byte, user, stored string) []byte {
+// withHash returns the text with the hash in the first line of the user, or in a new one.
+func withHash(text []byte, user, stored string) ([]byte, error) {
 	var changed bytes.Buffer
-	done := false
-	for line := range bytes.Lines(bytes.TrimPrefix(text, byteOrderMark)) {
-		if name, _, why := parseLine(line); !done && why == "" && name == user {
+	done, number, separator := false, 0, ""
+	var otherSpelling error
+	for raw := range bytes.Lines(bytes.TrimPrefix(text, byteOrderMark)) {
+		number++
+		l, why := parseLine(raw)
+		separator = cmp.Or(separator, l.separator)
+		switch {
+		case done || why != "" || l.user == "":
+		case l.user == user:
 			// Replace the second field, and keep the rest with the line end.
-			_, rest, _ := strings.Cut(string(line), ":")
-			end := strings.IndexAny(rest, ":\r\n")
+			_, rest, _ := strings.Cut(string(raw), l.separator)
+			end := strings.IndexAny(rest, l.separator+"\r\n")
 			if end < 0 {
 				end = len(rest)
 			}
-			line = []byte(user + ":" + stored + rest[end:])
+			raw = []byte(user + l.separator + stored + rest[end:])
 			done = true
+		case auth.FoldLower.Login(l.user) == auth.FoldLower.Login(user):
+			otherSpelling = fmt.Errorf("line %d has the name %q, which is the same login unless the store has fold = \"none\"; "+
+				"give the name as it is spelled there", number, l.user)
 		}
-		changed.Write(line)
+		changed.Write(raw)
 	}
-	if done {
-		return changed.Bytes()
+	switch {
+	case done:
+		return changed.Bytes(), nil
+	case otherSpelling != nil:
+		return nil, otherSpelling
 	}
 	if n := changed.Len(); n > 0 && changed.Bytes()[n-1] != '\n' {
 		changed.WriteByte('\n')
 	}
-	changed.WriteString(user + ":" + stored + "\n")
-	return changed.Bytes()
+	changed.WriteString(user + cmp.Or(separator, ":") + stored + "\n")
+	return changed.Bytes(), nil
 }
 
 // replace replaces target by a new file.

@@ -14,6 +14,7 @@ import (
 	"postern/server/auth"
 	"postern/server/auth/dovecot"
 	"postern/server/auth/throttle"
+	"postern/server/auth/userfile"
 )
 
 // Stores are the open stores of one section [auth].
@@ -93,7 +94,7 @@ func (a *App) openSection(g *Generation, cfg config.Auth, open *sectionParts[sto
 }
 
 func (a *App) openStore(cfg config.Auth, table config.Store) (openStore, error) {
-	backend, err := table.Backend.Open(a.storeEnv())
+	backend, err := table.Backend.Open(a.storeEnv(table.Fold))
 	if err != nil {
 		return openStore{}, process.ExplainUnreadable(err)
 	}
@@ -105,8 +106,8 @@ func (a *App) openStore(cfg config.Auth, table config.Store) (openStore, error) 
 }
 
 // storeEnv returns what the backends share.
-func (a *App) storeEnv() *auth.Env {
-	env := &auth.Env{Checker: a.checker, Events: a.events.auth}
+func (a *App) storeEnv(fold auth.Fold) *auth.Env {
+	env := &auth.Env{Fold: fold, Checker: a.checker, Events: a.events.auth}
 	if a.pamHelper == nil {
 		return env
 	}
@@ -143,20 +144,30 @@ func (a *App) OpenStores(cfg config.Auth) (*Stores, error) {
 	return stores, nil
 }
 
+// A StoreResult is what [App.CheckStore] finds in a store that can be opened.
+type StoreResult struct {
+	Scram   ScramUsers
+	Remarks []auth.Remark
+}
+
 // CheckStore opens a store, calls its Check, if it has one, within the time for a login,
-// and closes it. With offline it only opens the store, which connects to nothing. It returns the users of the store that have a problem with SCRAM.
-func (a *App) CheckStore(ctx context.Context, cfg config.Auth, s config.Store, offline bool) (ScramUsers, error) {
+// and closes it. With offline it connects to nothing, and only files are checked. The error may
+// join several, one for each cause.
+func (a *App) CheckStore(ctx context.Context, cfg config.Auth, s config.Store, offline bool) (StoreResult, error) {
 	open, err := a.openStore(cfg, s)
 	if err != nil {
-		return ScramUsers{}, err
+		return StoreResult{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
 	defer cancel()
-	if !offline {
+	if !offline || s.Kind == userfile.Kind {
 		err = open.Check(ctx)
 	}
-	err = errors.Join(err, open.Close())
-	return scramUsers(cfg, open.Store), err
+	result := StoreResult{scramUsers(cfg, open.Store), open.Remarks()}
+	if closed := open.Close(); closed != nil {
+		err = errors.Join(err, closed)
+	}
+	return result, err
 }
 
 // CheckMechanisms returns the mechanisms that clients are offered, or an error if they

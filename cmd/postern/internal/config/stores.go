@@ -25,6 +25,7 @@ type storeKind struct {
 	config      func() auth.BackendConfig // with its defaults
 	cached      bool                      // whether the table may have a section cache
 	concurrency int                       // default of the key; 0 is that of auth.StoreDefaults
+	fold        auth.Fold                 // default of the key
 }
 
 // hashing is the default concurrency of stores whose hashes postern compares itself:
@@ -40,7 +41,7 @@ func storeKinds() []storeKind {
 		{name: pam.Kind, config: func() auth.BackendConfig { return new(pam.Defaults()) }, cached: true},
 		{name: saslauthd.Kind, config: func() auth.BackendConfig { return new(saslauthd.Defaults()) }, cached: true},
 		{name: sql.Kind, config: func() auth.BackendConfig { return new(sql.Defaults()) }, concurrency: hashing},
-		{name: userfile.Kind, config: func() auth.BackendConfig { return new(userfile.Defaults()) }, concurrency: hashing},
+		{name: userfile.Kind, config: func() auth.BackendConfig { return new(userfile.Defaults()) }, concurrency: hashing, fold: auth.FoldLower},
 	}
 }
 
@@ -59,6 +60,7 @@ func newStore(kind string) Store {
 	k := kinds[slices.IndexFunc(kinds, func(k storeKind) bool { return k.name == kind })]
 	s := Store{Kind: k.name, StoreConfig: auth.StoreDefaults(), Backend: k.config(), cached: k.cached}
 	s.Concurrency = cmp.Or(k.concurrency, s.Concurrency)
+	s.Fold = cmp.Or(k.fold, auth.FoldNone)
 	return s
 }
 
@@ -108,6 +110,10 @@ func (l StoreList) Validate(bad func(key, why string)) {
 	if l.DovecotOnly() && l[0].Login != auth.StoreDefaults().Login {
 		bad("stores[0].login", "has no effect if Dovecot is the only store, because Dovecot receives the login as the client sends it; "+
 			"set auth_username_format in Dovecot's configuration")
+	}
+	if l.DovecotOnly() && l[0].Fold == auth.FoldLower {
+		bad("stores[0].fold", "has no effect if Dovecot is the only store, because Dovecot receives the login as the client sends it; "+
+			"set auth_username_format = %Lu in Dovecot's configuration")
 	}
 }
 
