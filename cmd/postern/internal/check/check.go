@@ -74,6 +74,7 @@ type checker struct {
 }
 
 func (c *checker) all(ctx context.Context) {
+	c.environment()
 	if err := c.app.StartPAM(c.cfg); err != nil { // before root is dropped, as in serve
 		c.report.Fail("PAM", err)
 	}

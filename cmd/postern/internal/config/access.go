@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"postern/internal/access"
+	"postern/internal/fileperm"
 )
 
 // dnsPort serves TCP for answers that are too long for UDP (RFC 7766).
@@ -108,6 +109,10 @@ func regular(path string) error {
 		kind = "a named pipe (FIFO)"
 	case mode&fs.ModeSocket != 0:
 		kind = "a socket"
+	}
+	if info.IsDir() && fileperm.InContainer() {
+		return fmt.Errorf("%s is a directory and not a regular file: the container engine creates one if the file of a mount does not exist "+
+			"on the host; correct the path before the colon of that mount, and remove the directory that was created there", path)
 	}
 	return fmt.Errorf("%s is %s and not a regular file; name a file that can be read repeatedly", path, kind)
 }

@@ -7,6 +7,8 @@
 //	listeners  [[listener]], and the sections that a listener inherits
 //	stores     [[auth.stores]]: the table of the kinds of store
 //	decode     the values of the file: types, lists, unknown keys
+//	environment  settings that the environment replaces
+//	missing    what to do if there is no file
 //	access     the files and hosts that a configuration names
 //	place      finds the line and the column of a key
 //	errors     formats mistakes
@@ -54,6 +56,8 @@ type Config struct {
 	Policy    policy.Config  `toml:"policy"`
 	Relay     Relay          `toml:"relay"`
 	Log       logging.Config `toml:"log"`
+
+	environment environment
 }
 
 // Auth is the section [auth], with the stores of all kinds.
@@ -93,7 +97,7 @@ func Default() *Config {
 // maxSize bounds the read if --config names a wrong file.
 const maxSize = 1 << 20 // bytes
 
-// Load reads a file. It returns an *Error if the file can be read and is not valid. If
+// Load reads a file, and the variables of the environment that replace its values. It returns an *Error if the file can be read and is not valid. If
 // permissions prevent that it is read, the error has the command that changes them. A file that
 // every user of the machine can change is refused: see package fileperm.
 func Load(path string) (*Config, error) { return load(path, openFile) }
@@ -118,12 +122,12 @@ func load(path string, open func(string) (*os.File, error)) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := Parse(path, text)
+	cfg, err := parse(path, text, os.Environ())
 	if err != nil {
 		return nil, err
 	}
 	if problems := cfg.specialFiles(); len(problems) > 0 {
-		return nil, newError(path, text, problems)
+		return nil, newError(path, text, cfg.environment.mark(problems))
 	}
 	return cfg, nil
 }
@@ -139,8 +143,7 @@ func openFile(path string) (*os.File, error) {
 func read(path string, open func(string) (*os.File, error)) (string, error) {
 	f, err := open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("there is no configuration file %s; copy config.toml.example to it "+
-			"(an empty file is valid and means the defaults), or name another file with --config", path)
+		return "", process.WithStatus(process.ExitConfig, missingFile(path))
 	}
 	if err != nil {
 		return "", process.ExplainUnreadable(err)
@@ -156,9 +159,12 @@ func read(path string, open func(string) (*os.File, error)) (string, error) {
 	return strings.TrimPrefix(string(text), "\ufeff"), nil // the byte order mark of Windows editors
 }
 
-// Parse is Load for a text that has been read already. path is used in errors only,
-// and the files that the configuration names are not looked at.
-func Parse(path, text string) (*Config, error) {
+// Parse is Load for a text that has been read already. path is used in errors only, and neither
+// the files that the configuration names are looked at, nor the environment.
+func Parse(path, text string) (*Config, error) { return parse(path, text, nil) }
+
+// parse decodes the file, and then the variables of environ, over the defaults.
+func parse(path, text string, environ []string) (*Config, error) {
 	cfg := Default()
 	var t table
 	meta, err := toml.Decode(text, &t)
@@ -169,12 +175,15 @@ func Parse(path, text string) (*Config, error) {
 	listeners, given := t["listener"]
 	delete(t, "listener") // the shared sections come first, wherever they are in the file
 	d.table("", t, fieldsOf(reflect.ValueOf(cfg).Elem()))
+	variables, problems := readEnvironment(environ)
+	d.problems = append(append(d.problems, problems...), variables.apply(cfg)...)
 	cfg.SetListeners(server.DefaultListeners()...)
 	if given {
 		d.listeners(cfg, listeners)
 	}
 	if len(d.problems) == 0 { // a section with an undecodable key would be reported twice
 		cfg.validate(func(path, why string) { d.bad(path, why, "") })
+		variables.mark(d.problems)
 	}
 	if len(d.problems) > 0 {
 		return nil, newError(path, text, d.problems)

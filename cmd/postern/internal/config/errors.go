@@ -21,7 +21,8 @@ type problem struct {
 	why   string
 	hint  string // the next step; may be empty
 
-	correct string // the line as it has to be written; may be empty
+	correct  string // the line as it has to be written; may be empty
+	variable string // of the environment, with its value unless that may be a secret; empty for the file
 }
 
 // An Error is the list of all mistakes of a file, each with its line, a caret under
@@ -36,7 +37,9 @@ type Error struct {
 func newError(file, text string, problems []problem) *Error {
 	places := locate(text)
 	for i := range problems {
-		problems[i].find(text, places)
+		if problems[i].variable == "" {
+			problems[i].find(text, places)
+		}
 	}
 	slices.SortStableFunc(problems, func(a, b problem) int {
 		return cmp.Or(cmp.Compare(a.at.start, b.at.start), cmp.Compare(a.path, b.path))
@@ -103,14 +106,23 @@ func (e *Error) Error() string {
 //	   3 | hide_client = "yes"
 //	     |               ^^^^^
 //	     = write true, without quotes
+//
+// or, for a variable:
+//
+//	environment: POSTERN_LOG_LEVEL="loud": log.level: ...
 func (e *Error) show(b *strings.Builder, p problem) {
 	n, line, at := lineAt(e.text, p.at)
+	if p.variable != "" {
+		line = p.variable
+	}
 	secrets := secretsIn(line)
 	reason := p.why
 	if !p.atKey && p.path != "" {
 		reason = plain(p.path) + ": " + reason
 	}
-	if p.at.none() {
+	if p.variable != "" {
+		fmt.Fprintf(b, "environment: %s: %s\n", oneLine(secrets.Replace(p.variable)), oneLine(secrets.Replace(reason)))
+	} else if p.at.none() {
 		fmt.Fprintf(b, "%s: %s\n", e.file, oneLine(reason))
 	} else {
 		fmt.Fprintf(b, "%s:%d: %s\n", e.file, n, oneLine(secrets.Replace(reason)))

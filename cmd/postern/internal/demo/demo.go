@@ -12,9 +12,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"text/template"
+
+	"golang.org/x/sys/unix"
 
 	"postern/cmd/postern/internal/app"
 	"postern/cmd/postern/internal/config"
@@ -22,13 +26,19 @@ import (
 	"postern/relay"
 )
 
-// folderName is the folder of the demo in the working directory.
-const folderName = "postern-demo"
+const (
+	// folderName is the folder of the demo in the working directory.
+	folderName = "postern-demo"
+	// hostname is in the greeting and the replies, so that nobody takes the demo for a server
+	// that delivers mail. The domain cannot exist (RFC 2606).
+	hostname = "postern-demo.invalid"
+)
 
 // A Demo is a server on loopback addresses. It may run as root, since other machines
-// cannot connect to it and its folder is private.
+// cannot connect to it and its folder is private. In a container it can be public.
 type Demo struct {
 	Once      bool   // send one message and end
+	Public    bool   // listen on all addresses
 	Relay     string // the next hop; empty for a Mailbox
 	Version   string // for the log
 	Out, Errs io.Writer
@@ -76,10 +86,14 @@ func (d *Demo) Run(ctx context.Context) error {
 }
 
 func (d *Demo) prepare() (err error) {
-	if d.ports, err = choosePorts(); err != nil {
+	if d.ports, err = choosePorts(d.Public); err != nil {
 		return err
 	}
-	if d.folder, err = openFolder(folderName, d.ports); err != nil {
+	dir := folderName
+	if unix.Access(".", unix.W_OK) != nil {
+		dir = filepath.Join(os.TempDir(), folderName)
+	}
+	if d.folder, err = openFolder(dir, d.ports); err != nil {
 		return err
 	}
 	if d.Relay != "" {
@@ -91,13 +105,18 @@ func (d *Demo) prepare() (err error) {
 	return d.next.UnmarshalText([]byte(d.mailbox.URL()))
 }
 
-// load reads the configuration in the folder, and replaces the listeners and the
-// next hop by those of this run.
+// load reads the configuration in the folder, and replaces the name, the listeners and the
+// next hop by those of this run. Variables of the environment are for a real server.
 func (d *Demo) load() (*config.Config, error) {
-	cfg, err := config.Load(d.folder.config())
+	text, err := os.ReadFile(d.folder.config())
 	if err != nil {
 		return nil, err
 	}
+	cfg, err := config.Parse(d.folder.config(), string(text))
+	if err != nil {
+		return nil, err
+	}
+	cfg.Server.Hostname = hostname
 	cfg.Relay.NextHops = []relay.HopURL{d.next}
 	cfg.SetListeners(d.ports.listeners()...)
 	return cfg, nil
@@ -118,10 +137,14 @@ func (d *Demo) explain(password string) error {
 	if d.mailbox != nil {
 		mail = d.folder.mail()
 	}
+	text := howtoText
+	if d.Public {
+		text = publicText
+	}
 	return howto{
 		Folder: d.folder.Dir, Mail: mail, Ports: d.ports, User: user, Password: password,
 		Cert: process.ShellQuote(d.folder.cert()), Config: process.ShellQuote(d.folder.config()),
-	}.print(d.Out)
+	}.print(d.Out, text)
 }
 
 // A howto explains how to send mail through the demo.
@@ -133,9 +156,26 @@ type howto struct {
 	Cert, Config   string // files, as words of a shell
 }
 
-func (h howto) print(w io.Writer) error {
-	return template.Must(template.New("howto").Parse(strings.TrimPrefix(howtoText, "\n"))).Execute(w, h)
+func (h howto) print(w io.Writer, text string) error {
+	return template.Must(template.New("howto").Parse(strings.TrimPrefix(text, "\n"))).Execute(w, h)
 }
+
+// publicText has the password once, and not in a command line: the log of a container is kept.
+const publicText = `
+This is a demo of postern. It accepts mail to all addresses from one user, and delivers none.
+It listens on port {{.Ports.Submission}} (STARTTLS) and {{.Ports.Submissions}} (TLS), on all addresses.
+{{- with .Ports.Why}}
+{{.}}{{end}}
+
+  user      {{.User}}
+  password  {{.Password}}
+
+On the host, if the container was started with -p 1587:{{.Ports.Submission}} (swaks asks for the password):
+
+  swaks --server localhost:1587 --tls --auth PLAIN --auth-user {{.User}} --from demo@example.org --to you@example.com
+
+Mail goes to {{.Mail}} in the container. For a real server, mount a configuration at /etc/postern.
+`
 
 // howtoText has the password in command lines, where other users of the machine can
 // see it. It is valid for this demo only; a real client reads it from a file or a

@@ -32,7 +32,7 @@ func TestOnce(t *testing.T) {
 		if strings.Contains(out.String()+errs.String(), password) || strings.Contains(out.String(), "AUTH PLAIN A") {
 			t.Error("the dialogue shows the password")
 		}
-		for _, want := range []string{"S: 220 ", "C: STARTTLS", "C: AUTH PLAIN ********", "S: 235 ", "C: .", "arrived: "} {
+		for _, want := range []string{"S: 220 postern-demo.invalid ", "this is a demo", "C: STARTTLS", "C: AUTH PLAIN ********", "S: 235 ", "C: .", "arrived: "} {
 			if !strings.Contains(out.String(), want) {
 				t.Errorf("the dialogue lacks %q:\n%s", want, out.String())
 			}
@@ -115,7 +115,7 @@ func TestHowtoCanBePasted(t *testing.T) {
 		Ports: ports{Submission: 1587, Submissions: 1465, Why: "(why)"},
 		User:  "demo", Password: "SECRET", Cert: "/home/me/postern-demo/cert.pem", Config: "/home/me/postern-demo/config.toml",
 	}
-	kit.Must(t, h.print(&out))
+	kit.Must(t, h.print(&out, howtoText))
 	for _, want := range []string{
 		"port 1587 (STARTTLS) and 1465 (TLS).\n(why)\n",
 		"swaks --server localhost:1587 --tls --auth PLAIN --auth-user demo --auth-password SECRET",
@@ -129,11 +129,24 @@ func TestHowtoCanBePasted(t *testing.T) {
 	}
 }
 
+// The log of a container has the password once.
+func TestPublicDemo(t *testing.T) {
+	p := ports{Submission: 587, Submissions: 465, Public: true}
+	if a := p.submissionAddresses(); len(a) != 1 || a[0] != ":587" {
+		t.Errorf("addresses %q", a)
+	}
+	var out strings.Builder
+	kit.Must(t, howto{Mail: "/tmp/postern-demo/mail", Ports: p, User: "demo", Password: "SECRET"}.print(&out, publicText))
+	if strings.Count(out.String(), "SECRET") != 1 || !strings.Contains(out.String(), "delivers none") {
+		t.Errorf("got %s", out.String())
+	}
+}
+
 func TestChoosePortsWhenUsed(t *testing.T) {
 	if l, err := net.Listen("tcp", "127.0.0.1:587"); err == nil {
 		defer l.Close()
 	} // else another process has it, or this user may not bind it
-	p, err := choosePorts()
+	p, err := choosePorts(false)
 	kit.Must(t, err)
 	if p.Submission%1000 != 587 || p.Submission == 587 || p.Submissions != p.Submission-587+465 {
 		t.Errorf("chose %d and %d", p.Submission, p.Submissions)

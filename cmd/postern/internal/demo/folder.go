@@ -161,15 +161,16 @@ func create(path, text string) error {
 // ports are the two ports of the demo.
 type ports struct {
 	Submission, Submissions int
+	Public                  bool   // on all addresses, not only on loopback
 	Why                     string // why not 587 and 465; empty if it is these
 }
 
 // choosePorts returns 587 and 465, or else the first pair of 1587 and 1465, 2587 and
-// 2465, and so on that this user can bind on loopback.
-func choosePorts() (ports, error) {
+// 2465, and so on that this user can bind on loopback, or on all addresses.
+func choosePorts(public bool) (ports, error) {
 	var first error
 	for offset := 0; offset < 60_000; offset += 1000 {
-		p := ports{Submission: 587 + offset, Submissions: 465 + offset}
+		p := ports{Submission: 587 + offset, Submissions: 465 + offset, Public: public}
 		err := errors.Join(tryListen(p.submissionAddresses()), tryListen(p.submissionsAddresses()))
 		if err != nil && first == nil {
 			first = err
@@ -185,11 +186,18 @@ func choosePorts() (ports, error) {
 		}
 		return p, nil
 	}
-	return ports{}, fmt.Errorf("no free ports on loopback: %w", first)
+	return ports{}, fmt.Errorf("no free ports: %w", first)
 }
 
-func (p ports) submissionAddresses() []string  { return loopback(p.Submission) }
-func (p ports) submissionsAddresses() []string { return loopback(p.Submissions) }
+func (p ports) submissionAddresses() []string  { return p.addresses(p.Submission) }
+func (p ports) submissionsAddresses() []string { return p.addresses(p.Submissions) }
+
+func (p ports) addresses(port int) []string {
+	if p.Public {
+		return []string{net.JoinHostPort("", strconv.Itoa(port))}
+	}
+	return loopback(port)
+}
 
 func (p ports) listeners() []server.Listener {
 	submission, submissions := server.NewListener(), server.NewListener()

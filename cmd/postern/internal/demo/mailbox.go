@@ -163,7 +163,7 @@ func (b *incoming) Commit(context.Context) *smtpd.Reply {
 	if err := os.Rename(b.part(), filepath.Join(b.dir, b.name+".eml")); err != nil {
 		return b.Abort(err)
 	}
-	return smtpd.NewReply(250, smtp.EnhancedCode{2, 0, 0}, "Ok: written to "+b.name+".eml")
+	return smtpd.NewReply(250, smtp.EnhancedCode{2, 0, 0}, "Ok: written to "+b.name+".eml; this is a demo, nothing is delivered")
 }
 
 func (b *incoming) Abort(error) *smtpd.Reply {

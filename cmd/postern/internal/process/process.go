@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"postern/internal/fileperm"
 )
 
 // The exit statuses, numbered as in sysexits.h and as in Postfix's own commands.
@@ -61,6 +63,10 @@ func Status(err error) int {
 	}
 	return ExitFailure
 }
+
+// FirstInContainer reports whether this is the first process of an application container, so that
+// the network is that of the container.
+func FirstInContainer() bool { return os.Getpid() == 1 && fileperm.InContainer() }
 
 // CatchSignals returns the channel for SIGHUP, SIGTERM and SIGINT. A server calls
 // it before anything else, because an early SIGHUP would end the process. It also
