@@ -198,6 +198,9 @@ func (s Server) explainAuthority(e x509.UnknownAuthorityError, chain []*x509.Cer
 	last := chain[len(chain)-1]
 	issuer := issuerName(last)
 	where, step := "this machine does not trust", fmt.Sprintf("set %s to a file with its certificate", s.CAKey)
+	if s.CAKey == "" {
+		step = "add its certificate to those of this machine (update-ca-certificates)"
+	}
 	if s.CAFile != "" {
 		where = fmt.Sprintf("%s, %s, does not contain", s.CAKey, s.CAFile)
 		step = "add its certificate to that file"

@@ -122,6 +122,17 @@ func (d Driver) example() string {
 	return `dsn = "host=/run/postgresql user=postern dbname=mail"`
 }
 
+// dsnKey returns the key with the DSN, or the empty text for a file.
+func (c *Config) dsnKey() string {
+	switch {
+	case c.DSNFile != "":
+		return "dsn_file"
+	case c.DSN != "":
+		return "dsn"
+	}
+	return ""
+}
+
 // Location returns where the database is, for messages to the administrator.
 func (c *Config) Location() string {
 	return string(c.Driver) + " " + cmp.Or(c.Path, c.DSNFile, c.DSN)
@@ -139,7 +150,7 @@ func (c *Config) Access(key func(string) string, list *access.List) {
 	}
 	switch c.Driver {
 	case Postgres:
-		accessOfPostgres(from, dsn, list)
+		accessOfPostgres(from, encodeUserinfo(dsn), list)
 	case MySQL:
 		if parsed, err := mysql.ParseDSN(dsn); err == nil && parsed.Net == "tcp" {
 			list.Connect(from, parsed.Addr)

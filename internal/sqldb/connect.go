@@ -1,6 +1,7 @@
 package sqldb
 
 import (
+	"cmp"
 	"context"
 	"database/sql/driver"
 	"errors"
@@ -49,21 +50,19 @@ func newConnector(cfg Config, noun string) (driver.Connector, error) {
 		dsn = line
 	}
 	if cfg.Driver == Postgres {
+		dsn = encodeUserinfo(dsn)
 		if err := checkFiles(dsn); err != nil {
 			return nil, err
 		}
-		dsn = inUTF8(dsn)
 	}
+	key := cmp.Or(cfg.dsnKey(), "dsn")
 	c, err := connectorOf(cfg.Driver, dsn)
 	if err == nil {
 		err = checkDSN(c)
 	}
-	switch {
-	case err != nil && cfg.DSNFile != "":
+	if err != nil {
 		// The driver's error may quote the DSN with its password.
-		return nil, fmt.Errorf("dsn_file: the driver cannot parse the DSN in %s; write it as in: %s", cfg.DSNFile, cfg.Driver.example())
-	case err != nil:
-		return nil, fmt.Errorf("dsn: %w", err)
+		return nil, fmt.Errorf("%s: %w", key, cfg.Driver.explainDSN(dsn))
 	}
 	return bounded{c}, checkParameters(dsn, noun)
 }
@@ -108,6 +107,7 @@ func inUTF8(dsn string) string {
 // connectorOf returns the connector of the driver of a server.
 func connectorOf(d Driver, dsn string) (driver.Connector, error) {
 	if d == Postgres {
+		dsn = inUTF8(dsn)
 		return stdlib.GetDefaultDriver().(driver.DriverContext).OpenConnector(dsn)
 	}
 	cfg, err := mysql.ParseDSN(dsn)

@@ -38,12 +38,10 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 
 	"github.com/go-sql-driver/mysql"
 
-	"postern/internal/fileperm"
 	"postern/internal/text"
 )
 
@@ -51,8 +49,8 @@ import (
 type DB[T any] struct {
 	db        *sql.DB
 	driver    Driver
-	path      string // of an SQLite database
-	maxIdle   int    // connections in the pool
+	where     place
+	maxIdle   int // connections in the pool
 	statement statement
 	limit     int
 	read      func(Result) (T, error)
@@ -89,7 +87,7 @@ func Open[T any](cfg Config, q Query, limit int, read func(Result) (T, error)) (
 	d := &DB[T]{
 		db:        sql.OpenDB(c),
 		driver:    cfg.Driver,
-		path:      cfg.Path,
+		where:     cfg.place(),
 		maxIdle:   cfg.maxIdle(),
 		statement: q.translate(cfg.Driver),
 		limit:     limit,
@@ -121,7 +119,7 @@ func (d *DB[T]) Find(ctx context.Context, key string) (T, error) {
 		found, _, err = d.query(ctx, key)
 	}
 	if err != nil {
-		return none, d.explain(err)
+		return none, d.where.explain(err)
 	}
 	return found, nil
 }
@@ -133,7 +131,7 @@ const AbsentKey = "postern check"
 // error has the remedy.
 func (d *DB[T]) Check(ctx context.Context) (found T, err error) {
 	if found, _, err = d.query(ctx, AbsentKey); err != nil {
-		err = d.explain(err)
+		err = d.where.explain(err)
 	}
 	return found, err
 }
@@ -206,19 +204,6 @@ func (d *DB[T]) cannotHold(ctx context.Context, key string, err error) bool {
 func untranslatable(err error) bool {
 	var state interface{ SQLState() string } // implemented by the driver of PostgreSQL
 	return errors.As(err, &state) && state.SQLState() == pgUntranslatable
-}
-
-// explain adds the cause to the error of a database that cannot be opened.
-func (d *DB[T]) explain(err error) error {
-	if d.path == "" {
-		return fileperm.ExplainDial(err)
-	}
-	f, openErr := os.Open(d.path)
-	if openErr != nil {
-		return fmt.Errorf("%w (%w)", openErr, err)
-	}
-	f.Close()
-	return err
 }
 
 // SameRows returns the same text for all keys that find the same rows in any database: those
