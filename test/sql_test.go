@@ -156,7 +156,7 @@ func (d *database) checks(t *testing.T, dsn, query string) storeChecks {
 func (d *database) checksWith(t *testing.T, cfg sqlstore.Config) storeChecks {
 	t.Helper()
 	cfg.Validate(func(key, why string) { t.Errorf("%s: %s", key, why) })
-	store, err := sqlstore.New(cfg, passwords.NewChecker(time.Minute))
+	store, err := sqlstore.New(cfg, "", passwords.NewChecker(time.Minute))
 	kit.Must(t, err)
 	t.Cleanup(func() { store.Close() })
 	if err := store.Check(t.Context()); err != nil {
@@ -204,6 +204,34 @@ func TestSQL(t *testing.T) {
 	})
 }
 
+// A user may have a row for each device, in a column that pads hashes with blanks.
+func TestSQLPasswordsPerDevice(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, d *database) {
+		d.exec(t, "create table passwords (name varchar(255), hash char(120), active boolean)",
+			"insert into passwords values ('alice@example.org', '"+hashOf(t, "secret")+"', true)",
+			"insert into passwords values ('alice@example.org', '{SSHA256}IvWpoYH9p1MaBzL1kn4Rfyljxr+O6YR5177QRkS+mvmdubOG', true)",
+			"insert into passwords values ('alice@example.org', '"+hashOf(t, "lost")+"', false)",
+			"insert into passwords values ('bob@example.org', '!', true)",
+			"insert into passwords values ('carol@example.org', '{ROT13}frperg', true)",
+		)
+		cfg := sqlstore.Defaults()
+		cfg.Driver, cfg.DSN, cfg.Rows = d.driver, d.socket, 3
+		if d.driver == sqldb.SQLite {
+			cfg.DSN, cfg.Path = "", d.dsn
+		}
+		set(t, &cfg.Query, "select hash, name as username, not active as disabled from passwords where name = {user}")
+		checks := d.checksWith(t, cfg)
+		checks.want(t, "alice@example.org", "secret", "ok alice@example.org")
+		checks.want(t, "alice@example.org", "secret12", "ok alice@example.org")
+		checks.want(t, "alice@example.org", "lost", "account disabled")
+		checks.want(t, "alice@example.org", "wrong", "wrong password")
+		checks.want(t, "bob@example.org", "secret", "wrong password")
+		checks.want(t, "carol@example.org", "secret", "temporary")
+		d.exec(t, "insert into passwords values ('alice@example.org', '!', true)")
+		checks.want(t, "alice@example.org", "secret", "temporary")
+	})
+}
+
 // hashOf returns a hash that is quick to verify.
 func hashOf(t *testing.T, password string) string {
 	t.Helper()
@@ -225,7 +253,7 @@ func TestSQLSpellings(t *testing.T) {
 	cfg := sqlstore.Defaults()
 	cfg.Driver, cfg.DSN = d.driver, d.dsn
 	set(t, &cfg.Query, "select hash from accounts where name = {user}")
-	store, err := sqlstore.New(cfg, passwords.NewChecker(time.Minute))
+	store, err := sqlstore.New(cfg, "", passwords.NewChecker(time.Minute))
 	kit.Must(t, err)
 	defer store.Close()
 	checks.store = store
@@ -280,7 +308,7 @@ func TestSQLPassword(t *testing.T) {
 	d.checksWith(t, cfg).want(t, "alice@example.org", "secret", "ok alice@example.org")
 
 	writeSecret(t, cfg.DSNFile, strings.Replace(dsn, "topsecret", "topsecret2", 1))
-	store, err := sqlstore.New(cfg, passwords.NewChecker(time.Minute))
+	store, err := sqlstore.New(cfg, "", passwords.NewChecker(time.Minute))
 	kit.Must(t, err)
 	defer store.Close()
 	if err := store.Check(t.Context()); err == nil || strings.Contains(err.Error(), "topsecret") {
@@ -289,7 +317,7 @@ func TestSQLPassword(t *testing.T) {
 	for driver, dsn := range map[sqldb.Driver]string{sqldb.MySQL: "reader:topsecret@tcp(db", sqldb.Postgres: "postgres://reader:topsecret@db:port/mail"} {
 		cfg.Driver = driver
 		writeSecret(t, cfg.DSNFile, dsn)
-		if _, err := sqlstore.New(cfg, nil); err == nil || strings.Contains(err.Error(), "topsecret") {
+		if _, err := sqlstore.New(cfg, "", nil); err == nil || strings.Contains(err.Error(), "topsecret") {
 			t.Errorf("%s: %v", dsn, err)
 		}
 	}

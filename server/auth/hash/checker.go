@@ -97,6 +97,11 @@ func (c *Checker) Check(ctx context.Context, stored, password string, turn semap
 	})
 }
 
+// Remembers reports whether Check would accept the password without computing a hash.
+func (c *Checker) Remembers(stored, password string) bool {
+	return c.memo.has(c.memo.key.MAC(stored, password))
+}
+
 // Decoy takes as long as a Check that fails. Stores call it for unknown users, so that the
 // time of the answer does not depend on whether there is such a user.
 func (c *Checker) Decoy(ctx context.Context, stored, password string, turn semaphore.Turn) error {

@@ -89,7 +89,7 @@ func TestDecoyAfterReload(t *testing.T) {
 		cfg := Defaults()
 		cfg.Driver, cfg.Path, cfg.UnknownUserHash = sqldb.SQLite, path, kind
 		set(t, &cfg.Query, query)
-		s, err := New(cfg, checker)
+		s, err := New(cfg, auth.FoldNone, checker)
 		if err != nil {
 			t.Fatal(err)
 		}

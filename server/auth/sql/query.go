@@ -20,6 +20,10 @@ type Config struct {
 	// Query returns the row of a user; see [Query]. (query)
 	Query Query `toml:"query"`
 
+	// Rows is how many rows the query may return for a login, for users with several
+	// passwords, such as one for each device.
+	Rows int `toml:"rows"`
+
 	// UnknownUserHash is the kind of the hash with which the password of an unknown user is
 	// compared. Without it that is the most common kind of the users that have been looked
 	// up since the start.
@@ -29,11 +33,17 @@ type Config struct {
 var _ auth.BackendConfig = (*Config)(nil)
 
 // Defaults returns the values of keys that the table leaves out.
-func Defaults() Config { return Config{Config: sqldb.Defaults()} }
+func Defaults() Config { return Config{Config: sqldb.Defaults(), Rows: 1} }
+
+// maxRows bounds Rows: a login with a wrong password costs as many hashes.
+const maxRows = 16
 
 // Validate implements auth.BackendConfig.
 func (c *Config) Validate(bad func(key, why string)) {
 	c.Config.Validate(bad)
+	if c.Rows < 1 || c.Rows > maxRows {
+		bad("rows", fmt.Sprintf("must be between 1 and %d; every refused login costs as many hashes", maxRows))
+	}
 	switch {
 	case c.Query.String() == "":
 		bad("query", `is missing: write one such as "select password, username from mailbox where username = {user}"`)
@@ -47,7 +57,7 @@ func (c *Config) Validate(bad func(key, why string)) {
 var naming = regexp.MustCompile(`(?i)username|\*|^\s*call\s`)
 
 // Open implements auth.BackendConfig. It reads DSNFile and does not connect.
-func (c *Config) Open(env *auth.Env) (auth.Backend, error) { return New(*c, env.Checker) }
+func (c *Config) Open(env *auth.Env) (auth.Backend, error) { return New(*c, env.Fold, env.Checker) }
 
 // A Query is one statement that returns the row of a user. Its variables are {user}, which is
 // the login, {local} and {domain}.
@@ -59,9 +69,9 @@ func (q *Query) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// A row is the result of the query for a user.
+// A row is one row of the result of the query for a user.
 type row struct {
-	hash     string // empty: no password
+	hash     string // without the blanks of a CHAR column; empty: no password
 	username string // canonical
 	login    string // as the table spells it; empty: like username
 	disabled bool
@@ -80,23 +90,38 @@ const addUsername = "add it as the second column, as in the table, such as: sele
 // maxName is the longest name of a user, in bytes.
 const maxName = 1024
 
-// maxRows is one row more than there may be.
-const maxRows = 2
-
-// readRow returns the row of a login, or nil if there is none. An error is a mistake in the
-// query or the table.
-func readRow(r sqldb.Result) (*row, error) {
+// readRows returns the rows of a login, all of one user. An error is a mistake in the query or
+// the table.
+func readRows(r sqldb.Result, most int) ([]row, error) {
 	if err := checkColumns(r.Columns); err != nil {
 		return nil, err
 	}
-	if len(r.Rows) == 0 {
-		return nil, nil
+	var rows []row
+	for _, values := range r.Rows {
+		found, err := scan(values, r.Columns)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, *found)
 	}
-	found, err := scan(r.Rows[0], r.Columns)
-	if err == nil && len(r.Rows) > 1 {
-		err = errors.New("the query returns more than one row for a login; change it so that it finds one user")
+	for _, found := range rows {
+		if found.username != rows[0].username {
+			return nil, fmt.Errorf("the query returns rows of different users for a login, %q and %q; change it so that it finds one user",
+				rows[0].username, found.username)
+		}
 	}
-	return found, err
+	if len(rows) > most {
+		return nil, tooManyRows(most)
+	}
+	return rows, nil
+}
+
+func tooManyRows(most int) error {
+	if most == 1 {
+		return fmt.Errorf("the query returns more than one row for a login; change it so that it finds one, "+
+			"or set rows if users have several passwords (at most %d)", maxRows)
+	}
+	return fmt.Errorf("the query returns more than %d rows for a login, the value of rows; change it so that it finds fewer, or raise rows (at most %d)", most, maxRows)
 }
 
 // checkColumns returns an error if the columns are not those that the package comment
@@ -133,7 +158,7 @@ func scan(values sqldb.Row, columns []string) (*row, error) {
 	if err != nil {
 		return nil, err
 	}
-	found := &row{hash: stored}
+	found := &row{hash: hash.Trim(stored)}
 	var disabled any = false
 	for i, column := range columns[1:] {
 		switch i++; strings.ToLower(column) {

@@ -69,7 +69,7 @@ func open(t *testing.T, path, query string) *Store {
 	cfg := Defaults()
 	cfg.Driver, cfg.Path = sqldb.SQLite, path
 	set(t, &cfg.Query, query)
-	s, err := New(cfg, hash.NewChecker(time.Minute))
+	s, err := New(cfg, auth.FoldNone, hash.NewChecker(time.Minute))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func TestMistakenQueries(t *testing.T) {
 		"select hash from users where name = {user}":                                     "name as username",
 		"select hash from users where name = {local}":                                    "name as username",
 		"select hash, name as username from nothing where name = {user}":                 "nothing",
-		"select hash, name as username from users where name = {user} or 1 = 1":          "more than one row",
+		"select hash, name as username from users where name = {user} or 1 = 1":          "rows of different users",
 		"select hash, name as username from users where name = 'bob' or name = {user}":   "a user that does not exist",
 		"select hash, '' as username from users where name = 'bob' or name = {user}":     "no valid user name",
 		"select hash, null as username from users where name = 'bob' or name = {user}":   "no valid user name",
