@@ -29,6 +29,7 @@ func fixtures() map[string]fixture {
 		fileFixtures,
 		hopFixtures,
 		userFixtures,
+		authFixtures,
 	} {
 		maps.Copy(all, some)
 	}

@@ -53,7 +53,7 @@ func TestDovecotAccounts(t *testing.T) {
 		})
 	}
 	wrong := d.proxy(t, d.dir+"/master")
-	if err := wrong.Check(t.Context()); err == nil || !strings.Contains(err.Error(), "auth-client") {
+	if err := wrong.Check(t.Context()); err == nil || !strings.Contains(err.Error(), "auth-master") {
 		t.Errorf("a master socket: %v", err)
 	}
 }

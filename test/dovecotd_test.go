@@ -56,9 +56,22 @@ service auth {
   unix_listener %[1]s/master {
     mode = 0666
   }
+  unix_listener auth-userdb {
+    mode = 0666
+  }
   inet_listener {
     address = 127.0.0.1
     port = %[2]s
+  }
+}
+service anvil {
+  unix_listener anvil {
+    mode = 0666
+  }
+}
+service auth-worker {
+  unix_listener auth-worker {
+    mode = 0666
   }
 }
 `

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"postern/internal/authsocket"
 	"postern/server/auth"
 	"postern/server/auth/saslauthd"
 	"postern/test/kit"
@@ -252,5 +253,31 @@ func TestSaslauthdPAM(t *testing.T) {
 		if err != nil || a.Verdict != want {
 			t.Errorf("five strings, %s: %+v, %v", password, a, err)
 		}
+	}
+}
+
+// The sockets of real daemons are recognised by what they send.
+func TestAuthSockets(t *testing.T) {
+	t.Parallel()
+	d, s, p := startDovecot(t), startSaslauthd(t, "true", "-a", "sasldb"), startPostfix(t, startSink(t))
+	for path, want := range map[string]authsocket.Kind{
+		s.socket():                        authsocket.Saslauthd,
+		d.socket:                          authsocket.DovecotAuth,
+		d.dir + "/master":                 authsocket.DovecotMaster,
+		d.dir + "/run/auth-userdb":        authsocket.DovecotMaster,
+		d.dir + "/run/auth-worker":        authsocket.DovecotOther,
+		p.dir + "/spool/private/rewrite":  authsocket.Postfix,
+		p.dir + "/spool/private/proxymap": authsocket.Postfix,
+		p.dir + "/spool/private/anvil":    authsocket.Postfix,
+		p.dir + "/spool/private/defer":    authsocket.Postfix,
+	} {
+		got, err := authsocket.Probe(t.Context(), "unix", path)
+		if err != nil || got.Kind != want {
+			t.Errorf("%s: got %+v, %v, want kind %d", path, got, err, want)
+		}
+	}
+	got, err := authsocket.Probe(t.Context(), "unix", d.dir+"/run/anvil")
+	if err != nil || got.Kind != authsocket.Unknown || !strings.Contains(got.Process, "dovecot") {
+		t.Errorf("anvil: got %+v, %v, want an unknown daemon of the process dovecot", got, err)
 	}
 }

@@ -89,7 +89,7 @@ func ExplainDial(err error) error {
 	path := op.Addr.String()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%w; %s does not exist: start the server, or correct the path of its socket", err, firstMissing(path))
+		return fmt.Errorf("%w; %s does not exist: start the server, or correct the path of its socket", err, FirstMissing(path))
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%w; no process listens there (%s): start the server again", err, at(path))
 	case errors.Is(err, fs.ErrPermission):
@@ -106,8 +106,8 @@ func at(path string) string {
 	return path
 }
 
-// firstMissing returns the shortest prefix of path that does not exist.
-func firstMissing(path string) string {
+// FirstMissing returns the shortest prefix of path that does not exist.
+func FirstMissing(path string) string {
 	for missing := path; ; missing = filepath.Dir(missing) {
 		dir := filepath.Dir(missing)
 		if _, err := os.Lstat(dir); err == nil || dir == missing {

@@ -43,14 +43,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"postern/internal/access"
-	"postern/internal/fileperm"
 	"postern/server/auth"
 )
 
@@ -197,34 +194,7 @@ func (s *Store) Check(ctx context.Context) error {
 func (s *Store) probe(ctx context.Context) ([]mechanism, error) {
 	c, err := connect(ctx, s.link.addr)
 	if err != nil {
-		return nil, s.link.addr.explain(err)
+		return nil, s.link.addr.explainPeer(ctx, err)
 	}
 	return c.greeting.mechanisms, c.net.Close()
-}
-
-// listener is the configuration that Dovecot needs. Postfix's own socket is in a folder
-// that only Postfix may enter, so postern gets another one.
-const listener = `let Dovecot listen on a socket for postern, in addition to Postfix's:
-
-    service auth {
-      unix_listener auth-postern {
-        mode = 0660
-        group = %s
-      }
-    }
-
-and set path = "/run/dovecot/auth-postern"`
-
-// explain adds the remedy to the error of a connection.
-func (a Address) explain(err error) error {
-	op, ok := errors.AsType[*net.OpError](err)
-	switch {
-	case !ok || op.Op != "dial":
-		return fmt.Errorf("%s: %w", a, err)
-	case a.network == "tcp":
-		return fmt.Errorf("%s: %w; start Dovecot, and add an inet_listener with this port to its service auth", a, err)
-	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w; "+listener, fileperm.ExplainDial(op), fileperm.GroupName(os.Getegid()))
-	}
-	return fileperm.ExplainDial(op)
 }

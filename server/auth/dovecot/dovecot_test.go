@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -70,22 +71,28 @@ func TestCheckFails(t *testing.T) {
 		{"unix", filepath.Join(dir, "none")}: {"does not exist", "unix_listener auth-postern", fileperm.GroupName(os.Getegid())},
 		{"unix", stale}:                      {"mode 0640", "start the server"},
 		{"tcp", free}:                        {"inet:" + free, "inet_listener"},
-		{"unix", startFake(t, "220 mx.example.org ESMTP\n", nil).path}: {"not Dovecot's authentication protocol"},
-		{"unix", startFake(t, "VERSION\t1\t2\nDONE\n", nil).path}:      {"offers no mechanism"},
+		{"unix", startFake(t, "220 mx.example.org ESMTP\n", nil).path}:            {"is the socket of a server for SMTP", "unix_listener auth-postern"},
+		{"unix", startFake(t, "\x00\x16NO NULL login received", nil).path}:        {"is the socket of saslauthd", `kind = "saslauthd"`},
+		{"unix", startFake(t, "VERSION\tauth-worker\t1\t0\n", nil).path}:          {"Dovecot's service auth-worker", "unix_listener auth-postern"},
+		{"unix", startFake(t, "protocol\x00proxymap_protocol\x00\x00", nil).path}: {"Postfix's service", "unix_listener auth-postern"},
+		{"unix", dir}: {"is a folder, not a socket", "unix_listener auth-postern"},
+		{"unix", startFake(t, "VERSION\t1\t2\nDONE\n", nil).path}: {"offers no mechanism"},
 	}
+	var checks sync.WaitGroup // some wait for a greeting
 	for addr, texts := range tests {
-		s := New(Config{Path: addr}, auth.NewLog(slog.New(slog.DiscardHandler)))
-		wantText(t, s.Check(t.Context()), texts...)
-		s.Close()
+		checks.Go(func() {
+			s := New(Config{Path: addr}, auth.NewLog(slog.New(slog.DiscardHandler)))
+			wantText(t, s.Check(t.Context()), texts...)
+			s.Close()
+		})
 	}
+	checks.Wait()
 }
 
 // Only Postfix may enter its folder "private".
 func TestForbiddenSocket(t *testing.T) {
 	a := Address{"unix", filepath.Join(t.TempDir(), "auth")}
-	if err := os.WriteFile(a.addr, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	kit.StaleSocket(t, a.addr, 0o600)
 	err := &net.OpError{Op: "dial", Net: "unix", Addr: &net.UnixAddr{Name: a.addr, Net: "unix"}, Err: syscall.EACCES}
 	wantText(t, a.explain(err), a.addr, "mode 0600", "service auth {", "group = "+fileperm.GroupName(os.Getegid()), `path = "/run/dovecot/auth-postern"`)
 }

@@ -129,6 +129,9 @@ func (g *greeting) explain(err error) error {
 	if g.pid && len(g.mechanisms) == 0 && !errors.Is(err, errNoMechanisms) {
 		return fmt.Errorf("%w: %w", errWrongSocket, err)
 	}
+	if g.major == 0 {
+		return fmt.Errorf("the daemon did not send the greeting of Dovecot's auth service (run \"postern check\", which finds out what it is): %w", err)
+	}
 	return fmt.Errorf("dovecot did not complete its greeting: %w", err)
 }
 

@@ -8,6 +8,8 @@ import (
 	"math"
 	"net/netip"
 	"strings"
+
+	"postern/internal/authsocket"
 )
 
 // A Request is the only message of a client on a connection: four strings, each after its
@@ -214,6 +216,9 @@ func ReadAnswer(in io.Reader) (Answer, error) {
 	if err != nil {
 		return Answer{}, err
 	}
+	if n >= minGreeting {
+		return Answer{}, readForeign(in, n)
+	}
 	var s string
 	if err := readText(in, n, &s); err != nil {
 		return Answer{}, err
@@ -228,6 +233,28 @@ func ReadAnswer(in io.Reader) (Answer, error) {
 		return Answer{Neither, text}, nil
 	}
 	return Answer{Neither, s}, nil
+}
+
+// minGreeting is the length that an answer would have if its first two bytes were blanks. An
+// answer of saslauthd has less than 1024 bytes, and the greeting of another daemon begins with
+// printable characters.
+const minGreeting = 0x2020
+
+// readForeign reads the greeting of another daemon, whose first two bytes are n.
+func readForeign(in io.Reader, n int) error {
+	text := binary.BigEndian.AppendUint16(nil, uint16(n))
+	buffer := make([]byte, MaxField)
+	for len(text) < MaxField {
+		n, err := in.Read(buffer[:MaxField-len(text)])
+		text = append(text, buffer[:n]...)
+		if p, ok := authsocket.Recognize(text); ok {
+			return &foreignError{peer: p}
+		}
+		if err != nil {
+			return io.ErrUnexpectedEOF
+		}
+	}
+	return fmt.Errorf("the daemon does not answer in the protocol of saslauthd: %s", Clip(string(text)))
 }
 
 // Clip returns a text of the peer in quotes and of bounded length, for the log.

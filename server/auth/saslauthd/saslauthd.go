@@ -25,16 +25,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
 
 	"postern/internal/access"
-	"postern/internal/fileperm"
 	"postern/server/auth"
 )
 
@@ -130,7 +127,7 @@ func (s *Store) ask(ctx context.Context, r Request) (Answer, error) {
 	}
 	conn, err := Dial(ctx, s.cfg.Path)
 	if err != nil {
-		return Answer{}, err
+		return Answer{}, explainStore(s.cfg.Path, err)
 	}
 	answered := auth.Asking(ctx)
 	a, err := Ask(ctx, conn, r)
@@ -153,13 +150,21 @@ func Refusal(store string, err error) error {
 	return &auth.Failure{Kind: auth.Unknowable, Store: store, Reason: "the " + field.Field + " " + field.Why}
 }
 
-// Check connects, and returns the error with its remedy.
+// checkTime bounds the wait for the answer to an empty request, for which saslauthd needs no
+// other service.
+const checkTime = 5 * time.Second
+
+// Check connects, sends a request without a login, and returns the error with its remedy. An
+// error names the daemon if another one than saslauthd answers.
 func (s *Store) Check(ctx context.Context) error {
 	conn, err := Dial(ctx, s.cfg.Path)
 	if err != nil {
-		return err
+		return explainStore(s.cfg.Path, err)
 	}
-	return conn.Close()
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(ctx, checkTime)
+	defer cancel()
+	return check(ctx, conn, s.cfg.Path)
 }
 
 // A connect to a Unix socket whose backlog is full fails at once, so Dial repeats it after
@@ -203,9 +208,12 @@ func Ask(ctx context.Context, conn net.Conn, r Request) (Answer, error) {
 	// request. Its answer can still be read.
 	_, sent := conn.Write(text)
 	a, err := ReadAnswer(conn)
+	foreign, isForeign := errors.AsType[*foreignError](err)
 	switch {
 	case err == nil:
 		return a, nil
+	case isForeign:
+		return Answer{}, foreign
 	case ctx.Err() != nil:
 		return Answer{}, fmt.Errorf("no answer in time: %w", context.Cause(ctx))
 	case sent != nil:
@@ -214,26 +222,4 @@ func Ask(ctx context.Context, conn net.Conn, r Request) (Answer, error) {
 		return Answer{}, fmt.Errorf("the daemon closed the connection without an answer: %w", err)
 	}
 	return Answer{}, fmt.Errorf("the daemon closed the connection during its answer: %w", err)
-}
-
-// explain adds the file or folder that prevents a connection, and the next step.
-func explain(path string, err error) error {
-	err = fileperm.ExplainDial(err)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%w; set path to the socket in the folder of saslauthd's option -m "+
-			"(on Debian see OPTIONS in /etc/default/saslauthd)", err)
-	case !errors.Is(err, fs.ErrPermission):
-		return err
-	}
-	blocker, ok := fileperm.FindBlocker(path, fileperm.Write)
-	if !ok {
-		blocker.Path = path
-	}
-	// Debian's /run/saslauthd has mode 0710 and belongs to root:sasl.
-	if group := blocker.Group(nil); group != "" {
-		return fmt.Errorf("%w; add the user to the group %s and restart postern; run as root: usermod -a -G %[2]s %s",
-			err, group, fileperm.UserName(os.Geteuid()))
-	}
-	return fmt.Errorf("%w; give this user access to %s, or move the socket of the daemon", err, blocker.Path)
 }

@@ -283,8 +283,16 @@ func TestCheck(t *testing.T) {
 	}
 	stale := filepath.Join(t.TempDir(), "stale")
 	kit.StaleSocket(t, stale, 0o755)
+	file := filepath.Join(t.TempDir(), "saslauthd.pid")
+	kit.Must(t, os.WriteFile(file, nil, 0o600))
 	for path, wants := range map[string][]string{
-		stale:                              {stale, "no process listens", "mode"},
+		filepath.Dir(d.path): {"is a folder, not a socket", "set path = \"" + d.path + "\""},
+		file:                 {"is a file, not a socket", "set path to saslauthd's socket"},
+		t.TempDir():          {"contains no socket of saslauthd", "/mux\""},
+		startDaemon(t, send("VERSION\t1\t2\nMECH\tPLAIN\tplaintext\n")).path: {"is the socket of Dovecot's auth service", `set kind = "dovecot" and leave path`},
+		startDaemon(t, send("VERSION\t1\t1\nSPID\t1\n")).path:                {"auth-userdb", `set kind = "dovecot", and path to`},
+		startDaemon(t, send("220 mail.example.org ESMTP\r\n")).path:          {"a server for SMTP", "set path to saslauthd's socket"},
+		stale:                              {stale, "no process listens", "mode", "systemctl restart saslauthd"},
 		filepath.Join(d.path, "../x/mux"):  {"/x does not exist", "-m"},
 		filepath.Join(t.TempDir(), "gone"): {"does not exist"},
 	} {
@@ -294,6 +302,15 @@ func TestCheck(t *testing.T) {
 				t.Errorf("%s: %v, want %q", path, err, want)
 			}
 		}
+	}
+}
+
+// A login names the other daemon, too.
+func TestForeignDaemon(t *testing.T) {
+	d := startDaemon(t, send("VERSION\t1\t2\nMECH\tPLAIN\tplaintext\n"))
+	_, err := d.store().VerifyPassword(t.Context(), &auth.Peer{}, "alice", "pw")
+	if u, ok := errors.AsType[*auth.Unavailable](err); !ok || !strings.Contains(u.Error(), "Dovecot's auth service") || !strings.Contains(u.Error(), `set kind = "dovecot"`) {
+		t.Error(err)
 	}
 }
 
