@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -144,8 +145,13 @@ func (d *database) exec(t *testing.T, statements ...string) {
 // checks opens a store with the query; dsn is for databases with a server.
 func (d *database) checks(t *testing.T, dsn, query string) storeChecks {
 	t.Helper()
+	return d.checksOfRows(t, dsn, query, 1)
+}
+
+func (d *database) checksOfRows(t *testing.T, dsn, query string, rows int) storeChecks {
+	t.Helper()
 	cfg := sqlstore.Defaults()
-	cfg.Driver, cfg.DSN = d.driver, dsn
+	cfg.Driver, cfg.DSN, cfg.Rows = d.driver, dsn, rows
 	if d.driver == sqldb.SQLite {
 		cfg.DSN, cfg.Path = "", d.dsn
 	}
@@ -331,7 +337,7 @@ func writeSecret(t *testing.T, path, text string) {
 // Every query of docs/sql/README.md works with its tables in every database.
 func TestSQLExamples(t *testing.T) {
 	examples := readExamples(t)
-	if len(examples) < 4 {
+	if len(examples) < 6 {
 		t.Fatalf("only %d examples in the documentation", len(examples))
 	}
 	eachDatabase(t, func(t *testing.T, d *database) {
@@ -343,23 +349,32 @@ func TestSQLExamples(t *testing.T) {
 			}
 			statements := strings.Split(tables, ";")
 			d.exec(t, statements[:len(statements)-1]...)
-			checks := d.checks(t, d.dsn, e.queryFor(d.driver))
+			checks := d.checksOfRows(t, d.dsn, e.queryFor(d.driver), e.rows)
 			checks.goodAndBad(t)
 			checks.hostileNames(t)
 			checks.want(t, "bob@example.org", "secret", "account disabled")
 			checks.want(t, "bob@example.org", "wrong", "wrong password")
 			checks.want(t, "alice@example.net", "secret", "no such user")
 			checks.want(t, "alice", "secret", "no such user")
+			if e.rows > 1 {
+				checks.want(t, "alice@example.org", "phone", "ok alice@example.org")
+			}
 			if t.Failed() {
 				t.Fatal(e.name)
+			}
+			for _, table := range createTable.FindAllStringSubmatch(tables, -1) {
+				d.exec(t, "drop table "+table[1]) // other examples have one of the same name
 			}
 		}
 	})
 }
 
+var createTable = regexp.MustCompile(`create table (\S+)`)
+
 // An example is a section of the documentation.
 type example struct {
 	name, tables string
+	rows         int
 	query        map[string]string // by driver; "" for all
 }
 
@@ -377,15 +392,18 @@ func readExamples(t *testing.T) (all []example) {
 	kit.Must(t, err)
 	for section := range strings.SplitSeq(string(text), "\n## ") {
 		name, _, _ := strings.Cut(section, "\n")
-		e := example{name: name, query: make(map[string]string)}
+		e := example{name: name, rows: 1, query: make(map[string]string)}
 		tables := fenced(section, "sql")
 		for _, block := range fenced(section, "toml") {
-			var table struct{ Driver, Query string }
+			var table struct {
+				Driver, Query string
+				Rows          int
+			}
 			if _, err := toml.Decode(block, &table); err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
 			if table.Query != "" {
-				e.query[table.Driver] = table.Query
+				e.query[table.Driver], e.rows = table.Query, max(e.rows, table.Rows)
 			}
 		}
 		if len(tables) == 1 && len(e.query) > 0 {
