@@ -22,7 +22,7 @@ import (
 // Bounds of a file. A hundred thousand users need about 10 MiB.
 const (
 	maxFile  = 64 << 20  // bytes
-	maxLine  = 4096      // bytes
+	maxLine  = 4096      // bytes without the line end
 	maxUsers = 1_000_000 // lines with a user
 	maxUser  = 512       // bytes of a name; mechanisms refuse longer ones
 )
@@ -109,10 +109,11 @@ type line struct {
 
 // parseLine parses one line. Without a user and a reason, the line is to be ignored.
 func parseLine(text []byte) (l line, why string) {
+	text = bytes.TrimRight(text, "\r\n")
 	if len(text) > maxLine {
 		return line{}, fmt.Sprintf("longer than %d bytes", maxLine)
 	}
-	s := strings.TrimRight(string(text), "\r\n")
+	s := string(text)
 	if strings.TrimSpace(s) == "" || s[0] == '#' {
 		return line{}, ""
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -33,7 +34,7 @@ func TestScramKeys(t *testing.T) {
 		"carol": "auth: wrong password (userfile): the account has no password",
 		"dave":  "auth: wrong password (userfile): the account has no password",
 		"eve":   "auth: no such user (userfile)",
-		"Alice": "auth: no such user (userfile)",
+		"Alice": "auth: no such user (userfile)", // auth.Store has not folded it
 	}
 	for login, want := range tests {
 		keys, err := f.ScramKeys(t.Context(), new(auth.Peer), login)
@@ -151,5 +152,37 @@ func byScram(t *testing.T, local auth.Local, peer *auth.Peer, login, password st
 			return x.Identity(), err
 		}
 		challenge = string(answer)
+	}
+}
+
+// All spellings of a login are one user for SCRAM as well: they have the same salt, whether there is
+// such a user or not.
+func TestScramIgnoresCase(t *testing.T) {
+	f := openText(t, "Alice@example.org:"+dovecots+"\nMary Ann:"+dovecots+"\n")
+	cfg := auth.StoreDefaults()
+	cfg.Fold = auth.FoldLower
+	store := auth.NewStore(auth.StoreSpec{Kind: Kind, Config: cfg, Backend: f.Store, Events: f.events})
+	free := throttle.New(throttle.Config{MaxWait: time.Minute})
+	local := auth.NewLocal(auth.Chain{store}, free, auth.NewScram(free, nil), auth.Config{Mechanisms: []auth.MechanismName{"SCRAM-SHA-256"}})
+	salts := make(map[string][]string)
+	for i, login := range []string{
+		"Alice@example.org", "ALICE@EXAMPLE.ORG", "\uff21lice@example.org", "nobody@example.org", "NoBody@Example.ORG", "Mary Ann", "mary ann",
+	} {
+		at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, byte(i), 1}), 1) // no penalty of the others
+		id, err := byScram(t, local, &auth.Peer{TLS: new(tls.ConnectionState), Remote: at}, login, "correct horse")
+		exists := strings.Contains(strings.ToLower(login), "lice@") || login == "Mary Ann"
+		if (err == nil) != exists {
+			t.Errorf("%+q: %v", login, err)
+		}
+		if want := map[bool]string{true: "Alice@example.org", false: "Mary Ann"}[strings.Contains(login, "@")]; exists && id.User != want {
+			t.Errorf("%+q is the user %q", login, id.User)
+		}
+		key := auth.FoldLower.Login(login)
+		salts[key] = append(salts[key], store.ScramDecoy(login).Login)
+	}
+	for key, decoys := range salts {
+		if len(slices.Compact(decoys)) != 1 {
+			t.Errorf("%q has the decoys %q", key, decoys)
+		}
 	}
 }
