@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -16,6 +15,7 @@ import (
 	"github.com/emersion/go-smtp"
 
 	"postern/internal/fileperm"
+	"postern/internal/pemfile"
 )
 
 // Why a hop that can be reached cannot be used. Probe adds what to do about it.
@@ -41,10 +41,6 @@ type peer struct {
 	credentials *credentials // nil: no AUTH
 }
 
-// maxAuthorities is the largest file of certificate authorities that is read, in bytes. That
-// of Debian has 220 KiB.
-const maxAuthorities = 8 << 20
-
 func newPeer(u HopURL, cfg *Config) (*peer, error) {
 	p := &peer{url: u, cfg: cfg, helo: cfg.HeloName}
 	if p.helo == "" {
@@ -66,13 +62,9 @@ func newPeer(u HopURL, cfg *Config) (*peer, error) {
 		ClientSessionCache: tls.NewLRUClientSessionCache(1),
 	}
 	if cfg.CAFile != "" {
-		pem, err := fileperm.ReadFile(cfg.CAFile, fileperm.Public, "one with certificates in PEM form", maxAuthorities)
-		if err != nil {
+		// The warnings are for "postern check".
+		if p.tls.RootCAs, _, err = pemfile.ReadAuthorities(cfg.CAFile); err != nil {
 			return nil, fmt.Errorf("relay.ca_file: %w", err)
-		}
-		p.tls.RootCAs = x509.NewCertPool()
-		if !p.tls.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("relay.ca_file: %s contains no certificate in PEM form", cfg.CAFile)
 		}
 	}
 	return p, nil

@@ -145,7 +145,7 @@ func TestVerifyIsOffForLoopbackOnly(t *testing.T) {
 func TestUnreadableFiles(t *testing.T) {
 	for key, change := range map[string]func(*Config){
 		"relay.ca_file":     func(c *Config) { c.CAFile = "/nowhere/at/all" },
-		"no certificate":    func(c *Config) { c.CAFile = writeFile(t, "nonsense", 0o600) },
+		"no block in PEM":   func(c *Config) { c.CAFile = writeFile(t, "nonsense", 0o600) },
 		"relay.credentials": func(c *Config) { c.Credentials = "/nowhere/at/all" },
 	} {
 		cfg := Defaults()

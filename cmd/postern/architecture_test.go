@@ -48,11 +48,12 @@ var mayImport = map[string][]string{
 	"internal/*":                   {}, // leaf packages
 	"internal/access":              {"internal/fileperm"},
 	"internal/dsn":                 {"internal/text"},
-	"internal/ldapclient":          {"internal/access", "internal/fileperm", "internal/hosturl", "internal/neterr", "internal/semaphore", "internal/text"},
+	"internal/ldapclient":          {"internal/access", "internal/fileperm", "internal/hosturl", "internal/neterr", "internal/pemfile", "internal/semaphore", "internal/text"},
 	"internal/ldapclient/ldaptest": {},
 	"internal/neterr":              {"internal/fileperm", "internal/text"},
+	"internal/pemfile":             {"internal/fileperm"},
 	"internal/share":               {"internal/netprefix"},
-	"internal/sqldb":               {"internal/access", "internal/fileperm", "internal/neterr", "internal/text"},
+	"internal/sqldb":               {"internal/access", "internal/fileperm", "internal/neterr", "internal/pemfile", "internal/text"},
 
 	"test":         {},
 	"test/fault":   {},

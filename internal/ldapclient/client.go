@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"postern/internal/fileperm"
+	"postern/internal/pemfile"
 	"postern/internal/semaphore"
 )
 
@@ -85,22 +86,14 @@ func readAccount(cfg Config) (account, error) {
 	return account{cfg.BindDN.text, secret{password}, cfg.BindPasswordFile}, nil
 }
 
-// maxAuthorities is the largest file of certificate authorities that is read, in bytes. That
-// of Debian has 220 KiB.
-const maxAuthorities = 8 << 20
-
 // readAuthorities returns nil for the authorities of the system.
 func readAuthorities(file string) (*x509.CertPool, error) {
 	if file == "" {
 		return nil, nil
 	}
-	text, err := fileperm.ReadFile(file, fileperm.Public, "one with certificates in PEM form", maxAuthorities)
+	pool, _, err := pemfile.ReadAuthorities(file) // the warnings are for "postern check"
 	if err != nil {
 		return nil, fmt.Errorf("ca_file: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(text) {
-		return nil, fmt.Errorf("ca_file: %s contains no PEM certificate", file)
 	}
 	return pool, nil
 }

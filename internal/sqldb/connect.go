@@ -3,10 +3,12 @@ package sqldb
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"database/sql/driver"
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 
 	"postern/internal/access"
 	"postern/internal/fileperm"
+	"postern/internal/pemfile"
 )
 
 // connectTime bounds each connect. Package database/sql opens some connections without the
@@ -78,7 +81,8 @@ func checkFile(path string) error {
 	return errors.Join(all...)
 }
 
-// checkFiles checks the files in a DSN of PostgreSQL, which the driver opens.
+// checkFiles checks the files in a DSN of PostgreSQL, which the driver opens. Of the file of
+// authorities, the driver skips without an error what it does not understand.
 func checkFiles(dsn string) error {
 	list := new(access.List)
 	postgresFiles("", dsn, list)
@@ -86,7 +90,34 @@ func checkFiles(dsn string) error {
 	for _, f := range list.Reads {
 		all = append(all, fileperm.Check(f.Path, f.Kind))
 	}
-	return errors.Join(all...)
+	return errors.Join(append(all, checkAuthorities(dsn))...)
+}
+
+// checkAuthorities returns an error for a file in sslrootcert from which the driver would not
+// read all certificates.
+func checkAuthorities(dsn string) error {
+	for _, m := range postgresFile.FindAllStringSubmatch(dsn, -1) {
+		path, err := url.PathUnescape(m[2] + m[3])
+		if m[1] != "sslrootcert" || err != nil || path == "system" { // the authorities of the system
+			continue
+		}
+		pool, warnings, err := pemfile.ReadAuthorities(path)
+		if err != nil {
+			return fmt.Errorf("sslrootcert: %w", err)
+		}
+		if len(warnings) == 0 {
+			continue
+		}
+		text, err := os.ReadFile(path) // its size has been checked
+		if err != nil {
+			return fmt.Errorf("sslrootcert: %w", err)
+		}
+		drivers := x509.NewCertPool()
+		if drivers.AppendCertsFromPEM(text); !drivers.Equal(pool) {
+			return fmt.Errorf("sslrootcert: %s", warnings[0])
+		}
+	}
+	return nil
 }
 
 // inUTF8 sets the encoding of the connection to PostgreSQL. Its default is the encoding of the

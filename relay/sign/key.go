@@ -15,6 +15,7 @@ import (
 
 	"postern/internal/access"
 	"postern/internal/fileperm"
+	"postern/internal/pemfile"
 )
 
 // A Key is one [[relay.dkim]] table of the configuration.
@@ -75,15 +76,19 @@ func isName(s string) bool {
 type privateKey struct {
 	domain, selector string // as in d= and s=
 	signer           crypto.Signer
-	weak             string // why another key is recommended
+	weak             string   // why another key is recommended
+	repairs          []string // what is wrong in the file and was repaired
 }
 
 func (k *Key) load() (*privateKey, error) {
-	text, err := fileperm.ReadSecret(k.File, maxKeyFile)
+	keys, err := pemfile.ReadKeys(k.File, "run \"postern dkim keygen\" to make another one")
 	if err != nil {
 		return nil, fmt.Errorf("DKIM key of %s: %w", k.Domain, err)
 	}
-	signer, err := parseKey(text)
+	if n := len(keys.List); n > 1 {
+		return nil, fmt.Errorf("DKIM key of %s: %s contains %d keys, the second one in line %d; write each key to a file of its own", k.Domain, k.File, n, keys.List[1].Line)
+	}
+	signer, err := usable(keys.List[0].Signer)
 	if err != nil {
 		return nil, fmt.Errorf("DKIM key of %s: %s: %w", k.Domain, k.File, err)
 	}
@@ -96,11 +101,9 @@ func (k *Key) load() (*privateKey, error) {
 		selector: k.Selector,
 		signer:   signer,
 		weak:     weak,
+		repairs:  keys.Warnings,
 	}, nil
 }
-
-// maxKeyFile bounds reading a file that is not a key, in bytes.
-const maxKeyFile = 64 << 10
 
 // RFC 8301, section 3.2: signers use at least 1024 and should use 2048 bits, and verifiers
 // need not support more than 4096.
@@ -109,30 +112,6 @@ const (
 	advisedBits = 2048
 	maxBits     = 4096
 )
-
-func parseKey(text []byte) (crypto.Signer, error) {
-	block, _ := pem.Decode(text)
-	if block == nil {
-		return nil, errors.New(`not in PEM format: it should begin with "-----BEGIN PRIVATE KEY-----"`)
-	}
-	switch {
-	case block.Headers["DEK-Info"] != "" || block.Type == "ENCRYPTED PRIVATE KEY":
-		return nil, errors.New("the key is encrypted: remove the passphrase with \"openssl pkey\"")
-	case block.Type == "RSA PRIVATE KEY":
-		key, err := x509.ParsePKCS1PrivateKey(block.Bytes)
-		if err != nil {
-			return nil, err
-		}
-		return usable(key)
-	case block.Type == "PRIVATE KEY":
-		key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-		if err != nil {
-			return nil, err
-		}
-		return usable(key)
-	}
-	return nil, fmt.Errorf("it contains a %q, not a private key in PKCS#1 or PKCS#8: run \"postern dkim keygen\" to make one", block.Type)
-}
 
 // usable returns the key if DKIM supports its kind and verifiers accept its size.
 func usable(key any) (crypto.Signer, error) {
@@ -146,7 +125,7 @@ func usable(key any) (crypto.Signer, error) {
 		}
 		return key, nil
 	}
-	return nil, fmt.Errorf("DKIM does not support a key of type %T, only RSA and Ed25519", key)
+	return nil, fmt.Errorf("DKIM does not support a key of type %T, only RSA and Ed25519: run \"postern dkim keygen\" to make another one", key)
 }
 
 // An Algorithm is a kind of key.

@@ -37,10 +37,10 @@ func TestLoad(t *testing.T) {
 		{"pkcs1.pem", ""},
 		{"weak.pem", "RSA key of 512 bits"},
 		{"ec.pem", "only RSA and Ed25519"},
-		{"encrypted.pem", "remove the passphrase"},
-		{"encrypted1.pem", "remove the passphrase"},
-		{"public.pem", `contains a "PUBLIC KEY"`},
-		{"../key.go", "not in PEM format"},
+		{"encrypted.pem", "protected by a passphrase"},
+		{"encrypted1.pem", "protected by a passphrase"},
+		{"public.pem", "a public key instead of a private key"},
+		{"../key.go", "no block in PEM form"},
 	} {
 		t.Run(c.file, func(t *testing.T) {
 			k := Key{Domain: "example.org", Selector: "s", File: writeFile(t, "key.pem", readTestdata(t, c.file), 0o640)}

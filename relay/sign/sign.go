@@ -47,7 +47,8 @@ import (
 // that writes the log.
 type Events interface {
 	WeakKey(domain, selector, reason string)
-	NotSigned(session, reason string) // a message that was sent without a signature
+	RepairedKey(domain, selector, reason string) // a mistake in its file that was repaired
+	NotSigned(session, reason string)            // a message that was sent without a signature
 }
 
 type eventLog struct{ *slog.Logger }
@@ -57,6 +58,10 @@ func NewLog(l *slog.Logger) Events { return eventLog{l} }
 
 func (l eventLog) WeakKey(domain, selector, reason string) {
 	l.Warn("weak DKIM key", "domain", domain, "selector", selector, "reason", reason)
+}
+
+func (l eventLog) RepairedKey(domain, selector, reason string) {
+	l.Warn("mistake in a DKIM key file", "domain", domain, "selector", selector, "reason", reason)
 }
 
 func (l eventLog) NotSigned(session, reason string) {
@@ -80,6 +85,9 @@ func New(keys []Key, events Events) (*Signer, error) {
 		}
 		if private.weak != "" {
 			events.WeakKey(private.domain, private.selector, private.weak)
+		}
+		for _, r := range private.repairs {
+			events.RepairedKey(private.domain, private.selector, r)
 		}
 		s.keys[private.domain] = append(s.keys[private.domain], private)
 	}

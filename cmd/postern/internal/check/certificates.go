@@ -33,7 +33,22 @@ func (c *checker) certificates(cfg certs.Config, suffix string) {
 // keys opens each DKIM key alone, so that each has a result.
 func (c *checker) keys(keys []sign.Key, suffix string) {
 	for _, k := range keys {
-		_, err := sign.New([]sign.Key{k}, sign.NewLog(c.log))
-		c.report.Result("DKIM key", fmt.Sprintf("%s, selector %s: %s%s", k.Domain, k.Selector, k.File, suffix), process.ExplainUnreadable(err))
+		var found keyEvents
+		_, err := sign.New([]sign.Key{k}, &found)
+		text := fmt.Sprintf("%s, selector %s: %s%s", k.Domain, k.Selector, k.File, suffix)
+		if err == nil && len(found) > 0 {
+			c.report.Warn("DKIM key", text+"\n"+strings.Join(found, "\n"))
+			continue
+		}
+		c.report.Result("DKIM key", text, process.ExplainUnreadable(err))
 	}
 }
+
+// keyEvents are the reasons of the warnings about a DKIM key.
+type keyEvents []string
+
+func (e *keyEvents) WeakKey(_, _, reason string) {
+	*e = append(*e, reason+"\nrun \"postern dkim keygen\" to make a key of this size under another selector")
+}
+func (e *keyEvents) RepairedKey(_, _, reason string) { *e = append(*e, reason) }
+func (e *keyEvents) NotSigned(string, string)        {}
