@@ -105,3 +105,47 @@ func TestDigestsAsDovecotReadsThem(t *testing.T) {
 		t.Errorf("%d of %d forms match", verified, len(stored))
 	}
 }
+
+// A user file as Dovecot has it, over SMTP: every scheme, any case, locked accounts, and 454 for what
+// cannot be checked.
+func TestLoginsWithDovecotsHashes(t *testing.T) {
+	t.Parallel()
+	doveadm := newDoveadm(t)
+	p := newPostern(t, posternOptions{NextHop: "smtp://" + startSink(t).Addr})
+	var lines []string
+	schemes := []string{"SSHA512", "SSHA256", "SHA512", "SHA256.HEX", "PBKDF2", "PLAIN-MD5", "LDAP-MD5.B64", "SMD5", "CLEAR", "PLAIN", "BLF-CRYPT", "SCRAM-SHA-256"}
+	for _, scheme := range schemes {
+		made, err := doveadm("-s", scheme, "-p", kit.Password)
+		kit.Must(t, err)
+		lines = append(lines, scheme+"@Example.org:"+made)
+	}
+	lines = append(lines, "bang:!"+lines[0][len("SSHA512@Example.org:"):], "star:*LK*", "empty:", "foreign:{ROT13}pbeerpg-ubefr", "bare:"+kit.Password,
+		"Twin:{PLAIN}"+kit.Password, "twin:{PLAIN}"+kit.Password, "dms|{PLAIN}"+kit.Password)
+	write(t, p.file("users"), strings.Join(lines, "\n")+"\n")
+	p.own(t)
+	p.run(t)
+	for i, tt := range []struct {
+		login, password string
+		code            int
+	}{
+		{"dms", kit.Password, 235},
+		{"DMS", kit.Password, 235},
+		{"bang", kit.Password, 535},
+		{"star", "*LK*", 535},
+		{"empty", kit.Password, 535},
+		{"nobody", kit.Password, 535},
+		{"foreign", kit.Password, 454},
+		{"bare", kit.Password, 454},
+		{"twin", kit.Password, 454},
+		{"TWIN", "wrong", 454},
+	} {
+		p.wantLogin(t, loopbackClient(i), tt.login, tt.password, tt.code)
+	}
+	for i, scheme := range schemes {
+		p.wantLogin(t, loopbackClient(100+i), strings.ToLower(scheme)+"@EXAMPLE.ORG", kit.Password, 235)
+		p.wantLogin(t, loopbackClient(200+i), scheme+"@example.org", "wrong", 535)
+		if user := "user=" + scheme + "@Example.org"; !strings.Contains(p.log(), user) {
+			t.Errorf("the log has no %s", user)
+		}
+	}
+}
