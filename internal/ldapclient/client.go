@@ -123,7 +123,7 @@ func (c *Client) Search(ctx context.Context, turn semaphore.Turn, q Query) (foun
 // A server has answered if op returns nil, a [ConfigError], or an error that the server has
 // sent, other than "busy" and "unavailable". Every other error is taken for a failure of the
 // server, so a result of the caller must not be one. op must not keep the connection, and may
-// be called several times.
+// be called several times, but not after a [Conn.Bind] that has no answer.
 func (c *Client) Do(ctx context.Context, p Purpose, turn semaphore.Turn, op func(*Conn) error) error {
 	var errs []error
 	order := c.order(time.Now())
@@ -138,6 +138,9 @@ func (c *Client) Do(ctx context.Context, p Purpose, turn semaphore.Turn, op func
 		}
 		errs = append(errs, err)
 		c.failed(s, err)
+		if isUnanswered(err) {
+			break
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -203,7 +206,7 @@ func (s *server) try(ctx context.Context, left int, p Purpose, turn semaphore.Tu
 	ctx, cancel := context.WithTimeoutCause(ctx, share(ctx, left), &timeoutError{s.dialer.url})
 	defer cancel()
 	reused, err := s.once(ctx, p, turn, op)
-	if reused && !answered(err) && ctx.Err() == nil {
+	if reused && !answered(err) && !isUnanswered(err) && ctx.Err() == nil {
 		s.pool.closeIdle(true)
 		_, err = s.once(ctx, p, turn, op)
 	}

@@ -193,3 +193,38 @@ func checkFilter(t *testing.T, input string) {
 		t.Errorf("%q became %q", input, value)
 	}
 }
+
+func TestAccounts(t *testing.T) {
+	for text, want := range map[string]bool{
+		"cn=postern,dc=example,dc=org": true,
+		"postern@corp.example.com":     true,
+		`CORP\postern`:                 true,
+		`CORP\Anna Müller`:             true,
+		"postern":                      false,
+		"@corp.example.com":            false,
+		`CORP\`:                        false,
+		`CORP\a\b`:                     false,
+		"a@b@c":                        false,
+		"a@-":                          false,
+		"CORP\\a\nb":                   false,
+		`CORP.EXAMPLE.COM/Users/a`:     false,
+	} {
+		if err := new(Account).UnmarshalText([]byte(text)); (err == nil) != want {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+func TestSecurityIdentifiers(t *testing.T) {
+	for value, want := range map[string]string{
+		"\x01\x02\x00\x00\x00\x00\x00\x05\x20\x00\x00\x00\x21\x02\x00\x00": "S-1-5-32-545",
+		"S-1-5-32-545":                         "S-1-5-32-545",
+		"S-1-5)(x=*":                           "",
+		"\x01\x02\x00\x00\x00\x00\x00\x05\x20": "",
+		"":                                     "",
+	} {
+		if got, ok := sidText(value); got != want || ok != (want != "") {
+			t.Errorf("%q: %q", value, got)
+		}
+	}
+}

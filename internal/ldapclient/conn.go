@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync/atomic"
 	"time"
 
 	ber "github.com/go-asn1-ber/asn1-ber"
@@ -59,7 +60,7 @@ func (c *Conn) within(ctx context.Context, op func(*Conn) error) error {
 // explain adds the cause to the error of a connection on which the server has not answered yet.
 // Later errors do not come from the configuration.
 func (c *Conn) explain(err error) error {
-	if answered(err) || c.checked.answers.Load() || errors.Is(err, context.Canceled) {
+	if answered(err) || c.checked.answers.Load() || errors.Is(err, context.Canceled) || isUnanswered(err) {
 		return err
 	}
 	if read := c.checked.failure.Load(); read != nil && !errors.Is(err, context.DeadlineExceeded) {
@@ -75,11 +76,28 @@ func (c *Conn) explain(err error) error {
 
 // Bind binds a connection that is [ForBinds] as an entry, until it is released. dn and password
 // must not be empty: RFC 4513, sections 5.1.1 and 5.1.2, makes that a bind that succeeds without
-// a check. An error that the server has sent is an *ldap.Error.
+// a check. An error that the server has sent is an *ldap.Error. If the request was sent and not
+// answered, [Client.Do] does not call its op again: the server may count a wrong password.
 func (c *Conn) Bind(dn, password string, controls ...ldap.Control) (*ldap.SimpleBindResult, error) {
+	sent := c.raw.sent.Load()
 	result, err := c.ldap.SimpleBind(ldap.NewSimpleBindRequest(dn, password, controls))
 	c.bound = err == nil
+	if !answered(err) && c.raw.sent.Load() != sent {
+		err = &unansweredError{err}
+	}
 	return result, err
+}
+
+// An unansweredError is that of a bind that the server may have received.
+type unansweredError struct{ err error }
+
+func (e *unansweredError) Error() string { return e.err.Error() }
+func (e *unansweredError) Unwrap() error { return e.err }
+
+// isUnanswered reports whether a bind must not be repeated.
+func isUnanswered(err error) bool {
+	_, ok := errors.AsType[*unansweredError](err)
+	return ok
 }
 
 // unbind makes the connection anonymous after a bind; a refused bind needs none. RFC 4511, section 4.2.1: it is anonymous from the moment the server receives the
@@ -223,6 +241,14 @@ func (d *dialer) prepare(c *Conn) error {
 type abortableConn struct {
 	net.Conn
 	allowed allowance
+	sent    atomic.Int64 // bytes
+}
+
+// Write implements net.Conn.
+func (c *abortableConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.sent.Add(int64(n))
+	return n, err
 }
 
 // abort makes all further reads and writes fail.

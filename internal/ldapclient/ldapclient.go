@@ -68,7 +68,7 @@ type Config struct {
 
 	// BindDN is the account that searches. Without it the search is anonymous,
 	// which the directory must allow. (bind_dn)
-	BindDN DN `toml:"bind_dn"`
+	BindDN Account `toml:"bind_dn"`
 
 	// BindPasswordFile is a file with the password of BindDN on its only line. It
 	// must not be readable for others. (bind_pw)

@@ -93,6 +93,28 @@ func (v Variables) FillFilter(template, input string) (filter string, ok bool) {
 	return v.fill(template, input, ldap.EscapeFilter)
 }
 
+// CheckAccount returns an error if template cannot be the template of an account's name in
+// Active Directory: {local}@corp.example.com, {local}@{domain} or CORP\{user}.
+func (v Variables) CheckAccount(template string) error {
+	if err := v.check(template); err != nil {
+		return err
+	}
+	for _, input := range []string{"a", "a@example.org"} {
+		// A template without a separator would leave the form of the name to the client.
+		if _, ok := v.FillAccount(template, input); ok && strings.ContainsAny(template, `@\`) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%q is not the name of an account", template)
+}
+
+// FillAccount returns the name of an account for an input. It returns false if the input has
+// characters that would change the form of the name, as there are no escapes.
+func (v Variables) FillAccount(template, input string) (name string, ok bool) {
+	name, ok = v.fill(template, input, func(s string) string { return s })
+	return name, ok && isAccount(name)
+}
+
 // fill replaces the variables in one pass, so that a variable in the input is not replaced.
 func (v Variables) fill(template, input string, escape func(string) string) (string, bool) {
 	local, domain := input, ""

@@ -40,6 +40,10 @@ type Failure struct {
 	Login  string // as the client gave it, made safe for a log line by the mechanism
 	Reason string // more detail than Kind, or empty
 	Err    error
+
+	// Counted is set if the backend counts wrong passwords and locks accounts, so that no
+	// other form of the same password must be tried.
+	Counted bool
 }
 
 func (f *Failure) Error() string {

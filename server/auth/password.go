@@ -236,7 +236,9 @@ func (v throttled) VerifyPassword(ctx context.Context, p *Peer, login, password 
 // WithPRECIS returns a verifier that passes the prepared form of the password to v and,
 // if that is refused and the client sent other bytes, those: hashes made by tools without
 // such a preparation keep working. Whether there is a second verification depends on the
-// password alone, not on whether the user exists. For a nil v it returns nil.
+// password alone, not on whether the user exists, unless the backend counts wrong passwords:
+// see [Failure]. Then only the prepared form is tried, as RFC 4513, section 5.1.3 demands of
+// clients of a directory. For a nil v it returns nil.
 func WithPRECIS(v PasswordVerifier) PasswordVerifier {
 	if v == nil {
 		return nil
@@ -250,7 +252,7 @@ type withPRECIS struct{ PasswordVerifier }
 func (v withPRECIS) VerifyPassword(ctx context.Context, p *Peer, login, password string) (Identity, error) {
 	prepared := PreparePassword(password)
 	id, err := v.PasswordVerifier.VerifyPassword(ctx, p, login, prepared)
-	if prepared == password || !isGuess(err) {
+	if f := asFailure(err); prepared == password || !isGuess(err) || f != nil && f.Counted {
 		return id, err
 	}
 	return v.PasswordVerifier.VerifyPassword(ctx, p, login, password)

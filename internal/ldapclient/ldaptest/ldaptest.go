@@ -35,7 +35,7 @@ type Conn struct {
 type Request struct {
 	ID       int64
 	Tag      ber.Tag
-	Name     string // of a bind, or the base of a search
+	Name     string // of a bind, the base of a search, or the number of an extended request
 	Password string
 	Filter   string
 }
@@ -108,6 +108,8 @@ func parseRequest(packet *ber.Packet) Request {
 	case ldap.ApplicationSearchRequest:
 		q.Name = op.Children[0].Value.(string)
 		q.Filter, _ = ldap.DecompileFilter(op.Children[6])
+	case ldap.ApplicationExtendedRequest:
+		q.Name = op.Children[0].Data.String()
 	}
 	return q
 }
@@ -152,6 +154,17 @@ func (s *Server) Connections() int {
 
 // Done sends the result of q.
 func (c *Conn) Done(q Request, code int64, text string, controls ...*ber.Packet) {
+	c.Send(q, result(q, code, text), controls...)
+}
+
+// Value sends the successful result of an extended request, with its value.
+func (c *Conn) Value(q Request, value string) {
+	op := result(q, 0, "")
+	op.AppendChild(ber.NewString(ber.ClassContext, ber.TypePrimitive, 11, value, ""))
+	c.Send(q, op)
+}
+
+func result(q Request, code int64, text string) *ber.Packet {
 	tag := map[ber.Tag]ber.Tag{
 		ldap.ApplicationBindRequest:     ldap.ApplicationBindResponse,
 		ldap.ApplicationSearchRequest:   ldap.ApplicationSearchResultDone,
@@ -161,7 +174,7 @@ func (c *Conn) Done(q Request, code int64, text string, controls ...*ber.Packet)
 	op.AppendChild(ber.NewInteger(ber.ClassUniversal, ber.TypePrimitive, ber.TagEnumerated, code, ""))
 	op.AppendChild(Octets(""))
 	op.AppendChild(Octets(text))
-	c.Send(q, op, controls...)
+	return op
 }
 
 // Entry sends one entry of a search.

@@ -3,7 +3,6 @@ package ldap
 import (
 	"context"
 	"errors"
-	"regexp"
 	"strings"
 
 	"github.com/go-ldap/ldap/v3"
@@ -48,7 +47,9 @@ func (a bindAnswer) classify(err error, refused auth.FailureKind) error {
 		return nil
 	case ldap.LDAPResultInvalidCredentials:
 		kind, reason := a.activeDirectory(refused)
-		return failure(kind, reason)
+		// Active Directory counts each wrong password (badPwdCount), and locks the account
+		// after a few. Another form of the password would count again.
+		return &auth.Failure{Kind: kind, Store: Kind, Reason: reason, Err: err, Counted: ldapclient.WindowsError(a.text).Code != ""}
 	case ldap.LDAPResultConstraintViolation:
 		// 389 Directory Server, after too many wrong passwords, for the right
 		// password, too.
@@ -63,8 +64,8 @@ func (a bindAnswer) classify(err error, refused auth.FailureKind) error {
 		if strings.Contains(strings.ToLower(a.text), "inactivated") {
 			return failure(refused, ldapclient.Clean(a.text))
 		}
-	case ldap.LDAPResultConfidentialityRequired:
-		return &ldapclient.ConfigError{What: "the server accepts passwords only with TLS; set start_tls = true or use ldaps://", Err: err}
+	case ldap.LDAPResultConfidentialityRequired, ldap.LDAPResultStrongAuthRequired:
+		return &ldapclient.ConfigError{What: "the server accepts passwords only with TLS", Step: "set start_tls = true", Err: err}
 	}
 	return err
 }
@@ -97,30 +98,24 @@ const (
 	policyChangeAfterReset = 2
 )
 
-// windowsCode matches the code that Active Directory writes into the text of
-// invalidCredentials: "80090308: LdapErr: DSID-..., comment: AcceptSecurityContext error,
-// data 533, v2580".
-var windowsCode = regexp.MustCompile(`AcceptSecurityContext error, data ([0-9a-fA-F]{1,8}),`)
-
 // activeDirectory returns the kind and the reason of invalidCredentials. Active Directory
 // reports a disabled or expired account only for the right password, but a locked one
 // (775) for every password.
 func (a bindAnswer) activeDirectory(refused auth.FailureKind) (auth.FailureKind, string) {
-	code := windowsCode.FindStringSubmatch(a.text)
-	if code == nil {
+	said := ldapclient.WindowsError(a.text)
+	switch said.Code {
+	case "":
 		return refused, a.policyReason()
-	}
-	switch strings.ToLower(code[1]) {
+	case "525": // ERROR_NO_SUCH_USER
+		if refused == auth.Unknowable {
+			refused = auth.NoSuchUser
+		}
 	case "532", "773": // ERROR_PASSWORD_EXPIRED, ERROR_PASSWORD_MUST_CHANGE
-		return auth.Expired, "Active Directory: " + code[1]
-	case "533", "701": // ERROR_ACCOUNT_DISABLED, ERROR_ACCOUNT_EXPIRED
-		return auth.Disabled, "Active Directory: " + code[1]
-	case "530", "531": // ERROR_INVALID_LOGON_HOURS, ERROR_INVALID_WORKSTATION
-		return auth.Disabled, "Active Directory does not allow a login at this time or from this host: " + code[1]
-	case "775": // ERROR_ACCOUNT_LOCKED_OUT
-		return refused, "Active Directory: the account is locked"
+		return auth.Expired, said.Reason
+	case "530", "531", "533", "701": // ERROR_INVALID_LOGON_HOURS, ERROR_INVALID_WORKSTATION, ERROR_ACCOUNT_DISABLED, ERROR_ACCOUNT_EXPIRED
+		return auth.Disabled, said.Reason
 	}
-	return refused, "Active Directory: " + code[1]
+	return refused, said.Reason
 }
 
 // policyReason returns the reason for the log. To the client a locked account looks like a

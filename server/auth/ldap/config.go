@@ -19,8 +19,8 @@ type Config struct {
 	// auth.BackendConfig.
 	ldapclient.Config
 
-	// UserDN is the DN of a user's entry, built from the login. Without it the
-	// entry is found by a search.
+	// UserDN is the DN of a user's entry, or the name of the account in Active
+	// Directory, built from the login. Without it the entry is found by a search.
 	UserDN DNTemplate `toml:"user_dn"`
 
 	// SearchBase is the base of the search. (search_base)
@@ -34,7 +34,8 @@ type Config struct {
 
 	// UserAttribute is the attribute with the canonical name of the user. Without
 	// it that is the login in lower case, whose domain must then be part of
-	// query_filter or user_dn. (result_attribute)
+	// query_filter or user_dn. If user_dn is the name of an account, it is the name
+	// that the server returns. (result_attribute)
 	UserAttribute string `toml:"user_attribute"`
 
 	// DisabledFilter matches the entries of users that may not log in. It is applied
@@ -60,10 +61,10 @@ func (c *Config) Validate(bad func(key, why string)) {
 		}
 	} else {
 		c.validateNoSearch(bad)
-		client.BindDN, client.BindPasswordFile = ldapclient.DN{}, "" // no errors about these
+		client.BindDN, client.BindPasswordFile = ldapclient.Account{}, "" // no errors about these
 	}
 	client.Validate(bad)
-	if c.UserAttribute == "" && c.ignoresDomain() {
+	if c.UserAttribute == "" && c.ignoresDomain() && !c.UserDN.account {
 		bad("user_attribute", fmt.Sprintf(`is missing: %q ignores the domain of the login, so that a user could log in with a name of another domain; set it to the attribute with the canonical name, such as "mail"`, c.template()))
 	}
 	if c.UserAttribute != "" && !attributeName.MatchString(c.UserAttribute) {
@@ -109,29 +110,45 @@ var loginVariables = ldapclient.Variables{
 	ExampleFilter: "(&(objectClass=person)(uid={user}))",
 }
 
-// errNoDomain means that a login has no domain for a template.
-var errNoDomain = errors.New("the login has no domain, which the template needs for {domain}")
+// errNoDomain means that a login does not fit a template.
+var errNoDomain = errors.New("the login has no domain, which the template needs for {domain}, or a character that no account has")
 
-// A DNTemplate builds the distinguished name of a user's entry from the login:
+// A DNTemplate builds the distinguished name of a user's entry, or the name of an account in
+// Active Directory, from the login:
 //
 //	uid={user},ou=people,dc=example,dc=org
 //	uid={local},ou={domain},dc=example,dc=org
+//	{local}@corp.example.com
+//	CORP\{user}
 //
 // {user} is the login, {local} the part before its last "@" (all of it, if there is
-// none), and {domain} the part after it. They are escaped, so each stays one value. The
-// zero value is none.
-type DNTemplate struct{ text string }
+// none), and {domain} the part after it. In a DN they are escaped, so each stays one value. The
+// name of an account has no escapes: see [ldapclient.Variables.FillAccount]. The zero value is
+// none.
+type DNTemplate struct {
+	text    string
+	account bool // the name of an account
+}
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (t *DNTemplate) UnmarshalText(text []byte) error {
 	s := string(text)
-	if s != "" {
+	account := loginVariables.CheckAccount(s) == nil
+	if s != "" && !account {
 		if err := loginVariables.CheckDN(s); err != nil {
 			return err
 		}
 	}
-	*t = DNTemplate{s}
+	*t = DNTemplate{s, account}
 	return nil
+}
+
+// fill returns the name for a bind, or false if there can be no entry for the login.
+func (t DNTemplate) fill(login string) (name string, ok bool) {
+	if t.account {
+		return loginVariables.FillAccount(t.text, login)
+	}
+	return loginVariables.FillDN(t.text, login)
 }
 
 func (t DNTemplate) String() string { return t.text }

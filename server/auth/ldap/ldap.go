@@ -6,7 +6,8 @@
 // user's entry. There are two ways to find the DN:
 //
 //   - With user_dn it is built from the login. A refused bind does not show whether the
-//     entry exists, so the answer is [auth.Unknowable].
+//     entry exists, so the answer is [auth.Unknowable]. If user_dn is the name of an account in
+//     Active Directory, "Who am I?" (RFC 4532) after the bind returns the account.
 //   - Otherwise query_filter finds the entry, in a search with the rights of bind_dn or of
 //     an anonymous client. No entry is [auth.NoSuchUser]. More than one is a mistake in
 //     the configuration, and therefore a temporary error.
@@ -25,6 +26,10 @@
 // blanks when they compare names, so many logins find the same entry. Without
 // user_attribute the canonical user is therefore the login in lower case, and non-ASCII
 // logins are refused.
+//
+// A directory may lock an account after a few wrong passwords. So a bind that has been sent is not
+// repeated, neither on another connection nor at another server, and after a refusal of Active
+// Directory no other form of the password is tried: see bind.go.
 //
 // If the search finds no entry, the answer takes as long as one for a wrong password: delay.go.
 // With user_dn it is the server that must take the same time for every name.
@@ -115,29 +120,61 @@ type attempt struct {
 
 // bindDirectly verifies a password with user_dn.
 func (s *Store) bindDirectly(ctx context.Context, a attempt) (user string, err error) {
-	dn, ok := loginVariables.FillDN(s.cfg.UserDN.text, a.login)
+	name, ok := s.cfg.UserDN.fill(a.login)
 	if !ok {
 		return "", noSuchUser(errNoDomain)
 	}
 	err = s.do(ctx, ldapclient.ForBinds, a, func(c *ldapclient.Conn) error {
-		if err := bind(ctx, c, dn, a.password, auth.Unknowable); err != nil {
+		if err := bind(ctx, c, name, a.password, auth.Unknowable); err != nil {
 			return err
 		}
-		if err := s.enabled(c, dn); err != nil {
+		if s.cfg.UserDN.account {
+			user, err = s.identify(c)
 			return err
 		}
-		if s.cfg.UserAttribute == "" {
-			user = strings.ToLower(a.login)
-			return nil
-		}
-		e, err := c.Entry(dn, s.cfg.UserAttribute)
-		if err != nil {
-			return err
-		}
-		user, err = s.canonical(e, a.login)
+		user, err = s.read(c, name, a.login)
 		return err
 	})
 	return user, err
+}
+
+// identify returns the user as which a connection is bound. Active Directory accepts many names
+// of one account, so the name of the bind is not that of the user.
+func (s *Store) identify(c *ldapclient.Conn) (user string, err error) {
+	who, err := c.WhoAmI()
+	if err != nil {
+		return "", err
+	}
+	if s.cfg.UserAttribute == "" && s.cfg.DisabledFilter.text == "" && who.Name != "" {
+		return who.Name, nil
+	}
+	dn, err := c.FindDN(who)
+	if err != nil {
+		return "", err
+	}
+	if s.cfg.UserAttribute == "" && who.Name == "" {
+		return "", &ldapclient.ConfigError{What: fmt.Sprintf("the server has no name of the account %q but its DN", ldapclient.Clean(dn)), Step: "set user_attribute"}
+	}
+	return s.read(c, dn, who.Name)
+}
+
+// read returns the canonical name of the user of an entry, which must be enabled. login is the
+// name without user_attribute.
+func (s *Store) read(c *ldapclient.Conn, dn, login string) (string, error) {
+	if err := s.enabled(c, dn); err != nil {
+		return "", err
+	}
+	if s.cfg.UserAttribute == "" {
+		if s.cfg.UserDN.account {
+			return login, nil
+		}
+		return strings.ToLower(login), nil
+	}
+	e, err := c.Entry(dn, s.cfg.UserAttribute)
+	if err != nil {
+		return "", err
+	}
+	return s.canonical(e, login)
 }
 
 // searchAndBind verifies a password with query_filter.
@@ -268,7 +305,7 @@ func (s *Store) precheck(login, password string) *auth.Failure {
 		return &auth.Failure{Kind: auth.Unknowable, Store: Kind, Reason: fmt.Sprintf("the password is longer than %d octets", maxPassword)}
 	case !text.ValidName(login, maxName):
 		return &auth.Failure{Kind: auth.NoSuchUser, Store: Kind, Reason: "not a valid name"}
-	case s.cfg.UserAttribute == "" && strings.ContainsFunc(login, notPlain):
+	case s.cfg.UserAttribute == "" && !s.cfg.UserDN.account && strings.ContainsFunc(login, notPlain):
 		return &auth.Failure{Kind: auth.NoSuchUser, Store: Kind, Reason: "the name has blanks or is not ASCII, which needs user_attribute"}
 	}
 	return nil
