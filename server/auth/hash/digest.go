@@ -7,10 +7,13 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/subtle"
+	"encoding"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -57,6 +60,40 @@ func md5Sum(b []byte) []byte    { s := md5.Sum(b); return s[:] }
 func sha1Sum(b []byte) []byte   { s := sha1.Sum(b); return s[:] }
 func sha256Sum(b []byte) []byte { s := sha256.Sum256(b); return s[:] }
 func sha512Sum(b []byte) []byte { s := sha512.Sum512(b); return s[:] }
+
+// cramMD5 returns what Dovecot stores for the mechanism CRAM-MD5 (RFC 2195): the states of MD5
+// after the outer and the inner key block of HMAC-MD5 (RFC 2104), in little-endian order.
+func cramMD5(password []byte) []byte {
+	key := password
+	if len(key) > md5.BlockSize {
+		key = md5Sum(key)
+	}
+	var states []byte
+	for _, pad := range []byte{0x5c, 0x36} {
+		block := make([]byte, md5.BlockSize)
+		copy(block, key)
+		for i := range block {
+			block[i] ^= pad
+		}
+		states = append(states, md5State(block)...)
+	}
+	return states
+}
+
+// md5State returns the state of MD5 after one block. In the form in which crypto/md5 saves it, it
+// follows four octets that name the function, in big-endian order.
+func md5State(block []byte) (state []byte) {
+	h := md5.New()
+	h.Write(block)
+	saved, err := h.(encoding.BinaryAppender).AppendBinary(nil)
+	if err != nil || len(saved) < 4+md5.Size {
+		panic("hash: the state of crypto/md5 has another form")
+	}
+	for word := range slices.Chunk(saved[4:4+md5.Size], 4) {
+		state = binary.LittleEndian.AppendUint32(state, binary.BigEndian.Uint32(word))
+	}
+	return state
+}
 
 // clearName is what stands before a password in clear text, in the table of schemes.
 const clearName = "{CLEAR}"
@@ -113,12 +150,16 @@ func (h Hash) Weakness() string {
 	switch h.scheme {
 	case "clear":
 		return "clear text"
-	case "md5", "sha", "sha256", "sha512":
+	case "md5", "cram-md5", "sha", "sha256", "sha512":
 		return h.scheme + " without a salt"
 	case "smd5", "ssha", "ssha256", "ssha512":
 		return h.scheme + ", one round"
 	case "apr1", "md5-crypt":
 		return h.scheme
+	case "pbkdf2":
+		if len(h.cost) < 4 {
+			return "pbkdf2 with less than 1000 iterations"
+		}
 	}
 	return ""
 }

@@ -17,22 +17,22 @@ import (
 //
 // Names are in any case. Sources: Dovecot's password-scheme.c, and RFC 2307, section 5.3.
 
-// An encoding is how the bytes of a hash are written.
-type encoding uint8
+// A coding is how the bytes of a hash are written.
+type coding uint8
 
 const (
-	asText encoding = iota // as they are
+	asText coding = iota // as they are
 	asBase64
 	asHex
 )
 
 // A dovecotScheme is what one name in braces means.
 type dovecotScheme struct {
-	names    []string
-	encoding encoding // of the data without a suffix
-	digest   int      // bytes of a digest without a salt, which may be hexadecimal without .HEX, too; otherwise 0
-	scheme   string   // for schemes with their own names: the prefix for the table of schemes
-	prefix   string   // for schemes of crypt(3): what the data begins with
+	names  []string
+	coding coding // of the data without a suffix
+	digest int    // bytes of a digest without a salt, which may be hexadecimal without .HEX, too; otherwise 0
+	scheme string // for schemes with their own names: the prefix for the table of schemes
+	prefix string // for schemes of crypt(3): what the data begins with
 }
 
 var dovecotSchemes = []dovecotScheme{
@@ -46,15 +46,16 @@ var dovecotSchemes = []dovecotScheme{
 	{names: []string{"SCRAM-SHA-256"}, scheme: scramName},
 	{names: []string{"PBKDF2"}, scheme: pbkdf2Name},
 	{names: []string{"PLAIN", "CLEAR", "CLEARTEXT"}, scheme: clearName},
-	{names: []string{"SHA", "SHA1"}, scheme: "{SHA}", encoding: asBase64, digest: 20},
-	{names: []string{"SHA256"}, scheme: "{SHA256}", encoding: asBase64, digest: 32},
-	{names: []string{"SHA512"}, scheme: "{SHA512}", encoding: asBase64, digest: 64},
-	{names: []string{"LDAP-MD5"}, scheme: "{MD5}", encoding: asBase64, digest: 16},
-	{names: []string{"PLAIN-MD5"}, scheme: "{MD5}", encoding: asHex, digest: 16},
-	{names: []string{"SSHA"}, scheme: "{SSHA}", encoding: asBase64},
-	{names: []string{"SSHA256"}, scheme: "{SSHA256}", encoding: asBase64},
-	{names: []string{"SSHA512"}, scheme: "{SSHA512}", encoding: asBase64},
-	{names: []string{"SMD5"}, scheme: "{SMD5}", encoding: asBase64},
+	{names: []string{"SHA", "SHA1"}, scheme: "{SHA}", coding: asBase64, digest: 20},
+	{names: []string{"SHA256"}, scheme: "{SHA256}", coding: asBase64, digest: 32},
+	{names: []string{"SHA512"}, scheme: "{SHA512}", coding: asBase64, digest: 64},
+	{names: []string{"LDAP-MD5"}, scheme: "{MD5}", coding: asBase64, digest: 16},
+	{names: []string{"PLAIN-MD5"}, scheme: "{MD5}", coding: asHex, digest: 16},
+	{names: []string{"CRAM-MD5", "HMAC-MD5"}, scheme: "{CRAM-MD5}", coding: asHex, digest: 32},
+	{names: []string{"SSHA"}, scheme: "{SSHA}", coding: asBase64},
+	{names: []string{"SSHA256"}, scheme: "{SSHA256}", coding: asBase64},
+	{names: []string{"SSHA512"}, scheme: "{SSHA512}", coding: asBase64},
+	{names: []string{"SMD5"}, scheme: "{SMD5}", coding: asBase64},
 }
 
 // A named is a stored hash after its {SCHEME} has been taken off. The text is one for the
@@ -74,7 +75,7 @@ func withoutDovecotName(stored string) (named, error) {
 	}
 	name, suffix, _ := strings.Cut(strings.ToUpper(name[1:]), ".")
 	d, ok := schemeByName(name, suffix != "" || strings.HasPrefix(rest, "$"))
-	how := d.encodingOf(rest)
+	how := d.codingOf(rest)
 	switch suffix {
 	case "":
 	case "HEX":
@@ -122,9 +123,9 @@ func schemeByName(name string, crypt bool) (dovecotScheme, bool) {
 	return dovecotSchemes[i], true
 }
 
-// encodingOf returns the encoding of data without a suffix. The length of a digest without a
+// codingOf returns the encoding of data without a suffix. The length of a digest without a
 // salt shows which one it is.
-func (d dovecotScheme) encodingOf(data string) encoding {
+func (d dovecotScheme) codingOf(data string) coding {
 	switch len(data) {
 	case 0:
 	case hex.EncodedLen(d.digest):
@@ -132,13 +133,13 @@ func (d dovecotScheme) encodingOf(data string) encoding {
 	case base64.StdEncoding.EncodedLen(d.digest):
 		return asBase64
 	}
-	return d.encoding
+	return d.coding
 }
 
 // decode returns the bytes. The errors of the packages say where in the hash the mistake is,
 // and one of them repeats an octet.
-func (e encoding) decode(data string) (string, error) {
-	switch e {
+func (c coding) decode(data string) (string, error) {
+	switch c {
 	case asHex:
 		if decoded, err := hex.DecodeString(data); err == nil {
 			return string(decoded), nil
@@ -219,7 +220,7 @@ func unknownScheme(stored string) error {
 func isForeign(name string) bool {
 	name, _, _ = strings.Cut(strings.Trim(name, "{}"), ".")
 	switch name {
-	case "DES-CRYPT", "CRAM-MD5", "HMAC-MD5", "DIGEST-MD5", "PLAIN-MD4", "PLAIN-TRUNC", "OTP", "SKEY", "RPA", "LANMAN", "NTLM", // Dovecot
+	case "DES-CRYPT", "DIGEST-MD5", "PLAIN-MD4", "PLAIN-TRUNC", "OTP", "SKEY", "RPA", "LANMAN", "NTLM", // Dovecot
 		"SCRAM-SHA-1", "SCRAM-SHA-512", "PBKDF2-SHA1", "PBKDF2-SHA256", "PBKDF2-SHA512", "ARGON2", "SASL", "KERBEROS", "SHA384", "SSHA384", // OpenLDAP
 		"BCRYPT", "NOOP", "PBKDF2@SPRINGSECURITY_V5_8": // Spring
 		return true

@@ -20,10 +20,11 @@
 //	{SHA} {SHA256} {SHA512}         one round without a salt
 //	{SMD5}                          one round of MD5 with a salt
 //	{PLAIN-MD5} {LDAP-MD5} {MD5}    one round of MD5
+//	{CRAM-MD5} {HMAC-MD5}           the key of CRAM-MD5: one round of MD5, twice
 //	{PLAIN} {CLEAR} {CLEARTEXT}     clear text
 //
 // Every {SCHEME} may end in .HEX, .B64 or .BASE64, as in Dovecot. Not known are traditional
-// DES crypt, $gy$, $7$ (scrypt), {CRAM-MD5}, {DIGEST-MD5}, and anything without a scheme, so
+// DES crypt, $gy$, $7$ (scrypt), {DIGEST-MD5}, {SCRAM-SHA-1}, and anything without a scheme, so
 // that a digest in hexadecimal is never compared with its own text. The hash functions are those
 // of go-htpasswd, go-crypt, x/crypto and crypto. To add a scheme that one of them knows, write
 // its row in the table of schemes and, if it has a name in braces, in that of dovecot.go.
@@ -200,6 +201,8 @@ var schemes = []scheme{
 		"{SHA512.HEX}" + decoySHA512, parseDigest(sha512Sum)},
 	{"md5", MaxPassword, []string{"{MD5}"},
 		"{LDAP-MD5}cG9zdGVybjogbm8gcHdkIQ==", parseDigest(md5Sum)},
+	{"cram-md5", MaxPassword, []string{"{CRAM-MD5}"},
+		"{CRAM-MD5.B64}YSBwb3N0ZXJuIGRlY295OiBubyBzdWNoIHBhc3N3ZCE=", parseDigest(cramMD5)},
 	{"ssha", MaxPassword, []string{"{SSHA}"},
 		"{SSHA}cG9zdGVybiBkZWNveTogbm8gcHdzYWx0", parseSalted(sha1Sum)},
 	{"ssha256", MaxPassword, []string{"{SSHA256}"},
