@@ -26,6 +26,7 @@ type Config struct {
 	BareNewline        message.BareNewlines `toml:"bare_newline"`        // what to do with bare CR and LF in the content
 	StageDir           string               `toml:"stage_dir"`           // folder for large messages in transit; empty: the system's
 	StateDir           string               `toml:"state_dir"`           // folder for what survives a restart; empty: the default of the command
+	Control            string               `toml:"control"`             // socket for commands that ask the running server; "off": none; empty: the default of the command
 	StageMemory        Size                 `toml:"stage_memory"`        // bytes of messages held in memory, all together
 	StageDisk          Size                 `toml:"stage_disk"`          // bytes of messages in StageDir, all together; 0: half of what is free, at most 4 GiB
 	SuppressDuplicates bool                 `toml:"suppress_duplicates"` // do not send a message again that a client repeats because its 250 was lost
@@ -33,6 +34,12 @@ type Config struct {
 	ShutdownTimeout    time.Duration        `toml:"shutdown_timeout"`    // how long transactions in flight may continue
 	Limits             Limits               `toml:"limits"`
 }
+
+// ControlOff is the value of control without a socket.
+const ControlOff = "off"
+
+// maxControl is the longest path of a socket on all systems, in bytes.
+const maxControl = 100
 
 // Limits bound what clients may use. In [server.limits] they hold for the whole server. In
 // the limits of a listener, a value of zero inherits that of the server, and the counts of
@@ -158,6 +165,9 @@ func (c *Config) Validate(bad func(key, why string)) {
 	}
 	if c.StateDir != "" && !strings.HasPrefix(c.StateDir, "/") {
 		bad("state_dir", "must be an absolute path")
+	}
+	if c.Control != "" && c.Control != ControlOff && (!strings.HasPrefix(c.Control, "/") || len(c.Control) > maxControl) {
+		bad("control", fmt.Sprintf("must be the absolute path of a socket of at most %d bytes, such as \"/run/postern/control\", or %q", maxControl, ControlOff))
 	}
 	if c.StageDir != "" && !strings.HasPrefix(c.StageDir, "/") {
 		bad("stage_dir", "must be an absolute path")

@@ -8,14 +8,17 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/pires/go-proxyproto"
 	"github.com/spf13/cobra"
 
 	"postern/cmd/postern/internal/config"
+	"postern/cmd/postern/internal/control"
 	"postern/cmd/postern/internal/dialogue"
 	"postern/cmd/postern/internal/process"
 	"postern/server"
@@ -31,19 +34,27 @@ func healthCommand() *cobra.Command {
 		Use:   "health",
 		Short: "Check whether the server is running",
 		Long: `Connects to the server's first listener, starts TLS, and sends EHLO and QUIT, all
-within two seconds. The exit status is 0 if that succeeds and 1 if not, as
+within two seconds. The running server is asked for that listener through its control
+socket (server.control), so a mistake in the file that a reload has refused does not
+matter; without the socket the file has the listener. The exit status is 0 if that succeeds and 1 if not, as
 Docker's HEALTHCHECK expects. No password is sent, and the certificate is not
 verified.`,
 		Args: operands(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			probes := []probe{{address: address, tls: implicit}}
+			h := health{probes: []probe{{address: address, tls: implicit}}}
 			if address == "" {
 				var err error
-				if probes, err = probesOf(file); err != nil {
+				if h, err = healthOf(cmd.Context(), file); err != nil {
 					return err
 				}
 			}
-			return checkHealth(cmd.Context(), probes)
+			if err := checkHealth(cmd.Context(), h.probes); err != nil || h.note == "" {
+				return err
+			}
+			return printSafely(cmd.OutOrStdout(), func(out io.Writer) error {
+				_, err := fmt.Fprintln(out, h.note)
+				return err
+			})
 		},
 	}
 	configFlag(cmd, &file)
@@ -112,20 +123,85 @@ func (p probe) run(ctx context.Context) error {
 	return d.Quit()
 }
 
-// probesOf returns the probes for the first listener of a configuration.
-func probesOf(file string) ([]probe, error) {
+// A health is what is known about the server that has to be probed.
+type health struct {
+	probes []probe
+	note   string // about a running server that is healthy all the same; may be empty
+}
+
+// healthOf asks the running server for its first listener. Without a control socket the
+// configuration file has it.
+func healthOf(ctx context.Context, file string) (health, error) {
+	ctx, cancel := context.WithTimeout(ctx, healthTime)
+	defer cancel()
+	path, configured := config.FindControl(file)
+	if path != "" {
+		lines, err := control.Ask(ctx, path, "health")
+		running := parseHealth(lines)
+		switch {
+		case err == nil && (configured || running.isOf(file)) && len(running.address) > 0:
+			return running.health(), nil
+		case err != nil && configured && !errors.Is(err, control.ErrNoServer):
+			return health{}, fmt.Errorf("the server is not healthy: %w", err)
+		}
+	}
 	cfg, err := config.LoadOnce(file)
 	if err != nil {
-		return nil, process.WithStatus(process.ExitConfig, err)
+		return health{}, process.WithStatus(process.ExitConfig, err)
 	}
 	l := cfg.Listeners[0]
-	var probes []probe
-	for _, a := range localAddresses(l.Address[0]) {
-		// A connection to an address of this machine comes from the same address.
-		proxied := slices.ContainsFunc(cfg.Server.ProxyTrusted, func(p netip.Prefix) bool { return p.Contains(a.Addr()) })
-		probes = append(probes, probe{a.String(), l.Mode == server.TLS, proxied})
+	return health{probes: probesOf(l.Address[0], l.Mode == server.TLS, cfg.Server.ProxyTrusted)}, nil
+}
+
+// A runningServer is the answer of a control socket.
+type runningServer struct {
+	config, mode, address, refused string
+	proxies                        []netip.Prefix
+}
+
+// parseHealth ignores keys that a later version sends.
+func parseHealth(lines []string) (r runningServer) {
+	for _, line := range lines {
+		key, value, _ := strings.Cut(line, " ")
+		switch key {
+		case "config":
+			r.config = value
+		case "listener":
+			r.mode, r.address, _ = strings.Cut(value, " ")
+		case "proxy_trusted":
+			if network, err := netip.ParsePrefix(value); err == nil {
+				r.proxies = append(r.proxies, network)
+			}
+		case "refused":
+			r.refused = value
+		}
 	}
-	return probes, nil
+	return r
+}
+
+// isOf reports whether the server has been started with the file. The default path of the
+// socket may belong to another server on this machine.
+func (r runningServer) isOf(file string) bool {
+	path, err := filepath.Abs(file)
+	return err == nil && path == r.config
+}
+
+func (r runningServer) health() health {
+	h := health{probes: probesOf(r.address, r.mode == server.TLS.String(), r.proxies)}
+	if r.refused != "" {
+		h.note = "the server is healthy with its old configuration; the last reload was refused: " + r.refused
+	}
+	return h
+}
+
+// probesOf returns the probes for the address of a listener.
+func probesOf(address string, implicit bool, proxies []netip.Prefix) (probes []probe) {
+	for _, a := range localAddresses(address) {
+		// A connection to an address of this machine comes from the same address.
+		proxied := slices.ContainsFunc(proxies, func(p netip.Prefix) bool { return p.Contains(a.Addr()) })
+		probes = append(probes, probe{a.String(), implicit, proxied})
+	}
+	return probes
 }
 
 // localAddresses returns the addresses to which this machine can connect for the

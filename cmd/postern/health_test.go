@@ -76,3 +76,46 @@ func TestLocalAddresses(t *testing.T) {
 		}
 	}
 }
+
+// A mistake in the file, and another port in it, do not make the running server ill.
+func TestHealthAsksTheRunningServer(t *testing.T) {
+	s := apptest.New(t)
+	socket := s.File("control")
+	control := "[server]\ncontrol = \"" + socket + "\"\n"
+	apptest.WriteFile(t, s.Config(), strings.Replace(apptest.ReadFile(t, s.Config()), "[server]\n", control, 1))
+	s.Start(t)
+	wantHealth(t, "--config", s.Config())
+	sound := apptest.ReadFile(t, s.Config())
+	for name, text := range map[string]string{
+		"unknown key": sound + "no_such_key = 1\n",
+		"not TOML":    sound + "[relay\n",
+		"other port":  strings.Replace(sound, s.Address, kit.Addr(t), 1) + "\n[log]\nlevel = \"loud\"\n",
+	} {
+		apptest.WriteFile(t, s.Config(), text)
+		s.Reload(t, "reload refused")
+		wantHealth(t, "--config", s.Config())
+		if _, stdout, _ := command(t, "", "health", "--config", s.Config()); !strings.Contains(stdout, "the last reload was refused") {
+			t.Errorf("%s: %q", name, stdout)
+		}
+	}
+	apptest.WriteFile(t, s.Config(), sound)
+	s.Reload(t, "msg=reloaded")
+	if _, stdout, _ := command(t, "", "health", "--config", s.Config()); stdout != "" {
+		t.Errorf("after a good reload: %q", stdout)
+	}
+	s.Stop(t)
+	if status, _, stderr := command(t, "", "health", "--config", s.Config()); status != process.ExitFailure || !strings.Contains(stderr, "not healthy") {
+		t.Errorf("after the end: status %d: %s", status, stderr)
+	}
+}
+
+func TestParseHealth(t *testing.T) {
+	r := parseHealth([]string{"config /etc/postern/config.toml", "listener tls [::]:465", "proxy_trusted 127.0.0.0/8", "proxy_trusted x", "later version", "", "refused a; b"})
+	if !r.isOf("/etc/postern/config.toml") || r.isOf("/etc/postern/other.toml") || r.isOf("config.toml") {
+		t.Errorf("%+v", r)
+	}
+	h := r.health()
+	if len(h.probes) != 2 || !h.probes[0].tls || h.probes[0].proxied || !h.probes[1].proxied || !strings.HasSuffix(h.note, "a; b") {
+		t.Errorf("%+v", h)
+	}
+}

@@ -7,10 +7,12 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"postern/cmd/postern/internal/config"
+	"postern/cmd/postern/internal/control"
 	"postern/cmd/postern/internal/logging"
 	"postern/cmd/postern/internal/process"
 	"postern/policy"
@@ -27,6 +29,8 @@ type Daemon struct {
 	log     *logging.Log
 	app     *App
 	server  *server.Server
+	control *control.Server // nil: there is no control socket
+	status  atomic.Pointer[status]
 	sandbox *process.Sandbox // nil: none was entered
 	systemd process.Systemd
 }
@@ -55,6 +59,9 @@ func (d *Daemon) Start(become *process.Account) error {
 	d.log.Info("starting", "version", d.Version, "pid", os.Getpid())
 	d.raiseLimits()
 	if err := d.bind(); err != nil {
+		return err
+	}
+	if err := d.openControl(become); err != nil {
 		return err
 	}
 	if err := d.app.StartPAM(d.cfg); err != nil {
@@ -162,6 +169,7 @@ func (d *Daemon) enterSandbox() error {
 func (d *Daemon) Run(ctx context.Context, signals <-chan os.Signal) error {
 	served := make(chan error, 1)
 	go func() { served <- d.server.Serve() }()
+	d.serveControl()
 	d.systemd.Ready("serving")
 	watchdog, stopWatchdog := d.systemd.Watchdog()
 	defer stopWatchdog()
@@ -184,6 +192,7 @@ func (d *Daemon) Run(ctx context.Context, signals <-chan os.Signal) error {
 		case err := <-served:
 			return err
 		}
+		d.setStatus(func(s *status) { s.stopping = true })
 		d.systemd.Stopping()
 		return errors.Join(d.drain(signals, watchdog), <-served)
 	}
@@ -208,9 +217,11 @@ func (d *Daemon) reload() {
 	}
 	if err != nil {
 		d.log.Error("reload refused; the old configuration runs on", "err", err)
+		d.setStatus(func(s *status) { s.refused = err })
 		d.systemd.Ready("serving; the last reload was refused, see the log")
 		return
 	}
+	d.setStatus(func(s *status) { s.cfg, s.refused = d.cfg, nil })
 	d.log.Info("reloaded")
 	d.systemd.Ready("serving")
 }
@@ -240,6 +251,7 @@ func (d *Daemon) warnRestartNeeded(cfg *config.Config) {
 		changed bool
 	}{
 		{"server.user", cfg.Server.User != d.cfg.Server.User},
+		{"server.control", cfg.ControlPath() != d.cfg.ControlPath()},
 		{"server.state_dir", cfg.StateDir() != d.cfg.StateDir()},
 		{"server.sandbox", cfg.Server.Sandbox != d.cfg.Server.Sandbox},
 		{"relay.spool", cfg.Relay.Dir != d.cfg.Relay.Dir},
@@ -283,6 +295,9 @@ func (d *Daemon) drain(signals <-chan os.Signal, watchdog <-chan time.Time) erro
 
 // Close closes what Start has opened, after Run or after an error of Start.
 func (d *Daemon) Close() {
+	if err := d.control.Close(); err != nil {
+		d.log.Warn("cannot remove the control socket", "err", err)
+	}
 	d.app.Close()
 	_ = d.log.Close() // there is no other log to report it to
 }

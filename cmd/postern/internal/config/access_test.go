@@ -129,7 +129,7 @@ func TestAccessHasEveryKey(t *testing.T) {
 		"auth.stores[].dsn", "auth.stores[].dsn_file",
 	}
 	harmless := []string{
-		"server.hostname", "listener[].address", // bound before
+		"server.hostname", "listener[].address", "server.control", // bound before
 		"server.hide_client", "auth.stores[].socket", // a Unix socket
 		"relay.spool_lifetime", "relay.spool_messages", "relay.spool_size",
 		"relay.spool_messages_per_user", "relay.spool_size_per_user",

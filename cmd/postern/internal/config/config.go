@@ -9,6 +9,7 @@
 //	decode     the values of the file: types, lists, unknown keys
 //	environment  settings that the environment replaces
 //	missing    what to do if there is no file
+//	control    the path of the control socket
 //	access     the files and hosts that a configuration names
 //	place      finds the line and the column of a key
 //	errors     formats mistakes

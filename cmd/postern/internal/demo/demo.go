@@ -24,6 +24,7 @@ import (
 	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/process"
 	"postern/relay"
+	"postern/server"
 )
 
 const (
@@ -117,6 +118,7 @@ func (d *Demo) load() (*config.Config, error) {
 		return nil, err
 	}
 	cfg.Server.Hostname = hostname
+	cfg.Server.Control = server.ControlOff // the default path is for a real server
 	cfg.Relay.NextHops = []relay.HopURL{d.next}
 	cfg.SetListeners(d.ports.listeners()...)
 	return cfg, nil
