@@ -55,6 +55,17 @@ var fileFixtures = map[string]fixture{
 		kit.Must(t, err)
 		kit.Must(t, os.Chmod(s.file(args[1]), os.FileMode(mode)))
 	},
+	// shell COMMANDS: in the folder of the set-up
+	"shell": func(t *testing.T, s *setup, args []string) {
+		cmd := command(t, "sh", "-ec", strings.Join(args, " "))
+		cmd.Dir = s.dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		files, err := filepath.Glob(s.file("*"))
+		kit.Must(t, err)
+		kit.Own(t, files...)
+	},
 	// rootowned NAME
 	"rootowned": func(t *testing.T, s *setup, args []string) { kit.Must(t, os.Chown(s.file(args[0]), 0, 0)) },
 }

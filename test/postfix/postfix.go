@@ -87,11 +87,34 @@ func (i Instance) Write() error {
 			return err
 		}
 	}
-	main := fmt.Sprintf(settings, i.Dir, i.NextHop) + strings.Join(i.Settings, "\n") + "\n"
+	main := lastOf(fmt.Sprintf(settings, i.Dir, i.NextHop) + strings.Join(i.Settings, "\n"))
 	master := strings.Join(i.Services, "\n") + services
 	return errors.Join(
 		os.Chown(filepath.Join(i.Dir, "data"), uid, -1),
 		os.WriteFile(filepath.Join(i.Conf(), "main.cf"), []byte(main), 0o644),
 		os.WriteFile(filepath.Join(i.Conf(), "master.cf"), []byte(master), 0o644),
 	)
+}
+
+// lastOf keeps the last line for each name. Every process of Postfix warns of a name that is
+// set twice, and with a few of them the first processes fill the socket of postlogd before it
+// runs, and wait for it for ever.
+func lastOf(lines string) string {
+	value := make(map[string]string)
+	var names []string
+	for line := range strings.Lines(lines) {
+		name, _, ok := strings.Cut(line, "=")
+		if name = strings.TrimSpace(name); !ok {
+			continue
+		}
+		if _, known := value[name]; !known {
+			names = append(names, name)
+		}
+		value[name] = strings.TrimSuffix(line, "\n")
+	}
+	var b strings.Builder
+	for _, name := range names {
+		fmt.Fprintln(&b, value[name])
+	}
+	return b.String()
 }
