@@ -2,7 +2,8 @@
 //
 // A [Source] returns the certificate for each handshake. [Files] reads PEM pairs, selects
 // one by SNI and by what the client can verify, and reads them again when they change
-// (watch.go); [SelfSigned] makes a pair for a first try. [TLSConfig] is the policy: TLS 1.2
+// (watch.go). pair.go reads a pair and puts its chain in order; problem.go and chain.go find
+// what clients will not accept of it. [SelfSigned] makes a pair for a first try. [TLSConfig] is the policy: TLS 1.2
 // or 1.3 (RFC 8996), with the cipher suites and key exchanges that crypto/tls selects and
 // keeps up to date (RFC 9325). [Shared] can replace policy and source while connections
 // are being served.
@@ -195,7 +196,9 @@ type Events interface {
 	// is valid until notAfter, stays in use.
 	ReloadFailed(p Pair, notAfter time.Time, err error)
 
-	Invalid(i Info) // or soon will be: i.Warning is the reason
+	// Invalid reports a Problem of a certificate in use, which is more than a Note. It is
+	// repeated every day.
+	Invalid(i Info, p Problem)
 
 	// WatchFailed reports that a change of a file may be noticed only a minute later.
 	// started is false if the system gives no notifications at all.
@@ -216,8 +219,12 @@ func (l eventLog) ReloadFailed(p Pair, notAfter time.Time, err error) {
 	l.Error("certificate cannot be reloaded; the old one stays", "cert", p.Cert, "key", p.Key, "not_after", notAfter, "err", err)
 }
 
-func (l eventLog) Invalid(i Info) {
-	l.Warn(i.Warning, "cert", i.Cert, "names", i.Names, "not_after", i.NotAfter)
+func (l eventLog) Invalid(i Info, p Problem) {
+	attrs := []any{"cert", i.Cert, "names", i.Names, "not_after", i.NotAfter, "reason", p.Cause}
+	if p.Step != "" {
+		attrs = append(attrs, "hint", p.Step)
+	}
+	l.Warn("certificate problem", attrs...)
 }
 
 func (l eventLog) WatchFailed(started bool, err error) {

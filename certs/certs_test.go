@@ -22,15 +22,16 @@ func TestMain(m *testing.M) { os.Exit(kit.Main(m)) }
 
 // A maker makes certificates for tests, which are identified by their serial numbers.
 type maker struct {
-	serial   int64
-	hosts    []string
-	notAfter time.Time
-	key      crypto.Signer
+	serial    int64
+	hosts     []string
+	notBefore time.Time // zero is an hour ago
+	notAfter  time.Time // zero is in 90 days
+	key       crypto.Signer
 }
 
 func (m maker) pem(t testing.TB) (certPEM, keyPEM []byte) {
 	t.Helper()
-	c := kit.Certificate{Serial: m.serial, Hosts: m.hosts, NotAfter: m.notAfter, Key: m.key}
+	c := kit.Certificate{Serial: m.serial, Hosts: m.hosts, NotBefore: m.notBefore, NotAfter: m.notAfter, Key: m.key}
 	if c.NotAfter.IsZero() {
 		c.NotAfter = time.Now().Add(90 * 24 * time.Hour)
 	}

@@ -1,18 +1,17 @@
 package certs
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
-	"encoding/pem"
+	"crypto/x509"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"postern/internal/fileperm"
 )
 
 // Files is a Source of PEM files. All its methods may be called by many
@@ -48,7 +47,7 @@ func OpenFiles(cfg Config, events Events, explain func(error) error) (*Files, er
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	f.WarnOfAge()
+	f.Warn()
 	return f, nil
 }
 
@@ -60,13 +59,13 @@ func (f *Files) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, er
 	anyName.ServerName = ""
 	for _, h := range []*tls.ClientHelloInfo{hello, &anyName} {
 		for _, w := range f.pairs {
-			if cert := w.current.Load(); h.SupportsCertificate(cert) == nil {
+			if cert := w.current.Load().cert; h.SupportsCertificate(cert) == nil {
 				return cert, nil
 			}
 		}
 	}
 	// crypto/tls sends the alert that fits.
-	return f.pairs[0].current.Load(), nil
+	return f.pairs[0].current.Load().cert, nil
 }
 
 // Reload reads all pairs again. It returns the errors of those that could not be replaced;
@@ -95,7 +94,7 @@ func (f *Files) reloadChanged() {
 
 // replace reads a pair and reports the result, the same failure only once.
 func (f *Files) replace(w *watched) error {
-	old := w.current.Load()
+	old := w.current.Load().cert
 	if err := f.read(w); err != nil {
 		if w.failure != err.Error() {
 			f.events.ReloadFailed(w.Pair, old.Leaf.NotAfter, err)
@@ -104,7 +103,7 @@ func (f *Files) replace(w *watched) error {
 		return err
 	}
 	w.failure = ""
-	if !old.Leaf.Equal(w.current.Load().Leaf) {
+	if !old.Leaf.Equal(w.current.Load().cert.Leaf) {
 		f.events.Reloaded(w.info())
 		f.warn(w)
 	}
@@ -114,32 +113,35 @@ func (f *Files) replace(w *watched) error {
 // read loads a pair and uses it from now on.
 func (f *Files) read(w *watched) error {
 	w.seen = w.signature() // before reading: a change in between is detected later
-	cert, err := w.load()
+	l, err := w.load()
 	if err != nil {
 		return f.explain(err)
 	}
-	w.current.Store(cert)
+	w.current.Store(l)
 	return nil
 }
 
-// WarnOfAge reports each certificate that has expired or soon will.
-func (f *Files) WarnOfAge() {
+// Warn reports each Problem that is more than a Note.
+func (f *Files) Warn() {
 	for _, w := range f.pairs {
 		f.warn(w)
 	}
 }
 
 func (f *Files) warn(w *watched) {
-	if i := w.info(); i.Warning != "" {
-		f.events.Invalid(i)
+	i := w.info()
+	for _, p := range i.Problems {
+		if p.Level > Note {
+			f.events.Invalid(i, p)
+		}
 	}
 }
 
 // NotAfter returns when the first of the certificates in use expires.
 func (f *Files) NotAfter() time.Time {
-	first := f.pairs[0].current.Load().Leaf.NotAfter
+	first := f.pairs[0].current.Load().cert.Leaf.NotAfter
 	for _, w := range f.pairs[1:] {
-		if t := w.current.Load().Leaf.NotAfter; t.Before(first) {
+		if t := w.current.Load().cert.Leaf.NotAfter; t.Before(first) {
 			first = t
 		}
 	}
@@ -152,7 +154,7 @@ type Info struct {
 	Names     []string // DNS names and IP addresses
 	Algorithm string   // of its key: "ECDSA", "RSA", "Ed25519"
 	NotAfter  time.Time
-	Warning   string // why it is not valid, or soon will not be; or empty
+	Problems  []Problem // the most serious one first
 }
 
 // Infos returns all certificates in use, in the order of the configuration.
@@ -164,39 +166,28 @@ func (f *Files) Infos() []Info {
 	return infos
 }
 
-// expiryWarning is much shorter than the time at which certbot (30 days) and most other
-// clients renew a certificate.
-const expiryWarning = 7 * 24 * time.Hour
-
 func (w *watched) info() Info {
-	leaf := w.current.Load().Leaf
+	l := w.current.Load()
+	leaf, now := l.cert.Leaf, time.Now()
+	system, err := x509.SystemCertPool()
+	if err != nil || system.Equal(x509.NewCertPool()) {
+		system = nil
+	}
 	i := Info{
 		Pair:      w.Pair,
-		Names:     append([]string(nil), leaf.DNSNames...),
+		Names:     names(leaf),
 		Algorithm: leaf.PublicKeyAlgorithm.String(),
 		NotAfter:  leaf.NotAfter,
+		Problems:  slices.Concat(l.problems, leafProblems(leaf, now), chainProblems(w.Cert, l.chain, system, now)),
 	}
-	for _, ip := range leaf.IPAddresses {
-		i.Names = append(i.Names, ip.String())
-	}
-	switch now := time.Now(); {
-	case now.After(leaf.NotAfter):
-		i.Warning = "certificate has expired; mail clients refuse it: renew it (certbot renew)"
-	case now.Before(leaf.NotBefore):
-		i.Warning = "certificate is not valid yet; is the clock right?"
-	case leaf.NotAfter.Sub(now) < expiryWarning:
-		i.Warning = "certificate expires soon; is its renewal working (certbot renew --dry-run)?"
-	}
+	slices.SortStableFunc(i.Problems, func(a, b Problem) int { return cmp.Compare(b.Level, a.Level) })
 	return i
 }
-
-// maxPEM is the largest file that is read, in bytes.
-const maxPEM = 1 << 20
 
 // A watched is one pair and the certificate that was read last.
 type watched struct {
 	Pair
-	current atomic.Pointer[tls.Certificate] // not nil after OpenFiles
+	current atomic.Pointer[loaded] // not nil after OpenFiles
 
 	// Of the last attempt to read; protected by Files.mu.
 	seen    signature
@@ -232,51 +223,4 @@ func (s signature) equal(t signature) bool {
 		}
 	}
 	return true
-}
-
-// load reads both files and checks that they belong together.
-func (p Pair) load() (*tls.Certificate, error) {
-	certPEM, err := readPEM(p.Cert, fileperm.Public)
-	if err != nil {
-		return nil, fmt.Errorf("certificate: %w", err)
-	}
-	keyPEM, err := readPEM(p.Key, fileperm.Secret)
-	if err != nil {
-		return nil, fmt.Errorf("private key: %w", err)
-	}
-	if err := checkKey(keyPEM); err != nil {
-		return nil, fmt.Errorf("private key %s %w", p.Key, err)
-	}
-	cert, err := tls.X509KeyPair(certPEM, keyPEM) // fills in Leaf
-	if err != nil {
-		return nil, fmt.Errorf("%s and %s are not a certificate and its key: %w", p.Cert, p.Key, err)
-	}
-	return &cert, nil
-}
-
-func readPEM(name string, k fileperm.Kind) ([]byte, error) {
-	text, err := fileperm.ReadFile(name, k, "one in PEM form", maxPEM)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w; get one with \"certbot certonly --standalone -d mail.example.org\" "+
-			"or from another CA and name its files in [[tls.certificates]] of the configuration, "+
-			"or run \"postern demo\", which makes one for a first try", err)
-	}
-	return text, err
-}
-
-// checkKey detects two mistakes for which the error of x509 is not clear.
-func checkKey(text []byte) error {
-	for {
-		var block *pem.Block
-		block, text = pem.Decode(text)
-		switch {
-		case block == nil:
-			return errors.New("contains no key in PEM form (-----BEGIN PRIVATE KEY-----)")
-		case block.Type == "ENCRYPTED PRIVATE KEY", block.Headers["DEK-Info"] != "":
-			return errors.New("is protected by a passphrase, which the server cannot ask for; " +
-				"remove it with \"openssl pkey -in OLD -out NEW\" and protect NEW by its mode (0640)")
-		case block.Type == "PRIVATE KEY" || block.Type == "EC PRIVATE KEY" || block.Type == "RSA PRIVATE KEY":
-			return nil
-		}
-	}
 }

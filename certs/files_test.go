@@ -110,15 +110,15 @@ func TestBrokenPairKeepsTheOld(t *testing.T) {
 		cert, key []byte // nil: removed
 		want      string
 	}{
-		{"certificate incomplete", goodCert[:len(goodCert)/2], goodKey, "not a certificate and its key"},
-		{"key incomplete", goodCert, goodKey[:len(goodKey)/2], "no key in PEM form"},
-		{"certificate empty", []byte{}, goodKey, "not a certificate and its key"},
-		{"key of another certificate", goodCert, second(maker{serial: 3, hosts: []string{"mail.example.org"}}.pem(t)), "private key does not match"},
+		{"certificate incomplete", goodCert[:len(goodCert)/2], goodKey, "the file is incomplete"},
+		{"key incomplete", goodCert, goodKey[:len(goodKey)/2], "the file is incomplete"},
+		{"certificate empty", []byte{}, goodKey, "is empty"},
+		{"key of another certificate", goodCert, second(maker{serial: 3, hosts: []string{"mail.example.org"}}.pem(t)), "is the key of another certificate"},
 		{"key with a passphrase", goodCert, encode("ENCRYPTED PRIVATE KEY", []byte("x")), "openssl pkey"},
-		{"files swapped", goodKey, goodCert, "no key in PEM form"},
+		{"files swapped", goodKey, goodCert, "certificate and key are exchanged"},
 		{"certificate gone", nil, goodKey, "certbot"},
 		{"key gone", goodCert, nil, "certbot"},
-		{"endless", goodCert, make([]byte, maxPEM+1), "larger than"},
+		{"endless", goodCert, make([]byte, 2<<20), "larger than"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -224,20 +224,20 @@ func TestAge(t *testing.T) {
 		want string
 	}{
 		{"fresh", 60 * 24 * time.Hour, ""},
-		{"a week", 8 * 24 * time.Hour, ""},
-		{"less than a week", 6 * 24 * time.Hour, "expires soon"},
+		{"two weeks", 15 * 24 * time.Hour, ""},
+		{"less than two weeks", 13 * 24 * time.Hour, "expires soon"},
 		{"over", -time.Minute, "has expired"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			log := new(kit.LogBuffer)
 			end := time.Now().Add(tt.left)
-			f := open(t, NewLog(log.Logger()), maker{serial: 1, hosts: []string{"mail.example.org"}, notAfter: end}.in(t, t.TempDir()))
+			f := open(t, NewLog(log.Logger()), maker{serial: 1, hosts: []string{"mail.example.org"}, notBefore: end.AddDate(0, -3, 0), notAfter: end}.in(t, t.TempDir()))
 			if got := log.String(); !strings.Contains(got, tt.want) || (tt.want == "") != (got == "") {
 				t.Errorf("log: %q, want %q", got, tt.want)
 			}
-			if info := f.Infos()[0]; !strings.Contains(info.Warning, tt.want) || (tt.want == "") != (info.Warning == "") {
-				t.Errorf("warning: %q, want %q", info.Warning, tt.want)
+			if p := f.Infos()[0].Problems[0]; !strings.Contains(p.Cause, tt.want) || (tt.want == "") != (p.Level == Note) {
+				t.Errorf("%+v, want %q", p, tt.want)
 			}
 			if d := f.NotAfter().Sub(end).Abs(); d > 2*time.Second {
 				t.Errorf("NotAfter is off by %v", d)

@@ -51,7 +51,7 @@ func (f *Files) Watch(ctx context.Context) {
 			due.Reset(pollInterval)
 			soon = false
 		case <-age.C:
-			f.WarnOfAge()
+			f.Warn()
 		}
 	}
 }

@@ -53,10 +53,11 @@ func (c *CA) Issue(t testing.TB, serial int64, certFile, keyFile string) {
 
 // A Certificate describes the certificate of a server.
 type Certificate struct {
-	Serial   int64         // 0 is 1
-	Hosts    []string      // names and IP addresses; none are localhost and 127.0.0.1
-	NotAfter time.Time     // zero is tomorrow
-	Key      crypto.Signer // nil is a new ECDSA P-256 key
+	Serial    int64         // 0 is 1
+	Hosts     []string      // names and IP addresses; none are localhost and 127.0.0.1
+	NotBefore time.Time     // zero is an hour ago
+	NotAfter  time.Time     // zero is tomorrow
+	Key       crypto.Signer // nil is a new ECDSA P-256 key
 }
 
 // SelfSigned makes a self-signed certificate. Its Leaf is set.
@@ -88,6 +89,9 @@ func (c Certificate) signedBy(t testing.TB, ca *CA) issued {
 		c.Hosts = []string{"localhost", "127.0.0.1"}
 	}
 	template := newTemplate(max(c.Serial, 1), c.Hosts[0], c.NotAfter)
+	if !c.NotBefore.IsZero() {
+		template.NotBefore = c.NotBefore
+	}
 	template.KeyUsage = x509.KeyUsageDigitalSignature
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	for _, host := range c.Hosts {

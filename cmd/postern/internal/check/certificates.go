@@ -2,6 +2,7 @@ package check
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,21 +13,69 @@ import (
 
 // certificates opens each pair alone, so that each has a result.
 func (c *checker) certificates(cfg certs.Config, suffix string) {
+	var opened []certs.Info
 	for _, p := range cfg.Certificates {
 		one := certs.Config{Certificates: []certs.Pair{p}, MinVersion: cfg.MinVersion}
 		files, err := certs.OpenFiles(one, certs.NewLog(c.log), process.ExplainUnreadable)
 		if err != nil {
-			c.report.Result("certificate", p.Cert+suffix, err)
+			c.report.Fail("certificate", err)
 			continue
 		}
 		for _, i := range files.Infos() {
-			text := fmt.Sprintf("%s: %s, %s, until %s%s", i.Cert, strings.Join(i.Names, " "), i.Algorithm, i.NotAfter.Format(time.DateOnly), suffix)
-			if i.Warning != "" {
-				c.report.Warn("certificate", text+"\n"+i.Warning)
-			} else {
-				c.report.Result("certificate", text, nil)
-			}
+			c.certificate(i, suffix)
+			opened = append(opened, i)
 		}
+	}
+	if len(opened) < len(cfg.Certificates) {
+		return
+	}
+	c.certificateNames(cfg, suffix)
+	if !slices.ContainsFunc(opened, func(i certs.Info) bool { return i.Algorithm != "RSA" }) {
+		c.report.Note("certificate", "RSA only: a handshake costs the server about four times as much as with ECDSA"+suffix+
+			"\nget one with an ECDSA key (certbot: --key-type ecdsa) and name it beside this one, or instead")
+	}
+}
+
+// certificate reports one certificate and its problems.
+func (c *checker) certificate(i certs.Info, suffix string) {
+	sound := true
+	for _, p := range i.Problems {
+		sound = sound && p.Level == certs.Note
+		text := p.Cause
+		if !strings.HasPrefix(text, i.Cert) && !strings.HasPrefix(text, i.Key) {
+			text = i.Cert + ": " + text
+		}
+		if text += suffix; p.Step != "" {
+			text += "\n" + p.Step
+		}
+		c.report.add(map[certs.Level]Level{certs.Note: Note, certs.Warning: Warn, certs.Serious: Fail}[p.Level], "certificate", text)
+	}
+	if sound {
+		c.report.OK("certificate", fmt.Sprintf("%s: %s, %s, until %s%s", i.Cert, strings.Join(i.Names, " "), i.Algorithm, i.NotAfter.Format(time.DateOnly), suffix))
+	}
+}
+
+// certificateNames checks that one of the certificates is for the name of the server. A
+// listener with certificates of its own can have another name, and the name of the machine
+// may not be the one that clients use.
+func (c *checker) certificateNames(cfg certs.Config, suffix string) {
+	files, err := certs.OpenFiles(cfg, certs.NewLog(c.log), process.ExplainUnreadable)
+	if err != nil {
+		return // changed at this moment
+	}
+	host, _ := c.cfg.Server.Names()
+	p := files.CheckName(host)
+	if p == nil {
+		return
+	}
+	text := p.Cause + suffix + "\n" + p.Step
+	switch {
+	case suffix != "":
+		c.report.Note("certificate", text)
+	case c.cfg.Server.Hostname == "":
+		c.report.Warn("certificate", text)
+	default:
+		c.report.add(Fail, "certificate", text)
 	}
 }
 
