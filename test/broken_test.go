@@ -28,6 +28,7 @@ func fixtures() map[string]fixture {
 	for _, some := range []map[string]fixture{
 		fileFixtures,
 		hopFixtures,
+		directoryFixtures,
 		userFixtures,
 		authFixtures,
 	} {
@@ -88,11 +89,12 @@ func TestBroken(t *testing.T) {
 		cases = append(cases, c)
 	}
 	hop := startPostfix(t, startSink(t))
+	shared := startDirectories(t, cases)
 	t.Run("cases", func(t *testing.T) {
 		for _, c := range cases {
 			t.Run(c.name, func(t *testing.T) {
 				t.Parallel()
-				c.run(t, hop.URL)
+				c.run(t, hop.URL, shared)
 			})
 		}
 	})
@@ -236,9 +238,11 @@ func newSetup(t *testing.T, hop string) *setup {
 	return s
 }
 
-// run starts the command and keeps its output.
-func (c *brokenCase) run(t *testing.T, hop string) {
+// run starts the command and keeps its output. shared are placeholders of servers that many
+// cases use.
+func (c *brokenCase) run(t *testing.T, hop string, shared map[string]string) {
 	s := newSetup(t, hop)
+	maps.Copy(s.values, shared)
 	all := fixtures()
 	for _, f := range c.fixtures {
 		args := make([]string, len(f)-1)

@@ -89,24 +89,38 @@ const strictPolicy = "pwdPolicySubentry: cn=strict,dc=example,dc=org\n"
 type slapd struct {
 	*daemon
 	dir, port, url, socket string
+	tls                    string // HOST:PORT with TLS from the first byte; nothing listens there without a certificate
 }
 
 func startSlapd(t *testing.T) *slapd {
 	t.Helper()
+	return startSlapdWith(t, fmt.Sprintf, func(dir string) {
+		kit.NewCA(t, dir).Issue(t, 1, filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
+	})
+}
+
+// startSlapdWith starts an OpenLDAP. format makes the configuration of slapdConf and the folder,
+// and issue writes ca.pem, cert.pem and key.pem; nil means no TLS.
+func startSlapdWith(t *testing.T, format func(string, ...any) string, issue func(dir string)) *slapd {
+	t.Helper()
 	peer(t, "slapd", "slapadd")
 	dir := kit.OpenDir(t)
 	port := kit.Port(t)
-	s := &slapd{dir: dir, port: fmt.Sprint(port), url: "ldap://" + loopback(port), socket: filepath.Join(dir, "ldapi")}
-	kit.NewCA(t, dir).Issue(t, 1, filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
+	s := &slapd{dir: dir, port: fmt.Sprint(port), url: "ldap://" + loopback(port), socket: filepath.Join(dir, "ldapi"), tls: kit.Addr(t)}
+	listens := s.url + " ldapi://" + url.QueryEscape(s.socket)
+	if issue != nil {
+		issue(dir)
+		listens += " ldaps://" + s.tls
+	}
 	conf := filepath.Join(dir, "slapd.conf")
-	write(t, conf, fmt.Sprintf(slapdConf, dir))
+	write(t, conf, format(slapdConf, dir))
 	write(t, filepath.Join(dir, "data.ldif"), slapdData+people())
 	kit.Must(t, os.Mkdir(filepath.Join(dir, "data"), 0o700))
 	if out, err := exec.Command("slapadd", "-f", conf, "-l", filepath.Join(dir, "data.ldif")).CombinedOutput(); err != nil {
 		t.Fatalf("slapadd: %v\n%s", err, out)
 	}
 	s.daemon = startDaemon(t, dir, daemon{
-		args:  []string{"slapd", "-d", "none", "-f", conf, "-h", s.url + " ldapi://" + url.QueryEscape(s.socket)},
+		args:  []string{"slapd", "-d", "none", "-f", conf, "-h", listens},
 		stops: "TERM",
 		ready: func() bool { return listening(loopback(port)) },
 	})

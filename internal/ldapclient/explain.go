@@ -85,21 +85,21 @@ func (d *dialer) explainBind(err error) error {
 	switch e.ResultCode {
 	case ldap.LDAPResultInvalidCredentials:
 		if reason := WindowsError(e.Err.Error()).Reason; reason != "" {
-			return &ConfigError{fmt.Sprintf("the server refuses the login of bind_dn, %q: %s", name, reason), WindowsError(e.Err.Error()).step(file), nil}
+			return &ConfigError{fmt.Sprintf("the server refuses the login of bind_dn, \"%s\": %s", name, reason), WindowsError(e.Err.Error()).step(file), nil}
 		}
-		return &ConfigError{fmt.Sprintf("the server refuses bind_dn, %q, with the password in bind_password_file", name),
+		return &ConfigError{fmt.Sprintf("the server refuses bind_dn, \"%s\", with the password in bind_password_file", name),
 			fmt.Sprintf("correct bind_dn, or write its password into %s", file), err}
 	case ldap.LDAPResultNoSuchObject:
-		return &ConfigError{fmt.Sprintf("the server has no entry for bind_dn, %q", name), "write the DN of an entry that exists", err}
+		return &ConfigError{fmt.Sprintf("the server has no entry for bind_dn, \"%s\"", name), "write the DN of an entry that exists", err}
 	case ldap.LDAPResultInvalidDNSyntax:
-		return &ConfigError{fmt.Sprintf("the server cannot read bind_dn, %q, as a distinguished name", name),
+		return &ConfigError{fmt.Sprintf("the server cannot read bind_dn, \"%s\", as a distinguished name", name),
 			"write the DN of the account; only Active Directory accepts other names", err}
 	case ldap.LDAPResultInappropriateAuthentication:
-		return &ConfigError{fmt.Sprintf("the entry of bind_dn, %q, has no password", name), "set one in the directory", err}
+		return &ConfigError{fmt.Sprintf("the entry of bind_dn, \"%s\", has no password", name), "set one in the directory", err}
 	case ldap.LDAPResultStrongAuthRequired, ldap.LDAPResultConfidentialityRequired:
 		return &ConfigError{"the server accepts passwords only with TLS", d.encrypt(), err}
 	case ldap.LDAPResultInsufficientAccessRights, ldap.LDAPResultUnwillingToPerform:
-		return &ConfigError{fmt.Sprintf("the server does not allow a login of bind_dn, %q", name), "permit it in the directory, or name another account", err}
+		return &ConfigError{fmt.Sprintf("the server does not allow a login of bind_dn, \"%s\"", name), "permit it in the directory, or name another account", err}
 	}
 	return err
 }
@@ -113,12 +113,18 @@ func (c *Conn) explainSearch(q Query, err error) error {
 	base, account := Clean(q.Base), "the account that searches"
 	anonymous := c.purpose == ForSearches && c.dialer.account.dn == ""
 	if c.purpose == ForSearches && !anonymous {
-		account = fmt.Sprintf("bind_dn, %q,", Clean(c.dialer.account.dn))
+		account = fmt.Sprintf("bind_dn, \"%s\",", Clean(c.dialer.account.dn))
+	}
+	if anonymous {
+		account = "anonymous clients"
 	}
 	const setAccount = "set bind_dn and bind_password_file"
 	switch e.ResultCode {
 	case ldap.LDAPResultNoSuchObject:
 		what := fmt.Sprintf("the server has no entry %q, or hides it from %s", base, strings.TrimSuffix(account, ","))
+		if anonymous && e.MatchedDN == "" {
+			return &ConfigError{what, setAccount, err}
+		}
 		if e.MatchedDN != "" {
 			what += fmt.Sprintf("; the part of it that exists is %q", Clean(e.MatchedDN))
 		}
