@@ -74,10 +74,10 @@ func verifyProblem(err error, leaf *x509.Certificate) []Problem {
 	case !ok:
 		return nil
 	case invalid.Reason == x509.Expired && !invalid.Cert.Equal(leaf):
-		return []Problem{{Serious, fmt.Sprintf("the certificate of the authority %s in the chain is not valid now (until %s)", subject(invalid.Cert), invalid.Cert.NotAfter.Format(time.DateOnly)),
+		return []Problem{{Serious, fmt.Sprintf("the certificate of the authority %s in the chain is not valid now, but from %s until %s", subject(invalid.Cert), invalid.Cert.NotBefore.Format(time.DateOnly), invalid.Cert.NotAfter.Format(time.DateOnly)),
 			"replace it by the present one from your CA"}}
 	case invalid.Reason == x509.CANotAuthorizedForThisName:
-		return []Problem{{Serious, fmt.Sprintf("the authority %s may not issue certificates for these names (name constraints)", subject(invalid.Cert)), "get a certificate from another authority"}}
+		return []Problem{{Serious, "an authority of the chain may not issue certificates for these names (name constraints)", "get a certificate from another authority"}}
 	case invalid.Reason == x509.NotAuthorizedToSign, invalid.Reason == x509.TooManyIntermediates:
 		return []Problem{{Serious, fmt.Sprintf("the chain contains a certificate that may not issue others (%s)", subject(invalid.Cert)), "get the present chain from your CA"}}
 	}
@@ -135,7 +135,9 @@ func findIssuer(file string, leaf, top *x509.Certificate) (best issuerFile) {
 	}
 	defer dir.Close()
 	entries, _ := dir.ReadDir(maxBeside)
-	slices.SortFunc(entries, func(a, b os.DirEntry) int { return cmp.Compare(a.Name(), b.Name()) })
+	slices.SortFunc(entries, func(a, b os.DirEntry) int {
+		return cmp.Or(cmp.Compare(rank(a.Name()), rank(b.Name())), cmp.Compare(a.Name(), b.Name()))
+	})
 	for _, e := range entries {
 		other := filepath.Join(filepath.Dir(file), e.Name())
 		if !isCertificateName(e.Name()) || other == file {
@@ -160,6 +162,15 @@ func findIssuer(file string, leaf, top *x509.Certificate) (best issuerFile) {
 		}
 	}
 	return best
+}
+
+// rank puts the usual names of chains first.
+func rank(name string) int {
+	usual := []string{"fullchain", "chain", "bundle", "intermediate"}
+	if i := slices.IndexFunc(usual, func(u string) bool { return strings.Contains(strings.ToLower(name), u) }); i >= 0 {
+		return i
+	}
+	return len(usual)
 }
 
 func isCertificateName(name string) bool {

@@ -29,6 +29,7 @@ func fixtures() map[string]fixture {
 		fileFixtures,
 		hopFixtures,
 		directoryFixtures,
+		certificateFixtures,
 		userFixtures,
 		authFixtures,
 	} {

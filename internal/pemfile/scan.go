@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -24,6 +25,8 @@ const (
 type scanned struct {
 	blocks   []Block
 	repaired []string
+	glued    []string // lines of each BEGIN after another text
+	indented []string // and after blanks
 	err      error
 }
 
@@ -67,11 +70,26 @@ func scan(text string) (s scanned) {
 			return s
 		}
 	}
+	if len(s.indented) > 0 {
+		s.repaired = append(s.repaired, fmt.Sprintf("line %s: blanks before BEGIN, which other programs do not accept; remove them", lineList(s.indented)))
+	}
+	if len(s.glued) > 0 {
+		s.repaired = append(s.repaired, fmt.Sprintf("line %s: the line end before BEGIN is missing, which other programs do not accept; insert it", lineList(s.glued)))
+	}
 	if begin != nil {
 		s.err = fmt.Errorf("line %d: the block %q has no line \"-----END %s-----\", so the file is incomplete; copy the whole file again",
 			begin.Line, begin.Type, begin.Type)
 	}
 	return s
+}
+
+// lineList joins up to five lines.
+func lineList(lines []string) string {
+	const shown = 5
+	if len(lines) > shown {
+		return fmt.Sprintf("%s and %d more", strings.Join(lines[:shown], ", "), len(lines)-shown)
+	}
+	return strings.Join(lines, ", ")
 }
 
 // repairText repairs what concerns the whole text.
@@ -95,9 +113,9 @@ func (s *scanned) noteGlued(text string, at, line int) {
 	switch {
 	case before == "":
 	case strings.TrimSpace(before) == "":
-		s.repaired = append(s.repaired, fmt.Sprintf("line %d: blanks before BEGIN, which other programs do not accept; remove them", line))
+		s.indented = append(s.indented, strconv.Itoa(line))
 	default:
-		s.repaired = append(s.repaired, fmt.Sprintf("line %d: the line end before BEGIN is missing, which other programs do not accept; insert it", line))
+		s.glued = append(s.glued, strconv.Itoa(line))
 	}
 }
 

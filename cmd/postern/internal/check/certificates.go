@@ -19,6 +19,7 @@ func (c *checker) certificates(cfg certs.Config, suffix string) {
 		files, err := certs.OpenFiles(one, certs.NewLog(c.log), process.ExplainUnreadable)
 		if err != nil {
 			c.report.Fail("certificate", err)
+			c.wrongFiles = append(c.wrongFiles, p.Key) // advice about its mode would not help
 			continue
 		}
 		for _, i := range files.Infos() {
