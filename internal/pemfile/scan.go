@@ -71,10 +71,10 @@ func scan(text string) (s scanned) {
 		}
 	}
 	if len(s.indented) > 0 {
-		s.repaired = append(s.repaired, fmt.Sprintf("line %s: blanks before BEGIN, which other programs do not accept; remove them", lineList(s.indented)))
+		s.repaired = append(s.repaired, fmt.Sprintf("%s: blanks before BEGIN, which other programs do not accept; remove them", lineList(s.indented)))
 	}
 	if len(s.glued) > 0 {
-		s.repaired = append(s.repaired, fmt.Sprintf("line %s: the line end before BEGIN is missing, which other programs do not accept; insert it", lineList(s.glued)))
+		s.repaired = append(s.repaired, fmt.Sprintf("%s: the line end before BEGIN is missing, which other programs do not accept; insert it", lineList(s.glued)))
 	}
 	if begin != nil {
 		s.err = fmt.Errorf("line %d: the block %q has no line \"-----END %s-----\", so the file is incomplete; copy the whole file again",
@@ -83,13 +83,16 @@ func scan(text string) (s scanned) {
 	return s
 }
 
-// lineList joins up to five lines.
+// lineList returns "line 1" or "lines 1, 2" for up to five lines.
 func lineList(lines []string) string {
 	const shown = 5
-	if len(lines) > shown {
-		return fmt.Sprintf("%s and %d more", strings.Join(lines[:shown], ", "), len(lines)-shown)
+	if len(lines) == 1 {
+		return "line " + lines[0]
 	}
-	return strings.Join(lines, ", ")
+	if len(lines) > shown {
+		return fmt.Sprintf("lines %s and %d more", strings.Join(lines[:shown], ", "), len(lines)-shown)
+	}
+	return "lines " + strings.Join(lines, ", ")
 }
 
 // repairText repairs what concerns the whole text.

@@ -14,6 +14,7 @@ import (
 // certificates opens each pair alone, so that each has a result.
 func (c *checker) certificates(cfg certs.Config, suffix string) {
 	var opened []certs.Info
+	sound := true
 	for _, p := range cfg.Certificates {
 		one := certs.Config{Certificates: []certs.Pair{p}, MinVersion: cfg.MinVersion}
 		files, err := certs.OpenFiles(one, certs.NewLog(c.log), process.ExplainUnreadable)
@@ -23,7 +24,7 @@ func (c *checker) certificates(cfg certs.Config, suffix string) {
 			continue
 		}
 		for _, i := range files.Infos() {
-			c.certificate(i, suffix)
+			sound = c.certificate(i, suffix) && sound
 			opened = append(opened, i)
 		}
 	}
@@ -31,15 +32,15 @@ func (c *checker) certificates(cfg certs.Config, suffix string) {
 		return
 	}
 	c.certificateNames(cfg, suffix)
-	if !slices.ContainsFunc(opened, func(i certs.Info) bool { return i.Algorithm != "RSA" }) {
+	if sound && !slices.ContainsFunc(opened, func(i certs.Info) bool { return i.Algorithm != "RSA" }) {
 		c.report.Note("certificate", "RSA only: a handshake costs the server about four times as much as with ECDSA"+suffix+
 			"\nget one with an ECDSA key (certbot: --key-type ecdsa) and name it beside this one, or instead")
 	}
 }
 
-// certificate reports one certificate and its problems.
-func (c *checker) certificate(i certs.Info, suffix string) {
-	sound := true
+// certificate reports one certificate and its problems. It is sound if they are notes only.
+func (c *checker) certificate(i certs.Info, suffix string) (sound bool) {
+	sound = true
 	for _, p := range i.Problems {
 		sound = sound && p.Level == certs.Note
 		text := p.Cause
@@ -54,6 +55,7 @@ func (c *checker) certificate(i certs.Info, suffix string) {
 	if sound {
 		c.report.OK("certificate", fmt.Sprintf("%s: %s, %s, until %s%s", i.Cert, strings.Join(i.Names, " "), i.Algorithm, i.NotAfter.Format(time.DateOnly), suffix))
 	}
+	return sound
 }
 
 // certificateNames checks that one of the certificates is for the name of the server. A
