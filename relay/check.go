@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"postern/internal/neterr"
 )
 
 // OnThisMachine reports whether the hop is a Unix socket or has an address of this
@@ -47,7 +49,7 @@ func (p *peer) advice(err error) string {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "nothing listens there: check that the mail server is running and that this is its port (for Postfix: postfix status; postconf -M)"
 	case errors.As(err, &dns):
-		return "the name cannot be resolved: check its spelling in relay.next_hops"
+		return p.explained(neterr.Dial, err)
 	case errors.Is(err, fs.ErrNotExist):
 		return "there is no such socket: check that the mail server is running and that this is the path of its socket"
 	case errors.Is(err, fs.ErrPermission):
@@ -72,14 +74,31 @@ func (p *peer) advice(err error) string {
 		return "look for the reason in the log of the hop (for Postfix: smtpd_client_connection_count_limit)"
 	case errors.As(err, &record):
 		return "the hop does not speak TLS on this port: write smtp:// or smtp+starttls:// in relay.next_hops"
-	case isCertificate(err) && p.url.IsLocal():
-		return "set relay.ca_file to the CA of the hop, or relay.verify = false, which is safe on loopback"
 	case isCertificate(err):
-		return "write the host name of the certificate in relay.next_hops, and set relay.ca_file if its CA is private"
+		return p.explained(neterr.Handshake, err)
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return "the hop does not reply in time: check for a firewall in between, for overload of the hop, and whether this port expects TLS from the first byte (smtps://)"
 	}
 	return "check that this is the port of an SMTP server"
+}
+
+// explained returns the cause and the next step of an error that every kind of server can have.
+func (p *peer) explained(phase neterr.Phase, err error) string {
+	server := neterr.Server{
+		Name: "mail server", Address: p.url.Address, AddressKey: "relay.next_hops",
+		Host: p.url.Host, CAFile: p.cfg.CAFile, CAKey: "relay.ca_file",
+	}
+	e, ok := errors.AsType[*neterr.Error](server.Explain(phase, err))
+	if !ok {
+		return "check that this is the port of an SMTP server"
+	}
+	if phase == neterr.Dial {
+		return e.Step // err has the cause
+	}
+	if _, unknown := errors.AsType[x509.UnknownAuthorityError](err); unknown && p.url.IsLocal() {
+		return e.Error() + ", or set relay.verify = false, which is safe on loopback"
+	}
+	return e.Error()
 }
 
 func isCertificate(err error) bool {

@@ -108,7 +108,7 @@ func TestCheckUnreachable(t *testing.T) {
 	for address, hint := range map[string]string{
 		"smtp://" + kit.Addr(t):          "nothing listens there",
 		"smtp+unix:///nowhere/at/all":    "no such socket",
-		"smtp://no-such-host.invalid":    "check its spelling",
+		"smtp://no-such-host.invalid":    "correct it in relay.next_hops",
 		"smtp+unix://" + lockedSocket(t): "give write access",
 	} {
 		r := newRouter(t, func(c *Config) { c.NextHops, c.Patience = []HopURL{mustURL(t, address)}, 0 })

@@ -203,7 +203,7 @@ func (s Server) explainAuthority(e x509.UnknownAuthorityError, chain []*x509.Cer
 	}
 	if s.CAFile != "" {
 		where = fmt.Sprintf("%s, %s, does not contain", s.CAKey, s.CAFile)
-		step = "add its certificate to that file"
+		step = fmt.Sprintf("add its certificate to the file of %s", s.CAKey)
 	}
 	switch {
 	case strings.Contains(e.Error(), "insecure algorithm"):
