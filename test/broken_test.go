@@ -28,6 +28,7 @@ func fixtures() map[string]fixture {
 	for _, some := range []map[string]fixture{
 		fileFixtures,
 		hopFixtures,
+		dnsFixtures,
 		directoryFixtures,
 		certificateFixtures,
 		userFixtures,

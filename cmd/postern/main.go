@@ -57,6 +57,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(
 		serveCommand(),
 		checkCommand(),
+		doctorCommand(),
 		passwdCommand(),
 		authCommand(),
 		healthCommand(),

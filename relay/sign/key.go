@@ -196,6 +196,15 @@ func TXTRecord(domain, selector string, public crypto.PublicKey) (Record, error)
 	return Record{Name: recordName(asciiDomain(domain), selector), Text: text}, nil
 }
 
+// Record returns the record that publishes the key in its file.
+func (k *Key) Record() (Record, error) {
+	private, err := k.load()
+	if err != nil {
+		return Record{}, err
+	}
+	return TXTRecord(private.domain, private.selector, private.signer.Public())
+}
+
 func recordName(domain, selector string) string { return selector + "._domainkey." + domain }
 
 // maxString bounds one string of a TXT record (RFC 1035, section 3.3.14).
