@@ -96,8 +96,7 @@ func (s *Store) Remarks() (remarks []auth.Remark) {
 		return nil // Check returns it
 	}
 	if p := found.of(repetition); len(p) > 0 {
-		remarks = append(remarks, auth.Remark{Warning: true, Text: fmt.Sprintf("user file %s: the names of some lines have occurred before, and only the first line of a user is used; "+
-			"delete those that are not:\n%s", s.path, p.repetitions())})
+		remarks = append(remarks, auth.Remark{Warning: true, Text: fmt.Sprintf("user file %s: only the first line of a user is used; delete the others: %s", s.path, p.repetitions())})
 	}
 	if n := len(users.accounts); len(users.weak) > 0 {
 		remarks = append(remarks, auth.Remark{Text: fmt.Sprintf("user file %s: the passwords of %s can be found quickly if the file gets into wrong hands: %s\n"+

@@ -30,7 +30,7 @@ type account struct {
 }
 
 // errSpellings is the reason of lines whose names are different and fold to one.
-var errSpellings = errors.New("spellings of one login")
+var errSpellings = errors.New("their names are spellings of one login; delete one of them, or set fold = \"none\" if they are two users")
 
 // A problem is a line that is not used as it is. Its reason contains nothing of the line.
 type problem struct {
@@ -123,7 +123,7 @@ func (t *table) enter(key string, l line, p *problem, tally *hash.Tally) bool {
 		// Never two passwords of one account, and never another one than the administrator means.
 		first.stored, first.broken = "", fmt.Errorf("lines %d and %d: %w", first.line, p.line, errSpellings)
 		p.what, p.first = spelling, first.line
-		p.why = fmt.Sprintf("the name is a spelling of the login of line %d, which has another one; delete one of them", first.line)
+		p.why = fmt.Sprintf("this line and line %d have spellings of one login, which gets 454; delete one of them, or set fold = \"none\" if they are two users", first.line)
 		return true
 	}
 	if key == l.user {
