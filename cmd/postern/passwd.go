@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"postern/cmd/postern/internal/process"
 	"postern/server/auth"
 	"postern/server/auth/hash"
 	"postern/server/auth/userfile"
@@ -22,7 +21,8 @@ func passwdCommand() *cobra.Command {
 		Short: "Set a password in a user file",
 		Long: `Asks twice for the new password of USER and writes its hash into FILE, which has
 the format of Apache's htpasswd. A running server reads the change within a
-second.`,
+second. FILE is replaced; a file that cannot be replaced, because it is mounted by
+itself in a container, is changed in place after a warning.`,
 		Example: "  postern passwd /etc/postern/users alice@example.org\n" +
 			"  pwgen 20 1 | tee /dev/tty | postern passwd --stdin /etc/postern/users alice",
 		Args: operands("FILE", "USER"),
@@ -58,7 +58,7 @@ func (p newPassword) set(in io.Reader, questions io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return process.ExplainUnreadable(userfile.SetPassword(p.file, p.user, hashed))
+	return userfile.SetPassword(p.file, p.user, hashed, func(why string) { fmt.Fprintln(questions, "warning: "+why) })
 }
 
 func (p newPassword) read(in io.Reader, questions io.Writer) (string, error) {

@@ -178,7 +178,7 @@ func TestSetPasswordOfSpellings(t *testing.T) {
 		{"a:" + other + "\n", "b|c", "a:" + other + "\nb|c:" + secret + "\n", ""},
 	} {
 		write(t, path, tt.before)
-		err := SetPassword(path, tt.user, secret)
+		err := SetPassword(path, tt.user, secret, nil)
 		after, readErr := os.ReadFile(path)
 		if readErr != nil {
 			t.Fatal(readErr)
@@ -190,7 +190,7 @@ func TestSetPasswordOfSpellings(t *testing.T) {
 			t.Errorf("%q, %s: %v, %q", tt.before, tt.user, err, after)
 		}
 	}
-	if err := SetPassword(path, "b|{c", secret); err == nil {
+	if err := SetPassword(path, "b|{c", secret, nil); err == nil {
 		t.Error("a name that ends before a hash was written")
 	}
 }

@@ -25,7 +25,10 @@ import (
 // The file is replaced atomically, so that a crash leaves the old or the new one. Its mode and
 // owner are kept, access control lists are not. If path is a symbolic link, its target is
 // replaced. Several processes may call this at once.
-func SetPassword(path, user, stored string) error {
+//
+// A file that cannot be replaced is changed in place (see inplace.go), after a call of inPlace
+// with the reason, if it is not nil. The errors have the next step.
+func SetPassword(path, user, stored string, inPlace func(why string)) error {
 	if err := checkName(user); err != nil {
 		return fmt.Errorf("user %q: %w", user, err)
 	}
@@ -34,13 +37,26 @@ func SetPassword(path, user, stored string) error {
 	}
 	target, err := resolve(path)
 	if err != nil {
-		return err
+		return explainWrite(path, err)
 	}
 	unlock, err := lock(filepath.Dir(target))
-	if err != nil {
-		return err
+	if err == nil {
+		defer unlock()
+		if err = errMounted; !isMount(target) {
+			err = setByReplacing(target, user, stored)
+		}
 	}
-	defer unlock()
+	why := obstacle(target, err)
+	if why == "" || unix.Access(target, unix.R_OK|unix.W_OK) != nil {
+		return explainWrite(target, err)
+	}
+	if inPlace != nil {
+		inPlace(why)
+	}
+	return explainWrite(target, setInPlace(target, user, stored))
+}
+
+func setByReplacing(target, user, stored string) error {
 	old, _, err := readFile(target, openOperand)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -81,13 +97,7 @@ func lock(dir string) (unlock func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if err != nil {
+	if err := flock(f); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("cannot lock folder %s: %w", dir, err)
 	}
@@ -137,10 +147,10 @@ func withHash(text []byte, user, stored string) ([]byte, error) {
 func replace(target string, text []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(target), ".postern-users-*")
 	if err != nil {
-		return fmt.Errorf("cannot create a file in the folder of %s: %w", target, err)
+		return &replaceError{fmt.Errorf("cannot create a file in the folder of %s: %w", target, err)}
 	}
 	if err := copyMode(f, target); err != nil {
-		return errors.Join(err, f.Close(), os.Remove(f.Name()))
+		return &replaceError{errors.Join(err, f.Close(), os.Remove(f.Name()))}
 	}
 	return durable.Replace(f, target, text)
 }
@@ -161,7 +171,7 @@ func copyMode(f *os.File, target string) error {
 	}
 	if now.Uid != before.Uid || now.Gid != before.Gid {
 		if err := f.Chown(int(before.Uid), int(before.Gid)); err != nil {
-			return fmt.Errorf("cannot keep owner %d and group %d of %s; run this as root: %w", before.Uid, before.Gid, target, err)
+			return fmt.Errorf("cannot keep owner %d and group %d of %s: %w", before.Uid, before.Gid, target, err)
 		}
 	}
 	return f.Chmod(fs.FileMode(before.Mode).Perm())

@@ -38,7 +38,7 @@ func TestSetPassword(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "users")
 			write(t, path, tt.before)
-			if err := SetPassword(path, "alice", other); err != nil {
+			if err := SetPassword(path, "alice", other, nil); err != nil {
 				t.Fatal(err)
 			}
 			if got := read(t, path); got != tt.after {
@@ -55,7 +55,7 @@ func TestSetPassword(t *testing.T) {
 
 func TestSetPasswordCreatesFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "users")
-	if err := SetPassword(path, "alice", secret); err != nil {
+	if err := SetPassword(path, "alice", secret, nil); err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Stat(path)
@@ -76,7 +76,7 @@ func TestSetPasswordKeepsModeAndOwner(t *testing.T) {
 		}
 	}
 	before := statOf(t, path)
-	if err := SetPassword(path, "alice", secret); err != nil {
+	if err := SetPassword(path, "alice", secret, nil); err != nil {
 		t.Fatal(err)
 	}
 	if after := statOf(t, path); after != before {
@@ -91,7 +91,7 @@ func TestSetPasswordFollowsLinks(t *testing.T) {
 	if err := os.Symlink("target", link); err != nil {
 		t.Fatal(err)
 	}
-	if err := SetPassword(link, "alice", other); err != nil {
+	if err := SetPassword(link, "alice", other, nil); err != nil {
 		t.Fatal(err)
 	}
 	if got := read(t, target); got != "alice:"+other+"\n" {
@@ -126,7 +126,7 @@ func TestSetPasswordRefuses(t *testing.T) {
 		{dir, "alice", secret, "not a regular file"},
 	}
 	for _, tt := range tests {
-		if err := SetPassword(tt.path, tt.user, tt.stored); err == nil || !strings.Contains(err.Error(), tt.why) {
+		if err := SetPassword(tt.path, tt.user, tt.stored, nil); err == nil || !strings.Contains(err.Error(), tt.why) {
 			t.Errorf("%s %.20q %q: %v, want ...%s...", tt.path, tt.user, tt.stored, err, tt.why)
 		}
 	}
@@ -141,7 +141,7 @@ func TestSetPasswordManyAtOnce(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range 20 {
 		all.Go(func() {
-			if err := SetPassword(path, fmt.Sprint("user", i), secret); err != nil {
+			if err := SetPassword(path, fmt.Sprint("user", i), secret, nil); err != nil {
 				t.Error(err)
 			}
 		})

@@ -54,7 +54,7 @@ func (s *site) users(t *testing.T, name string, users ...string) {
 	for _, user := range users {
 		hash, err := bcrypt.GenerateFromPassword([]byte(user), bcrypt.MinCost)
 		kit.Must(t, err)
-		kit.Must(t, userfile.SetPassword(s.file(name), user, string(hash)))
+		kit.Must(t, userfile.SetPassword(s.file(name), user, string(hash), nil))
 	}
 }
 

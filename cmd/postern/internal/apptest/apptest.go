@@ -74,7 +74,7 @@ func (s *Server) User(t *testing.T, name, password string) {
 	t.Helper()
 	hashed, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
 	kit.Must(t, err)
-	kit.Must(t, userfile.SetPassword(s.File("users"), name, string(hashed)))
+	kit.Must(t, userfile.SetPassword(s.File("users"), name, string(hashed), nil))
 }
 
 // Configure writes the configuration, with more at its end.

@@ -74,7 +74,7 @@ func (f folder) createUser() error {
 	if err != nil {
 		return err
 	}
-	if err := userfile.SetPassword(f.users(), user, hashed); err != nil {
+	if err := userfile.SetPassword(f.users(), user, hashed, nil); err != nil {
 		return err
 	}
 	return create(f.secret(), password+"\n")
