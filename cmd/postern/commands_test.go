@@ -86,6 +86,47 @@ func TestPasswdThenAuthTest(t *testing.T) {
 	}
 }
 
+// auth test prints what each store was asked and answered, and takes the client's address
+// and the password from a file.
+func TestAuthTestPrintsCalls(t *testing.T) {
+	s := apptest.New(t)
+	for file, user := range map[string]string{"first": "carol", "second": "dave"} {
+		if status, _, stderr := command(t, "blue\n", "passwd", "--stdin", s.File(file), user); status != process.ExitOK {
+			t.Fatalf("passwd: status %d: %s", status, stderr)
+		}
+	}
+	s.Replace(t, apptest.ReadFile(t, s.Config()), strings.Replace(apptest.ReadFile(t, s.Config()), "stores = [",
+		`stores = [{ kind = "userfile", name = "first", path = "`+s.File("first")+`" }, { kind = "userfile", name = "second", path = "`+s.File("second")+`" }, `, 1))
+	secret := s.File("secret")
+	apptest.WriteFile(t, secret, "blue\n")
+	for _, c := range []struct {
+		args   string
+		status int
+		wants  []string
+	}{
+		{"-u dave --client 192.0.2.7", process.ExitOK, []string{
+			`store first was asked for "dave" from 192.0.2.7: no such user (`, s.File("first") + ")\n",
+			`store second was asked for "dave" from 192.0.2.7: yes (`, s.File("second") + ")\n",
+			"store userfile was not asked, since an earlier store decided\n",
+		}},
+		{"-u dave", process.ExitOK, []string{`was asked for "dave": yes`}},
+		{"-u dave --client 192.0.2.7:25", process.ExitUsage, []string{"is not an IP address"}},
+		{"-u dave -p -", process.ExitUsage, []string{"either -p or --password-file"}},
+		{"-u dave --password-file " + secret + ".gone", process.ExitUsage, []string{"no such file"}},
+	} {
+		args := append([]string{"auth", "test", "--config", s.Config(), "--password-file", secret}, strings.Fields(c.args)...)
+		status, stdout, stderr := command(t, "", args...)
+		if status != c.status {
+			t.Errorf("%s: status %d, want %d", c.args, status, c.status)
+		}
+		for _, want := range c.wants {
+			if !strings.Contains(stdout+stderr, want) {
+				t.Errorf("%s: no %q in\n%s%s", c.args, want, stdout, stderr)
+			}
+		}
+	}
+}
+
 // Listeners can have different stores. auth test asks those of one listener, and check
 // has a result for each.
 func TestCommandsWithDifferentListeners(t *testing.T) {
