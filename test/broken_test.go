@@ -109,7 +109,7 @@ func TestBroken(t *testing.T) {
 //
 //	# cause: NAME         cases of the same cause share it
 //	# fixture: NAME ARGS  one of fixtures(); repeatable, in this order
-//	# run: COMMAND        after "postern"; default check. --config is added
+//	# run: COMMAND        after "postern"; default check. --config is added, but not to passwd
 //	# stdin: TEXT         one line for the command
 //	# exit: STATUS        default 1 for FAIL, otherwise 0
 //	# level: LEVEL        of the entry of check that has to match: FAIL, warn or note; "sound"
@@ -254,7 +254,10 @@ func (c *brokenCase) run(t *testing.T, hop string, shared map[string]string) {
 		all[f[0]](t, s, args)
 	}
 	s.write(t, "config.toml", s.replace(c.config))
-	args := append(slices.Clone(c.command), "--config", s.file("config.toml"))
+	args := slices.Clone(c.command)
+	if args[0] != "passwd" {
+		args = append(args, "--config", s.file("config.toml"))
+	}
 	for i, a := range args {
 		args[i] = s.replace(a)
 	}

@@ -79,6 +79,7 @@ service auth-worker {
 const dovecotUsers = `alice@example.org:{PLAIN}secret
 bob@example.org:{PLAIN}hunter2
 closed@example.org:{PLAIN}secret::::::nologin=y reason=Closed_for_good
+nets@example.org:{PLAIN}secret::::::allow_nets=192.0.2.0/24
 elsewhere@example.org:{PLAIN}::::::nopassword=y proxy=y host=192.0.2.1
 `
 
