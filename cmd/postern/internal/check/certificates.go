@@ -8,6 +8,7 @@ import (
 
 	"postern/certs"
 	"postern/cmd/postern/internal/process"
+	"postern/internal/pemfile"
 	"postern/relay/sign"
 )
 
@@ -79,6 +80,23 @@ func (c *checker) certificateNames(cfg certs.Config, suffix string) {
 		c.report.Warn("certificate", text)
 	default:
 		c.report.add(Fail, "certificate", text)
+	}
+}
+
+// authorities reports what was repaired or ignored in the files of trusted authorities. Errors
+// are reported by the parts that use them.
+func (c *checker) authorities() {
+	for _, f := range c.cfg.Access(c.file).Reads {
+		if !strings.HasSuffix(f.Key, "ca_file") {
+			continue
+		}
+		_, warnings, err := pemfile.ReadAuthorities(f.Path)
+		if err != nil {
+			continue
+		}
+		for _, w := range warnings {
+			c.report.Warn("authorities", f.Key+": "+w)
+		}
 	}
 }
 

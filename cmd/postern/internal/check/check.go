@@ -90,6 +90,7 @@ func (c *checker) all(ctx context.Context) {
 	for path, s := range c.cfg.TLSSections() {
 		c.certificates(s, c.listener(path))
 	}
+	c.authorities()
 	for path, s := range c.cfg.AuthSections() {
 		c.stores(ctx, s, c.listener(path))
 	}
