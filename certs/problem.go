@@ -15,7 +15,7 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// A Level says what a Problem means for clients.
+// A Level is what a Problem means for clients.
 type Level int
 
 // The levels.

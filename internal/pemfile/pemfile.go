@@ -2,7 +2,7 @@
 // authorities.
 //
 // Package encoding/pem skips what it does not understand. Two blocks without a line end
-// between them, as "cat cert.pem chain.pem" makes them, are both lost, and nothing says so.
+// between them, as "cat cert.pem chain.pem" makes them, are both lost without an error.
 // This package accounts for each block of a file. What can be repaired without a doubt is
 // used, with a warning; everything else is an error with its line, its cause and the next
 // step.
