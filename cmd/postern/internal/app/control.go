@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/control"
@@ -75,7 +76,8 @@ func (d *Daemon) health() ([]string, error) {
 		lines = append(lines, "proxy_trusted "+network.String())
 	}
 	if s.refused != nil {
-		lines = append(lines, "refused "+s.refused.Error())
+		why, _, _ := strings.Cut(s.refused.Error(), "\n") // the log has the rest
+		lines = append(lines, "refused "+why)
 	}
 	return lines, nil
 }
