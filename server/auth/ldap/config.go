@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
 
 	"github.com/go-ldap/ldap/v3"
 
@@ -67,6 +68,9 @@ func (c *Config) Validate(bad func(key, why string)) {
 	if c.UserAttribute == "" && c.ignoresDomain() && !c.UserDN.account {
 		bad("user_attribute", fmt.Sprintf(`is missing: %q ignores the domain of the login, so that a user could log in with a name of another domain; set it to the attribute with the canonical name, such as "mail"`, c.template()))
 	}
+	if c.UserAttribute == "" && c.UserDN.text == "" && c.severalAttributes() {
+		bad("user_attribute", fmt.Sprintf(`is missing: %q finds a user by several attributes, so that one user would have several names; set it to the attribute with the canonical name, such as "mail"`, c.QueryFilter))
+	}
 	if c.UserAttribute != "" && !attributeName.MatchString(c.UserAttribute) {
 		bad("user_attribute", `must be the name of one attribute, such as "uid" or "mail"`)
 	}
@@ -77,6 +81,20 @@ func (c *Config) template() string { return cmp.Or(c.UserDN.text, c.QueryFilter.
 
 // ignoresDomain reports whether one entry belongs to logins of many domains.
 func (c *Config) ignoresDomain() bool { return loginVariables.IgnoresDomain(c.template()) }
+
+// severalAttributes reports whether query_filter compares the login with more than one attribute.
+func (c *Config) severalAttributes() bool {
+	first := ""
+	for _, m := range comparison.FindAllStringSubmatch(c.QueryFilter.text, -1) {
+		if first = cmp.Or(first, m[1]); !strings.EqualFold(first, m[1]) {
+			return true
+		}
+	}
+	return false
+}
+
+// comparison matches an item of a filter with the login, and its attribute.
+var comparison = regexp.MustCompile(`\(([A-Za-z0-9.;-]+)[^()=]*=[^()]*\{(?:user|local)\}`)
 
 // RFC 4512, section 1.4: descr.
 var attributeName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]*$`)

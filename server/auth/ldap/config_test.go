@@ -59,6 +59,8 @@ func TestValidate(t *testing.T) {
 		{"odd attribute", byName, func(c *Config) { c.UserAttribute = "uid,mail" }, []string{"user_attribute"}},
 		{"any domain by search", searching, func(c *Config) { set(t, &c.QueryFilter, "(uid={local})") }, []string{"user_attribute"}},
 		{"any domain by name", byName, func(c *Config) { set(t, &c.UserDN, "uid={local},dc=example,dc=org") }, []string{"user_attribute"}},
+		{"several attributes", searching, func(c *Config) { set(t, &c.QueryFilter, "(|(uid={user})(mail={user}))") }, []string{"user_attribute"}},
+		{"one attribute twice", searching, func(c *Config) { set(t, &c.QueryFilter, "(|(uid={user})(UID=x-{user})(cn=y))") }, nil},
 		{"any domain and the name", searching, func(c *Config) {
 			set(t, &c.QueryFilter, "(uid={local})")
 			c.UserAttribute = "mail"
