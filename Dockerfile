@@ -10,6 +10,8 @@
 # in /var/spool/postern if relay.spool names it: mount a volume at each. docs/containers.md
 # has the rest. The image with libpam is packaging/docker/pam.Dockerfile.
 
+ARG VERSION=0.1.0
+
 FROM --platform=${BUILDPLATFORM:-linux/amd64} golang:1.26-bookworm AS build
 WORKDIR /src
 ARG GOPROXY=https://proxy.golang.org,direct
@@ -17,7 +19,7 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
 ARG TARGETARCH
-ARG VERSION=
+ARG VERSION
 # Folders for volumes: a new volume has the mode of the folder that it covers.
 RUN CGO_ENABLED=0 GOOS=linux GOARCH=${TARGETARCH:-$(go env GOARCH)} \
     go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=${VERSION}" -o /out/usr/bin/postern ./cmd/postern \
@@ -27,7 +29,7 @@ RUN CGO_ENABLED=0 GOOS=linux GOARCH=${TARGETARCH:-$(go env GOARCH)} \
 
 FROM scratch AS postern
 COPY --from=build /out/ /
-ARG VERSION=
+ARG VERSION
 LABEL org.opencontainers.image.title="postern" \
       org.opencontainers.image.description="SMTP submission server with SASL, for Postfix" \
       org.opencontainers.image.licenses="MIT" \

@@ -13,7 +13,7 @@ readonly STATICCHECK=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 readonly GOVULNCHECK=golang.org/x/vuln/cmd/govulncheck@v1.9.0
 readonly NODEMAILER=nodemailer@10.6.0
 readonly PACKAGES=(
-  ca-certificates curl dovecot-auth-lua dovecot-core fail2ban gcc gsasl haproxy knot libc6-dev
+  binutils ca-certificates curl debootstrap docker-compose docker.io dovecot-auth-lua dovecot-core fail2ban gcc gsasl haproxy iproute2 knot libc6-dev
   libnet-ssleay-perl libpam-pwdfile libpam0g-dev libsasl2-modules mariadb-server msmtp mutt
   opendkim-tools openssl passwd postfix postgresql procps python3 python3-dkim s-nail sasl2-bin
   shellcheck slapd swaks systemd util-linux
@@ -76,7 +76,7 @@ check_scripts() {
   local scripts early
   mapfile -t scripts < <(find . -name .git -prune -o -name '*.sh' -print)
   scripts+=(.ci/run)
-  shellcheck "${scripts[@]}"
+  shellcheck -x "${scripts[@]}"
   early=$(awk '/^[^#]*\|[ \t]*(grep[ \t]+-[A-Za-z]*[qm]|head([ \t]|$))/ { print FILENAME ":" FNR ": " $0 }' "${scripts[@]}")
   [ -z "$early" ] || fail "these pipelines may end before their input does:"$'\n'"$early"
 }
@@ -173,3 +173,7 @@ go test ./server/smtpd -run FuzzDifferential
 # The tests of the whole server, in the run above, build both programs themselves.
 step "tests with libpam"
 go test -race -tags pam ./server/auth/pam ./cmd/postern
+
+# Images, compose.yaml and the demo with a Docker Engine of its own.
+step "containers"
+test/docker.sh

@@ -12,6 +12,8 @@
 # need root and can use either image. This file is separate because Docker's older builder
 # builds every stage before the one that is asked for.
 
+ARG VERSION=0.1.0
+
 FROM golang:1.26-bookworm AS build
 RUN apt-get update \
  && apt-get install -y --no-install-recommends gcc libc6-dev libpam0g-dev
@@ -20,7 +22,7 @@ ARG GOPROXY=https://proxy.golang.org,direct
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-ARG VERSION=
+ARG VERSION
 RUN CGO_ENABLED=1 go build -tags pam -trimpath -buildvcs=false -ldflags "-s -w -X main.version=${VERSION}" \
     -o /out/usr/bin/postern-pam ./cmd/postern \
  && ln -s postern-pam /out/usr/bin/postern \
@@ -36,7 +38,7 @@ RUN apt-get update \
  && groupadd --gid 65532 postern \
  && useradd --uid 65532 --gid 65532 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin postern
 COPY --from=build /out/ /
-ARG VERSION=
+ARG VERSION
 LABEL org.opencontainers.image.title="postern-pam" \
       org.opencontainers.image.description="SMTP submission server with SASL, for Postfix, with libpam" \
       org.opencontainers.image.licenses="MIT" \
