@@ -60,13 +60,15 @@ var mayImport = map[string][]string{
 	"test/kit":     {},
 	"test/postfix": {},
 	"bench":        {"certs", "test/postfix"},
+
+	"packaging/sbom": {},
 }
 
 // anything is the path below which packages may import every package.
 const anything = "cmd/postern"
 
 // programs are the packages that have a command line and end the process.
-var programs = []string{"cmd/postern", "bench"}
+var programs = []string{"cmd/postern", "bench", "packaging/sbom"}
 
 // onlyIn lists imports that only few packages may have, besides tests.
 var onlyIn = map[string][]string{

@@ -1,0 +1,3 @@
+if [ -d /run/systemd/system ]; then
+  systemctl --no-reload disable --now postern-pam-helper.service || :
+fi

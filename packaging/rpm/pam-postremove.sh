@@ -1,0 +1,6 @@
+# $1 is the number of versions that remain. After an upgrade a helper that runs is restarted.
+if [ -d /run/systemd/system ]; then
+  systemctl daemon-reload || :
+  [ "$1" = 0 ] || systemctl try-restart postern-pam-helper.service || :
+fi
+exit 0
