@@ -52,10 +52,11 @@ func NewSandbox(list *access.List) *Sandbox {
 }
 
 // Enter restricts all threads of the process, as far as the kernel can, and logs
-// the result. A kernel without Landlock is no error.
+// the result. A kernel without Landlock, or a system that does not list the threads, is no
+// error.
 func (s *Sandbox) Enter(log *slog.Logger) error {
-	if s.version == 0 {
-		log.Warn("no sandbox: " + ErrNoLandlock.Error() + "; set server.sandbox = false to end this warning")
+	if err := s.unavailable(); err != nil {
+		log.Warn("no sandbox: " + err.Error() + "; set server.sandbox = false to end this warning")
 		return nil
 	}
 	if err := s.restrict(); err != nil {
@@ -67,13 +68,21 @@ func (s *Sandbox) Enter(log *slog.Logger) error {
 }
 
 // Describe returns what the process can do in the sandbox, in several lines. It
-// fails with ErrNoLandlock.
+// fails if there can be no sandbox, for example with ErrNoLandlock.
 func (s *Sandbox) Describe() (string, error) {
-	if s.version == 0 {
-		return "", ErrNoLandlock
+	if err := s.unavailable(); err != nil {
+		return "", err
 	}
 	return fmt.Sprintf("Landlock %d, entered by serve\nreads     %s\nwrites    %s\nconnects  to TCP ports %s", s.version,
 		strings.Join(s.reads, " "), strings.Join(slices.Concat(s.writes, s.writableTrees), " "), strings.Trim(fmt.Sprint(s.connects()), "[]")), nil
+}
+
+// unavailable returns why there can be no sandbox, or nil.
+func (s *Sandbox) unavailable() error {
+	if s.version == 0 {
+		return ErrNoLandlock
+	}
+	return listThreads()
 }
 
 func (s *Sandbox) connects() any {

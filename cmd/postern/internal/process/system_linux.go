@@ -42,6 +42,9 @@ func DropCapabilities() error {
 	if err := prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL); err != nil && err != unix.EINVAL { // before Linux 4.3
 		return err
 	}
+	if err := listThreads(); err != nil {
+		return err
+	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var none [2]unix.CapUserData
 	_, _, errno := psx.Syscall3(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&none)), 0)
@@ -53,6 +56,9 @@ func DropCapabilities() error {
 
 // prctl acts on all threads. The arguments that are left out are zero.
 func prctl(option, arg uintptr) error {
+	if err := listThreads(); err != nil {
+		return err
+	}
 	_, _, errno := psx.Syscall6(unix.SYS_PRCTL, option, arg, 0, 0, 0, 0)
 	if errno != 0 {
 		return errno
@@ -79,7 +85,6 @@ const (
 	fileAccess  = ll.AccessFSReadFile | ll.AccessFSWriteFile | ll.AccessFSTruncate // what applies to a file
 )
 
-// landlockVersion returns the version of Landlock in the kernel; 0 is none.
 // DiskSpace returns the space of the file system of a folder.
 func DiskSpace(dir string) (Space, error) {
 	var st unix.Statfs_t
@@ -90,6 +95,7 @@ func DiskSpace(dir string) (Space, error) {
 	return Space{Total: int64(st.Blocks) * block, Free: int64(st.Bavail) * block, InMemory: st.Type == unix.TMPFS_MAGIC}, nil
 }
 
+// landlockVersion returns the version of Landlock in the kernel; 0 is none.
 func landlockVersion() int {
 	version, err := ll.LandlockGetABIVersion()
 	if err != nil || version < 1 {

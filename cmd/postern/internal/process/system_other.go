@@ -20,6 +20,8 @@ func DiskSpace(string) (Space, error) { return Space{}, errors.ErrUnsupported }
 
 func monotonic() time.Duration { return 0 }
 
+func listThreads() error { return nil }
+
 func landlockVersion() int { return 0 }
 
 func (s *Sandbox) restrict() error { return nil }
