@@ -3,7 +3,6 @@ package app
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -116,16 +115,7 @@ func (d *Daemon) bind() error {
 	if d.server, err = server.New(parts); err != nil {
 		return err
 	}
-	err = d.server.Listen()
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("%w; another server has this port: see \"ss -ltnp\", "+
-			"and if it is Postfix, remove submission and submissions from its master.cf", err)
-	case errors.Is(err, syscall.EACCES):
-		return fmt.Errorf("%w; ports below 1024 need root (with server.user) or CAP_NET_BIND_SERVICE, "+
-			"which docs/systemd/postern.service has, or sockets that systemd opens (docs/systemd/postern.socket)", err)
-	}
-	return err
+	return process.ExplainBind(d.server.Listen())
 }
 
 // drop becomes the unprivileged user, and checks that this user can read the

@@ -22,7 +22,8 @@ type PortHolder struct {
 func (h PortHolder) String() string { return fmt.Sprintf("%s (pid %d)", h.Name, h.PID) }
 
 // PortInUse reports whether a process listens on the port of address. It binds the
-// address for a moment. If this user may not bind it, it searches /proc instead.
+// address for a moment. If this user may not bind it, it searches /proc instead, and
+// returns the error EACCES if it finds none. See ExplainBind.
 func PortInUse(address string) (bool, error) {
 	l, err := net.Listen("tcp", address)
 	switch {
@@ -30,8 +31,8 @@ func PortInUse(address string) (bool, error) {
 		return false, l.Close()
 	case errors.Is(err, syscall.EADDRINUSE):
 		return true, nil
-	case errors.Is(err, syscall.EACCES):
-		return len(listeningSockets(address)) > 0, nil
+	case errors.Is(err, syscall.EACCES) && len(listeningSockets(address)) > 0:
+		return true, nil
 	}
 	return false, err
 }
