@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/emersion/go-smtp"
 
@@ -89,6 +90,18 @@ func (c *Config) Access(key string, l *access.List) {
 			}
 		}
 	}
+}
+
+// AsksDNS reports whether a restriction asks the DNS.
+func (c *Config) AsksDNS() bool {
+	for at := range stageCount {
+		for _, w := range c.words(at) {
+			if strings.HasPrefix(w.Name, "reject_unknown_") {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // AtRcpt evaluates the lists client, helo, sender, relay and recipient for one recipient.

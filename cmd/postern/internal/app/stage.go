@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"syscall"
 
 	"postern/cmd/postern/internal/process"
+	"postern/internal/fileperm"
 	"postern/relay/message"
 	"postern/server"
 )
@@ -31,14 +33,27 @@ func (a *App) openStage(g *Generation) error {
 // reported at the start and not by a 451 to the first large message.
 func CheckStageDir(dir string) error {
 	f, err := os.CreateTemp(dir, "postern-check-*")
-	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("server.stage_dir: cannot write large messages: %w; name a folder that %s may write to",
-			err, process.CurrentAccount().Name)
-	}
 	if err != nil {
-		return fmt.Errorf("server.stage_dir: cannot write large messages: %w", err)
+		return fmt.Errorf("server.stage_dir: cannot write large messages: %w; %s", err, stageRemedy(dir, err))
 	}
 	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
+// stageRemedy returns the next step after an error of CheckStageDir.
+func stageRemedy(dir string, err error) string {
+	switch {
+	case errors.Is(err, syscall.EROFS) && fileperm.InContainer():
+		return fmt.Sprintf("the file system is read-only: mount a tmpfs there (docker run --tmpfs %s; Compose: tmpfs; Kubernetes: emptyDir)", dir)
+	case errors.Is(err, syscall.EROFS):
+		return fmt.Sprintf("the file system is read-only: mount a tmpfs at %s (for the service: TemporaryFileSystem=, PrivateTmp= or ReadWritePaths=)", dir)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return "the file system is full: free some space, or name a folder on another disk"
+	case errors.Is(err, syscall.ENOTDIR):
+		return fmt.Sprintf("%s is not a folder: name a folder", dir)
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Sprintf("there is no such folder: create it with \"install -d -m 0700 -o %s %s\"", process.CurrentAccount().Name, dir)
+	}
+	return fmt.Sprintf("name a folder that %s may write to", process.CurrentAccount().Name)
 }
 
 // maxAutoStageDisk is the largest server.stage_disk that the server chooses itself.

@@ -3,11 +3,13 @@
 //
 //	check         the order
 //	report        entries, as text or JSON
+//	clock         whether the clock can be right
 //	names         the name of the server, and what ports are registered for
 //	process       ports, user, folders, sandbox
 //	certificates  certificates and DKIM keys
 //	stores        stores and mechanisms
 //	policies      restrictions and their tables
+//	resolver      whether the DNS can be asked
 //	hops          next hops
 //	containers    networks in which many clients can have one address
 package check
@@ -20,6 +22,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"time"
 
 	"postern/cmd/postern/internal/app"
 	"postern/cmd/postern/internal/config"
@@ -81,6 +84,7 @@ func (c *checker) all(ctx context.Context) {
 	if err := c.app.StartPAM(c.cfg); err != nil { // before root is dropped, as in serve
 		c.report.Fail("PAM", err)
 	}
+	c.clock(time.Now())
 	c.names()
 	c.modes()
 	c.ports()
@@ -95,6 +99,8 @@ func (c *checker) all(ctx context.Context) {
 		c.stores(ctx, s, c.listener(path))
 	}
 	c.policies(ctx)
+	c.resolver(ctx)
+	c.logDestination()
 	c.stage()
 	c.state()
 	for path, s := range c.cfg.RelaySections() {

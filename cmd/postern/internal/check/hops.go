@@ -51,6 +51,9 @@ func (c *checker) nextHop(ctx context.Context, h *relay.Hop, suffix string) {
 		name := "next hop " + h.String() + suffix
 		if a.Err != nil {
 			works = false
+			if c.resolverFailed(a.Err) {
+				continue
+			}
 			c.report.Fail("relay", fmt.Errorf("%s: %w\n%s", name, a.Err, a.Step))
 			continue
 		}

@@ -1,13 +1,16 @@
 package check
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 
 	"postern/cmd/postern/internal/app"
 	"postern/cmd/postern/internal/config"
+	"postern/cmd/postern/internal/logging"
 	"postern/cmd/postern/internal/process"
 )
 
@@ -25,8 +28,12 @@ func (c *checker) ports() {
 
 func (c *checker) port(what, address string) {
 	inUse, err := process.PortInUse(address)
+	if errors.Is(err, syscall.EACCES) {
+		c.lowPort(what, err)
+		return
+	}
 	if err != nil || !inUse {
-		c.report.Result("port", what+" is free", err)
+		c.report.Result("port", what+" is free", process.ExplainBind(err))
 		return
 	}
 	holders := process.PortHolders(address)
@@ -36,6 +43,20 @@ func (c *checker) port(what, address string) {
 	}
 	c.report.Warn("port", fmt.Sprintf("%s is in use by %s\nstop that process before postern starts; if it is Postfix, remove submission and "+
 		"submissions from its master.cf", what, portHolder(holders)))
+}
+
+// lowPort reports a port that this process may not bind. A service can have rights that this
+// check lacks: those that its unit gives, and those of root before it becomes server.user.
+func (c *checker) lowPort(what string, err error) {
+	if unit := process.PortUnit(); unit != "" {
+		c.report.OK("port", fmt.Sprintf("%s is free; %s gives the service the right to bind it, which this check lacks", what, unit))
+		return
+	}
+	if c.cfg.Server.User != "" {
+		c.report.Note("port", fmt.Sprintf("%s is free; only root may bind it, so start serve as root: it then becomes server.user, %s", what, c.cfg.Server.User))
+		return
+	}
+	c.report.Fail("port", fmt.Errorf("%s: %w", what, process.ExplainBind(err)))
 }
 
 func isPostern(h process.PortHolder) bool { return strings.HasPrefix(h.Name, "postern") }
@@ -69,6 +90,13 @@ func (c *checker) user() bool {
 	}
 	c.report.Result("user", process.CurrentAccount().Name, err)
 	return err == nil
+}
+
+// logDestination checks that the system log can be reached, if it is in use.
+func (c *checker) logDestination() {
+	if c.cfg.Log.Destination == logging.Syslog {
+		c.report.Result("log", "the system log", logging.CheckDestination(c.cfg.Log))
+	}
 }
 
 // stage checks the folder for large messages, and its space.

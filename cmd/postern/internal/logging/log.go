@@ -41,8 +41,7 @@ func Open(cfg Config, stderr io.Writer) (*Log, error) {
 	case cfg.Destination == Syslog:
 		w, err := syslog.New(syslog.LOG_MAIL|syslog.LOG_INFO, cfg.SyslogName)
 		if err != nil {
-			return nil, fmt.Errorf("cannot connect to the system log: %w; start a syslog daemon, "+
-				`or set destination = "stderr" in [log]`, err)
+			return nil, explainSyslog(err, sockets)
 		}
 		l.toSyslog(cfg.Format, w, stderr)
 	case isJournal(stderr):
@@ -51,6 +50,18 @@ func Open(cfg Config, stderr io.Writer) (*Log, error) {
 		l.Logger = slog.New(l.handler(cfg.Format, stderr, cleanAttr))
 	}
 	return l, nil
+}
+
+// CheckDestination returns the error with which Open would fail.
+func CheckDestination(cfg Config) error {
+	if cfg.Destination != Syslog {
+		return nil
+	}
+	l, err := Open(cfg, io.Discard)
+	if err != nil {
+		return err
+	}
+	return l.Close()
 }
 
 // With returns a Log around an open logger, whose level stays as it is.
