@@ -33,6 +33,7 @@ func fixtures() map[string]fixture {
 		certificateFixtures,
 		userFixtures,
 		authFixtures,
+		systemFixtures,
 	} {
 		maps.Copy(all, some)
 	}
