@@ -24,6 +24,10 @@ var systemFixtures = map[string]fixture{
 	},
 	// nonet: postern has a network of its own, in which the kernel's defaults for ports apply
 	"nonet": func(t *testing.T, s *setup, _ []string) { s.private(t, "--net", "true") },
+	// lowports: as nonet, and every user may bind every port
+	"lowports": func(t *testing.T, s *setup, _ []string) {
+		s.private(t, "--net", "echo 0 > /proc/sys/net/ipv4/ip_unprivileged_port_start")
+	},
 	// env NAME=VALUE
 	"env": func(_ *testing.T, s *setup, args []string) {
 		s.prefix = append(s.prefix, "env", args[0])
