@@ -94,4 +94,3 @@ func givesPorts(file string) bool {
 	}
 	return false
 }
-
