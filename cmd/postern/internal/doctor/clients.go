@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/miekg/dns"
@@ -40,6 +42,9 @@ func (e *examination) server(ctx context.Context) bool {
 	}
 	e.report.OK("address", e.host+": "+join(e.addrs))
 	for _, a := range e.addrs {
+		if a.IsLoopback() {
+			e.report.Note("address", fmt.Sprintf("%s is an address of every machine itself, often from /etc/hosts\nask a public server, as with --resolver 9.9.9.9", a))
+		}
 		if a.IsPrivate() || a.IsLinkLocalUnicast() {
 			e.report.Note("address", fmt.Sprintf("%s is an address of a private network, so only clients in it reach the server", a))
 		}
@@ -91,12 +96,14 @@ type port struct {
 	mode   server.Mode
 }
 
-// listeners returns the ports of the listeners that require a login.
+// listeners returns the ports of the listeners that require a login and that other machines
+// can reach.
 func (e *examination) listeners() (ports []port) {
+	here := slices.ContainsFunc(e.addrs, netip.Addr.IsLoopback)
 	for i := range e.cfg.Listeners {
 		l := &e.cfg.Listeners[i]
 		for _, address := range l.Address {
-			if n, ok := portOf(address); ok && l.RequireAuth {
+			if n, ok := portOf(address); ok && l.RequireAuth && (here || !loopback(address)) {
 				ports = append(ports, port{n, l.Mode})
 			}
 		}
@@ -110,6 +117,13 @@ func portOf(address string) (uint16, bool) {
 	return uint16(n), err == nil && numberErr == nil && n != 0
 }
 
+// loopback reports whether only this machine can connect to the address of a listener.
+func loopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	ip, ipErr := netip.ParseAddr(host)
+	return err == nil && ipErr == nil && ip.Unmap().IsLoopback()
+}
+
 // connectTime bounds the connection to one address and port.
 const connectTime = 8 * time.Second
 
@@ -120,6 +134,8 @@ func (e *examination) ports(ctx context.Context) {
 			address := netip.AddrPortFrom(a, p.number).String()
 			banner, err := answers(ctx, address, e.host, p.mode)
 			switch {
+			case errors.Is(err, syscall.ENETUNREACH):
+				e.report.Note("port", fmt.Sprintf("this machine has no route to %s, so whether port %d answers there is unknown", a, p.number))
 			case err != nil:
 				e.report.Warn("port", fmt.Sprintf("%s port %d does not answer at %s: %s\nstart the server and open the port in the firewall; behind a router that does not "+
 					"return connections to its own address (hairpin NAT), try from elsewhere: openssl s_client -connect %s:%d", e.host, p.number, address, shown(err.Error()), e.host, p.number))

@@ -45,10 +45,15 @@ func Run(ctx context.Context, cfg *config.Config, resolver string, report *check
 		return
 	}
 	e.reverse(ctx)
-	e.ports(ctx)
 	e.tlsa(ctx)
+	e.records(ctx)
+	e.ports(ctx) // last, as the time that silent ports take is not to be missing for questions
+}
+
+// records looks for the records of the domain.
+func (e *examination) records(ctx context.Context) {
 	if !public(e.domain) {
-		report.Note("dns", fmt.Sprintf("server.origin, %s, is not a domain of the Internet, so it has no records", e.domain))
+		e.report.Note("dns", fmt.Sprintf("server.origin, %s, is not a domain of the Internet, so it has no records", e.domain))
 		return
 	}
 	e.services(ctx)

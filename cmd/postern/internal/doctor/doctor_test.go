@@ -142,6 +142,10 @@ func TestMailRecords(t *testing.T) {
 		{"DMARC", "_dmarc TXT \"v=DMARC1; p=reject\"", func(e *examination) { e.dmarc(t.Context()) }, []string{"ok    DMARC", "p=reject"}},
 		{"no DMARC", "", func(e *examination) { e.dmarc(t.Context()) }, []string{"warn  DMARC", `_dmarc.example.org. IN TXT "v=DMARC1; p=none;`}},
 		{"bad DMARC", "_dmarc TXT \"v=DMARC1; p=maybe\"", func(e *examination) { e.dmarc(t.Context()) }, []string{"FAIL  DMARC", "cannot be read"}},
+		{"two DMARC", "_dmarc TXT \"v=DMARC1; p=none\"\n_dmarc TXT \"v=DMARC1; p=reject\"", func(e *examination) { e.dmarc(t.Context()) }, []string{"FAIL  DMARC", "has 2 records"}},
+		{"DMARC above", "_dmarc TXT \"v=DMARC1; p=reject\"", func(e *examination) { e.domain = "users.example.org"; e.dmarc(t.Context()) }, []string{"ok    DMARC", "p=reject"}},
+		{"wildcard TXT", "_dmarc TXT \"v=spf1 -all\"", func(e *examination) { e.dmarc(t.Context()) }, []string{"warn  DMARC", "no DMARC policy"}},
+		{"MX with an address", "@ MX 10 192.0.2.1.", func(e *examination) { e.exchangers(t.Context()) }, []string{"FAIL  MX", "where only a name is allowed"}},
 		{"no keys", "", func(e *examination) { e.dkim(t.Context()) }, []string{"note  DKIM", "postern dkim keygen example.org"}},
 	} {
 		e, out := examine(t, config.Default(), tt.zone)
@@ -162,17 +166,22 @@ func TestDKIM(t *testing.T) {
 		zone string
 		want []string
 	}{
-		"right":     {zone, []string{"ok    DKIM", "s1._domainkey.example.org"}},
-		"missing":   {"", []string{"FAIL  DKIM", "has no record", zone[:20]}},
-		"revoked":   {`s1._domainkey TXT "v=DKIM1; k=rsa; p="`, []string{"FAIL  DKIM", "is revoked"}},
-		"other":     {`s1._domainkey TXT "v=DKIM1; k=rsa; p=AAAA"`, []string{"FAIL  DKIM", "for another key than " + file}},
-		"kind":      {changed("k=rsa", "k=ed25519"), []string{"FAIL  DKIM", "kind ed25519"}},
-		"default":   {changed("k=rsa; ", ""), []string{"ok    DKIM"}},
-		"version":   {changed("DKIM1", "DKIM2"), []string{"FAIL  DKIM", "version DKIM2"}},
-		"test":      {changed("k=rsa", "t=y; k=rsa"), []string{"warn  DKIM", "remove t=y"}},
-		"sha1":      {changed("k=rsa", "h=sha1; k=rsa"), []string{"FAIL  DKIM", "does not allow sha256"}},
-		"twice":     {zone + `s1._domainkey TXT "v=DKIM1; p=AAAA"`, []string{"FAIL  DKIM", "several records"}},
-		"no answer": {"", []string{"warn  DKIM", "SERVFAIL"}},
+		"right":       {zone, []string{"ok    DKIM", "s1._domainkey.example.org"}},
+		"missing":     {"", []string{"FAIL  DKIM", "has no record", zone[:20]}},
+		"cut off":     {fmt.Sprintf(`s1._domainkey TXT "%s"`, record.Text[:200]), []string{"FAIL  DKIM", "is cut off after 182 characters"}},
+		"quoted":      {`s1._domainkey TXT "\"v=DKIM1; p=AAAA\""`, []string{"FAIL  DKIM", "contains quotes"}},
+		"semicolon":   {`s1._domainkey TXT "v=DKIM1\\; p=AAAA"`, []string{"FAIL  DKIM", "contains quotes or backslashes"}},
+		"no key":      {`s1._domainkey TXT "v=DKIM1; k=rsa"`, []string{"FAIL  DKIM", "p= is missing"}},
+		"twice named": {`s1._domainkey.example.org TXT "v=DKIM1; p=AAAA"`, []string{"FAIL  DKIM", "where the domain is twice"}},
+		"revoked":     {`s1._domainkey TXT "v=DKIM1; k=rsa; p="`, []string{"FAIL  DKIM", "is revoked"}},
+		"other":       {`s1._domainkey TXT "v=DKIM1; k=rsa; p=AAAA"`, []string{"FAIL  DKIM", "for another key than " + file}},
+		"kind":        {changed("k=rsa", "k=ed25519"), []string{"FAIL  DKIM", "kind ed25519"}},
+		"default":     {changed("k=rsa; ", ""), []string{"ok    DKIM"}},
+		"version":     {changed("DKIM1", "DKIM2"), []string{"FAIL  DKIM", "version DKIM2"}},
+		"test":        {changed("k=rsa", "t=y; k=rsa"), []string{"warn  DKIM", "remove t=y"}},
+		"sha1":        {changed("k=rsa", "h=sha1; k=rsa"), []string{"FAIL  DKIM", "does not allow sha256"}},
+		"twice":       {zone + `s1._domainkey TXT "v=DKIM1; p=AAAA"`, []string{"FAIL  DKIM", "several records"}},
+		"no answer":   {"", []string{"warn  DKIM", "SERVFAIL"}},
 	} {
 		cfg := config.Default()
 		cfg.Relay.DKIM = []sign.Key{{Domain: "example.org", Selector: "s1", File: file}}
@@ -243,4 +252,31 @@ func TestRun(t *testing.T) {
 	out.Reset()
 	Run(t.Context(), cfg, serve(t, ""), report)
 	want(t, "Run", &out, "FAIL  address", "mail.example.org. IN A")
+}
+
+// A listener for programs of this machine has no public port.
+func TestListenersOnLoopback(t *testing.T) {
+	cfg, err := config.Parse("", "[[listener]]\nname = \"public\"\naddress = [\":587\"]\n"+
+		"[[listener]]\nname = \"webmail\"\naddress = [\"127.0.0.1:1587\", \"[::1]:1587\"]\n")
+	kit.Must(t, err)
+	e, _ := examine(t, cfg, "")
+	if got := e.listeners(); len(got) != 1 || got[0].number != 587 {
+		t.Errorf("%v", got)
+	}
+}
+
+// Receivers do not see the address of a private network, but they miss the record.
+func TestPrivateAddress(t *testing.T) {
+	for zone, parts := range map[string][]string{
+		`@ TXT "v=spf1 ip4:198.51.100.1 -all"`: nil,
+		"":                                     {"warn  SPF"},
+	} {
+		e, out := examine(t, config.Default(), zone)
+		e.addrs = []netip.Addr{netip.MustParseAddr("192.168.1.2")}
+		e.spf(t.Context())
+		want(t, zone, out, parts...)
+		if parts == nil && out.Len() > 0 {
+			t.Error(out)
+		}
+	}
 }

@@ -35,6 +35,11 @@ func (e *examination) exchangers(ctx context.Context) {
 				"replace the record:\n%s. IN MX 10 %s.", e.domain, e.domain, e.host))
 			return
 		}
+		if _, err := netip.ParseAddr(strings.TrimSuffix(mx.Mx, ".")); err == nil {
+			e.report.Fail("MX", fmt.Errorf("the MX record of %s has the address %s, where only a name is allowed\nreplace the record:\n%s",
+				e.domain, shown(mx.Mx), fmt.Sprintf("%s. IN MX 10 %s.", e.domain, e.host)))
+			return
+		}
 		addrs, err := e.dns.addresses(ctx, mx.Mx)
 		if err == nil && len(addrs) == 0 {
 			e.report.Fail("MX", fmt.Errorf("%s names %s, which has no address\ncorrect the record, or give the name an address", e.domain, shown(mx.Mx)))
@@ -84,6 +89,9 @@ func (e *examination) spf(ctx context.Context) {
 				e.domain, shown(fmt.Sprint(err)), e.domain, of))
 			return
 		default: // fail, softfail, neutral
+			if a.IsPrivate() {
+				continue // receivers see the address of the router
+			}
 			e.report.Fail("SPF", fmt.Errorf("%s, which is how receivers treat the mail of %s\nadd ip%d:%s to the SPF record, before its \"all\"", about, e.domain, version(a), a))
 		}
 	}
@@ -125,35 +133,51 @@ func (e *examination) key(ctx context.Context, k sign.Key) {
 	record := strings.TrimSpace(want.String())
 	var found []string
 	for _, t := range texts {
-		if t == want.Text || keyOf(t)["p"] != "" || strings.HasPrefix(t, "v=DKIM1") {
+		if t == want.Text || keyOf(t)["p"] != "" || strings.Contains(t, "v=DKIM1") {
 			found = append(found, t)
 		}
 	}
-	bad := func(why string) {
-		e.report.Fail("DKIM", fmt.Errorf("%s %s, so receivers reject the signatures\nreplace the record:\n%s", want.Name, why, record))
-	}
 	switch {
 	case len(found) == 0:
+		if twice := want.Name + "." + k.Domain; e.hasKey(ctx, twice) {
+			e.report.Fail("DKIM", fmt.Errorf("the record for %s is at %s, where the domain is twice\n"+
+				"write the name with a dot at its end, or without the domain:\n%s", want.Name, shown(twice), record))
+			return
+		}
 		e.report.Fail("DKIM", fmt.Errorf("%s has no record, so receivers cannot verify the signatures\n%s", want.Name, missing(record)))
-		return
 	case len(found) > 1:
-		bad("has several records")
-		return
+		e.report.Fail("DKIM", fmt.Errorf("%s has several records, so receivers reject the signatures\nreplace them:\n%s", want.Name, record))
+	default:
+		e.compare(found[0], want, k.File)
 	}
-	got, expected := keyOf(found[0]), keyOf(want.Text)
+}
+
+// compare compares a record with the one that the key in file has to have.
+func (e *examination) compare(found string, want sign.Record, file string) {
+	bad := func(why string) {
+		e.report.Fail("DKIM", fmt.Errorf("%s %s, so receivers reject the signatures\nreplace the record:\n%s", want.Name, why, strings.TrimSpace(want.String())))
+	}
+	got, expected := keyOf(found), keyOf(want.Text)
+	_, hasKey := got["p"]
 	kind := got["k"]
 	if kind == "" {
 		kind = "rsa"
 	}
 	switch {
+	case strings.ContainsAny(found, `"\`):
+		bad("contains quotes or backslashes, which are part of zone files and not of records")
 	case got["v"] != "" && got["v"] != "DKIM1":
 		bad("has the version " + shown(got["v"]))
+	case !hasKey:
+		bad("has no key: p= is missing")
 	case got["p"] == "":
 		bad("is revoked: p= is empty")
 	case kind != expected["k"]:
-		bad(fmt.Sprintf("is for a key of the kind %s, and %s has one of the kind %s", shown(kind), k.File, expected["k"]))
+		bad(fmt.Sprintf("is for a key of the kind %s, and %s has one of the kind %s", shown(kind), file, expected["k"]))
+	case strings.HasPrefix(expected["p"], got["p"]) && got["p"] != expected["p"]:
+		bad(fmt.Sprintf("is cut off after %d characters of %d", len(got["p"]), len(expected["p"])))
 	case got["p"] != expected["p"]:
-		bad("is for another key than " + k.File)
+		bad("is for another key than " + file)
 	case got["h"] != "" && !slices.Contains(strings.Split(got["h"], ":"), "sha256"):
 		bad("does not allow sha256: h=" + shown(got["h"]))
 	case got["s"] != "" && !slices.ContainsFunc(strings.Split(got["s"], ":"), func(s string) bool { return s == "*" || s == "email" }):
@@ -163,6 +187,12 @@ func (e *examination) key(ctx context.Context, k sign.Key) {
 	default:
 		e.report.OK("DKIM", want.Name)
 	}
+}
+
+// hasKey reports whether a name has a record with a key; other texts can be from a wildcard.
+func (e *examination) hasKey(ctx context.Context, name string) bool {
+	texts, err := e.dns.texts(ctx, name)
+	return err == nil && slices.ContainsFunc(texts, func(t string) bool { return keyOf(t)["p"] != "" })
 }
 
 // keyOf parses the tags of a key record, without blanks (RFC 6376, section 3.2).
@@ -182,17 +212,36 @@ func keyOf(record string) map[string]string {
 func (e *examination) dmarc(ctx context.Context) {
 	name := "_dmarc." + e.domain
 	var failed error
-	record, err := dmarc.LookupWithOptions(e.domain, &dmarc.LookupOptions{LookupTXT: func(name string) ([]string, error) {
-		texts, err := e.dns.LookupTXT(ctx, name)
+	policies := 0
+	lookup := &dmarc.LookupOptions{LookupTXT: func(asked string) ([]string, error) {
+		texts, err := e.dns.LookupTXT(ctx, asked)
 		if dnsErr, ok := errors.AsType[*net.DNSError](err); ok && dnsErr.IsTemporary {
 			failed = err
 		}
+		for _, t := range texts {
+			if strings.HasPrefix(t, "v=DMARC1") {
+				name = asked
+				policies++
+			}
+		}
 		return texts, err
-	}})
-	want := fmt.Sprintf(`%s. IN TXT "v=DMARC1; p=none; rua=mailto:postmaster@%s"`, name, e.domain)
+	}}
+	record, err := dmarc.LookupWithOptions(e.domain, lookup)
+	// A policy of a domain above covers those below it (RFC 7489, section 6.6.3). The parent
+	// is asked while it has a dot, so that no top-level domain is.
+	for parent := e.domain; errors.Is(err, dmarc.ErrNoPolicy) && failed == nil; {
+		if _, parent, _ = strings.Cut(parent, "."); !strings.Contains(parent, ".") {
+			break
+		}
+		record, err = dmarc.LookupWithOptions(parent, lookup)
+	}
+	want := fmt.Sprintf(`%s. IN TXT "v=DMARC1; p=none; rua=mailto:postmaster@%s"`, name, strings.TrimPrefix(name, "_dmarc."))
 	switch {
 	case failed != nil:
 		e.unanswered("DMARC", name, failed)
+		return
+	case policies > 1:
+		e.report.Fail("DMARC", fmt.Errorf("%s has %d records, so receivers ignore all of them\nremove all but one", name, policies))
 		return
 	case errors.Is(err, dmarc.ErrNoPolicy):
 		e.report.Warn("DMARC", fmt.Sprintf("%s has no DMARC policy, and large providers require one\n%s", e.domain, missing(want)))

@@ -19,7 +19,7 @@ const (
 	questionTime = 4 * time.Second // one question, to one server, once
 	totalTime    = 60 * time.Second
 	maxQuestions = 300
-	maxRecords   = 32 // of one answer
+	maxRecords   = 256 // of one answer; large domains have a hundred TXT records
 	udpSize      = 1232
 )
 
