@@ -13,10 +13,11 @@ readonly STATICCHECK=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 readonly GOVULNCHECK=golang.org/x/vuln/cmd/govulncheck@v1.9.0
 readonly NODEMAILER=nodemailer@10.6.0
 readonly PACKAGES=(
-  binutils ca-certificates curl debootstrap docker-compose docker.io dovecot-auth-lua dovecot-core fail2ban gcc gsasl haproxy iproute2 knot libc6-dev
-  libnet-ssleay-perl libpam-pwdfile libpam0g-dev libsasl2-modules mariadb-server msmtp mutt
-  opendkim-tools openssl passwd postfix postgresql procps python3 python3-dkim s-nail sasl2-bin
-  shellcheck slapd swaks systemd util-linux
+  binutils ca-certificates curl debootstrap docker-compose docker.io dovecot-auth-lua
+  dovecot-core fail2ban gcc gsasl haproxy iproute2 knot libc6-dev libnet-ssleay-perl
+  libpam-pwdfile libpam0g-dev libsasl2-modules lintian mariadb-server msmtp mutt
+  opendkim-tools openssl passwd postfix postgresql procps python3 python3-dkim rpm
+  s-nail sasl2-bin shellcheck slapd swaks systemd util-linux zstd
 )
 
 scratch=$(mktemp -d)

@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # pacman's hook for sysusers.d runs after this script, so the user is created here.
 systemd-sysusers postern.conf
 chown root:postern /etc/postern

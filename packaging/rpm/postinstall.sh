@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # $1 is the number of installed versions: 1 is the first installation.
 if [ -d /run/systemd/system ]; then systemctl daemon-reload || :; fi
 if [ "$1" = 1 ] && [ ! -e /etc/postern/config.toml ]; then

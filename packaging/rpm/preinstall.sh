@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # The files of the package belong to this user, so it is created before they are unpacked.
 getent group postern >/dev/null || groupadd --system postern
 getent passwd postern >/dev/null || useradd --system --gid postern --home-dir /nonexistent \
