@@ -178,3 +178,6 @@ go test -race -tags pam ./server/auth/pam ./cmd/postern
 # Images, compose.yaml and the demo with a Docker Engine of its own.
 step "containers"
 test/docker.sh
+
+step "packages in a clean Debian"
+test/packages.sh
