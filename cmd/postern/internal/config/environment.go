@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/BurntSushi/toml"
 
@@ -73,6 +74,7 @@ func (e environment) mark(problems []problem) []problem {
 	for i := range problems {
 		if v, ok := e.owner(problems[i].path); ok {
 			problems[i].variable = fmt.Sprintf("%s=%q", v.Name, v.Value)
+			problems[i].hint = strings.Replace(problems[i].hint, "in quotes and ", "", 1) // a variable needs none
 		}
 	}
 	return problems
@@ -98,6 +100,10 @@ func readEnvironment(environ []string) (set environment, problems []problem) {
 				"the container can read its environment", s.plain), hint: fmt.Sprintf("write it to a file, mount that, and set %s to its path in the container", name)})
 			continue
 		}
+		if why, hint := unusableValue(s, value); why != "" {
+			problems = append(problems, problem{variable: name, why: why, hint: hint})
+			continue
+		}
 		if other, twice := given[s.name]; twice {
 			problems = append(problems, problem{variable: name, why: "sets the same key as " + other.Name, hint: "keep one of the two"})
 			continue
@@ -117,6 +123,18 @@ func readEnvironment(environ []string) (set environment, problems []problem) {
 		}
 	}
 	return set, problems
+}
+
+// unusableValue refuses a value without a repetition of it. A path that is not absolute may be
+// a secret, such as a key without its lines BEGIN and END.
+func unusableValue(s setting, value string) (why, hint string) {
+	switch {
+	case s.plain != "" && value[0] != '/':
+		return "takes an absolute path, since a container need not start in a known folder", "write the path from / on"
+	case !s.list && strings.ContainsFunc(value, unicode.IsControl):
+		return "contains a line break or another control character", "write its value on one line"
+	}
+	return "", ""
 }
 
 // isContent reports whether a value is the content of a file rather than its path.
@@ -152,7 +170,7 @@ func fromKubernetes(name, value string) bool {
 	return serviceName.MatchString(name) || servicePart.MatchString(name) || serviceURL.MatchString(name) && portURL.MatchString(value)
 }
 
-var secretName = regexp.MustCompile(`PASS|SECRET|TOKEN|CREDENTIAL|DSN|_KEY`)
+var secretVariable = regexp.MustCompile(`PASS|SECRET|TOKEN|CREDENTIAL|DSN|_KEY`)
 
 // unknownVariable refuses a variable, since a setting that is ignored is not noticed.
 func unknownVariable(name string) problem {
@@ -163,7 +181,7 @@ func unknownVariable(name string) problem {
 		short = append(short, strings.ToLower(strings.TrimPrefix(s.name, "POSTERN_")))
 	}
 	switch near := text.Nearest(strings.TrimPrefix(name, "POSTERN_"), short); {
-	case secretName.MatchString(name) && !strings.HasSuffix(name, "_FILE") && near == "":
+	case secretVariable.MatchString(name) && !strings.HasSuffix(name, "_FILE") && near == "":
 		p.why = "secrets are not read from the environment, where everybody who may inspect the container can read them"
 		p.hint = "write it to a file, mount that, and name its path in the configuration file (auth.stores, relay.credentials, POSTERN_TLS_KEY_FILE)"
 	case near != "":

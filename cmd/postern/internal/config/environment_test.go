@@ -80,6 +80,10 @@ func TestEnvironmentErrors(t *testing.T) {
 		{"POSTERN_USERS=alice:hunter2", "takes the path of a file, not users", "hunter2"},
 		{"POSTERN_RELAY_PASSWORD=hunter2", "secrets are not read from the environment", "hunter2"},
 		{"POSTERN_SQL_DSN=postgres://u:hunter2@db/mail", "secrets are not read from the environment", "hunter2"},
+		{"POSTERN_USERS=hunter2", "takes an absolute path", "hunter2"},
+		{"POSTERN_TLS_KEY=MIIhunter2", "takes an absolute path", "hunter2"},
+		{"POSTERN_SPOOL=/var/spool\n/postern", "contains a line break", ""},
+		{"POSTERN_PROXY_TRUSTED=192.0.2.1", "write it with its length", ""},
 		{"POSTERN_LDAP_BIND_PASSWORD_FILE=/run/secrets/ldap", "there is no such setting", ""},
 	} {
 		_, err := parse("config.toml", "[log]\nlevel = \"info\"\n", []string{test.variable})

@@ -121,12 +121,12 @@ func (e *Error) show(b *strings.Builder, p problem) {
 		reason = plain(p.path) + ": " + reason
 	}
 	if p.variable != "" {
-		fmt.Fprintf(b, "environment: %s: %s\n", oneLine(secrets.Replace(p.variable)), oneLine(secrets.Replace(reason)))
+		fmt.Fprintf(b, "environment: %s: %s\n", oneLine(hide(p.variable)), oneLine(secrets.Replace(reason)))
 	} else if p.at.none() {
 		fmt.Fprintf(b, "%s: %s\n", e.file, oneLine(reason))
 	} else {
 		fmt.Fprintf(b, "%s:%d: %s\n", e.file, n, oneLine(secrets.Replace(reason)))
-		showLine(b, n, secrets.Replace(line), at)
+		showLine(b, n, hide(line), at)
 	}
 	if p.hint != "" {
 		fmt.Fprintf(b, "     = %s\n", oneLine(secrets.Replace(p.hint)))
@@ -178,43 +178,4 @@ func lastRunes(s string, n int) string {
 		return "…" + string(r[len(r)-n+1:])
 	}
 	return s
-}
-
-// Secrets that must not reach a terminal or a log: the value of a key that is named
-// like a secret and not like the file that contains it, a password in a URL or in the DSN
-// of a database, and a private key in PEM. No key takes a secret, but administrators try.
-var (
-	secretValue = regexp.MustCompile(`(?i)^\s*[\w."'-]*(?:pass|secret|token)[\w"'-]*\s*=\s*["']*([^"'\s].*?)["']*\s*$`)
-	secretFile  = regexp.MustCompile(`(?i)^[^=]*(?:file|path)["']?\s*=`)
-	secretInURL = regexp.MustCompile(`://[^\s"'@]*?:([^\s"']+)@`)
-	secretInDSN = regexp.MustCompile(`(?i)\bpassword\s*=\s*'?([^\s"',;&]+)`)             // key=value
-	secretMySQL = regexp.MustCompile(`(?i)["'][^\s"'/:@]+:([^\s"']+)@(?:[a-z0-9]*\(|/)`) // user:password@tcp(host)/
-	secretInPEM = regexp.MustCompile(`-----BEGIN [A-Z ]*PRIVATE KEY-----\W*(\w[^"']*)`)
-)
-
-// secretsIn returns a replacer that writes stars for each secret in line.
-func secretsIn(line string) *strings.Replacer {
-	var pairs []string
-	for _, m := range findSecrets(line) {
-		pairs = append(pairs, m[1], strings.Repeat("*", len(m[1])))
-	}
-	return strings.NewReplacer(pairs...)
-}
-
-func hasSecrets(line string) bool { return len(findSecrets(line)) > 0 }
-
-// findSecrets returns matches of which the first group is a secret.
-func findSecrets(line string) [][]string {
-	var found [][]string
-	if containsSecret(line) { // first, since it is longer than the others that begin with it
-		found = append(found, secretValue.FindStringSubmatch(line))
-	}
-	for _, secret := range []*regexp.Regexp{secretInURL, secretInDSN, secretMySQL, secretInPEM} {
-		found = append(found, secret.FindAllStringSubmatch(line, -1)...)
-	}
-	return found
-}
-
-func containsSecret(line string) bool {
-	return secretValue.MatchString(line) && !secretFile.MatchString(line)
 }

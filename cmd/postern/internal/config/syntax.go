@@ -27,7 +27,7 @@ func syntaxProblem(text string, err error) problem {
 		p.at.start -= within.start
 		p.at.end = p.at.start + len(line)
 		p.why, p.hint = twice(above, line, pe.Message)
-	case containsSecret(line): // the message may quote it
+	case hasSecrets(line): // the message may quote it
 		p.why, p.hint = "this is not TOML", hintForForm(line)
 	case strings.Contains(pe.Message, "array terminator"):
 		p.hint = hintForList(above, line, n)
