@@ -91,8 +91,20 @@ type keyChain []*Store
 
 // ScramKeys implements KeyStore.
 func (c keyChain) ScramKeys(ctx context.Context, p *Peer, login string) (ScramKeys, error) {
-	return search(ctx, c, func(s *Store) (ScramKeys, error) { return s.ScramKeys(ctx, p, login) })
+	return search(ctx, c, func(s *Store) (ScramKeys, error) {
+		keys, err := s.ScramKeys(ctx, p, login)
+		if err == nil && c.ScramDecoy(login).Login != c.ScramDecoy(s.folded(login)).Login {
+			return ScramKeys{}, &Failure{Kind: BadPassword, Store: s.name, Reason: otherSpelling}
+		}
+		return keys, err
+	})
 }
+
+// otherSpelling is the reason why a store that folds logins gives no keys for one that is not
+// folded, while another store with keys distinguishes the two. Unknown logins have two decoys
+// then, so the same salt for both would show that there is such a user. It ends the search, as
+// the wrong password does for such a login.
+const otherSpelling = "SCRAM needs the login in lower case, since not all stores with SCRAM keys ignore case; set the same fold for all of them"
 
 // ScramDecoy implements KeyStore. Unknown users look like those of the first store. Two logins
 // have the same decoy only if no store distinguishes them: otherwise one of them could have
@@ -265,7 +277,7 @@ func (t LoginTemplate) expand(login, realm string) (expanded, why string) {
 	} else if realm != "" {
 		whole = login + "@" + realm
 	}
-	if t == "" || t == wholeLogin {
+	if t.isWhole() {
 		return whole, ""
 	}
 	switch {
@@ -279,5 +291,8 @@ func (t LoginTemplate) expand(login, realm string) (expanded, why string) {
 	// One pass: a client's text in braces is not expanded.
 	return strings.NewReplacer(wholeLogin, whole, localPart, local, loginDomain, domain).Replace(string(t)), ""
 }
+
+// isWhole reports whether the template keeps the login as it is, with its domain.
+func (t LoginTemplate) isWhole() bool { return t == "" || t == wholeLogin }
 
 func (t LoginTemplate) has(part string) bool { return strings.Contains(string(t), part) }

@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"unicode"
@@ -134,4 +135,59 @@ func TestFoldOfAStore(t *testing.T) {
 			t.Errorf("%q: decoys of %v", fold, decoys)
 		}
 	}
+}
+
+// A store that folds logins beside one that does not gives its keys for one spelling only: the
+// others have different decoys, as those of unknown users have.
+func TestKeysOfStoresWithDifferentFolds(t *testing.T) {
+	keeper := func(fold Fold, b Backend, realm string) *Store {
+		cfg := StoreDefaults()
+		cfg.Fold = fold
+		return NewStore(StoreSpec{Kind: "spelled", Config: cfg, Realm: realm, Backend: b})
+	}
+	nobody := func(fold Fold, realm string) *Store { return keeper(fold, emptyKeys{}, realm) }
+	logins := []string{"alice@example.org", "ALICE@Example.ORG", "Alice", "alice"}
+	for name, tt := range map[string]struct {
+		chain Chain
+		want  string // the logins that get keys
+	}{
+		"folded alone":      {Chain{keeper(FoldLower, new(spelled), "example.org")}, "[alice@example.org ALICE@Example.ORG Alice alice]"},
+		"both folded":       {Chain{keeper(FoldLower, new(spelled), "example.org"), nobody(FoldLower, "example.org")}, "[alice@example.org ALICE@Example.ORG Alice alice]"},
+		"the other exact":   {Chain{keeper(FoldLower, new(spelled), "example.org"), nobody(FoldNone, "example.org")}, "[alice@example.org alice]"},
+		"the first one":     {Chain{nobody(FoldNone, "example.org"), keeper(FoldLower, new(spelled), "example.org")}, "[alice@example.org alice]"},
+		"a domain in mixed": {Chain{keeper(FoldLower, new(spelled), "Example.org"), nobody(FoldNone, "Example.org")}, "[alice@example.org]"},
+		"neither is folded": {Chain{keeper(FoldNone, new(spelled), "example.org"), nobody(FoldNone, "example.org")}, "[alice@example.org ALICE@Example.ORG Alice alice]"},
+	} {
+		keys := tt.chain.Keys()
+		var got []string
+		salts := make(map[string]bool)
+		for _, login := range logins {
+			k, err := keys.ScramKeys(t.Context(), &Peer{}, login)
+			if err == nil && k.User != "" {
+				got = append(got, login)
+				salts[keys.ScramDecoy(login).Login] = true
+			} else if f := asFailure(err); f == nil {
+				t.Errorf("%s: %q: %v", name, login, err)
+			}
+		}
+		if fmt.Sprint(got) != tt.want {
+			t.Errorf("%s: keys for %v, want %s", name, got, tt.want)
+		}
+		if tt.chain[0].config.Fold != FoldNone || tt.chain[len(tt.chain)-1].config.Fold != FoldNone {
+			if len(salts) != 1 {
+				t.Errorf("%s: one user in place of %d unknown ones", name, len(salts))
+			}
+		}
+	}
+}
+
+// emptyKeys has no user.
+type emptyKeys struct{}
+
+func (emptyKeys) ScramKeys(context.Context, *Peer, string) (ScramKeys, error) {
+	return ScramKeys{}, &Failure{Kind: NoSuchUser}
+}
+
+func (emptyKeys) ScramDecoy(login string) ScramDecoy {
+	return ScramDecoy{Login: login, ScramShape: hash.DefaultScramShape()}
 }

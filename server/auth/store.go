@@ -175,6 +175,18 @@ func (s *Store) expand(login string) (expanded, why string) {
 	return s.config.Fold.Login(expanded), why
 }
 
+// folded returns the one spelling of a login that stands for all that the fold of the store
+// makes equal. Without a fold it is the login itself.
+func (s *Store) folded(login string) string {
+	if s.config.Fold != FoldLower {
+		return login
+	}
+	if expanded, why := s.expand(login); why == "" && s.config.Login.isWhole() {
+		return expanded // with the default domain, which is folded, too
+	}
+	return s.config.Fold.Login(login)
+}
+
 // An answer is what one ability of a backend returns for a login that it accepts.
 type answer interface {
 	user() string // the canonical name
