@@ -24,7 +24,8 @@ func (k *Kind) UnmarshalText(text []byte) error {
 	case !ok:
 		return fmt.Errorf("%q is not the kind of a password hash; write its scheme and its cost, %s", text, kindExamples)
 	case err != nil:
-		return fmt.Errorf("%q is not the kind of a password hash: %w; write its scheme and its cost, %s", text, err, kindExamples)
+		why := strings.TrimSuffix(err.Error(), setAnother) // there is no password
+		return fmt.Errorf("%q is not the kind of a password hash: %s; write its scheme and its cost, %s", text, why, kindExamples)
 	}
 	*k = h.Kind()
 	return nil

@@ -127,7 +127,7 @@ func parsePBKDF2(name, text string) (Hash, error) {
 	}
 	iterations := number(form[2])
 	if iterations > maxPBKDF2 {
-		return Hash{}, fmt.Errorf("%s with %d iterations is above the limit of %d", name, iterations, maxPBKDF2)
+		return Hash{}, fmt.Errorf("%s with %d iterations is above the limit of %d; set a new password", name, iterations, maxPBKDF2)
 	}
 	key, err := hex.DecodeString(form[3])
 	if err != nil {

@@ -102,7 +102,7 @@ func withoutDovecotName(stored string) (named, error) {
 	case data == "":
 		n.locked = true
 	case n.prefix == "$" && !strings.ContainsRune("${", rune(data[0])):
-		return named{}, &unknownError{"{CRYPT} with traditional DES crypt"}
+		return named{}, &unknownError{name: "{CRYPT} with traditional DES crypt"}
 	}
 	return n, nil
 }
@@ -177,13 +177,17 @@ func Trim(stored string) string {
 // ErrUnknown is returned by Parse, wrapped, for text of no known scheme.
 var ErrUnknown = errors.New("unknown password scheme")
 
-// An unknownError is ErrUnknown with the name of the scheme.
-type unknownError struct{ name string }
+// An unknownError is ErrUnknown with the name of the scheme, or with what has happened to the hash
+// and the next step.
+type unknownError struct{ name, spoilt string }
 
 func (e *unknownError) Unwrap() error { return ErrUnknown }
 
 func (e *unknownError) Error() string {
-	if e.name == "" {
+	switch {
+	case e.spoilt != "":
+		return "unknown password scheme: " + e.spoilt
+	case e.name == "":
 		return "unknown password scheme: neither a known $id$ nor a {SCHEME} before the hash; " +
 			"set a new password, or put the scheme before it, such as {PLAIN} before clear text"
 	}
@@ -206,14 +210,32 @@ func unknownScheme(stored string) error {
 		if name = schemeName.FindString(strings.ToUpper(name) + "}"); name == "" || !strings.HasPrefix(stored, name) && !isForeign(name) {
 			name = "in braces before the hash"
 		}
-		return &unknownError{name}
+		return &unknownError{name: name}
 	}
 	for _, prefix := range foreignSchemes {
 		if strings.HasPrefix(stored, prefix) {
-			return &unknownError{prefix}
+			return &unknownError{name: prefix}
 		}
 	}
-	return &unknownError{}
+	return &unknownError{spoilt: spoilt(stored)}
+}
+
+// spoilt returns what another program has done to a hash of a known scheme, with the next step, or
+// "". The advice for clear text would be wrong for these.
+func spoilt(stored string) string {
+	switch {
+	case strings.HasPrefix(stored, "$$"):
+		return "the dollars of the hash are doubled, as compose files need them; write each of them once"
+	case strings.HasPrefix(stored, `\$`), strings.HasPrefix(stored, `\{`):
+		return "the hash has backslashes before its dollars or braces, as a shell needs them; remove the backslashes"
+	case strings.HasPrefix(stored, `"`), strings.HasPrefix(stored, "'"):
+		return "the hash begins with a quotation mark; remove the marks around it"
+	}
+	decoded, err := base64.StdEncoding.DecodeString(strings.TrimLeft(stored, ": \t"))
+	if err == nil && schemeName.MatchString(strings.ToUpper(string(decoded))) {
+		return "the whole value is in base64, as LDIF has it after two colons; decode it with base64 -d"
+	}
+	return ""
 }
 
 // isForeign reports whether a program is known that writes the name.

@@ -73,7 +73,7 @@ type Hash struct {
 // an unknown scheme wraps [ErrUnknown].
 func Parse(stored string) (Hash, error) {
 	if len(stored) > maxStored {
-		return Hash{}, errors.New("longer than the hash of any known scheme")
+		return Hash{}, errors.New("longer than the hash of any known scheme; set a new password")
 	}
 	n, err := withoutDovecotName(stored)
 	if err != nil || n.locked {
@@ -217,6 +217,9 @@ var schemes = []scheme{
 		scramName + "%s,cG9zdGVybiBkZWNveTogbg==,YSBwb3N0ZXJuIGRlY295OiBubyBzdWNoIHBhc3N3ZCE=,YSBwb3N0ZXJuIGRlY295OiBubyBzdWNoIHBhc3N3ZCE=", parseScram},
 }
 
+// setAnother is the next step at the end of the errors of Parse about a hash that cannot be used.
+const setAnother = "; set a new password"
+
 // malformed returns the error for a hash that has the prefix of a scheme, but not its form.
 // The errors of the libraries repeat the hash.
 func malformed(scheme string) error {
@@ -237,7 +240,7 @@ func parseBcrypt(name, text string) (Hash, error) {
 		return Hash{}, malformed(name)
 	}
 	if cost := number(form[1]); cost < 4 || cost > maxBcryptCost {
-		return Hash{}, fmt.Errorf("bcrypt cost %d is not between 4 and %d", cost, maxBcryptCost)
+		return Hash{}, fmt.Errorf("bcrypt cost %d is not between 4 and %d; set a new password", cost, maxBcryptCost)
 	}
 	h, err := parseWith(htpasswd.AcceptBcrypt)(name, text)
 	h.cost = strings.TrimPrefix(form[1], "0")
@@ -282,7 +285,7 @@ func parseSHACrypt(name, text string) (Hash, error) {
 	}
 	// crypt(3) never writes fewer than 1000.
 	if rounds := number(form[1]); rounds < shacrypt.IterationsMin || rounds > maxRounds {
-		return Hash{}, fmt.Errorf("%s with %d rounds is not between %d and %d", name, rounds, shacrypt.IterationsMin, maxRounds)
+		return Hash{}, fmt.Errorf("%s with %d rounds is not between %d and %d; set a new password", name, rounds, shacrypt.IterationsMin, maxRounds)
 	}
 	digest, err := shacrypt.Decode(text)
 	if err != nil {
@@ -296,16 +299,16 @@ var argon2Form = regexp.MustCompile(`^\$argon2(?:id|i|d)\$v=19\$m=([1-9][0-9]{0,
 func parseArgon2(name, text string) (Hash, error) {
 	form := argon2Form.FindStringSubmatch(text)
 	if form == nil {
-		return Hash{}, fmt.Errorf("malformed %s hash, or not of version 19", name)
+		return Hash{}, fmt.Errorf("malformed %s hash, or not of version 19; set a new password", name)
 	}
 	memory, passes, lanes := number(form[1]), number(form[2]), number(form[3])
 	switch {
 	case memory > maxMemory:
-		return Hash{}, fmt.Errorf("%s with %d KiB of memory is above the limit of %d KiB", name, memory, maxMemory)
+		return Hash{}, fmt.Errorf("%s with %d KiB of memory is above the limit of %d KiB; set a new password", name, memory, maxMemory)
 	case memory*passes > maxMemoryPasses:
-		return Hash{}, fmt.Errorf("%s with %d passes over %d KiB would take too long", name, passes, memory)
+		return Hash{}, fmt.Errorf("%s with %d passes over %d KiB would take too long; set a new password", name, passes, memory)
 	case lanes > maxLanes || memory < 8*lanes: // RFC 9106, section 3.1
-		return Hash{}, fmt.Errorf("%s with %d lanes is above the limit of %d, or its memory too small for them", name, lanes, maxLanes)
+		return Hash{}, fmt.Errorf("%s with %d lanes is above the limit of %d, or its memory too small for them; set a new password", name, lanes, maxLanes)
 	}
 	digest, err := argon2.Decode(text)
 	if err != nil {
@@ -320,11 +323,11 @@ var yescryptForm = regexp.MustCompile(`^\$y\$(j[./A-Za-z0-9]{2})\$([./A-Za-z0-9]
 func parseYescrypt(name, text string) (Hash, error) {
 	form := yescryptForm.FindStringSubmatch(text)
 	if form == nil || yescrypt.Decode64([]byte(form[2])) == nil {
-		return Hash{}, errors.New("malformed yescrypt hash, or with settings that crypt(3) does not make")
+		return Hash{}, errors.New("malformed yescrypt hash, or with settings that crypt(3) does not make; set a new password")
 	}
 	_, log2N, r, err := yescrypt.DecodeSetting([]byte(form[1]))
 	if err != nil || log2N < 10 || log2N > 18 || r > 32 { // what the library computes: 1 GiB at most
-		return Hash{}, errors.New("yescrypt with a cost outside of what crypt(3) makes")
+		return Hash{}, errors.New("yescrypt with a cost outside of what crypt(3) makes; set a new password")
 	}
 	memory := r << log2N / 8 // 128 bytes each, in KiB
 	match := func(password string) (bool, error) {

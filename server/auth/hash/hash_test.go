@@ -348,6 +348,10 @@ func TestUnknownSchemesAreNamed(t *testing.T) {
 		"secret":                              "put the scheme before it",
 		"$ecret$":                             "put the scheme before it",
 		"5ebe2294ecd0e0f08eab7690d2a6ee69":    "put the scheme before it",
+		"$$6$$postern$$secret":                "write each of them once",
+		`\$6\$postern\$secret`:                "remove the backslashes",
+		`"$6$postern$secret"`:                 "remove the marks",
+		"e1NTSEF9c2VjcmV0":                    "base64 -d",
 	} {
 		_, err := Parse(stored)
 		if !errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), want) {

@@ -83,7 +83,7 @@ func parseScram(name, text string) (Hash, error) {
 	}
 	iterations := number(form[1])
 	if iterations < minIterations || iterations > maxIterations {
-		return Hash{}, fmt.Errorf("%s with %d iterations is not between %d and %d", name, iterations, minIterations, maxIterations)
+		return Hash{}, fmt.Errorf("%s with %d iterations is not between %d and %d; set a new password", name, iterations, minIterations, maxIterations)
 	}
 	var decoded [3][]byte
 	for i, field := range form[2:] {
@@ -94,7 +94,7 @@ func parseScram(name, text string) (Hash, error) {
 	}
 	keys := &ScramKeys{Salt: decoded[0], Iterations: int(iterations), StoredKey: decoded[1], ServerKey: decoded[2]}
 	if len(keys.Salt) < minSalt || len(keys.Salt) > maxSalt {
-		return Hash{}, fmt.Errorf("%s with a salt of %d bytes is not between %d and %d", name, len(keys.Salt), minSalt, maxSalt)
+		return Hash{}, fmt.Errorf("%s with a salt of %d bytes is not between %d and %d; set a new password", name, len(keys.Salt), minSalt, maxSalt)
 	}
 	return Hash{scheme: name, cost: form[1], scram: keys, match: keys.match}, nil
 }

@@ -98,6 +98,9 @@ func (s *Store) Remarks() (remarks []auth.Remark) {
 	if p := found.of(repetition); len(p) > 0 {
 		remarks = append(remarks, auth.Remark{Warning: true, Text: fmt.Sprintf("user file %s: only the first line of a user is used; delete the others: %s", s.path, p.repetitions())})
 	}
+	if p := found.of(cut); len(p) > 0 {
+		remarks = append(remarks, auth.Remark{Warning: true, Text: fmt.Sprintf("user file %s: %s", s.path, p.summary())})
+	}
 	if n := len(users.accounts); len(users.weak) > 0 {
 		remarks = append(remarks, auth.Remark{Text: fmt.Sprintf("user file %s: the passwords of %s can be found quickly if the file gets into wrong hands: %s\n"+
 			"replace their hashes when they set a new password: postern passwd %s NAME", s.path, share(sum(users.weak), n), counts(users.weak), s.path)})

@@ -105,6 +105,7 @@ type line struct {
 	user, stored string
 	separator    string   // ":", or "|" as docker-mailserver writes it
 	extra        []string // fields of Dovecot after the hash
+	lone         bool     // after the hash is one text only, neither a number nor an extra field
 }
 
 // parseLine parses one line. Without a user and a reason, the line is to be ignored.
@@ -114,6 +115,9 @@ func parseLine(text []byte) (l line, why string) {
 		return line{}, fmt.Sprintf("longer than %d bytes", maxLine)
 	}
 	s := string(text)
+	if strings.ContainsRune(s, '\r') {
+		return line{}, "a carriage return within the line; end each line with a line feed (mac2unix, or dos2unix -c mac)"
+	}
 	if strings.TrimSpace(s) == "" || s[0] == '#' {
 		return line{}, ""
 	}
@@ -127,6 +131,7 @@ func parseLine(text []byte) (l line, why string) {
 	}
 	stored, rest, _ := strings.Cut(rest, l.separator)
 	l.user, l.stored, l.extra = user, hash.Trim(stored), extraFields(rest, l.separator)
+	l.lone = strings.Trim(rest, "0123456789 ") != "" && !strings.ContainsAny(rest, ":|=") && !l.closed()
 	return l, ""
 }
 

@@ -3,6 +3,7 @@ package userfile
 import (
 	"bytes"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -55,6 +56,42 @@ func TestBadLinesAreSkippedAndLogged(t *testing.T) {
 	}
 	if err := f.Check(t.Context()); err == nil || !strings.Contains(err.Error(), "1 user gets 454 (line 4): unknown password scheme") {
 		t.Errorf("Check: %v", err)
+	}
+}
+
+// Mistakes of editors and exports that leave the form of a line as it is.
+func TestLinesThatMeanSomethingElse(t *testing.T) {
+	for _, tt := range []struct {
+		name, text, answer, check, remark string // of alice with the password "secret"
+	}{
+		{"line ends of a carriage return", "alice:{PLAIN}secret\rbob:{PLAIN}x\r", "no such user", "a carriage return within", ""},
+		{"two carriage returns at the end", "alice:{PLAIN}secret\r\r\n", "accepted", "", ""},
+		{"a colon too many", "alice::" + secret, "temporary", "there is no hash between", ""},
+		{"locked", "alice::1000", "wrong password", "", ""},
+		{"a password with a colon", "alice:{PLAIN}secret:more", "accepted", "", "the password in clear text ends at \":\""},
+		{"a password with a bar", "alice|{plain}secret|more", "accepted", "", "the password in clear text ends at \"|\""},
+		{"fields of Dovecot", "alice:{PLAIN}secret:1000:1000::/home/alice::userdb_quota=1G", "accepted", "", ""},
+		{"a number", "alice:{PLAIN}secret:1000", "accepted", "", ""},
+		{"an extra field", "alice|{PLAIN}secret|userdb_quota=1G", "accepted", "", ""},
+		{"nologin", "alice:{PLAIN}secret:nologin", "wrong password", "", ""},
+		{"encoded", "alice:{PLAIN.B64}c2VjcmV0:more", "accepted", "", ""},
+		{"a hash", "alice:" + secret + ":more", "accepted", "", ""},
+	} {
+		f := openText(t, tt.text)
+		f.expect("alice", "secret", tt.answer)
+		if err := f.Check(t.Context()); (err == nil) != (tt.check == "") || err != nil && !strings.Contains(err.Error(), tt.check) {
+			t.Errorf("%s: check: %v", tt.name, err)
+		}
+		if r := fmt.Sprint(f.Remarks()); strings.Contains(r, "ends at") != (tt.remark != "") || !strings.Contains(r, tt.remark) {
+			t.Errorf("%s: remarks %s", tt.name, r)
+		}
+	}
+	for _, text := range []string{"\xff\xfea\x00:\x00x\x00\n\x00", "\x00a\x00:\x00x\x00\n", "a\x00:\x00"} {
+		path := filepath.Join(t.TempDir(), "users")
+		write(t, path, text)
+		if _, err := open(t, path); err == nil || !strings.Contains(err.Error(), "convert it to UTF-8") {
+			t.Errorf("%q: %v", text, err)
+		}
 	}
 }
 

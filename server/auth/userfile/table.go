@@ -47,6 +47,7 @@ const (
 	unusable                      // no password of the user can be checked
 	spelling                      // the name is another spelling of that of an earlier line
 	repetition                    // the name is that of an earlier line, which is used
+	cut                           // the clear text may go on behind the separator
 )
 
 type problems []problem
@@ -88,8 +89,12 @@ func (p problems) lines() string {
 	return strings.Join(numbers, ", ")
 }
 
-// parse parses a whole file. It returns an error only if there are too many users.
+// parse parses a whole file. It returns an error only if there are too many users, or if the file
+// is UTF-16, in which no line means what it says.
 func parse(text []byte, fold auth.Fold) (*table, problems, error) {
+	if isUTF16(text) {
+		return nil, nil, errors.New("the text is UTF-16; convert it to UTF-8: iconv -f UTF-16 -t UTF-8")
+	}
 	t := &table{accounts: make(map[string]*account), weak: make(map[string]int)}
 	var tally hash.Tally
 	var found problems
@@ -109,6 +114,12 @@ func parse(text []byte, fold auth.Fold) (*table, problems, error) {
 	}
 	t.kind, t.shape = tally.Kind(), tally.Shape()
 	return t, found, nil
+}
+
+// isUTF16 reports whether a file begins as UTF-16 does: with its byte order mark, or with one half
+// of an ASCII character that is zero.
+func isUTF16(text []byte) bool {
+	return len(text) > 1 && (text[0] == 0 || text[1] == 0 || bytes.HasPrefix(text, []byte("\xff\xfe")) || bytes.HasPrefix(text, []byte("\xfe\xff")))
 }
 
 // enter adds the user of a line. If there is a problem, it sets all but the line of p.
@@ -136,14 +147,26 @@ func (t *table) enter(key string, l line, p *problem, tally *hash.Tally) bool {
 		p.what, p.why = unusable, a.broken.Error()
 		return true
 	}
-	p.why = l.unsupported()
+	if p.why = l.unsupported(); p.why == "" && l.lone && isClear(a.stored) {
+		p.what, p.why = cut, fmt.Sprintf("the password in clear text ends at %q; if it goes on after that, set it again with postern passwd", l.separator)
+	}
 	return p.why != ""
+}
+
+// isClear reports whether the password is in clear text and not encoded.
+func isClear(stored string) bool {
+	h, err := hash.Parse(stored)
+	name, _, _ := strings.Cut(stored, "}")
+	return err == nil && h.Kind() == "clear" && !strings.Contains(name, ".")
 }
 
 // read returns the hash of a line, which is empty if the account is locked.
 func (t *table) read(l line, tally *hash.Tally) (stored string, err error) {
-	if l.closed() {
+	switch {
+	case l.closed():
 		return "", nil
+	case l.stored == "" && len(l.extra) > 0 && strings.ContainsRune("{$", rune(l.extra[0][0])):
+		return "", fmt.Errorf("there is no hash between the first %q and the second one, and what follows looks like one; remove the second one", l.separator)
 	}
 	h, err := hash.Parse(l.stored)
 	if err != nil || h.Locked() {
