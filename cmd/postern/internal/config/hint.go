@@ -33,6 +33,7 @@ func hintForKey(path, key string, known []string) string {
 		case last != key:
 		case own && plain(path) == "listener" && !strings.Contains(shared, "["):
 			return fmt.Sprintf("write %s for this listener, or %s in %s for all", shared, key, section(strings.TrimPrefix(at, "listener[].")))
+		case path != "" && section(at) == section(path): // of another kind
 		case !own || !slices.Contains(all, shared):
 			homes = append(homes, section(at))
 		}
