@@ -92,6 +92,9 @@ func TestLinesThatMeanSomethingElse(t *testing.T) {
 		if _, err := open(t, path); err == nil || !strings.Contains(err.Error(), "convert it to UTF-8") {
 			t.Errorf("%q: %v", text, err)
 		}
+		if err := SetPassword(path, "alice", secret, nil); err == nil || !strings.Contains(err.Error(), "convert it to UTF-8") {
+			t.Errorf("%q: SetPassword: %v", text, err)
+		}
 	}
 }
 

@@ -93,7 +93,7 @@ func (p problems) lines() string {
 // is UTF-16, in which no line means what it says.
 func parse(text []byte, fold auth.Fold) (*table, problems, error) {
 	if isUTF16(text) {
-		return nil, nil, errors.New("the text is UTF-16; convert it to UTF-8: iconv -f UTF-16 -t UTF-8")
+		return nil, nil, errUTF16
 	}
 	t := &table{accounts: make(map[string]*account), weak: make(map[string]int)}
 	var tally hash.Tally
@@ -115,6 +115,8 @@ func parse(text []byte, fold auth.Fold) (*table, problems, error) {
 	t.kind, t.shape = tally.Kind(), tally.Shape()
 	return t, found, nil
 }
+
+var errUTF16 = errors.New("the text is UTF-16; convert it to UTF-8: iconv -f UTF-16 -t UTF-8")
 
 // isUTF16 reports whether a file begins as UTF-16 does: with its byte order mark, or with one half
 // of an ASCII character that is zero.

@@ -106,6 +106,9 @@ func lock(dir string) (unlock func() error, err error) {
 
 // withHash returns the text with the hash in the first line of the user, or in a new one.
 func withHash(text []byte, user, stored string) ([]byte, error) {
+	if isUTF16(text) {
+		return nil, errUTF16
+	}
 	var changed bytes.Buffer
 	done, number, separator := false, 0, ""
 	var otherSpelling error
