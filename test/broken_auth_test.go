@@ -37,8 +37,8 @@ var authFixtures = map[string]fixture{
 		kit.StaleSocket(t, s.file(args[0]), 0o755)
 		kit.Own(t, s.file(args[0]))
 	},
-	// mounted NAME MODE: postern runs as root where the file is mounted by itself, rw or ro
-	"mounted": func(t *testing.T, s *setup, args []string) {
+	// fileMounted NAME MODE: postern runs as root where the file is mounted by itself, rw or ro
+	"fileMounted": func(t *testing.T, s *setup, args []string) {
 		s.inside(t, `mount --bind "$0" "$0" && mount -o "remount,bind,$1" "$0"`, s.file(args[0]), args[1])
 	},
 	// full NAME: postern runs as root where a full disk has a copy of the file as disk/users

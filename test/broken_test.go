@@ -35,7 +35,12 @@ func fixtures() map[string]fixture {
 		authFixtures,
 		systemFixtures,
 	} {
-		maps.Copy(all, some)
+		for name, f := range some {
+			if all[name] != nil {
+				panic("two fixtures have the name " + name)
+			}
+			all[name] = f
+		}
 	}
 	return all
 }

@@ -41,11 +41,11 @@ func NewCA(t testing.TB, dir string) *CA {
 	return c
 }
 
-// Issue writes a certificate for localhost and its key. The serial number
+// Issue writes a certificate for localhost and for postern.example.org, and its key. The serial number
 // distinguishes it from others.
 func (c *CA) Issue(t testing.TB, serial int64, certFile, keyFile string) {
 	t.Helper()
-	certPEM, keyPEM := Certificate{Serial: serial}.signedBy(t, c).pem(t)
+	certPEM, keyPEM := Certificate{Serial: serial, Hosts: []string{"localhost", "127.0.0.1", "postern.example.org"}}.signedBy(t, c).pem(t)
 	if err := errors.Join(os.WriteFile(certFile, certPEM, 0o644), os.WriteFile(keyFile, keyPEM, 0o600)); err != nil {
 		t.Fatal(err)
 	}
