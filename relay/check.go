@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -62,7 +63,7 @@ func (p *peer) advice(err error) string {
 		return "postern supports PLAIN and LOGIN: enable one of them at the hop, over TLS"
 	case errors.As(err, &greeting):
 		r := Refused{Command: "EHLO " + p.helo, Reply: greeting.reply}
-		if p.explain(&r, netip.Addr{}); r.Reach == All {
+		if p.explain(&r, r.Reply, greeting.own); r.Reach == All {
 			return r.Step
 		}
 		return "allow the address of this machine at the hop (for Postfix: mynetworks, smtpd_client_restrictions)"
@@ -72,6 +73,8 @@ func (p *peer) advice(err error) string {
 		return "name a file with user and password in relay.credentials, or a port of the hop that trusts the address of this machine"
 	case errors.Is(err, errClosing):
 		return "look for the reason in the log of the hop (for Postfix: smtpd_client_connection_count_limit)"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
+		return "the hop closes the connection instead of a reply: look for the reason in the log of the hop (Postfix: journalctl -u postfix@-)"
 	case errors.As(err, &record):
 		return "the hop does not speak TLS on this port: write smtp:// or smtp+starttls:// in relay.next_hops"
 	case isCertificate(err):

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/emersion/go-sasl"
 	"github.com/emersion/go-smtp"
@@ -28,7 +30,10 @@ var (
 )
 
 // A greetingError is a refusal instead of the greeting, or of EHLO.
-type greetingError struct{ reply string }
+type greetingError struct {
+	reply string
+	own   netip.Addr // of this machine, as the hop sees it; invalid for a socket
+}
 
 func (e *greetingError) Error() string { return "the hop refuses the connection: " + e.reply }
 
@@ -71,13 +76,16 @@ func newPeer(u HopURL, cfg *Config) (*peer, error) {
 }
 
 // open connects and prepares the connection for MAIL.
-func (p *peer) open(ctx context.Context) (*conn, error) { return p.openAt(ctx, p.url.Address) }
+func (p *peer) open(ctx context.Context) (*conn, error) {
+	return p.openAt(ctx, p.url.Address, p.cfg.ConnectTimeout)
+}
 
-// openAt is open for one of the addresses of the hop's name.
-func (p *peer) openAt(ctx context.Context, address string) (*conn, error) {
+// openAt is open for one of the addresses of the hop's name. dial bounds the time until it
+// accepts the connection.
+func (p *peer) openAt(ctx context.Context, address string, dial time.Duration) (*conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.ConnectTimeout)
 	defer cancel()
-	raw, err := new(net.Dialer).DialContext(ctx, p.url.Network(), address)
+	raw, err := (&net.Dialer{Timeout: dial}).DialContext(ctx, p.url.Network(), address)
 	if err != nil {
 		return nil, err
 	}
@@ -86,6 +94,11 @@ func (p *peer) openAt(ctx context.Context, address string) (*conn, error) {
 	c, err := p.greet(ctx, r)
 	bound.end()
 	if err != nil {
+		if tcp, ok := raw.LocalAddr().(*net.TCPAddr); ok {
+			if refused, ok := errors.AsType[*greetingError](err); ok {
+				refused.own = tcp.AddrPort().Addr().Unmap()
+			}
+		}
 		raw.Close()
 		return nil, err
 	}
@@ -109,7 +122,7 @@ func (p *peer) greet(ctx context.Context, r *replyReader) (*conn, error) {
 	client := smtp.NewClient(r)
 	err = client.Hello(p.helo)
 	if e, ok := errors.AsType[*smtp.SMTPError](err); ok {
-		return nil, &greetingError{quote(e)}
+		return nil, &greetingError{reply: quote(e)}
 	}
 	if err != nil {
 		return nil, err
@@ -142,7 +155,7 @@ func (p *peer) startTLS(ctx context.Context, r *replyReader) error {
 		return err
 	}
 	if greeting.code != 220 {
-		return &greetingError{cleanLine(string(greeting.raw))}
+		return &greetingError{reply: cleanLine(string(greeting.raw))}
 	}
 	first := bytes.Clone(greeting.raw)
 	hello, err := r.command("EHLO "+p.helo, 250)

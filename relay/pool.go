@@ -171,6 +171,17 @@ func (p *pool) sweep(d time.Duration) {
 	}
 }
 
+// drain ends the idle connections, and returns when it has.
+func (p *pool) drain() {
+	p.mu.Lock()
+	idle := p.idle
+	p.idle = nil
+	p.mu.Unlock()
+	for _, c := range idle {
+		c.quit()
+	}
+}
+
 // close ends the idle connections; those in use end when they are returned.
 func (p *pool) close() {
 	p.mu.Lock()

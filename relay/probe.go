@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
+	"time"
 
 	"github.com/emersion/go-smtp"
 )
@@ -37,13 +39,20 @@ type Answer struct {
 // An address to which nothing answers is left out if another one answers: a connection for
 // a message would use that one.
 func (h *Hop) Probe(ctx context.Context, from string, to ...string) []Answer {
+	// A hop may allow one connection only, so the one that maintain has made must not stay.
+	select {
+	case h.probing <- struct{}{}:
+		defer func() { <-h.probing }()
+	case <-ctx.Done():
+	}
+	h.pool.drain()
 	addresses, err := h.pool.peer.addresses(ctx)
 	if err != nil {
 		return []Answer{{Address: h.pool.peer.url.Address, Err: err, Step: h.pool.peer.advice(err)}}
 	}
 	var answers, unreachable []Answer
 	for _, address := range addresses {
-		a := h.pool.peer.probe(ctx, address, from, to)
+		a := h.pool.peer.probe(ctx, address, len(addresses), from, to)
 		if op, ok := errors.AsType[*net.OpError](a.Err); ok && op.Op == "dial" {
 			unreachable = append(unreachable, a)
 			continue
@@ -78,9 +87,11 @@ func (p *peer) addresses(ctx context.Context) ([]string, error) {
 	return all, nil
 }
 
-func (p *peer) probe(ctx context.Context, address, from string, to []string) Answer {
+// probe asks the hop at one of so many addresses. One that does not answer must not use up
+// the time of the others.
+func (p *peer) probe(ctx context.Context, address string, addresses int, from string, to []string) Answer {
 	a := Answer{Address: address}
-	c, err := p.openAt(ctx, address)
+	c, err := p.openAt(ctx, address, p.cfg.ConnectTimeout/time.Duration(addresses))
 	if err != nil {
 		a.Err, a.Step = err, p.advice(err)
 		return a
@@ -127,6 +138,9 @@ func (c *conn) ask(ctx context.Context, a *Answer, from string, to []string) err
 
 func (a *Answer) refuse(p *peer, command string, reply *smtp.SMTPError) {
 	r := Refused{Command: command, Reply: quote(reply)}
-	p.explain(&r, a.Own)
+	line, _, _ := strings.Cut(reply.Message, "\n")
+	first := *reply
+	first.Message = line
+	p.explain(&r, quote(&first), a.Own)
 	a.Refused = append(a.Refused, r)
 }

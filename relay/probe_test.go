@@ -43,6 +43,18 @@ func TestProbe(t *testing.T) {
 	}
 }
 
+// A hop may allow one connection only: Probe does not keep another one.
+func TestProbeAlone(t *testing.T) {
+	hop := relaytest.New(t, relaytest.Options{})
+	r := newRouter(t, nil, hop)
+	r.Probe(t.Context())
+	h := r.Hops()[0]
+	h.Probe(t.Context(), "a@example.org", "b@example.org")
+	if n := len(h.pool.idle); n != 0 {
+		t.Errorf("%d idle connections", n)
+	}
+}
+
 // A refusal by the hop differs from one that the relay decides.
 func TestRefusedError(t *testing.T) {
 	hop := relaytest.New(t, relaytest.Options{})
