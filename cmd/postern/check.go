@@ -26,6 +26,9 @@ exit status is 1 if an entry is FAIL, which means that the server could not star
 that clients or messages would be refused, and 0 otherwise.`,
 		Args: operands(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := opts.Validate(); err != nil {
+				return usageError("%w", err)
+			}
 			return printSafely(cmd.OutOrStdout(), func(out io.Writer) error {
 				report := check.NewReport(out, asJSON)
 				check.Run(cmd.Context(), file, opts, report)

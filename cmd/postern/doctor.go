@@ -27,6 +27,9 @@ The levels and the exit status are those of "postern check".`,
 		Example: "  postern doctor\n  postern doctor --resolver 9.9.9.9",
 		Args:    operands(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := opts.Validate(); err != nil {
+				return usageError("%w", err)
+			}
 			return printSafely(cmd.OutOrStdout(), func(out io.Writer) error {
 				report := check.NewReport(out, asJSON)
 				if cfg := check.Run(cmd.Context(), file, opts, report); cfg != nil {

@@ -28,6 +28,7 @@ import (
 	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/logging"
 	"postern/internal/fileperm"
+	"postern/relay"
 	"postern/relay/spool"
 )
 
@@ -43,6 +44,18 @@ type Options struct {
 }
 
 func (o Options) outside() string { return cmp.Or(o.To, "postmaster@example.net") }
+
+// Validate returns an error if To is no address that every hop can be asked about.
+func (o Options) Validate() error {
+	to := asciiDomain(o.outside())
+	if at := strings.LastIndexByte(to, '@'); at < 1 || at == len(to)-1 {
+		return fmt.Errorf("--to %q: expected an address, such as %q", o.To, "postmaster@example.net")
+	}
+	if err := relay.CheckRecipient(&relay.Envelope{}, to, nil); err != nil {
+		return fmt.Errorf("--to %q: expected an ASCII address without unquoted special characters, such as %q", o.To, "postmaster@example.net")
+	}
+	return nil
+}
 
 // Run checks a configuration file and adds one entry for each part to the report, in the
 // order in which a message passes them. It returns the configuration, or nil if it is

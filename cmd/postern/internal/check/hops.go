@@ -8,8 +8,11 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/net/idna"
+
 	"postern/cmd/postern/internal/config"
 	"postern/cmd/postern/internal/process"
+	"postern/internal/text"
 	"postern/relay"
 )
 
@@ -45,9 +48,9 @@ func (c *checker) nextHops(ctx context.Context, cfg config.Relay, suffix string)
 // nextHop adds one entry for each cause of refusals, or an OK entry.
 func (c *checker) nextHop(ctx context.Context, h *relay.Hop, suffix string) {
 	_, origin := c.cfg.Server.Names()
-	postmaster := "postmaster@" + origin
-	works := true
-	for _, a := range h.Probe(ctx, postmaster, postmaster, c.opts.outside()) {
+	postmaster := asciiDomain("postmaster@" + origin)
+	works, sevenBit := true, false
+	for _, a := range h.Probe(ctx, postmaster, postmaster, asciiDomain(c.opts.outside())) {
 		name := "next hop " + h.String() + suffix
 		if a.Err != nil {
 			works = false
@@ -60,14 +63,33 @@ func (c *checker) nextHop(ctx context.Context, h *relay.Hop, suffix string) {
 		if a.Own.IsValid() && !strings.HasSuffix(h.String(), "//"+a.Address) {
 			name += " at " + a.Address
 		}
+		sevenBit = sevenBit || !a.Caps.EightBit
 		for _, r := range byCause(a.Refused) {
 			c.refused(name, r)
 			works = works && r.Reach == relay.None
 		}
 	}
-	if works {
+	switch {
+	case works && sevenBit:
+		c.report.Warn("relay", "next hop "+h.String()+suffix+" does not offer 8BITMIME, so messages with 8-bit characters are refused\n"+
+			"enable it at the hop (Postfix: take 8bitmime out of smtpd_discard_ehlo_keywords)")
+	case works:
 		c.report.OK("relay", "next hop "+h.String()+suffix)
 	}
+}
+
+// asciiDomain converts the domain of an address to A-labels, since a hop need not offer
+// SMTPUTF8. A domain that IDNA does not permit stays as it is.
+func asciiDomain(address string) string {
+	at := strings.LastIndexByte(address, '@')
+	if text.IsASCII(address[at+1:]) {
+		return address
+	}
+	domain, err := idna.Lookup.ToASCII(address[at+1:])
+	if err != nil {
+		return address
+	}
+	return address[:at+1] + domain
 }
 
 // byCause joins the refusals that have the same next step, with the reply of the last.
@@ -84,14 +106,14 @@ func byCause(all []relay.Refused) (joined []relay.Refused) {
 }
 
 func (c *checker) refused(name string, r relay.Refused) {
-	text := fmt.Sprintf("%s refuses %s: %s\n%s", name, r.Command, r.Reply, r.Step)
+	explained := fmt.Sprintf("%s refuses %s: %s\n%s", name, r.Command, r.Reply, r.Step)
 	switch r.Reach {
 	case relay.All:
-		c.report.Fail("relay", errors.New(text))
+		c.report.Fail("relay", errors.New(explained))
 	case relay.Some:
-		c.report.Warn("relay", text)
+		c.report.Warn("relay", explained)
 	case relay.None:
-		c.report.Note("relay", text)
+		c.report.Note("relay", explained)
 	}
 }
 
