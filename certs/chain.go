@@ -70,6 +70,9 @@ func verifyProblem(err error, leaf *x509.Certificate) []Problem {
 	if weak, unknown := errors.AsType[x509.UnknownAuthorityError](err); unknown && strings.Contains(weak.Error(), "insecure algorithm") && !isWeakSignature(leaf) {
 		return []Problem{{Serious, "a certificate of the chain is signed with SHA-1, which clients refuse", "get the present chain from your CA"}}
 	}
+	if _, critical := errors.AsType[x509.UnhandledCriticalExtension](err); critical {
+		return []Problem{{Serious, "chain has a certificate with a critical extension that clients do not know, so they refuse it" + criticalOf(leaf), "get one without it from your CA"}}
+	}
 	switch {
 	case !ok:
 		return nil
@@ -82,6 +85,14 @@ func verifyProblem(err error, leaf *x509.Certificate) []Problem {
 		return []Problem{{Serious, fmt.Sprintf("the chain contains a certificate that may not issue others (%s)", subject(invalid.Cert)), "get the present chain from your CA"}}
 	}
 	return nil // the extended key usage: leafProblems
+}
+
+// criticalOf returns the object identifiers of what Go does not handle, if it is in the leaf.
+func criticalOf(leaf *x509.Certificate) string {
+	if len(leaf.UnhandledCriticalExtensions) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (%s)", leaf.UnhandledCriticalExtensions[0])
 }
 
 // missingIssuer is for a chain that ends at top, without an authority that is known.
@@ -148,7 +159,7 @@ func findIssuer(file string, leaf, top *x509.Certificate) (best issuerFile) {
 			continue
 		}
 		certs, err := pemfile.ReadCertificates(other)
-		if err != nil {
+		if err != nil || certs.KeyLine > 0 { // a file with a key is not for others to read
 			continue
 		}
 		found := issuerFile{file: other}

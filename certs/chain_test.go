@@ -84,6 +84,9 @@ func TestChainProblems(t *testing.T) {
 	}
 	leaf := server(t, inter, nil).cert
 	self := server(t, nil, nil).cert
+	critical := server(t, inter, func(c *x509.Certificate) {
+		c.ExtraExtensions = []pkix.Extension{{Id: []int{1, 2, 3, 4}, Critical: true, Value: []byte{5, 0}}}
+	}).cert
 	system := x509.NewCertPool()
 	system.AddCert(root.cert)
 	tests := []struct {
@@ -95,6 +98,7 @@ func TestChainProblems(t *testing.T) {
 		step   string
 	}{
 		{"complete", []*x509.Certificate{leaf, inter.cert}, system, 0, "", ""},
+		{"critical extension", []*x509.Certificate{critical, inter.cert}, system, Serious, "critical extension that clients do not know, so they refuse it (1.2.3.4)", "without it"},
 		{"with the root", []*x509.Certificate{leaf, inter.cert, root.cert}, system, 0, "", ""},
 		{"expired cross-signed root", []*x509.Certificate{leaf, inter.cert, cross.cert}, system, 0, "", ""},
 		{"expired copy of the intermediate, too", []*x509.Certificate{leaf, expired.cert, inter.cert}, system, 0, "", ""},

@@ -90,11 +90,13 @@ func howToGet(err error) error {
 
 // match returns the certificate and the key that belong together.
 func (p Pair) match(certs []pemfile.Certificate, keys []pemfile.Key) (leaf, key int, err error) {
-	for k := range keys {
-		public, ok := keys[k].Public().(interface{ Equal(crypto.PublicKey) bool })
-		for c := range certs {
-			if ok && public.Equal(certs[c].PublicKey) {
-				return c, k, nil
+	for _, authority := range []bool{false, true} { // the key of an authority may be in the file, too
+		for k := range keys {
+			public, ok := keys[k].Public().(interface{ Equal(crypto.PublicKey) bool })
+			for c := range certs {
+				if ok && certs[c].IsCA == authority && public.Equal(certs[c].PublicKey) {
+					return c, k, nil
+				}
 			}
 		}
 	}

@@ -70,6 +70,10 @@ func (f *file) certificate(b Block) (*x509.Certificate, error) {
 		return nil, fmt.Errorf("%s, line %d: a certificate with a key of the kind %s, which TLS clients do not support; get one with an ECDSA key on the curve P-256",
 			f.name, b.Line, certificateAlgorithm(b.DER))
 	}
+	if strings.Contains(err.Error(), "invalid ECDSA parameters") {
+		return nil, fmt.Errorf("%s, line %d: a certificate for a key with explicit curve parameters, which TLS clients do not support; get one for a key on the named curve P-256",
+			f.name, b.Line)
+	}
 	return nil, f.damaged(b, err)
 }
 
