@@ -6,6 +6,9 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"unicode/utf8"
+
+	"postern/internal/text"
 )
 
 // A Level says what an entry means for the set-up.
@@ -57,16 +60,18 @@ func (r *Report) Has(level Level) bool {
 }
 
 // add leaves out an entry that is there already, as listeners with sections of their own
-// can have the same certificate or table.
-func (r *Report) add(level Level, part, text string) {
-	e := Entry{level, part, text}
+// can have the same certificate or table. Text of other servers, such as the names in their
+// certificates, must not control a terminal.
+func (r *Report) add(level Level, part, content string) {
+	content = text.Replace(content, func(r rune) bool { return r != '\n' && r != '\t' && text.Unprintable(r) }, utf8.RuneError)
+	e := Entry{level, part, content}
 	if slices.Contains(r.entries, e) {
 		return
 	}
 	r.entries = append(r.entries, e)
 	if !r.json {
 		const indent = 21 // the width of the first two columns
-		fmt.Fprintf(r.out, "%-4s  %-13s  %s\n", level, part, strings.ReplaceAll(text, "\n", "\n"+strings.Repeat(" ", indent)))
+		fmt.Fprintf(r.out, "%-4s  %-13s  %s\n", level, part, strings.ReplaceAll(content, "\n", "\n"+strings.Repeat(" ", indent)))
 	}
 }
 
