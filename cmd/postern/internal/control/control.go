@@ -28,6 +28,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -43,6 +44,8 @@ const (
 	maxAnswer  = 64 << 10 // bytes
 	maxConns   = 8        // further ones wait in the kernel
 	connTime   = 2 * time.Second
+	lockTime   = 2 * time.Second // another server holds the lock for less than a millisecond
+	lockPoll   = 20 * time.Millisecond
 )
 
 // A Handler returns the lines of an answer after "ok". It may be called by several
@@ -83,9 +86,11 @@ func Listen(path string, uid, gid int) (*Server, error) {
 	if err != nil {
 		return nil, explainFolder(dir, err)
 	}
-	err = os.Chmod(path, 0o600)
+	if runtime.GOOS != "linux" {
+		err = os.Chmod(path, 0o600)
+	}
 	if err == nil && (uid >= 0 || gid >= 0) {
-		err = os.Chown(path, uid, gid)
+		err = os.Lchown(path, uid, gid) // the user of the folder may put a link there meanwhile
 	}
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
@@ -94,16 +99,22 @@ func Listen(path string, uid, gid int) (*Server, error) {
 }
 
 // lock excludes another server that starts at the same time: it could remove the new socket
-// as a stale one.
+// as a stale one. Every user who may read the folder can hold the lock, so the wait for it is
+// bounded, and the start goes on without it.
 func lock(dir string) (unlock func() error, err error) {
 	f, err := os.Open(dir)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		return nil, errors.Join(err, f.Close())
+	for until := time.Now().Add(lockTime); ; time.Sleep(lockPoll) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil, errors.Is(err, unix.EWOULDBLOCK) && time.Now().After(until):
+			return f.Close, nil
+		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
+			return nil, errors.Join(err, f.Close())
+		}
 	}
-	return f.Close, nil
 }
 
 // removeStale removes a socket that no process listens on.
@@ -120,11 +131,17 @@ func removeStale(path string) error {
 	conn, err := net.Dial("unix", path)
 	switch {
 	case err == nil:
-		return errors.Join(fmt.Errorf("%w: %s; give each server a path of its own in server.control", ErrInUse, path), conn.Close())
+		return errors.Join(inUse(path), conn.Close())
+	case errors.Is(err, syscall.EAGAIN): // it listens, and others wait for it already
+		return inUse(path)
 	case !errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("cannot find out whether a server listens at %s: %w", path, err)
 	}
 	return os.Remove(path)
+}
+
+func inUse(path string) error {
+	return fmt.Errorf("%w: %s; give each server a path of its own in server.control", ErrInUse, path)
 }
 
 func explainFolder(dir string, err error) error {

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"postern/test/kit"
 )
 
@@ -107,6 +109,36 @@ func TestStaleSocket(t *testing.T) {
 		t.Fatalf("%d servers have the socket", len(won))
 	}
 	kit.Must(t, (<-won).Close())
+}
+
+// A user who may read the folder can hold its lock, and does not prevent the start.
+func TestForeignLock(t *testing.T) {
+	dir := t.TempDir()
+	f, err := os.Open(dir)
+	kit.Must(t, err)
+	defer f.Close()
+	kit.Must(t, unix.Flock(int(f.Fd()), unix.LOCK_EX))
+	start(t, filepath.Join(dir, "control"))
+}
+
+// A program that listens and does not accept has the path, too.
+func TestFullQueue(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "control")
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	kit.Must(t, err)
+	defer unix.Close(fd)
+	kit.Must(t, unix.Bind(fd, &unix.SockaddrUnix{Name: path}))
+	kit.Must(t, unix.Listen(fd, 0))
+	for {
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			break
+		}
+		defer conn.Close()
+	}
+	if _, err := Listen(path, -1, -1); !errors.Is(err, ErrInUse) {
+		t.Error(err)
+	}
 }
 
 func TestRefusedPaths(t *testing.T) {
