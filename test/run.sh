@@ -181,3 +181,6 @@ test/docker.sh
 
 step "packages in a clean Debian"
 test/packages.sh
+
+step "five minutes: Postfix with saslauthd and PAM"
+test/fiveminutes.sh
