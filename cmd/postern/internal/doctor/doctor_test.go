@@ -52,11 +52,16 @@ func serve(t *testing.T, zone string) (address string) {
 		}
 		_ = w.WriteMsg(a)
 	})
-	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	kit.Must(t, err)
-	address = udp.LocalAddr().String()
-	tcp, err := net.Listen("tcp", address)
-	kit.Must(t, err)
+	udp, err := net.ListenPacket("udp", tcp.Addr().String())
+	for err != nil { // another program has that port
+		tcp.Close()
+		tcp, err = net.Listen("tcp", "127.0.0.1:0")
+		kit.Must(t, err)
+		udp, err = net.ListenPacket("udp", tcp.Addr().String())
+	}
+	address = tcp.Addr().String()
 	for _, s := range []*dns.Server{{PacketConn: udp, Handler: handle}, {Listener: tcp, Handler: handle}} {
 		go func() { _ = s.ActivateAndServe() }()
 		t.Cleanup(func() { _ = s.Shutdown() })
